@@ -1,0 +1,43 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint format bench up build clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## the main job on an embedded PostgreSQL: emails scheduled, cleared, delivered, dropped, retried
+	$(BIN)/duepost demo $(FILE)
+
+up: $(READY) ## everything on this machine, until Ctrl-C
+	$(BIN)/duepost up
+
+test: $(READY) ## the tests: unit, integration on a real PostgreSQL, end to end
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(READY) ## style, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## the benchmarks
+	$(BIN)/python benchmarks/delivery.py
+
+build: $(READY) ## the wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what was made here
+	rm -rf $(VENV) .duepost dist build .mypy_cache .ruff_cache .pytest_cache

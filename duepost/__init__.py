@@ -1,0 +1,1 @@
+"""Scheduled email out of PostgreSQL."""

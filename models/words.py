@@ -1,0 +1,39 @@
+"""The words that the database, the workers and the command share."""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a scheduled email that is not finished stands."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    SENDING = "sending"
+    UNKNOWN = "unknown"
+
+
+class Outcome(StrEnum):
+    """How a finished email ended; the ledger's word."""
+
+    SENT = "sent"
+    UNDELIVERABLE = "undeliverable"
+    CLEARED = "cleared"
+    EXPIRED = "expired"
+
+
+class Receipt(StrEnum):
+    """What a clear or a reschedule answers."""
+
+    CLEARED = "cleared"
+    USER_REMOVED = "user_removed"
+    RESCHEDULED = "rescheduled"
+    TOO_LATE = "too_late"
+
+
+class Verdict(StrEnum):
+    """What one attempt came to, for one recipient."""
+
+    SENT = "sent"
+    UNDELIVERABLE = "undeliverable"
+    RETRY = "retry"
+    UNKNOWN = "unknown"
