@@ -1,0 +1,155 @@
+"""The client: the SQL functions from Python, in the caller's own transaction. Imports no worker code."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+
+class Cursor(Protocol):
+    """Any DB-API 2.0 cursor with the `pyformat` style: psycopg, psycopg2, Django's, SQLAlchemy's raw one."""
+
+    def execute(self, operation: str, parameters: Mapping[str, object], /) -> object:
+        """Runs a statement."""
+
+    def fetchone(self) -> Sequence[object] | None:
+        """The next row."""
+
+    def fetchall(self) -> Sequence[Sequence[object]]:
+        """The rest of the rows."""
+
+
+#: The arguments of `duepost.schedule_email()` in SQL, and their types.
+ARGUMENTS: Mapping[str, str] = {
+    "kind": "text",
+    "address": "text",
+    "users": "text[]",
+    "scheduled_at": "timestamptz",
+    "template": "text",
+    "context": "jsonb",
+    "subject": "text",
+    "body_text": "text",
+    "body_html": "text",
+    "key": "text",
+    "expires_at": "timestamptz",
+    "sender": "text",
+    "reply_to": "text",
+    "headers": "jsonb",
+}
+
+
+def schedule_email(
+    cursor: Cursor,
+    *,
+    kind: str,
+    address: str | None = None,
+    users: Sequence[str] | None = None,
+    scheduled_at: datetime | str | None = None,
+    template: str | None = None,
+    context: Mapping[str, object] | None = None,
+    subject: str | None = None,
+    body_text: str | None = None,
+    body_html: str | None = None,
+    key: str | None = None,
+    expires_at: datetime | str | None = None,
+    sender: str | None = None,
+    reply_to: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> int:
+    """Schedules one email in the cursor's transaction; it leaves only if that transaction commits.
+
+    Args:
+        cursor: a DB-API cursor of the application's own.
+        kind: what sort of email it is, such as `welcome`.
+        address: to whom; give either this or `users`.
+        users: ids of users, whose addresses are read when the email is sent.
+        scheduled_at: when, with a time zone; None is now.
+        template: the template's name; give either this (with `context`) or `subject` and a body.
+        context: what the template is rendered with; must be JSON.
+        subject: the subject, in one line.
+        body_text: the plain-text body.
+        body_html: the HTML body.
+        key: makes the call idempotent for good.
+        expires_at: after this moment the email is not sent any more.
+        sender: who sends it, instead of the default.
+        reply_to: where replies go.
+        headers: further header fields.
+
+    Returns:
+        the email's id.
+
+    Raises:
+        the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content.
+    """
+    arguments: dict[str, object] = {
+        "kind": kind,
+        "address": address,
+        "users": list(users) if users is not None else None,
+        "scheduled_at": scheduled_at,
+        "template": template,
+        "context": json.dumps(context) if context is not None else None,
+        "subject": subject,
+        "body_text": body_text,
+        "body_html": body_html,
+        "key": key,
+        "expires_at": expires_at,
+        "sender": sender,
+        "reply_to": reply_to,
+        "headers": json.dumps(headers) if headers is not None else None,
+    }
+    given = {name: value for name, value in arguments.items() if value is not None}
+    named = ", ".join(f"{name} => %({name})s::{ARGUMENTS[name]}" for name in given)
+    cursor.execute(f"SELECT duepost.schedule_email({named})", given)  # noqa: S608 - the names are our own
+    return int(str(_single(cursor)))
+
+
+def clear_scheduled_emails(
+    cursor: Cursor, users: Sequence[str], kind: str | None = None
+) -> list[tuple[int, str]]:
+    """Takes users off their scheduled emails, of one kind or all.
+
+    Returns:
+        an id and a receipt for each email: `cleared` (never sent), `user_removed` or `too_late`.
+    """
+    cursor.execute(
+        "SELECT email_id, receipt FROM duepost.clear_scheduled_emails(%(users)s::text[], %(kind)s::text)",
+        {"users": list(users), "kind": kind},
+    )
+    return _receipts(cursor)
+
+
+def clear_scheduled_emails_to(
+    cursor: Cursor, address: str, kind: str | None = None
+) -> list[tuple[int, str]]:
+    """Clears the emails scheduled to an address, of one kind or all; an id and a receipt for each."""
+    cursor.execute(
+        "SELECT email_id, receipt FROM duepost.clear_scheduled_emails_to(%(address)s::text, %(kind)s::text)",
+        {"address": address, "kind": kind},
+    )
+    return _receipts(cursor)
+
+
+def clear_scheduled_email(cursor: Cursor, email_id: int) -> str:
+    """Clears one email: `cleared` (never sent), `user_removed` (some have it, others never get it) or `too_late`."""
+    cursor.execute("SELECT duepost.clear_scheduled_email(%(email_id)s::bigint)", {"email_id": email_id})
+    return str(_single(cursor))
+
+
+def reschedule_email(cursor: Cursor, email_id: int, scheduled_at: datetime | str) -> str:
+    """Moves one email to another time: `rescheduled` or `too_late`."""
+    cursor.execute(
+        "SELECT duepost.reschedule_email(%(email_id)s::bigint, %(scheduled_at)s::timestamptz)",
+        {"email_id": email_id, "scheduled_at": scheduled_at},
+    )
+    return str(_single(cursor))
+
+
+def _single(cursor: Cursor) -> object:
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError("the database gave no row")
+    return row[0]
+
+
+def _receipts(cursor: Cursor) -> list[tuple[int, str]]:
+    return [(int(str(email_id)), str(receipt)) for email_id, receipt in cursor.fetchall()]

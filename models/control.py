@@ -1,0 +1,92 @@
+"""What all workers share: the operator's pause, the relay's circuit, and whose turn the rare work is."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from models.database import Cursor, Database
+from models.statements import statements
+
+SQL = statements(__file__)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The shared state. Times are UTC; `circuit_reason` is a phase and a reply code, never an address."""
+
+    paused: bool
+    circuit_open: bool
+    circuit_opened_at: datetime | None
+    circuit_reason: str | None
+    probe_at: datetime | None
+    probe_is_due: bool
+
+
+def read(database: Database) -> Control:
+    """The shared state as it is now."""
+    [row] = database.execute(SQL["read"])
+    return Control(*row)  # type: ignore[arg-type]  # the statement's columns are the class's fields
+
+
+def pause(database: Database, *, paused: bool) -> None:
+    """Stops or resumes enqueueing and sending; scheduling and clearing go on."""
+    database.execute(SQL["pause"], {"paused": paused})
+
+
+def open_circuit(cursor: Cursor, *, reason: str, first_pause: float) -> bool:
+    """Opens the circuit; its first probe comes after `first_pause` seconds.
+
+    Returns:
+        whether it was closed until now.
+    """
+    cursor.execute(SQL["open_circuit"], {"reason": reason, "pause": first_pause})
+    return cursor.fetchone() is not None
+
+
+def put_off_probe(cursor: Cursor, *, reason: str, longest: float) -> float:
+    """A probe has failed: the next one after twice the pause, at most `longest` seconds.
+
+    Returns:
+        the new pause in seconds; 0 where the circuit was closed meanwhile.
+    """
+    cursor.execute(SQL["put_off_probe"], {"reason": reason, "longest": longest})
+    row = cursor.fetchone()
+    return float(row[0]) if row else 0.0
+
+
+def close_circuit(database: Database) -> bool:
+    """Closes the circuit, in a transaction of its own.
+
+    Returns:
+        whether it was open until now.
+    """
+    return bool(database.execute(SQL["close_circuit"]))
+
+
+def take_probe(database: Database) -> bool:
+    """Whether it is this caller's turn to enqueue the one probe of this pause."""
+    return bool(database.execute(SQL["take_probe"]))
+
+
+def take_sweep(database: Database) -> bool:
+    """Whether it is this caller's turn to look for lost messages: at most twice a minute."""
+    return bool(database.execute(SQL["take_sweep"]))
+
+
+def take_check_in(database: Database) -> bool:
+    """Whether it is this caller's turn to check in with the monitor: at most three times a minute."""
+    return bool(database.execute(SQL["take_check_in"]))
+
+
+def take_maintenance(database: Database) -> bool:
+    """Whether it is this caller's turn to maintain partitions: at most every six hours."""
+    return bool(database.execute(SQL["take_maintenance"]))
+
+
+def maintain_partitions(database: Database, *, retention_days: int | None) -> None:
+    """Makes the ledger's next partitions; drops those older than the retention, if there is one."""
+    database.execute(SQL["maintain_partitions"], {"days": retention_days})
+
+
+def set_message_id_domain(database: Database, domain: str) -> None:
+    """The right-hand side of the Message-IDs of emails that name no sender."""
+    database.execute(SQL["set_message_id_domain"], {"domain": domain})

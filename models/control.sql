@@ -1,0 +1,70 @@
+-- The one row that all workers share: the operator's pause and the relay's circuit.
+
+-- name: read
+SELECT paused, circuit_open, circuit_opened_at, circuit_reason, probe_at,
+       circuit_open AND probe_at <= now() AS probe_is_due
+FROM duepost.control
+
+-- name: pause
+UPDATE duepost.control SET paused = %(paused)s
+
+-- name: open_circuit
+-- closed → open; nothing where it is open already.
+UPDATE duepost.control
+SET circuit_open = true,
+    circuit_opened_at = now(),
+    circuit_reason = %(reason)s,
+    probe_pause = %(pause)s,
+    probe_at = now() + make_interval(secs => %(pause)s)
+WHERE NOT circuit_open
+RETURNING one
+
+-- name: put_off_probe
+-- open → open: the probe failed, the next one waits longer.
+UPDATE duepost.control
+SET probe_pause = least(probe_pause * 2, %(longest)s),
+    probe_at = now() + make_interval(secs => least(probe_pause * 2, %(longest)s)),
+    circuit_reason = %(reason)s
+WHERE circuit_open
+RETURNING probe_pause
+
+-- name: take_probe
+-- One scheduler may enqueue one probe in each pause.
+UPDATE duepost.control
+SET probe_at = now() + make_interval(secs => probe_pause)
+WHERE circuit_open AND NOT paused AND probe_at <= now()
+RETURNING one
+
+-- name: close_circuit
+-- open → closed.
+UPDATE duepost.control
+SET circuit_open = false, circuit_opened_at = NULL, circuit_reason = NULL, probe_at = NULL, probe_pause = 0
+WHERE circuit_open
+RETURNING one
+
+-- name: take_sweep
+-- One scheduler looks for lost messages, at most twice a minute.
+UPDATE duepost.control
+SET swept_at = now()
+WHERE swept_at IS NULL OR swept_at < now() - interval '30 s'
+RETURNING one
+
+-- name: take_check_in
+UPDATE duepost.control
+SET checked_in_at = now()
+WHERE checked_in_at IS NULL OR checked_in_at < now() - interval '20 s'
+RETURNING one
+
+-- name: take_maintenance
+UPDATE duepost.control
+SET maintained_at = now()
+WHERE maintained_at IS NULL OR maintained_at < now() - interval '6 h'
+RETURNING one
+
+-- name: set_message_id_domain
+UPDATE duepost.control
+SET message_id_domain = %(domain)s
+WHERE message_id_domain IS DISTINCT FROM %(domain)s
+
+-- name: maintain_partitions
+SELECT duepost.maintain_partitions(make_interval(days => %(days)s))

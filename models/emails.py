@@ -1,0 +1,295 @@
+"""What happens to a scheduled email: the verbs of its life, in order.
+
+Each function takes the cursor of the caller's transaction and never commits. Each is guarded on the state it
+expects: called late or twice it changes nothing and says so. Rows are locked one at a time, by id.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from models.database import Cursor, Database, rows_as_dicts
+from models.statements import statements
+from models.words import Outcome, State, Verdict
+
+SQL = statements(__file__)
+
+#: Before any row in due order.
+BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
+
+#: The phase that the journal gives to an attempt whose worker died: nobody knows how far it came.
+LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whom a claimed email still has to reach. `user_id` is None for an email to an address."""
+
+    user_id: str | None
+    address: str | None
+    name: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    known: bool = True
+    active: bool = True
+    suppressed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEmail:
+    """One email that this worker, and nobody else, is to deliver.
+
+    `claim` is the number that its conclusion must name. `failing_seconds` is how long it has been failing.
+    """
+
+    id: int
+    claim: int
+    kind: str
+    attempts: int
+    unknowns: int
+    last_error: str | None
+    probe: bool
+    message_id_header: str
+    date_header: datetime
+    sender: str | None
+    reply_to: str | None
+    headers: Mapping[str, str] | None
+    template: str | None
+    context: Mapping[str, object] | None
+    subject: str | None
+    body_text: str | None
+    body_html: str | None
+    failing_seconds: float
+    recipients: tuple[Recipient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an attempt came to for one recipient; `outcome` where that finishes the email for this recipient.
+
+    `verdict` is None where nothing was attempted, as for a user who is inactive.
+    """
+
+    user_id: str | None
+    address: str | None
+    verdict: Verdict | None
+    outcome: Outcome | None
+    phase: str
+    code: int | None = None
+    enhanced_code: str | None = None
+    reply: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A claim whose worker is gone."""
+
+    id: int
+    claim: int
+    kind: str
+
+
+def due_page(
+    database: Database, size: int, after: tuple[datetime, int] = BEGINNING
+) -> list[tuple[datetime, int]]:
+    """The oldest due emails after a place in due order: at most `size` pairs of due_at (UTC) and id."""
+    rows = database.execute(
+        SQL["due_page"], {"size": size, "after_due_at": after[0], "after_id": after[1]}
+    )
+    return [(due_at, id_) for id_, due_at in rows if isinstance(id_, int) and isinstance(due_at, datetime)]
+
+
+def seconds_until_due(database: Database) -> float | None:
+    """Seconds until the scheduler has something to do; None while there is nothing, or while paused."""
+    [(seconds, idle)] = database.execute(SQL["next_due_at"])
+    return None if idle or not isinstance(seconds, float) else seconds
+
+
+def enqueue(cursor: Cursor, email_id: int, message_id: UUID, *, probe: bool = False) -> bool:
+    """scheduled → queued, if it is due, unlocked and not expired, and Duepost is neither paused nor broken.
+
+    Args:
+        probe: enqueue it although the circuit is open, to see whether the relay is back.
+
+    Returns:
+        whether the row has changed; the message must be inserted in the same transaction.
+    """
+    cursor.execute(SQL["enqueue"], {"id": email_id, "message_id": str(message_id), "probe": probe})
+    return cursor.rowcount == 1
+
+
+def expire(cursor: Cursor, email_id: int) -> bool:
+    """scheduled or queued → ledger as `expired`, if its time is over and nobody holds it."""
+    cursor.execute(SQL["lock_expired"], {"id": email_id})
+    if cursor.fetchone() is None:
+        return False
+    cursor.execute(SQL["finish"], {"id": email_id, "outcome": Outcome.EXPIRED, "reply": None})
+    return True
+
+
+def claim(cursor: Cursor, email_id: int, worker_id: int) -> ClaimedEmail | None:
+    """queued → sending: locks the row, checks that it is still to be sent, and journals the claim."""
+    cursor.execute(SQL["claim"], {"id": email_id, "worker_id": worker_id})
+    rows = rows_as_dicts(cursor)
+    if not rows:
+        return None
+    [row] = rows
+    recipients = row.pop("recipients") or []
+    assert isinstance(recipients, list)  # noqa: S101 - jsonb_agg gives an array
+    return ClaimedEmail(
+        **row,  # type: ignore[arg-type]  # the statement's columns are the class's fields
+        recipients=tuple(Recipient(**recipient) for recipient in recipients),
+    )
+
+
+def release(cursor: Cursor, email_id: int, *, anyway: bool = False) -> bool:
+    """queued → scheduled where nothing may be sent now; no attempt is counted, its place in line is kept."""
+    cursor.execute(SQL["release"], {"id": email_id, "anyway": anyway})
+    return cursor.rowcount == 1
+
+
+def is_claimable(cursor: Cursor, email_id: int) -> bool:
+    """Whether an email that could not be claimed is only locked by another transaction."""
+    cursor.execute(SQL["is_claimable"], {"id": email_id})
+    return cursor.fetchone() == (True,)
+
+
+def lock_claimed(cursor: Cursor, email: ClaimedEmail | Lost) -> bool:
+    """Locks the row of a claim; False where the claim is no longer the row's: then nothing may be concluded."""
+    cursor.execute(SQL["lock_claimed"], {"id": email.id, "claim": email.claim})
+    return cursor.fetchone() is not None
+
+
+def was_concluded(cursor: Cursor, email: ClaimedEmail) -> bool:
+    """Whether this claim was concluded by ourselves already, in a commit whose answer was lost."""
+    cursor.execute(SQL["was_concluded"], {"id": email.id, "claim": email.claim})
+    return cursor.fetchone() == (True,)
+
+
+def settle(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result]) -> None:
+    """Notes what recipients came to while others are still to go; the caller holds the row's lock."""
+    cursor.execute(SQL["settle"], _of(email, results))
+
+
+def journal(cursor: Cursor, email: ClaimedEmail | Lost, results: Sequence[Result]) -> None:
+    """Writes an attempt's results into its journal, a row for each recipient."""
+    cursor.execute(SQL["journal"], _of(email, [result for result in results if result.verdict]))
+
+
+def conclude_finished(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result]) -> bool:
+    """sending → ledger, with the attempt's journal; False where the claim is no longer the row's."""
+    cursor.execute(SQL["conclude_finished"], _of(email, results))
+    return cursor.fetchone() is not None
+
+
+def conclude_later(
+    cursor: Cursor, email: ClaimedEmail, *, pause: float | None, counted: bool, error: str
+) -> bool:
+    """sending → scheduled; False where the claim is no longer the row's.
+
+    Args:
+        pause: seconds until it is due again; None keeps its place in line.
+        counted: whether this was an attempt of the email's own.
+        error: why, in a line.
+    """
+    cursor.execute(
+        SQL["conclude_later"],
+        {"id": email.id, "claim": email.claim, "pause": pause, "counted": counted, "error": error},
+    )
+    return cursor.fetchone() is not None
+
+
+def conclude_unknown(cursor: Cursor, email: ClaimedEmail | Lost, *, error: str) -> State | None:
+    """sending → scheduled (resend once) or unknown (hold), as the kind says.
+
+    Returns:
+        the new state; None where the claim is no longer the row's.
+    """
+    cursor.execute(SQL["conclude_unknown"], {"id": email.id, "claim": email.claim, "error": error})
+    row = cursor.fetchone()
+    return State(row[0]) if row else None
+
+
+def suppress(cursor: Cursor, result: Result) -> None:
+    """Later emails to this address are not attempted: the relay called it dead."""
+    cursor.execute(
+        SQL["suppress"],
+        {"address": result.address, "enhanced_code": result.enhanced_code, "reply": result.reply},
+    )
+
+
+def release_without_message(cursor: Cursor) -> list[int]:
+    """queued → scheduled for emails whose broker message is gone; gives their ids. Locks them, skipping locked ones."""
+    cursor.execute(SQL["queued_without_message"])
+    found = [row[0] for row in cursor.fetchall()]
+    return [email_id for email_id in found if release(cursor, email_id, anyway=True)]
+
+
+def lost_claims(database: Database) -> list[Lost]:
+    """The claims of workers that are gone, by ascending email id."""
+    return [Lost(*row) for row in database.execute(SQL["held_by_the_gone"])]  # type: ignore[arg-type]
+
+
+def old_claims(database: Database, worker_id: int) -> list[Lost]:
+    """What a worker has held for more than a minute, by ascending email id."""
+    return [Lost(*row) for row in database.execute(SQL["held_by"], {"worker_id": worker_id})]  # type: ignore[arg-type]
+
+
+def lose(cursor: Cursor, lost: Lost) -> State | None:
+    """sending → scheduled or unknown for a claim that nobody will conclude, journalled as an unknown attempt."""
+    if not lock_claimed(cursor, lost):
+        return None
+    journal(
+        cursor,
+        lost,
+        [Result(None, None, Verdict.UNKNOWN, None, LOST, reply="the worker ended before it could say")],
+    )
+    return conclude_unknown(cursor, lost, error="the worker ended before it could say what came of it")
+
+
+def retry_now(cursor: Cursor, email_id: int) -> bool:
+    """Makes a scheduled email due at once; False where it is not scheduled."""
+    cursor.execute(SQL["retry_now"], {"id": email_id})
+    return cursor.rowcount == 1
+
+
+def resolve_resend(cursor: Cursor, email_id: int) -> bool:
+    """unknown → scheduled, due at once; False where it is not unknown."""
+    cursor.execute(SQL["resolve_resend"], {"id": email_id})
+    return cursor.rowcount == 1
+
+
+def resolve_sent(cursor: Cursor, email_id: int) -> bool:
+    """unknown → ledger as sent (or scheduled for users who were refused meanwhile); False where it is not unknown."""
+    cursor.execute(SQL["lock_unknown"], {"id": email_id})
+    row = cursor.fetchone()
+    if row is None:
+        return False
+    if row[1] is not None:
+        outcome: tuple[Outcome | None, str | None] = (Outcome.SENT, "resolved by an operator")
+    else:
+        cursor.execute(SQL["resolve_sent_users"], {"id": email_id})
+        cursor.execute(SQL["users_to_go"], {"id": email_id})
+        if cursor.fetchone() != (0,):
+            return resolve_resend(cursor, email_id)
+        outcome = (None, None)
+    cursor.execute(SQL["finish"], {"id": email_id, "outcome": outcome[0], "reply": outcome[1]})
+    return True
+
+
+def state_of(cursor: Cursor, email_id: int) -> State | None:
+    """The state of an email that is not finished; None where there is no such row."""
+    cursor.execute(SQL["state_of"], {"id": email_id})
+    row = cursor.fetchone()
+    return State(row[0]) if row else None
+
+
+def _of(email: ClaimedEmail | Lost, results: Sequence[Result]) -> dict[str, object]:
+    fields = ("user_id", "address", "verdict", "outcome", "phase", "code", "enhanced_code", "reply")
+    return {
+        "id": email.id,
+        "claim": email.claim,
+        "results": json.dumps([{name: getattr(result, name) for name in fields} for result in results]),
+    }

@@ -1,0 +1,306 @@
+-- A scheduled email's life, in order. Each statement is titled with its transition and guarded on the state
+-- that it expects, so that a late, lost or doubled message changes nothing.
+
+-- name: due_page
+-- The oldest due rows after a place in due order; served by scheduled_email_due.
+SELECT id, due_at
+FROM duepost.scheduled_email
+WHERE state = 'scheduled'
+  AND due_at <= now()
+  AND (due_at, id) > (%(after_due_at)s, %(after_id)s)
+ORDER BY due_at, id
+LIMIT %(size)s
+
+-- name: next_due_at
+-- Seconds until something is to be done: the next due row, or the next probe while the circuit is open.
+SELECT extract(epoch FROM greatest(
+           CASE
+               WHEN control.paused THEN NULL
+               WHEN control.circuit_open THEN greatest(
+                   control.probe_at,
+                   (SELECT min(due_at) FROM duepost.scheduled_email WHERE state = 'scheduled')
+               )
+               ELSE (SELECT min(due_at) FROM duepost.scheduled_email WHERE state = 'scheduled')
+           END,
+           now()
+       ) - now())::double precision,
+       control.paused
+       OR (NOT control.circuit_open AND NOT EXISTS (SELECT FROM duepost.scheduled_email WHERE state = 'scheduled'))
+FROM duepost.control AS control
+
+-- name: enqueue
+-- scheduled → queued. Nothing where another transaction holds the row, or where nothing may be enqueued.
+WITH email AS MATERIALIZED (
+    SELECT id
+    FROM duepost.scheduled_email
+    WHERE id = %(id)s
+      AND state = 'scheduled'
+      AND due_at <= now()
+      AND (expires_at IS NULL OR expires_at > now())
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE duepost.scheduled_email AS row
+SET state = 'queued', message_id = %(message_id)s, probe = control.circuit_open
+FROM email, duepost.control AS control
+WHERE row.id = email.id
+  AND NOT control.paused
+  AND (NOT control.circuit_open OR %(probe)s)
+RETURNING row.id
+
+-- name: lock_expired
+-- An unfinished row past its expiry, locked. A row that is being sent, or unknown, has not expired.
+SELECT id
+FROM duepost.scheduled_email
+WHERE id = %(id)s
+  AND state IN ('scheduled', 'queued')
+  AND expires_at <= now()
+FOR UPDATE SKIP LOCKED
+
+-- name: finish
+-- → ledger, whole.
+SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
+
+-- name: claim
+-- queued → sending, under the next claim number; gives the email with the recipients that are still to get it.
+WITH email AS MATERIALIZED (
+    SELECT id
+    FROM duepost.scheduled_email
+    WHERE id = %(id)s
+      AND state = 'queued'
+      AND due_at <= now()
+      AND (expires_at IS NULL OR expires_at > now())
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE duepost.scheduled_email AS row
+SET state = 'sending',
+    claim = nextval('duepost.claim_number'),
+    worker_id = %(worker_id)s,
+    claimed_at = now(),
+    message_id = NULL
+FROM email, duepost.control AS control
+WHERE row.id = email.id
+  AND NOT control.paused
+  AND (NOT control.circuit_open OR row.probe)
+RETURNING
+    row.id, row.claim, row.kind, row.attempts, row.unknowns, row.last_error, row.probe, row.message_id_header,
+    row.date_header, row.sender, row.reply_to, row.headers, row.template, row.context, row.subject, row.body_text,
+    row.body_html,
+    coalesce(extract(epoch FROM now() - row.failing_since), 0)::double precision AS failing_seconds,
+    CASE
+        WHEN row.address IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
+            'user_id', NULL,
+            'address', row.address,
+            'suppressed', EXISTS (
+                SELECT FROM duepost.suppression AS s WHERE s.address = lower(row.address)
+            )
+        ))
+        ELSE (
+            SELECT jsonb_agg(jsonb_build_object(
+                'user_id', u.user_id,
+                'known', r.user_id IS NOT NULL,
+                'active', coalesce(r.active, true),
+                'address', r.address,
+                'name', r.name,
+                'locale', r.locale,
+                'timezone', r.timezone,
+                'suppressed', EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = lower(r.address))
+            ) ORDER BY u.user_id)
+            FROM duepost.scheduled_email_user AS u
+            LEFT JOIN duepost.recipient AS r ON r.user_id = u.user_id
+            WHERE u.email_id = row.id AND u.outcome IS NULL
+        )
+    END AS recipients
+
+-- name: release
+-- queued → scheduled: nothing may be sent now (paused, or the circuit is open), and that is no attempt.
+UPDATE duepost.scheduled_email AS row
+SET state = 'scheduled', message_id = NULL, probe = false
+FROM duepost.control AS control
+WHERE row.id = %(id)s
+  AND row.state = 'queued'
+  AND (control.paused OR (control.circuit_open AND NOT row.probe) OR %(anyway)s)
+RETURNING row.id
+
+-- name: is_claimable
+-- Whether a row that gave nothing is only held by another transaction for the moment.
+SELECT EXISTS (
+    SELECT FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'queued' AND due_at <= now()
+)
+
+-- name: lock_claimed
+-- The row of a claim, locked: gone where the claim is no longer the row's.
+SELECT id
+FROM duepost.scheduled_email
+WHERE id = %(id)s AND claim = %(claim)s AND state = 'sending'
+FOR UPDATE
+
+-- name: was_concluded
+-- Whether this very claim has been concluded by its own worker: a commit whose answer was lost.
+SELECT EXISTS (
+    SELECT FROM duepost.attempt WHERE email_id = %(id)s AND claim = %(claim)s AND phase <> 'lost'
+)
+
+-- name: journal
+-- What the attempt came to, for each recipient.
+INSERT INTO duepost.attempt (
+    email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
+)
+SELECT row.id, row.claim, row.worker_id, result.user_id, row.claimed_at, now(), result.phase, result.verdict,
+       result.code, result.enhanced_code, result.reply
+FROM duepost.scheduled_email AS row,
+     jsonb_to_recordset(%(results)s) AS result (
+         user_id text, phase text, verdict text, code integer, enhanced_code text, reply text
+     )
+WHERE row.id = %(id)s AND row.claim = %(claim)s
+
+-- name: settle
+-- Users for whom the email is finished keep their outcome until it is finished for all.
+UPDATE duepost.scheduled_email_user AS u
+SET outcome = result.outcome,
+    unknown = coalesce(result.verdict = 'unknown', false),
+    address = result.address,
+    code = result.code,
+    enhanced_code = result.enhanced_code,
+    reply = result.reply
+FROM jsonb_to_recordset(%(results)s) AS result (
+    user_id text, address text, verdict text, outcome text, code integer, enhanced_code text, reply text
+)
+WHERE u.email_id = %(id)s AND u.user_id = result.user_id AND u.outcome IS NULL
+
+-- name: conclude_finished
+-- sending → ledger: every recipient has an outcome, now or from an earlier attempt.
+WITH email AS (
+    DELETE FROM duepost.scheduled_email AS row
+    WHERE row.id = %(id)s AND row.claim = %(claim)s AND row.state = 'sending'
+    RETURNING row.*
+), result AS MATERIALIZED (
+    SELECT *
+    FROM jsonb_to_recordset(%(results)s) AS result (
+        user_id text, address text, phase text, verdict text, outcome text, code integer, enhanced_code text,
+        reply text
+    )
+), journal AS (
+    INSERT INTO duepost.attempt (
+        email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
+    )
+    SELECT email.id, email.claim, email.worker_id, result.user_id, email.claimed_at, now(), result.phase,
+           result.verdict, result.code, result.enhanced_code, result.reply
+    FROM email, result
+    WHERE result.verdict IS NOT NULL
+), settled AS (
+    SELECT u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
+    FROM duepost.scheduled_email_user AS u
+    WHERE u.email_id = %(id)s AND u.outcome IS NOT NULL
+      AND NOT EXISTS (SELECT FROM result WHERE result.user_id = u.user_id)
+    UNION ALL
+    SELECT result.user_id, result.address, result.outcome, result.code, result.enhanced_code, result.reply
+    FROM result
+), ledger AS (
+    INSERT INTO duepost.delivery (
+        email_id, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key,
+        scheduled_at, message_id_header
+    )
+    SELECT email.id, email.kind, settled.outcome, settled.user_id, settled.address, settled.code,
+           settled.enhanced_code, settled.reply,
+           email.attempts + (EXISTS (SELECT FROM result WHERE result.verdict IS NOT NULL))::integer,
+           email.unknowns, email.key, email.scheduled_at, email.message_id_header
+    FROM email, settled
+)
+SELECT id FROM email
+
+-- name: conclude_later
+-- sending → scheduled: due again after a pause; never later than the expiry, which ends it on time.
+UPDATE duepost.scheduled_email
+SET state = 'scheduled',
+    due_at = CASE
+        WHEN %(pause)s IS NULL THEN due_at
+        ELSE least(now() + make_interval(secs => %(pause)s), greatest(expires_at, now()))
+    END,
+    attempts = attempts + %(counted)s::integer,
+    last_error = %(error)s,
+    failing_since = coalesce(failing_since, now()),
+    probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
+WHERE id = %(id)s AND claim = %(claim)s AND state = 'sending'
+RETURNING id
+
+-- name: conclude_unknown
+-- sending → scheduled once more (the kind says resend, and it is the first time), or → unknown: a person decides.
+UPDATE duepost.scheduled_email AS row
+SET state = CASE
+        WHEN row.unknowns = 0 AND coalesce(
+            (SELECT k.on_unknown FROM duepost.email_kind AS k WHERE k.kind = row.kind), 'resend'
+        ) = 'resend' THEN 'scheduled'
+        ELSE 'unknown'
+    END,
+    due_at = now(),
+    attempts = row.attempts + 1,
+    unknowns = row.unknowns + 1,
+    last_error = %(error)s,
+    probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
+WHERE row.id = %(id)s AND row.claim = %(claim)s AND row.state = 'sending'
+RETURNING row.state
+
+-- name: suppress
+-- The relay called the address dead.
+INSERT INTO duepost.suppression (address, enhanced_code, reply)
+VALUES (lower(%(address)s), %(enhanced_code)s, %(reply)s)
+ON CONFLICT (address) DO NOTHING
+
+-- name: queued_without_message
+-- queued rows whose message is gone; locked rows are in good hands.
+SELECT row.id
+FROM duepost.scheduled_email AS row
+WHERE row.state = 'queued'
+  AND NOT EXISTS (
+      SELECT FROM dramatiq.queue AS message
+      WHERE message.message_id = row.message_id AND message.state IN ('queued', 'consumed')
+  )
+ORDER BY row.id
+FOR UPDATE OF row SKIP LOCKED
+
+-- name: held_by_the_gone
+-- sending rows whose worker is gone; served by scheduled_email_sending.
+SELECT row.id, row.claim, row.kind
+FROM duepost.worker AS worker
+JOIN duepost.scheduled_email AS row ON row.worker_id = worker.id AND row.state = 'sending'
+WHERE worker.gone_at IS NOT NULL
+ORDER BY row.id
+
+-- name: held_by
+-- What a worker holds for longer than a while, by claim.
+SELECT id, claim, kind
+FROM duepost.scheduled_email
+WHERE state = 'sending' AND worker_id = %(worker_id)s AND claimed_at < now() - interval '60 s'
+ORDER BY id
+
+-- name: retry_now
+-- An operator's hand: due at once.
+UPDATE duepost.scheduled_email
+SET due_at = now()
+WHERE id = %(id)s AND state = 'scheduled'
+RETURNING id
+
+-- name: lock_unknown
+SELECT id, address FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'unknown' FOR UPDATE
+
+-- name: resolve_resend
+-- unknown → scheduled: a person says that it did not arrive, or that a second copy does no harm.
+UPDATE duepost.scheduled_email SET state = 'scheduled', due_at = now() WHERE id = %(id)s AND state = 'unknown'
+
+-- name: resolve_sent_users
+-- A person says that it arrived: so for the users whose outcome was unknown.
+UPDATE duepost.scheduled_email_user
+SET outcome = 'sent', unknown = false, reply = 'resolved by an operator',
+    address = coalesce(
+        address,
+        (SELECT r.address FROM duepost.recipient AS r WHERE r.user_id = scheduled_email_user.user_id)
+    )
+WHERE email_id = %(id)s AND outcome IS NULL AND (unknown OR NOT EXISTS (
+    SELECT FROM duepost.scheduled_email_user AS other WHERE other.email_id = %(id)s AND other.unknown
+))
+
+-- name: users_to_go
+SELECT count(*) FROM duepost.scheduled_email_user WHERE email_id = %(id)s AND outcome IS NULL
+
+-- name: state_of
+SELECT state FROM duepost.scheduled_email WHERE id = %(id)s

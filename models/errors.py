@@ -1,0 +1,21 @@
+"""What can go wrong that a caller may want to tell apart."""
+
+
+class DuepostError(Exception):
+    """The root of Duepost's own errors: the message says what, where, and what would be right."""
+
+
+class DatabaseUnreachable(DuepostError):
+    """No connection to PostgreSQL could be made."""
+
+
+class NestedTransaction(DuepostError):
+    """A transaction was opened inside another of the same thread."""
+
+
+class SchemaMismatch(DuepostError):
+    """The database's schema is not the one this code was written for."""
+
+
+class MigrationRefused(DuepostError):
+    """A migration cannot be applied as it stands."""

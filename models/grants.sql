@@ -1,0 +1,52 @@
+-- Run at each `duepost migrate`, after the migrations: roles may come later than the schema.
+-- A role that may not create roles goes on without them; `duepost doctor` says so.
+
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOREACH role_name IN ARRAY ARRAY['duepost_client', 'duepost_worker'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+            EXCEPTION
+                WHEN insufficient_privilege OR duplicate_object OR unique_violation THEN NULL;
+            END;
+        END IF;
+    END LOOP;
+
+    REVOKE ALL ON SCHEMA duepost FROM PUBLIC;
+    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA duepost FROM PUBLIC;
+
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_client') THEN
+        GRANT USAGE ON SCHEMA duepost TO duepost_client;
+        GRANT EXECUTE ON FUNCTION
+            duepost.schedule_email, duepost.clear_scheduled_emails, duepost.clear_scheduled_emails_to,
+            duepost.clear_scheduled_email, duepost.reschedule_email
+        TO duepost_client;
+    END IF;
+
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_worker') THEN
+        GRANT USAGE ON SCHEMA duepost, dramatiq TO duepost_worker;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON dramatiq.queue TO duepost_worker;
+        GRANT SELECT, UPDATE, DELETE ON
+            duepost.scheduled_email, duepost.scheduled_email_user TO duepost_worker;
+        GRANT SELECT, INSERT ON duepost.delivery, duepost.attempt TO duepost_worker;
+        GRANT SELECT, INSERT, DELETE ON duepost.suppression TO duepost_worker;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
+        GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
+        GRANT SELECT ON duepost.email_kind, duepost.migration TO duepost_worker;
+        GRANT USAGE ON SEQUENCE duepost.claim_number TO duepost_worker;
+        GRANT EXECUTE ON FUNCTION
+            duepost.schedule_email, duepost.clear_scheduled_emails, duepost.clear_scheduled_emails_to,
+            duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish, duepost.maintain_partitions
+        TO duepost_worker;
+        -- A team's own view of its users may belong to somebody else, who then grants it.
+        BEGIN
+            GRANT SELECT ON duepost.recipient TO duepost_worker;
+        EXCEPTION
+            WHEN insufficient_privilege OR undefined_table THEN NULL;
+        END;
+    END IF;
+END
+$$;

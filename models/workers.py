@@ -1,0 +1,85 @@
+"""Who works: each worker process is known by a database session that ends when the process does."""
+
+from models.database import Connection, Database
+from models.statements import statements
+
+SQL = statements(__file__)
+
+#: Seconds for which a worker whose session has ended may come back before its work is given to others.
+GRACE = 2.0
+
+#: The same where the server itself was restarted since: all sessions ended, and that proves nothing.
+GRACE_AFTER_RESTART = 15.0
+
+
+def enrol(connection: Connection, host: str, pid: int) -> int:
+    """A new worker, alive as long as `connection` is. Its id is never used again.
+
+    The connection must be in autocommit mode and stay a session of its own.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(SQL["enrol"], {"host": host, "pid": pid})
+        [worker_id] = cursor.fetchone() or (0,)
+        cursor.execute(SQL["lock"], {"worker_id": worker_id})
+    return int(worker_id)
+
+
+def attach(connection: Connection, worker_id: int) -> bool | None:
+    """Takes up a worker's life again over a new connection.
+
+    Returns:
+        True: it goes on as before. False: it was called gone meanwhile and must enrol anew. None: its old session
+        is not yet seen to have ended; it is being ended, try again.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(SQL["lock"], {"worker_id": worker_id})
+        if cursor.fetchone() != (True,):
+            cursor.execute(SQL["end_own_old_session"], {"worker_id": worker_id})
+            return None
+        cursor.execute(SQL["attach"], {"worker_id": worker_id})
+        return cursor.fetchone() is not None
+
+
+def prove(connection: Connection) -> None:
+    """Makes sure that the session of `connection` lives: one round trip; a dead one raises the driver's error."""
+    with connection.cursor() as cursor:
+        cursor.execute(SQL["prove"])
+
+
+def leave(connection: Connection, worker_id: int) -> None:
+    """A worker ends in order: others need not wait for what it may have left."""
+    with connection.cursor() as cursor:
+        cursor.execute(SQL["leave"], {"worker_id": worker_id})
+
+
+def bury_the_dead(
+    database: Database, *, grace: float = GRACE, grace_after_restart: float = GRACE_AFTER_RESTART
+) -> list[int]:
+    """Calls those workers gone whose session has been missing for longer than the grace (seconds).
+
+    A worker is called gone under its own lock: it cannot come back at the same moment.
+
+    Returns:
+        the ids of the workers that are gone from now on.
+    """
+    database.execute(SQL["miss"])
+    overdue = database.execute(
+        SQL["overdue"], {"grace": grace, "grace_after_restart": grace_after_restart}
+    )
+    gone = [
+        row[0]
+        for (worker_id,) in overdue
+        for row in database.execute(SQL["bury"], {"worker_id": worker_id})
+    ]
+    return [worker_id for worker_id in gone if isinstance(worker_id, int)]
+
+
+def present(database: Database) -> int:
+    """How many workers are alive."""
+    [(count,)] = database.execute(SQL["present"])
+    return count if isinstance(count, int) else 0
+
+
+def forget_the_long_gone(database: Database) -> None:
+    """Deletes the rows of workers that ended more than a day ago and hold nothing."""
+    database.execute(SQL["forget"])

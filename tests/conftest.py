@@ -1,0 +1,72 @@
+"""What the tests share: real servers, fresh databases."""
+
+from collections.abc import Callable, Iterator
+
+import psycopg2
+import pytest
+
+from models.database import Connection, Database
+from tests.postgres import PostgresServer, installed_binaries
+
+_servers: dict[str, PostgresServer] = {}
+
+
+def _server(name: str) -> PostgresServer:
+    if name not in _servers:
+        server = _servers[name] = PostgresServer(installed_binaries()[name])
+        server.start()
+    return _servers[name]
+
+
+def pytest_sessionfinish() -> None:
+    for server in _servers.values():
+        server.stop("immediate")
+        server.remove()
+
+
+@pytest.fixture(scope="session", params=installed_binaries())
+def each_server(request: pytest.FixtureRequest) -> PostgresServer:
+    """Every PostgreSQL that is at hand, in turn."""
+    return _server(request.param)
+
+
+@pytest.fixture(scope="session")
+def server() -> PostgresServer:
+    """The embedded PostgreSQL."""
+    return _server("embedded-18")
+
+
+@pytest.fixture
+def url(server: PostgresServer) -> Iterator[str]:
+    """A fresh, migrated database on the embedded PostgreSQL."""
+    with server.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture
+def each_url(each_server: PostgresServer) -> Iterator[str]:
+    """A fresh, migrated database on each PostgreSQL."""
+    with each_server.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    """Duepost's own way to a fresh, migrated database."""
+    database = Database(url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def connect(url: str) -> Iterator[Callable[[], Connection]]:
+    """Makes connections as an application would, outside of Duepost's code."""
+    connections: list[Connection] = []
+
+    def connect() -> Connection:
+        connections.append(psycopg2.connect(url))
+        return connections[-1]
+
+    yield connect
+    for connection in connections:
+        connection.close()

@@ -1,0 +1,98 @@
+"""The schema: applied once, in order, by anyone, also at the same time."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from dramatiq_pg.schema import generate_init_sql
+from models.database import Database
+from models.errors import MigrationRefused, SchemaMismatch
+from models.migrate import FOLDER, check_schema, migrate, migrations
+from tests.postgres import PostgresServer
+
+
+def apply(url: str, folder: Path = FOLDER) -> list[str]:
+    database = Database(url)
+    try:
+        return list(migrate(database, queue_schema=generate_init_sql(), folder=folder))
+    finally:
+        database.close()
+
+
+def test_every_migration_is_applied_once_and_in_order(each_server: PostgresServer) -> None:
+    with each_server.fresh_database(migrated=False) as url:
+        assert apply(url) == [migration.name for migration in migrations()]
+        assert apply(url) == []
+
+
+def test_racing_runs_do_no_harm(server: PostgresServer) -> None:
+    applied: list[str] = []
+    with server.fresh_database(migrated=False) as url:
+        threads = [threading.Thread(target=lambda: applied.extend(apply(url))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(applied) == [migration.name for migration in migrations()]
+
+
+def test_a_changed_file_that_is_applied_already_is_refused(server: PostgresServer, tmp_path: Path) -> None:
+    folder = tmp_path / "migrations"
+    shutil.copytree(FOLDER, folder)
+    with server.fresh_database() as url:
+        first = min(folder.glob("*.sql"))
+        first.write_text(first.read_text() + "\n-- an afterthought\n")
+        with pytest.raises(MigrationRefused, match=f"{first.name} has changed"):
+            apply(url, folder)
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself(server: PostgresServer, tmp_path: Path) -> None:
+    folder = tmp_path / "migrations"
+    shutil.copytree(FOLDER, folder)
+    (folder / "0099_broken.sql").write_text("CREATE TABLE duepost.half (a integer); SELECT 1/0;")
+    with server.fresh_database() as url:
+        with pytest.raises(psycopg2.DataError):
+            apply(url, folder)
+        database = Database(url)
+        assert database.execute("SELECT to_regclass('duepost.half')") == [(None,)]
+        check_schema(database)
+        database.close()
+
+
+def test_a_role_that_is_no_superuser_can_migrate(each_server: PostgresServer) -> None:
+    each_server.execute("DROP ROLE IF EXISTS plain_owner")
+    each_server.execute("CREATE ROLE plain_owner LOGIN")
+    try:
+        with each_server.fresh_database(migrated=False) as url:
+            name = url.partition("@/")[2].partition("?")[0]
+            each_server.execute(f"ALTER DATABASE {name} OWNER TO plain_owner")
+            assert apply(url.replace("postgres@", "plain_owner@", 1)) == [each.name for each in migrations()]
+    finally:
+        each_server.execute("DROP ROLE plain_owner")
+
+
+def test_a_missing_schema_says_what_to_run(server: PostgresServer) -> None:
+    with server.fresh_database(migrated=False) as url:
+        database = Database(url)
+        with pytest.raises(SchemaMismatch, match="run `duepost migrate`"):
+            check_schema(database)
+        database.close()
+
+
+def test_an_older_schema_says_what_to_run(database: Database) -> None:
+    database.execute("DELETE FROM duepost.migration WHERE number = (SELECT max(number) FROM duepost.migration)")
+    with pytest.raises(SchemaMismatch, match="run `duepost migrate`"):
+        check_schema(database)
+
+
+def test_misnamed_and_doubled_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "1_tables.sql").write_text("")
+    with pytest.raises(MigrationRefused, match="named like 0001_tables"):
+        migrations(tmp_path)
+    (tmp_path / "1_tables.sql").rename(tmp_path / "0001_tables.sql")
+    (tmp_path / "0001_others.sql").write_text("")
+    with pytest.raises(MigrationRefused, match="has the number 1 already"):
+        migrations(tmp_path)

