@@ -214,7 +214,7 @@ UPDATE duepost.scheduled_email
 SET state = 'scheduled',
     due_at = CASE
         WHEN %(pause)s IS NULL THEN due_at
-        ELSE least(now() + make_interval(secs => %(pause)s), greatest(expires_at, now()))
+        ELSE least(now() + make_interval(secs => %(pause)s), expires_at)
     END,
     attempts = attempts + %(counted)s::integer,
     last_error = %(error)s,

@@ -1,0 +1,148 @@
+"""What an attempt means for the email as a whole. Plain values: no clock, no connection."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from actors import reporting
+from actors.pauses import MAILBOX_FULL_FOR, retry_pause
+from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
+from models.emails import ClaimedEmail, Recipient, Result
+from models.words import Outcome, Verdict
+
+#: Phases in which a failure says nothing about the email: nobody has named it to the relay yet.
+BEFORE_THE_EMAIL = frozenset({Phase.CONNECT, Phase.BANNER, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
+
+#: Phases in which the relay has answered about this very email.
+ABOUT_THE_EMAIL = frozenset({Phase.RCPT, Phase.DATA, Phase.BODY, Phase.DOT, Phase.QUIT})
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """How a claimed email goes on, from the rulings on its recipients."""
+
+    email: ClaimedEmail
+    results: tuple[Result, ...]
+    rulings: tuple[Ruling, ...]
+
+    @classmethod
+    def of(cls, email: ClaimedEmail, judged: Sequence[tuple[Recipient, Ruling]]) -> "Conclusion":
+        """From each attempted recipient and its ruling."""
+        return cls(
+            email,
+            tuple(result(email, recipient, ruling) for recipient, ruling in judged),
+            tuple(ruling for _, ruling in judged),
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        """Every recipient has an outcome."""
+        return len(self.results) == len(self.email.recipients) and all(
+            each.outcome is not None for each in self.results
+        )
+
+    @property
+    def is_unknown(self) -> bool:
+        """For some recipient nobody knows whether the relay took it."""
+        return any(ruling.verdict is Verdict.UNKNOWN for ruling in self.rulings)
+
+    @property
+    def relay_failure(self) -> Ruling | None:
+        """The ruling that was the relay's fault or our settings', if there was one."""
+        return next((ruling for ruling in self.rulings if ruling.scope is Scope.RELAY), None)
+
+    @property
+    def relay_answered(self) -> bool:
+        """The relay has shown that it works."""
+        return self.relay_failure is None and any(
+            ruling.phase in ABOUT_THE_EMAIL and ruling.code is not None for ruling in self.rulings
+        )
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether this was an attempt of the email's own. What failed before the email was named was not, but a
+        probe is.
+        """
+        failure = self.relay_failure
+        return failure is None or self.email.probe or failure.phase not in BEFORE_THE_EMAIL
+
+    @property
+    def pause(self) -> float | None:
+        """Seconds until the email is due again; None where it keeps its place in line."""
+        failure = self.relay_failure
+        if failure is not None and failure.phase in BEFORE_THE_EMAIL:
+            return None
+        pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
+        return max(retry_pause(self.email.attempts + 1, ruling.pace) for ruling in pending)
+
+    @property
+    def error(self) -> str:
+        """Why the email is not finished, in a line. For the database only: it may hold an address."""
+        pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
+        return "; ".join(dict.fromkeys(_described(ruling) for ruling in pending))[:1000]
+
+    @property
+    def dead_addresses(self) -> list[Result]:
+        """Results whose address is not to be tried again."""
+        return [
+            each
+            for ruling, each in zip(self.rulings, self.results, strict=True)
+            if ruling.suppress and each.outcome is Outcome.UNDELIVERABLE
+        ]
+
+    def reports(self) -> list[Callable[[], None]]:
+        """What an operator should hear of, once it is committed."""
+        email = self.email
+        found: list[Callable[[], None]] = [
+            partial(reporting.undeliverable, email.id, email.kind, ruling)
+            for ruling, each in zip(self.rulings, self.results, strict=True)
+            if each.outcome is Outcome.UNDELIVERABLE
+        ]
+        if self.is_unknown:
+            found.append(partial(reporting.unknown, email.id, email.kind))
+        return found
+
+
+def result(email: ClaimedEmail, recipient: Recipient, ruling: Ruling) -> Result:
+    """What a ruling means for one recipient of an email."""
+    outcome = None
+    if not recipient.active:
+        outcome = Outcome.CLEARED
+    elif ruling.verdict is Verdict.SENT:
+        outcome = Outcome.SENT
+    elif ruling.verdict is Verdict.UNDELIVERABLE or _full_for_too_long(email, ruling):
+        outcome = Outcome.UNDELIVERABLE
+    return Result(
+        user_id=recipient.user_id,
+        address=recipient.address,
+        verdict=ruling.verdict if recipient.active else None,
+        outcome=outcome,
+        phase=ruling.phase,
+        code=ruling.code,
+        enhanced_code=ruling.enhanced_code,
+        reply=ruling.reply,
+    )
+
+
+def refusal_without_asking(recipient: Recipient) -> Ruling | None:
+    """Why this recipient gets nothing, where that is clear without the relay."""
+    reason = None
+    if not recipient.known:
+        reason = "there is no such user in duepost.recipient"
+    elif not recipient.active:
+        reason = "the user is inactive"
+    elif not recipient.address:
+        reason = "the user has no address"
+    elif recipient.suppressed:
+        reason = "the address is suppressed: a relay has called it dead"
+    if reason is None:
+        return None
+    return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=reason)
+
+
+def _full_for_too_long(email: ClaimedEmail, ruling: Ruling) -> bool:
+    return ruling.pace is Pace.MAILBOX_FULL and email.failing_seconds > MAILBOX_FULL_FOR
+
+
+def _described(ruling: Ruling) -> str:
+    return f"{ruling.phase}: {ruling.reply}" if ruling.reply else str(ruling.phase)

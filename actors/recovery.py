@@ -1,0 +1,63 @@
+"""Takes back what dead workers held. Every worker process looks each second."""
+
+import logging
+import threading
+
+from actors.broker import BrokerUnreachable
+from actors.runtime import attendance, database
+from actors.scheduler import tick
+from actors.sender import holdings, lost
+from models import emails, messages, workers
+from models.database import DISCONNECTS
+from models.errors import DatabaseUnreachable
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks.
+INTERVAL = 1.0
+
+#: How many looks there are between two looks for claims of our own that were forgotten.
+LOOKS_BETWEEN_OWN = 30
+
+
+class Recovery:
+    """A thread that gives back messages and emails of workers that are gone."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="duepost-recovery", daemon=True)
+
+    def start(self) -> None:
+        """Starts looking."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends; waits for a look that is under way."""
+        self._stop.set()
+        self._thread.join(timeout=15)
+
+    def _run(self) -> None:
+        looks = 0
+        while not self._stop.wait(INTERVAL):
+            try:
+                take_back()
+                if looks % LOOKS_BETWEEN_OWN == 0:
+                    take_back_forgotten()
+                looks += 1
+            except (*DISCONNECTS, DatabaseUnreachable, BrokerUnreachable) as error:
+                logger.debug("Recovery waits for the database: %s", type(error).__name__)
+
+
+def take_back() -> None:
+    """One look: who is gone, and what did they hold?"""
+    if workers.bury_the_dead(database):
+        messages.give_back_of_the_gone(database)
+    if [each for each in emails.lost_claims(database) if lost(each)]:
+        tick()
+
+
+def take_back_forgotten() -> None:
+    """Claims of this very process that nothing in it works on any more: a conclusion that failed for good."""
+    for claim in emails.old_claims(database, attendance.worker_id):
+        if claim.claim not in holdings:
+            lost(claim)

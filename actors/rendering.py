@@ -1,0 +1,173 @@
+"""Templates: an email's subject and bodies, rendered in a sandbox from files in one folder."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from jinja2 import FileSystemLoader, StrictUndefined, Template, select_autoescape
+from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from models.errors import DuepostError
+
+SUBJECT = ".subject.txt"
+TEXT = ".txt"
+HTML = ".html"
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
+_UNDEFINED = re.compile(r"'(\w+)' is undefined|has no attribute '(\w+)'")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an email says.
+
+    Attributes:
+        subject: one line.
+        text: the plain text, None where there is none.
+        html: the HTML, None where there is none.
+    """
+
+    subject: str
+    text: str | None
+    html: str | None
+
+
+class RenderError(DuepostError):
+    """A template is missing or fails. Nothing of the context is in it, so it may be logged and reported.
+
+    Attributes:
+        template: the template's file, relative to the folder; "-" where the name itself is wrong.
+        reason: the exception's type, and what is wrong where that can be told without showing a value.
+        line: where in the file, from 1; None where that is not known.
+    """
+
+    def __init__(self, template: str, reason: str, line: int | None) -> None:
+        super().__init__(template, reason, line)
+        self.template = template
+        self.reason = reason
+        self.line = line
+
+    def __str__(self) -> str:
+        where = self.template if self.line is None else f"{self.template} line {self.line}"
+        return f"{where}: {self.reason}"
+
+
+class Templates:
+    """The templates of a folder. A file that changes is read again.
+
+    A template named `welcome` is `welcome.subject.txt` with `welcome.txt`, `welcome.html` or both. Values are
+    escaped in `.html` files only. Safe to share between threads.
+
+    Args:
+        folder: where the files are; need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._environment = ImmutableSandboxedEnvironment(
+            loader=FileSystemLoader(folder),
+            undefined=StrictUndefined,
+            autoescape=select_autoescape(enabled_extensions=("html",), default=False),
+            auto_reload=True,
+            keep_trailing_newline=True,
+        )
+
+    def render(self, name: str, context: Mapping[str, object]) -> Content:
+        """Renders the subject and the bodies of one email.
+
+        Args:
+            name: the template's name without its ending, such as `welcome` or `account/welcome`.
+            context: what the templates may use, the recipient included.
+
+        Raises:
+            RenderError: a file is missing or fails, or the name could lead out of the folder.
+        """
+        if not _NAME.fullmatch(name) or ".." in name.split("/"):
+            raise RenderError("-", "a template's name must be one such as welcome or account/welcome", None)
+        subject = self._render(name + SUBJECT, context)
+        if subject is None:
+            raise RenderError(name + SUBJECT, "TemplateNotFound: there is no such file", None)
+        text, html = self._render(name + TEXT, context), self._render(name + HTML, context)
+        if text is None and html is None:
+            raise RenderError(name + TEXT, f"TemplateNotFound: neither it nor {name + HTML} is there", None)
+        return Content(_one_line(subject), text, html)
+
+    def check(self) -> list[str]:
+        """Compiles each `.txt` and `.html` file of the folder.
+
+        Returns:
+            a line for each problem, by file name; none for a folder that does not exist.
+        """
+        return [str(error) for name in self._names() if (error := self._flaw(name))]
+
+    def _names(self) -> list[str]:
+        return self._environment.list_templates(filter_func=lambda name: name.endswith((TEXT, HTML)))
+
+    def _flaw(self, file: str) -> RenderError | None:
+        try:
+            self._environment.get_template(file)
+        except Exception as error:  # noqa: BLE001 - one file's failure must not hide another's
+            return self._explained(file, error)
+        return None
+
+    def _render(self, file: str, context: Mapping[str, object]) -> str | None:
+        """Renders one file; None where there is none."""
+        try:
+            template = self._find(file)
+            return None if template is None else template.render(context)
+        except Exception as error:  # noqa: BLE001 - a template can raise anything
+            failure = self._explained(file, error)
+        # Outside the handler: not even as a hidden context may the original, with its values, go along.
+        raise failure
+
+    def _find(self, file: str) -> Template | None:
+        try:
+            return self._environment.get_template(file)
+        except TemplateNotFound:
+            return None
+
+    def _explained(self, file: str, error: Exception) -> RenderError:
+        """Says where and why, with nothing that a value of the context could have got into."""
+        line = None
+        if isinstance(error, TemplateSyntaxError):
+            file, line = error.name or file, error.lineno
+        else:
+            for place in self._places(error.__traceback__):
+                file, line = place
+        return RenderError(file, ": ".join([type(error).__name__, *self._details(file, error)]), line)
+
+    def _places(self, traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
+        """The template files and lines that an exception came through, the outermost first."""
+        while traceback is not None:
+            path = Path(traceback.tb_frame.f_code.co_filename)
+            if path.is_relative_to(self._folder):
+                yield path.relative_to(self._folder).as_posix(), traceback.tb_lineno
+            traceback = traceback.tb_next
+
+    def _details(self, file: str, error: Exception) -> Iterator[str]:
+        """What is wrong. A name may be computed (`{{ a[b] }}`): only one that stands in the file is shown."""
+        if isinstance(error, TemplateSyntaxError):
+            yield error.message or "the syntax is wrong"
+        elif isinstance(error, TemplateNotFound):
+            name = error.name or ""
+            literal = {f'"{name}"', f"'{name}'"}
+            shown = name if any(each in self._source(file) for each in literal) else "a file"
+            yield f"{shown} is not there"
+        elif isinstance(error, UndefinedError):
+            found = _UNDEFINED.search(error.message or "")
+            name = (found[1] or found[2]) if found else ""
+            shown = f"'{name}'" if name in re.findall(r"\w+", self._source(file)) else "a value"
+            yield f"{shown} is undefined"
+
+    def _source(self, file: str) -> str:
+        try:
+            return (self._folder / file).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -1,0 +1,52 @@
+"""What the actors of this process share. Building it does no I/O."""
+
+import threading
+from pathlib import Path
+
+from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
+
+from actors import reporting
+from actors.attendance import Attendance
+from actors.broker import PostgresBroker
+from actors.privacy import PrivateRetries
+from actors.rendering import Templates
+from actors.settings import settings
+from actors.smtp.connection import Connection
+from actors.version import RELEASE
+from models.database import Database
+
+#: Seconds that a dialogue waits, before its last dot, for the worker's own session to be proven.
+PROOF_PATIENCE = 10.0
+
+_url = settings().database_url
+# Sentry patches Dramatiq's Broker, so it comes before the broker.
+_dsn = settings().sentry_dsn
+reporting.start(
+    _dsn.get_secret_value() if _dsn else None,
+    environment=settings().sentry_environment,
+    release=RELEASE,
+)
+
+database = Database(_url.get_secret_value() if _url else "", application_name="duepost worker")
+attendance = Attendance(database)
+broker = PostgresBroker(
+    database,
+    attendance,
+    # Dramatiq's own, but for Prometheus, which would open a port.
+    [AgeLimit(), TimeLimit(), ShutdownNotifications(), Callbacks(), Pipelines(), Retries(), PrivateRetries()],
+)
+templates = Templates(Path(settings().templates))
+
+_thread = threading.local()
+
+
+def relay_connection() -> Connection:
+    """This thread's connection to the relay: made when it is first used, and kept between emails."""
+    connection: Connection | None = getattr(_thread, "relay", None)
+    if connection is None:
+        connection = _thread.relay = Connection(
+            settings().need_relay(),
+            settings().timeouts,
+            may_send=lambda: attendance.wait_until_proven(PROOF_PATIENCE),
+        )
+    return connection

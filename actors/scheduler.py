@@ -1,0 +1,110 @@
+"""The scheduler: while something is due, lock it and enqueue it."""
+
+import logging
+from collections.abc import Iterator
+from uuid import UUID
+
+import dramatiq
+
+from actors import reporting
+from actors.runtime import broker, database
+from actors.sender import SCHEDULER, send_email, tick_message
+from actors.settings import settings
+from models import control, emails, messages, workers
+
+logger = logging.getLogger(__name__)
+
+#: How many due ids are read at once. Read once in due order, they are not found again as dead index entries.
+PAGE = 1000
+
+#: A pass over many rows takes as long as it takes.
+NO_TIME_LIMIT = float("inf")
+
+
+@dramatiq.actor(
+    broker=broker,
+    actor_name=SCHEDULER,
+    queue_name="duepost_scheduler",
+    priority=0,
+    max_retries=None,
+    min_backoff=1_000,
+    max_backoff=60_000,
+    time_limit=NO_TIME_LIMIT,
+)
+def enqueue_due_emails() -> None:
+    """One pass: enqueues what is due, the oldest first, each email in a transaction of its own."""
+    if not settings().disabled:
+        bring_back_lost_messages()
+        for email_id in due_emails():
+            enqueue_or_expire(email_id)
+        probe_an_open_circuit()
+    keep_house()
+    if control.take_check_in(database):
+        reporting.check_in()
+
+
+def due_emails() -> Iterator[int]:
+    """The ids of due emails in due order, page by page, until nothing is due or nothing may be sent."""
+    place = emails.BEGINNING
+    while True:
+        state = control.read(database)
+        page = [] if state.paused or state.circuit_open else emails.due_page(database, PAGE, place)
+        for due_at, email_id in page:
+            yield email_id
+            place = (due_at, email_id)
+        if len(page) < PAGE:
+            return
+
+
+def enqueue_or_expire(email_id: int, *, probe: bool = False) -> bool:
+    """Enqueues one email, or moves it to the ledger if its time is over; in one transaction.
+
+    Returns:
+        whether it was enqueued; not if another transaction holds it, or nothing may be sent any more.
+    """
+    message = send_email.message(email_id)
+    with database.transaction() as cursor:
+        if emails.enqueue(cursor, email_id, UUID(message.message_id), probe=probe):
+            broker.enqueue(message)
+            return True
+        emails.expire(cursor, email_id)
+        return False
+
+
+def probe_an_open_circuit() -> None:
+    """While the circuit is open: the oldest due email is enqueued alone, once in each pause."""
+    if not (control.read(database).probe_is_due and emails.due_page(database, 1)):
+        return
+    if control.take_probe(database):
+        for _, email_id in emails.due_page(database, PAGE):
+            if enqueue_or_expire(email_id, probe=True):
+                return
+
+
+def bring_back_lost_messages() -> None:
+    """Emails that are queued but have no message any more are scheduled again."""
+    if control.take_sweep(database):
+        with database.transaction() as cursor:
+            lost = emails.release_without_message(cursor)
+        if lost:
+            logger.warning("%d queued emails had lost their message; they are scheduled again.", len(lost))
+
+
+def keep_house() -> None:
+    """A few times a day: the ledger's partitions, dead letters, and workers that are long gone."""
+    if control.take_maintenance(database):
+        control.maintain_partitions(database, retention_days=settings().retention_days)
+        messages.purge(database)
+        workers.forget_the_long_gone(database)
+
+
+def tick() -> bool:
+    """Asks for a pass of the scheduler, unless that is asked for already.
+
+    Returns:
+        whether a message was enqueued.
+
+    Raises:
+        BrokerUnreachable: the database is away.
+    """
+    return broker.enqueue_unless_one_waits(tick_message())

@@ -1,0 +1,296 @@
+"""The sender: claim, render, deliver, conclude."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import dramatiq
+
+from actors import conclusion, reporting
+from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, parse_sender
+from actors.broker import wait_for_database
+from actors.conclusion import Conclusion
+from actors.mime import build_message
+from actors.pauses import FIRST_PROBE, LONGEST_PROBE
+from actors.rendering import Content, RenderError
+from actors.runtime import attendance, broker, database, relay_connection, templates
+from actors.settings import settings
+from actors.smtp.connection import Envelope
+from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
+from models import control, emails
+from models.database import Cursor
+from models.emails import ClaimedEmail, Recipient
+from models.words import State, Verdict
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: The scheduler's name as an actor: the sender asks it for a pass.
+SCHEDULER = "enqueue_due_emails"
+
+#: Ten minutes after the dot are legal (RFC 5321 section 4.5.3.2.6): nothing may cut a dialogue short.
+NO_TIME_LIMIT = float("inf")
+
+#: Milliseconds until a row that another transaction holds is looked at again.
+BUSY_DELAY = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A recipient, and what the attempt came to for it."""
+
+    recipient: Recipient
+    ruling: Ruling
+
+
+class LostClaim(Exception):
+    """The row went to another worker while this one was away: nothing may be concluded."""
+
+
+@dataclass
+class Holdings:
+    """The claims that this process is working on."""
+
+    _claims: set[int] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, claim: int) -> None:
+        """A claim is being worked on."""
+        with self._lock:
+            self._claims.add(claim)
+
+    def drop(self, claim: int) -> None:
+        """A claim is concluded, or given up."""
+        with self._lock:
+            self._claims.discard(claim)
+
+    def __contains__(self, claim: int) -> bool:
+        with self._lock:
+            return claim in self._claims
+
+
+holdings = Holdings()
+
+
+@dramatiq.actor(
+    broker=broker,
+    queue_name="duepost_send",
+    priority=10,
+    max_retries=None,
+    min_backoff=1_000,
+    max_backoff=60_000,
+    time_limit=NO_TIME_LIMIT,
+)
+def send_email(email_id: int) -> None:
+    """Delivers one scheduled email, if it is still to be sent."""
+    email = claim(email_id)
+    if email is None:
+        return
+    holdings.take(email.claim)
+    try:
+        conclude(email, list(deliver(email)))
+    except LostClaim:
+        logger.warning("Email %d went to another worker; its conclusion here changes nothing.", email.id)
+        reporting.lost_claim(email.id, email.kind)
+    finally:
+        holdings.drop(email.claim)
+
+
+def claim(email_id: int) -> ClaimedEmail | None:
+    """queued → sending, in one short transaction; None where there is nothing to send.
+
+    Raises:
+        dramatiq.Retry: another transaction holds the row just now.
+    """
+    with database.transaction() as cursor:
+        if settings().disabled:
+            emails.release(cursor, email_id, anyway=True)
+            return None
+        email = emails.claim(cursor, email_id, attendance.worker_id)
+        if email is not None:
+            return email
+        if emails.expire(cursor, email_id) or emails.release(cursor, email_id):
+            return None
+        busy = emails.is_claimable(cursor, email_id)
+    if busy:
+        raise dramatiq.errors.Retry("another transaction holds the row", delay=BUSY_DELAY)
+    return None
+
+
+def deliver(email: ClaimedEmail) -> Iterator[Judged]:
+    """Attempts each recipient in turn; no transaction is open meanwhile. Ends early when the relay fails."""
+    waiting = list(email.recipients)
+    while waiting:
+        recipient = waiting.pop(0)
+        judged = Judged(recipient, attempt(email, recipient))
+        if waiting and judged.ruling.scope is not Scope.RELAY:
+            # Each copy that is out is on disk before the next one goes.
+            note(email, judged)
+        yield judged
+        if judged.ruling.scope is Scope.RELAY:
+            return
+
+
+def attempt(email: ClaimedEmail, recipient: Recipient) -> Ruling:
+    """Renders and delivers one copy."""
+    refusal = conclusion.refusal_without_asking(recipient)
+    if refusal is not None:
+        return refusal
+    try:
+        address = ascii_address(recipient.address or "")
+    except UndeliverableAddress as error:
+        return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
+    sender = parse_sender(email.sender) if email.sender else settings().need_sender()
+    try:
+        envelope_sender = ascii_address(sender.address)
+        content = render(email, recipient)
+        message = build_message(
+            content=content,
+            sender=Mailbox(sender.name, envelope_sender),
+            recipients=[Mailbox(recipient.name or "", address)],
+            message_id=email.message_id_header,
+            date=email.date_header,
+            reply_to=email.reply_to,
+            headers=email.headers or {},
+        )
+    except RenderError as error:
+        return rendering_failed(email, error)
+    except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
+        return rendering_failed(email, RenderError(email.template or "-", type(error).__name__, None))
+    rulings = relay_connection().deliver(Envelope(envelope_sender, (address,), message))
+    return rulings[address]
+
+
+def render(email: ClaimedEmail, recipient: Recipient) -> Content:
+    """The content as this recipient gets it.
+
+    Raises:
+        RenderError: the template is missing or fails.
+    """
+    if email.template is None:
+        return Content(email.subject or "", email.body_text, email.body_html)
+    whom = {
+        "user_id": recipient.user_id,
+        "address": recipient.address,
+        "name": recipient.name,
+        "locale": recipient.locale,
+        "timezone": recipient.timezone,
+    }
+    return templates.render(email.template, {**(email.context or {}), "recipient": whom})
+
+
+def rendering_failed(email: ClaimedEmail, error: RenderError) -> Ruling:
+    """Ours to mend: retried with long pauses, reported when it is new."""
+    if str(error) not in (email.last_error or ""):
+        reporting.render_error(email.id, email.kind, error)
+    return Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(error), pace=Pace.BROKEN)
+
+
+def note(email: ClaimedEmail, judged: Judged) -> None:
+    """Puts one recipient's result on disk while others are still to go.
+
+    Raises:
+        LostClaim: the row is no longer this worker's.
+    """
+    result = conclusion.result(email, judged.recipient, judged.ruling)
+
+    def write() -> bool:
+        with database.transaction() as cursor:
+            if not emails.lock_claimed(cursor, email):
+                return False
+            emails.settle(cursor, email, [result])
+            return True
+
+    if not wait_for_database(write, broker.stopping):
+        raise LostClaim
+
+
+def conclude(email: ClaimedEmail, judged: list[Judged]) -> None:
+    """Moves the row on, writes the journal and acknowledges the message, in one transaction.
+
+    Raises:
+        LostClaim: the row is no longer this worker's, and nothing was changed.
+    """
+    outcome = Conclusion.of(email, [(each.recipient, each.ruling) for each in judged])
+
+    def write() -> list[Callable[[], None]]:
+        with database.transaction() as cursor:
+            return apply(cursor, email, outcome)
+
+    for report in wait_for_database(write, broker.stopping):
+        report()
+    if email.probe and outcome.relay_answered and control.close_circuit(database):
+        logger.info("The relay takes mail again; the circuit is closed.")
+        broker.enqueue_unless_one_waits(tick_message())
+
+
+def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
+    """Writes a conclusion; gives what is to be reported once it is committed."""
+    reports = outcome.reports()
+    if outcome.is_finished:
+        if not emails.conclude_finished(cursor, email, outcome.results):
+            return already_concluded(cursor, email)
+        for result in outcome.dead_addresses:
+            emails.suppress(cursor, result)
+    else:
+        if not emails.lock_claimed(cursor, email):
+            return already_concluded(cursor, email)
+        emails.settle(cursor, email, outcome.results)
+        emails.journal(cursor, email, outcome.results)
+        for result in outcome.dead_addresses:
+            emails.suppress(cursor, result)
+        if outcome.is_unknown:
+            emails.conclude_unknown(cursor, email, error=outcome.error)
+        else:
+            emails.conclude_later(
+                cursor, email, pause=outcome.pause, counted=outcome.is_counted, error=outcome.error
+            )
+        if outcome.relay_failure is not None:
+            reports += break_circuit(cursor, email, outcome.relay_failure)
+    broker.acknowledge(cursor)
+    return reports
+
+
+def already_concluded(cursor: Cursor, email: ClaimedEmail) -> list[Callable[[], None]]:
+    """The claim is not the row's any more: fine if we concluded it ourselves, in a commit whose answer was lost.
+
+    Raises:
+        LostClaim: it went to another worker.
+    """
+    if not emails.was_concluded(cursor, email):
+        raise LostClaim
+    broker.acknowledge(cursor)
+    return []
+
+
+def break_circuit(cursor: Cursor, email: ClaimedEmail, failure: Ruling) -> list[Callable[[], None]]:
+    """Opens the circuit, or puts off its next probe; the scheduler is asked to be there when that is due."""
+    reason = " ".join(str(part) for part in (failure.phase, failure.code, failure.enhanced_code) if part)
+    opened = control.open_circuit(cursor, reason=reason, first_pause=FIRST_PROBE)
+    if opened:
+        pause = FIRST_PROBE
+    elif email.probe:
+        pause = control.put_off_probe(cursor, reason=reason, longest=LONGEST_PROBE)
+    else:
+        return []
+    broker.enqueue(tick_message(), delay=round(pause * 1000))
+    return [lambda: reporting.circuit_opened(failure)] if opened else []
+
+
+def tick_message() -> dramatiq.Message[None]:
+    """A message that asks for a pass of the scheduler."""
+    message: dramatiq.Message[None] = broker.get_actor(SCHEDULER).message()
+    return message
+
+
+def lost(lost_claim: emails.Lost) -> State | None:
+    """Takes a claim back that nobody will conclude: what came of it is unknown. Reported once it is committed."""
+    with database.transaction() as cursor:
+        state = emails.lose(cursor, lost_claim)
+    if state is not None:
+        logger.warning("Email %d: its worker ended in the middle; it is %s.", lost_claim.id, state)
+        reporting.unknown(lost_claim.id, lost_claim.kind)
+    return state

@@ -1,0 +1,139 @@
+"""The environment: the one module that reads it. Each setting is checked when the settings are read."""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from actors.addresses import Mailbox, parse_sender
+from actors.smtp.relay import Relay, Timeouts
+from models.errors import DuepostError
+
+
+class BadSettings(DuepostError):
+    """A setting is missing or wrong; the message names the variable and what would be right."""
+
+
+def _switch(value: object) -> bool:
+    text = str(value).strip().lower()
+    if text in {"1", "true", "yes", "on"}:
+        return True
+    if text in {"0", "false", "no", "off", ""}:
+        return False
+    raise ValueError("must be 0 or 1")
+
+
+def _blank_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _database_url(value: object) -> object:
+    value = _blank_is_none(value)
+    text = str(value)
+    if value is not None and not text.startswith(("postgresql://", "postgres://")) and "=" not in text:
+        raise ValueError("must be a libpq URL such as postgresql://user@host/database")
+    return value
+
+
+def _relay_url(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None:
+        Relay.from_url(str(value))
+    return value
+
+
+def _mailbox(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None:
+        parse_sender(str(value))
+    return value
+
+
+class Settings(BaseSettings):
+    """Every setting, from the environment. Secrets are never shown."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    database_url: Annotated[SecretStr | None, BeforeValidator(_database_url)] = Field(
+        default=None, validation_alias="DUEPOST_DATABASE_URL"
+    )
+    smtp_url: Annotated[SecretStr | None, BeforeValidator(_relay_url)] = Field(
+        default=None, validation_alias="DUEPOST_SMTP_URL"
+    )
+    sender: Annotated[str | None, BeforeValidator(_mailbox)] = Field(
+        default=None, validation_alias="DUEPOST_FROM"
+    )
+    templates: Path = Field(default=Path("templates"), validation_alias="DUEPOST_TEMPLATES")
+    disabled: Annotated[bool, BeforeValidator(_switch)] = Field(
+        default=False, validation_alias="DUEPOST_DISABLED"
+    )
+    smtp_connect_timeout: float = Field(
+        default=30.0, gt=0, validation_alias="DUEPOST_SMTP_CONNECT_TIMEOUT"
+    )
+    smtp_timeout: float = Field(default=300.0, gt=0, validation_alias="DUEPOST_SMTP_TIMEOUT")
+    smtp_dot_timeout: float = Field(default=600.0, gt=0, validation_alias="DUEPOST_SMTP_DOT_TIMEOUT")
+    retention_days: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(
+        default=None, ge=1, validation_alias="DUEPOST_RETENTION_DAYS"
+    )
+    sentry_dsn: Annotated[SecretStr | None, BeforeValidator(_blank_is_none)] = Field(
+        default=None, validation_alias="SENTRY_DSN"
+    )
+    sentry_environment: str = Field(default="production", validation_alias="SENTRY_ENVIRONMENT")
+
+    def need_database_url(self) -> str:
+        """The database's URL.
+
+        Raises:
+            BadSettings: it is not set.
+        """
+        if self.database_url is None:
+            raise BadSettings("DUEPOST_DATABASE_URL: not set; give a libpq URL such as postgresql://user@host/database")
+        return self.database_url.get_secret_value()
+
+    def need_relay(self) -> Relay:
+        """The relay.
+
+        Raises:
+            BadSettings: it is not set.
+        """
+        if self.smtp_url is None:
+            raise BadSettings("DUEPOST_SMTP_URL: not set; give a relay such as smtp+starttls://user:password@host:587")
+        return Relay.from_url(self.smtp_url.get_secret_value())
+
+    def need_sender(self) -> Mailbox:
+        """The sender of emails that name none.
+
+        Raises:
+            BadSettings: it is not set.
+        """
+        if self.sender is None:
+            raise BadSettings("DUEPOST_FROM: not set; give a sender such as Duepost <noreply@example.com>")
+        return parse_sender(self.sender)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The limits of an SMTP dialogue, in seconds."""
+        return Timeouts(
+            connect=self.smtp_connect_timeout,
+            command=self.smtp_timeout,
+            block=min(self.smtp_timeout, Timeouts().block),
+            dot=self.smtp_dot_timeout,
+        )
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        BadSettings: a variable is wrong; the first one is named.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        variable = str(first["loc"][0])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise BadSettings(f"{variable}: {reason[0].lower()}{reason[1:]}") from None

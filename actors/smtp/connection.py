@@ -1,0 +1,198 @@
+"""Hands emails to a relay over a connection that is kept, one email after the other."""
+
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from actors.smtp.dialogue import Action, Receive, Script, Send, Stopped
+from actors.smtp.envelope import Envelope
+from actors.smtp.greeting import Offer, farewell, greet, hello_name
+from actors.smtp.relay import Relay, Timeouts
+from actors.smtp.replies import Reply
+from actors.smtp.transaction import Fitness, Submitted, reset, submit
+from actors.smtp.verdicts import Ruling
+from actors.smtp.wire import Wire
+
+__all__ = ["Connection", "Envelope"]
+
+#: Emails after which a connection is renewed: some relays count, and answer the next one with a 421.
+MAX_EMAILS: Final = 100
+
+#: Seconds without an email after which a connection is renewed: relays and firewalls begin to forget it.
+MAX_IDLE: Final = 30.0
+
+#: Seconds for a reply to QUIT or RSET: nothing hangs on it.
+BRIEFLY: Final = 2.0
+
+T = TypeVar("T")
+
+
+def _always() -> bool:
+    return True
+
+
+class Connection:
+    """A connection to a relay: opened when it is needed, kept between emails, renewed when in doubt.
+
+    It belongs to one thread.
+
+    Args:
+        relay: where emails go.
+        timeouts: how long each step may take.
+        may_send: asked right before content is sent; False holds it back, and the email is to be retried.
+        tls: verifies certificates; by default against those that the system trusts.
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 (frozen)
+        *,
+        may_send: Callable[[], bool] = _always,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._relay = relay
+        self._timeouts = timeouts
+        self._may_send = may_send
+        self._tls = tls
+        self._wire: Wire | None = None
+        self._offer = Offer()
+        self._needs_reset = False
+        self._emails = 0
+        self._used_at = 0.0
+
+    def deliver(self, envelope: Envelope) -> dict[str, Ruling]:
+        """Submits one email; what the relay or the network do wrong is in the rulings, never an exception.
+
+        A kept connection that turns out dead before the relay answered anything is replaced once, in
+        silence: no content can have gone over it.
+
+        Returns:
+            A ruling for each recipient.
+        """
+        try:
+            return self._deliver(envelope)
+        except BaseException:
+            # A worker that is stopped here leaves the relay in mid-transaction.
+            self._drop()
+            raise
+
+    def check(self) -> Ruling | None:
+        """Connects, greets, logs in and quits, on a connection of its own.
+
+        Returns:
+            None if all is well, else what is wrong.
+        """
+        try:
+            wire = Wire(self._relay, self._timeouts)
+        except Stopped as stopped:
+            return stopped.ruling
+        try:
+            greeted = self._drive(wire, greet(self._relay, hello_name()))
+            if isinstance(greeted, Ruling):
+                return greeted
+            self._part(wire)
+            return None
+        finally:
+            wire.close()
+
+    def close(self) -> None:
+        """Quits politely but briefly; failures are ignored. The next email opens a new connection."""
+        if self._wire is not None:
+            try:
+                self._part(self._wire)
+            finally:
+                self._drop()
+
+    def _deliver(self, envelope: Envelope) -> dict[str, Ruling]:
+        self._renew()
+        kept = self._wire is not None
+        submitted = self._attempt(envelope)
+        if kept and submitted.untouched:
+            submitted = self._attempt(envelope)
+        return submitted.rulings
+
+    def _attempt(self, envelope: Envelope) -> Submitted:
+        wire = self._open()
+        if isinstance(wire, Ruling):
+            return Submitted(dict.fromkeys(envelope.recipients, wire), Fitness.USELESS)
+        submitted = self._drive(wire, submit(envelope, self._offer, self._may_send))
+        self._emails += 1
+        self._used_at = time.monotonic()
+        self._needs_reset = submitted.fitness is Fitness.NEEDS_RESET
+        if submitted.fitness is Fitness.USELESS:
+            self._drop()
+        return submitted
+
+    def _open(self) -> Wire | Ruling:
+        """Gives the connection that is kept, or a new one."""
+        if self._wire is not None:
+            return self._wire
+        try:
+            self._wire = Wire(self._relay, self._timeouts)
+        except Stopped as stopped:
+            return stopped.ruling
+        self._emails, self._needs_reset = 0, False
+        greeted = self._drive(self._wire, greet(self._relay, hello_name()))
+        if isinstance(greeted, Ruling):
+            self._drop()
+            return greeted
+        self._offer = greeted
+        return self._wire
+
+    def _renew(self) -> None:
+        """Gives up the connection that is kept unless it is surely good for one more email."""
+        if self._wire is None:
+            return
+        if self._emails >= MAX_EMAILS or time.monotonic() - self._used_at > MAX_IDLE:
+            self.close()
+        elif not self._wire.is_quiet() or (
+            self._needs_reset and not self._drive(self._wire, reset(), brief=True)
+        ):
+            self._drop()
+
+    def _part(self, wire: Wire) -> None:
+        if wire.is_quiet():
+            self._drive(wire, farewell(), brief=True)
+
+    def _drop(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def _drive(self, wire: Wire, script: Script[T], *, brief: bool = False) -> T:
+        """Does what a script asks for, until it ends."""
+        wire.timeouts = self._brief() if brief else self._timeouts
+        reply: Reply | None = None
+        try:
+            action = next(script)
+            while True:
+                try:
+                    reply = self._do(wire, action)
+                except Stopped as stopped:
+                    action = script.throw(stopped)
+                else:
+                    action = script.send(reply)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _do(self, wire: Wire, action: Action) -> Reply | None:
+        match action:
+            case Receive(phase):
+                return wire.receive(phase)
+            case Send(data, phase):
+                wire.send(data, phase)
+            case _:
+                wire.start_tls(self._context())
+        return None
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    def _brief(self) -> Timeouts:
+        return replace(self._timeouts, command=min(BRIEFLY, self._timeouts.command))

@@ -1,0 +1,146 @@
+"""Where the relay is, how to talk to it, and how long to wait for it."""
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+
+class Security(StrEnum):
+    """When TLS starts; by the URL's scheme."""
+
+    OPPORTUNISTIC = "smtp"
+    REQUIRED = "smtp+starttls"
+    IMPLICIT = "smtps"
+
+
+_DEFAULT_PORTS = {Security.OPPORTUNISTIC: 25, Security.REQUIRED: 587, Security.IMPLICIT: 465}
+_SHAPE = "expected smtp://[user:password@]host[:port], smtp+starttls://… or smtps://…"
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait, in seconds.
+
+    RFC 5321 section 4.5.3.2 asks for at least five minutes for most commands, three for a block of the
+    message, and ten after the dot: there a short one makes duplicates, for the relay may have taken it.
+
+    Attributes:
+        connect: for the connection to each address of the relay, and for the TLS handshake.
+        command: for the banner, and for the whole reply to each command.
+        block: for each block of the message to be taken.
+        dot: for the whole reply to the final dot.
+    """
+
+    connect: float = 30.0
+    command: float = 300.0
+    block: float = 180.0
+    dot: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """The SMTP server to submit to.
+
+    Attributes:
+        host: a name or an IP address, IPv6 without brackets.
+        port: the TCP port.
+        security: when TLS starts.
+        username: whom to log in as, None for no login.
+        password: never shown.
+    """
+
+    host: str
+    port: int
+    security: Security = Security.OPPORTUNISTIC
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Reads a relay's URL.
+
+        Args:
+            url: `smtp://` (STARTTLS when offered), `smtp+starttls://` (required) or `smtps://` (TLS from the
+                start), then `[user:password@]host[:port]`, user and password percent-encoded.
+
+        Raises:
+            ValueError: it is none; the message is one line and never shows the password.
+        """
+        parts = _split(url)
+        if parts.scheme not in list(Security):
+            raise _bad("its scheme is not known")
+        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+            raise _bad("something follows the port (in a password, percent-encode / ? # and @)")
+        security = Security(parts.scheme)
+        username, password = _credentials(parts)
+        return cls(_host(parts), _port(parts, _DEFAULT_PORTS[security]), security, username, password)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this very machine: there a password may go unencrypted."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+
+def _bad(why: str) -> ValueError:
+    return ValueError(f"bad relay URL: {why}; {_SHAPE}")
+
+
+def _split(url: str) -> SplitResult:
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise _bad("it has a space, a control character or one that is not ASCII")
+    try:
+        return urlsplit(url)
+    except ValueError:
+        # urllib's message may quote the password.
+        raise _bad("it cannot be read") from None
+
+
+def _host(parts: SplitResult) -> str:
+    host = parts.hostname
+    if not host:
+        raise _bad("it names no host")
+    if _is_address(host) or all(_LABEL.fullmatch(label) for label in host.removesuffix(".").split(".")):
+        return host
+    raise _bad("its host is neither a name nor an IP address")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _port(parts: SplitResult, default: int) -> int:
+    try:
+        port = parts.port
+    except ValueError:
+        raise _bad("its port is not a number from 1 to 65535") from None
+    if port == 0:
+        raise _bad("its port is not a number from 1 to 65535")
+    return port or default
+
+
+def _credentials(parts: SplitResult) -> tuple[str | None, str | None]:
+    if parts.username is None:
+        return None, None
+    if not parts.username or not parts.password:
+        raise _bad("a user needs a password, and a password a user")
+    try:
+        username, password = (
+            unquote(parts.username, errors="strict"),
+            unquote(parts.password, errors="strict"),
+        )
+    except UnicodeDecodeError:
+        raise _bad("user and password must be UTF-8, percent-encoded") from None
+    if "\0" in username + password:
+        raise _bad("user and password must not have a NUL")
+    return username, password

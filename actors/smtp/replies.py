@@ -1,0 +1,135 @@
+"""Replies of an SMTP relay: bytes in, whole replies out (RFC 5321 section 4.2)."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+#: Bytes of one reply line with its line end. RFC 5321 section 4.5.3.1.5 asks for 512; real relays say more.
+MAX_LINE: Final = 4096
+
+#: Bytes of one whole reply with all its lines.
+MAX_REPLY: Final = 64 * 1024
+
+#: Characters of a reply's text that are kept for people.
+MAX_TEXT: Final = 500
+
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![^\s])")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class MalformedReply(Exception):  # noqa: N818 (says what it is)
+    """What the relay said is no SMTP reply, or is longer than any reply may be."""
+
+
+def one_line(text: str) -> str:
+    """Makes text fit for one line of a table: control characters replaced, at most `MAX_TEXT` characters."""
+    clean = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return clean if len(clean) <= MAX_TEXT else clean[: MAX_TEXT - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One whole reply.
+
+    Attributes:
+        code: 200 to 599.
+        lines: the text of each line, after the code.
+    """
+
+    code: int
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The lines joined to one, the enhanced code left in, cut and cleaned by `one_line`."""
+        return one_line(" ".join(line for line in self.lines if line))
+
+    @property
+    def enhanced_code(self) -> str | None:
+        """The enhanced status code (RFC 3463) that the text starts with, if its class is that of the code."""
+        found = _ENHANCED.match(self.lines[0])
+        return found[1] if found and found[1][0] == str(self.code)[0] else None
+
+    @property
+    def positive(self) -> bool:
+        """2xx: done."""
+        return 200 <= self.code <= 299
+
+    @property
+    def intermediate(self) -> bool:
+        """3xx: go on."""
+        return 300 <= self.code <= 399
+
+
+class ReplyParser:
+    """Takes bytes as they arrive, in pieces of any size, and gives replies as they become whole."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._code: int | None = None
+        self._lines: list[str] = []
+        self._size = 0
+        self._searched = 0
+        self._fault: str | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are bytes that no reply given so far has used up."""
+        return bool(self._buffer or self._lines or self._fault)
+
+    def feed(self, data: bytes) -> None:
+        """Takes what the relay sent."""
+        self._buffer += data
+
+    def next_reply(self) -> Reply | None:
+        """Gives the next reply, None while it is not whole yet.
+
+        Raises:
+            MalformedReply: the bytes are no reply. So it stays: where the next one would start, nobody knows.
+        """
+        if self._fault is not None:
+            raise MalformedReply(self._fault)
+        try:
+            while (line := self._next_line()) is not None:
+                if self._take(line):
+                    return self._finish()
+        except MalformedReply as malformed:
+            self._fault = str(malformed)
+            raise
+        return None
+
+    def _next_line(self) -> bytes | None:
+        end = self._buffer.find(b"\n", self._searched)
+        self._searched = len(self._buffer)
+        length = end + 1 if end >= 0 else len(self._buffer)
+        if length > MAX_LINE:
+            raise MalformedReply(f"a reply line of more than {MAX_LINE} bytes")
+        if end < 0:
+            return None
+        line = bytes(self._buffer[:length])
+        del self._buffer[:length]
+        self._searched = 0
+        self._size += length
+        if self._size > MAX_REPLY:
+            raise MalformedReply(f"a reply of more than {MAX_REPLY} bytes")
+        return line.removesuffix(b"\n").removesuffix(b"\r")
+
+    def _take(self, line: bytes) -> bool:
+        """Adds a line to the reply; says whether it was the last."""
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise MalformedReply(f"not a reply: {one_line(line[:80].decode('ascii', 'replace'))}")
+        code = int(found[1])
+        if self._code not in (None, code):
+            raise MalformedReply(f"a reply with two codes, {self._code} and {code}")
+        self._code = code
+        self._lines.append((found[3] or b"").decode("utf-8", "replace"))
+        return found[2] != b"-"
+
+    def _finish(self) -> Reply:
+        if self._code is None:
+            raise MalformedReply("a reply without a code")
+        reply = Reply(self._code, tuple(self._lines))
+        self._code, self._lines, self._size = None, [], 0
+        return reply

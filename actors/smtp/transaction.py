@@ -1,0 +1,178 @@
+"""The dialogue's second part: one transaction, from MAIL to the reply to the dot, ruled for each recipient.
+
+PIPELINING (RFC 2920) is no more than the size of the window: so many commands go out before replies are read.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from actors.smtp.dialogue import Script, Send, Stopped, ask, receive
+from actors.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
+from actors.smtp.greeting import Offer
+from actors.smtp.replies import Reply
+from actors.smtp.verdicts import Phase, Ruling, is_out_of_place, judge, judge_failure, judge_too_big
+
+#: Commands in a window with PIPELINING; with more, both sides may come to wait for the other one to read.
+WINDOW: Final = 100
+
+
+class Fitness(Enum):
+    """What a connection is good for after a transaction."""
+
+    READY = auto()
+    NEEDS_RESET = auto()
+    USELESS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What a transaction came to.
+
+    Attributes:
+        rulings: one for each recipient.
+        fitness: what the connection is good for now.
+        untouched: the relay had gone before it answered anything: a fresh connection may repeat it all.
+    """
+
+    rulings: dict[str, Ruling]
+    fitness: Fitness
+    untouched: bool = False
+
+
+def submit(envelope: Envelope, offer: Offer, may_send: Callable[[], bool]) -> Script[Submitted]:
+    """Submits one email.
+
+    Args:
+        envelope: what and to whom.
+        offer: what the relay can do.
+        may_send: asked once, when the relay waits for the content; if it says no, the content is not sent.
+    """
+    return (yield from _Transaction(envelope, offer, may_send).run())
+
+
+def reset() -> Script[bool]:
+    """Gives up what is left of a transaction; says whether the relay agreed."""
+    try:
+        reply = yield from ask(b"RSET", Phase.MAIL)
+    except Stopped:
+        return False
+    return reply.positive
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    phase: Phase
+    line: str
+    recipient: str = ""
+
+
+class _Transaction:
+    def __init__(self, envelope: Envelope, offer: Offer, may_send: Callable[[], bool]) -> None:
+        self._envelope = envelope
+        self._offer = offer
+        self._may_send = may_send
+        self._content = normalise(envelope.content)
+        self._rulings: dict[str, Ruling] = {}
+        self._accepted: list[str] = []
+        self._answered = False
+        self._refused = False
+        self._go_ahead = False
+
+    def run(self) -> Script[Submitted]:
+        try:
+            fitness = yield from self._run()
+        except Stopped as stopped:
+            self._settle(stopped.ruling)
+            gone = stopped.hung_up or (stopped.ruling.code, stopped.ruling.phase) == (421, Phase.MAIL)
+            return Submitted(self._rulings, Fitness.USELESS, untouched=gone and not self._answered)
+        return Submitted(self._rulings, fitness)
+
+    def _run(self) -> Script[Fitness]:
+        size, limit = len(self._content), self._offer.size_limit
+        if limit and size > limit:
+            self._settle(judge_too_big(size, limit))
+            return Fitness.READY
+        yield from self._send_envelope()
+        if not self._go_ahead:
+            return Fitness.NEEDS_RESET
+        if self._refused:
+            return Fitness.USELESS
+        if not self._accepted:
+            return (yield from self._send_nothing())
+        return (yield from self._send_content())
+
+    def _send_envelope(self) -> Script[None]:
+        for window in self._windows():
+            if self._is_pointless(window[0]):
+                return
+            yield Send("".join(f"{command.line}\r\n" for command in window).encode("ascii"), window[0].phase)
+            for command in window:
+                reply = yield from receive(command.phase)
+                self._take(command, reply)
+                self._answered = True
+
+    def _windows(self) -> Iterator[list[_Command]]:
+        commands = [
+            _Command(Phase.MAIL, f"MAIL FROM:<{self._envelope.sender}>{self._parameters()}"),
+            *(_Command(Phase.RCPT, f"RCPT TO:<{to}>", to) for to in dict.fromkeys(self._envelope.recipients)),
+            _Command(Phase.DATA, "DATA"),
+        ]
+        step = WINDOW if self._offer.pipelining else 1
+        return (commands[start : start + step] for start in range(0, len(commands), step))
+
+    def _parameters(self) -> str:
+        size = f" SIZE={len(self._content)}" if self._offer.size else ""
+        eight_bit = self._offer.eightbitmime and not self._content.isascii()
+        return size + (" BODY=8BITMIME" if eight_bit else "")
+
+    def _is_pointless(self, command: _Command) -> bool:
+        return self._refused or (command.phase is Phase.DATA and not self._accepted)
+
+    def _take(self, command: _Command, reply: Reply) -> None:
+        """Takes the reply to a command of the envelope.
+
+        Raises:
+            Stopped: relay and client are out of step, or the relay hangs up.
+        """
+        in_step = self._is_pointless(command) or not is_out_of_place(command.phase, reply)
+        if reply.code == 421 or not in_step:
+            raise Stopped(judge(command.phase, reply))
+        if command.phase is Phase.DATA:
+            self._take_data(reply)
+        elif reply.positive:
+            self._accepted += [command.recipient] if command.phase is Phase.RCPT else []
+        elif command.phase is Phase.RCPT:
+            self._rulings.setdefault(command.recipient, judge(Phase.RCPT, reply))
+        else:
+            self._refused = True
+            self._settle(judge(Phase.MAIL, reply))
+
+    def _take_data(self, reply: Reply) -> None:
+        self._go_ahead = reply.intermediate
+        if not self._go_ahead:
+            self._settle(judge(Phase.DATA, reply))
+
+    def _send_nothing(self) -> Script[Fitness]:
+        """Ends a message without recipients (RFC 2920 section 3.1); whatever the reply, nothing is sent."""
+        yield Send(END_OF_DATA, Phase.DOT)
+        yield from receive(Phase.DOT)
+        return Fitness.NEEDS_RESET
+
+    def _send_content(self) -> Script[Fitness]:
+        if not self._may_send():
+            raise Stopped(judge_failure(Phase.BODY, "this worker could not prove its database session"))
+        yield Send(stuff_dots(self._content), Phase.BODY)
+        # Written by itself, so that a failure is before the dot or after it and never in between.
+        yield Send(END_OF_DATA, Phase.DOT)
+        reply = yield from receive(Phase.DOT)
+        self._settle(judge(Phase.DOT, reply))
+        if reply.positive:
+            return Fitness.READY
+        return Fitness.USELESS if reply.intermediate or reply.code == 421 else Fitness.NEEDS_RESET
+
+    def _settle(self, ruling: Ruling) -> None:
+        """Rules for every recipient that has no ruling yet."""
+        for recipient in self._envelope.recipients:
+            self._rulings.setdefault(recipient, ruling)

@@ -1,0 +1,14 @@
+"""Where `actors` and `models` are: beside `duepost` in a checkout, inside it in an installed wheel."""
+
+import sys
+from pathlib import Path
+
+#: The wheel installs one name, so that a host's own `models.py` and ours never meet.
+APP = Path(__file__).parent / "app"
+
+
+def use_bundled_packages() -> None:
+    """Lets `import actors` and `import models` find ours, whatever the working directory holds."""
+    root = APP if APP.is_dir() else APP.parent.parent
+    if sys.path[:1] != [str(root)]:
+        sys.path.insert(0, str(root))

@@ -1,0 +1,148 @@
+"""`duepost demo`: the main job from end to end."""
+
+import shutil
+import time
+from email import message_from_bytes
+from pathlib import Path
+from typing import Annotated
+
+import psycopg2
+import typer
+from rich.console import Console
+
+from actors.settings import settings
+from duepost.catcher import Refusal
+from duepost.commands.jsonl import BadLine
+from duepost.demo.director import Director
+from duepost.demo.plan import TEMPLATES, PlannedEmail, read_plan
+from duepost.demo.show import display, doubled, outcome_table
+from duepost.stack import Stack
+from models.errors import DuepostError
+
+#: Where the demo works, below the working directory; made anew by each run.
+FOLDER = Path(".duepost") / "demo"
+
+#: How the demo's catcher plays a difficult relay.
+REFUSALS = (
+    Refusal("dead-address@*", "550 5.1.1 There is no such mailbox", None),
+    Refusal("moved-away@*", "550 5.1.1 There is no such mailbox", None),
+    Refusal("greylisted@*", "451 4.7.1 Greylisted, please try again later", 1),
+    Refusal("never-available@*", "450 4.2.0 The mailbox is not available now", None),
+)
+
+#: Seconds between two looks.
+INTERVAL = 0.1
+
+#: Seconds after which the bundled sample has failed: it takes about ten.
+SAMPLE_PATIENCE = 120.0
+
+
+class DemoFailed(DuepostError):
+    """The demo did not end as expected."""
+
+
+def demo(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="JSON Lines: the arguments of schedule_email, one email a line.", show_default=False),
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of each worker process.", min=1)] = 8,
+) -> None:
+    """Shows the main job: schedules emails, delivers them through real workers, and compares what became of each.
+
+    Without FILE it uses a bundled sample of some 200 emails and its own mail catcher. Exit status 0 only if every
+    outcome is the expected one. A line of FILE may also have "expect", such as "undeliverable"; "sent" is the
+    default.
+
+    Examples: duepost demo; duepost demo emails.jsonl
+    """
+    plan = _read(file)
+    _clear_folder()
+    templates = settings().templates if file else FOLDER / "templates"
+    if file is None:
+        shutil.copytree(TEMPLATES, templates)
+    console = Console()
+    console.print("Starting PostgreSQL, a relay and the workers …", highlight=False)
+    with Stack(FOLDER, templates, use_relay=file is not None, refusals=REFUSALS) as stack:
+        director = Director(stack.database, templates)
+        if stack.postgres is not None or file is None:
+            director.introduce(plan)
+        _schedule(director, plan, console, file)
+        stack.start_workers(processes=processes, threads=threads)
+        _deliver(stack, director, console, None if file else SAMPLE_PATIENCE)
+        table, well = outcome_table(director.emails, director.outcomes())
+        console.print(table)
+        if stack.catcher is not None:
+            well &= _check_mailbox(stack, director, console)
+    shutil.rmtree(FOLDER / "postgres", ignore_errors=True)
+    if not well:
+        raise DemoFailed("some outcomes are not as expected")
+    console.print("Every outcome is as expected.", style="green", highlight=False)
+
+
+def _read(file: Path | None) -> list[PlannedEmail]:
+    try:
+        plan = read_plan(file)
+    except OSError as error:
+        raise BadLine(f"{file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise BadLine(f"{file}: not UTF-8: {error.reason} at byte {error.start}") from error
+    if not plan:
+        raise BadLine(f"{file}: holds no email")
+    return plan
+
+
+def _clear_folder() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for leftover in ("mailbox", "templates", "logs"):
+        shutil.rmtree(FOLDER / leftover, ignore_errors=True)
+
+
+def _schedule(director: Director, plan: list[PlannedEmail], console: Console, file: Path | None) -> None:
+    done = 0
+    try:
+        for done in director.schedule(plan):  # noqa: B007 - it tells which line fails
+            pass
+    except psycopg2.Error as error:
+        line = plan[min(done, len(plan) - 1)].line
+        reason = (error.diag.message_primary or str(error)).splitlines()[0]
+        raise BadLine(f"{file.name if file else 'sample'}: line {line}: {reason}") from error
+    console.print(f"Scheduled {len(plan)} emails in one transaction.", highlight=False)
+
+
+def _deliver(stack: Stack, director: Director, console: Console, patience: float | None) -> None:
+    deadline = time.monotonic() + patience if patience else float("inf")
+    total = len(director.emails)
+    with display(console, total) as shown:
+        while True:
+            standing = director.progress()
+            shown.update(standing)
+            if standing.scheduled + standing.queued + standing.sending == 0:
+                return
+            for line in director.act():
+                shown.say(line)
+            ended = stack.ended()
+            if ended is not None:
+                raise DemoFailed(f"the {ended} ended by itself: see {FOLDER / 'logs' / ended}.log")
+            if time.monotonic() > deadline:
+                shown.say(f"not finished after {patience:.0f} s; what there is so far:")
+                return
+            time.sleep(INTERVAL)
+
+
+def _check_mailbox(stack: Stack, director: Director, console: Console) -> bool:
+    assert stack.catcher is not None  # noqa: S101 - the caller has looked
+    received = [
+        (recipient, str(message_from_bytes(content)["Message-ID"]))
+        for recipients, content in stack.catcher.messages()
+        for recipient in recipients
+    ]
+    sent = sum(outcomes["sent"] for outcomes in director.outcomes().values())
+    twice = doubled(received)
+    console.print(
+        f"The mailbox {stack.mailbox} holds {len(received)} copies, the ledger says {sent}; {len(twice)} came twice.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return len(received) == sent and not twice

@@ -1,0 +1,76 @@
+"""`duepost up`: everything on this machine, until Ctrl-C."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from actors.settings import settings
+from duepost.stack import Stack
+from models.errors import DuepostError
+
+#: Where everything is, below the working directory.
+FOLDER = Path(".duepost")
+
+#: The catcher's port where it is free to choose: the one that mail catchers have.
+PORT = 1025
+
+#: Seconds between two looks at the processes.
+INTERVAL = 0.5
+
+
+class ProcessEnded(DuepostError):
+    """A worker or the watch ended by itself."""
+
+
+def up(
+    processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of each worker process.", min=1)] = 8,
+    port: Annotated[int, typer.Option(help="The mail catcher's port; 0 is any that is free.", min=0)] = PORT,
+) -> None:
+    """Runs everything on this machine: PostgreSQL and a mail catcher unless configured, workers, watch.
+
+    Data stays in .duepost in the working directory; Ctrl-C ends it all in order.
+
+    Example: duepost up
+    """
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    with Stack(FOLDER, settings().templates, catcher_port=port) as stack:
+        stack.start_workers(processes=processes, threads=threads)
+        describe(stack)
+        while not stopped.wait(INTERVAL):
+            ended = stack.ended()
+            if ended is not None:
+                raise ProcessEnded(f"the {ended} ended by itself: see {FOLDER / 'logs' / ended}.log")
+        typer.echo("Stopping; emails that are being sent are finished first.")
+    typer.echo("Stopped. The data stays in .duepost.")
+
+
+def describe(stack: Stack) -> None:
+    """Says where everything is and how to reach it."""
+    lines = ["Duepost is up. Ctrl-C ends it; the data stays."]
+    if stack.postgres is not None:
+        lines += [f"  database   {stack.postgres.psql_command}", f"             {stack.database.url}"]
+    else:
+        lines.append("  database   as DUEPOST_DATABASE_URL says")
+    if stack.catcher is not None:
+        lines += [f"  relay      {stack.smtp_url} (a catcher: nothing leaves this machine)"]
+        lines += [f"  mailbox    {stack.mailbox.resolve()}"]
+    else:
+        lines.append("  relay      as DUEPOST_SMTP_URL says")
+    lines += [
+        f"  templates  {stack.templates.resolve()}",
+        f"  logs       {(stack.folder / 'logs').resolve()}",
+        "  try        duepost schedule --kind welcome --address ann@example.com --subject Hello --body-text World",
+        "             duepost list; duepost stats",
+    ]
+    typer.echo("\n".join(lines))

@@ -1,0 +1,143 @@
+"""Everything on this machine: database, relay, workers, watch. What is configured is used, the rest is embedded."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from actors.broker_schema import queue_schema
+from actors.settings import settings
+from duepost.catcher import Catcher, Refusal
+from duepost.children import Children, FolderLock, end_leftovers
+from duepost.embedded import EmbeddedPostgres
+from models.database import Database
+from models.migrate import migrate
+
+#: The sender where none is configured and nothing leaves this machine.
+LOCAL_SENDER = "Duepost <duepost@localhost>"
+
+#: Seconds that workers get to finish what they are sending when everything stops.
+PATIENCE = 20.0
+
+
+@dataclass
+class Stack:
+    """What `duepost up` and `duepost demo` run, in one folder that one of them at a time may use.
+
+    Args:
+        folder: where data, mailbox and logs are.
+        templates: the workers' templates.
+        use_relay: whether a configured relay may be used; else mail is always caught here.
+        refusals: how the catcher plays a difficult relay.
+        catcher_port: the catcher's port; 0 is any that is free.
+    """
+
+    folder: Path
+    templates: Path
+    use_relay: bool = True
+    refusals: Sequence[Refusal] = ()
+    catcher_port: int = 0
+    postgres: EmbeddedPostgres | None = field(default=None, init=False)
+    catcher: Catcher | None = field(default=None, init=False)
+    database: Database = field(default_factory=lambda: Database(""), init=False)
+    smtp_url: str = field(default="", init=False)
+
+    def __enter__(self) -> "Stack":
+        """Starts database and relay and brings the schema up to date; the workers come later.
+
+        Raises:
+            FolderInUse: another process runs everything in this folder.
+            EmbeddedError: the embedded PostgreSQL cannot be started.
+            CatcherError: the catcher cannot be started.
+            BadSettings: a relay is configured, but no sender.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.folder)
+        self._lock.acquire()
+        end_leftovers(self.folder)
+        self._children = Children(self.folder)
+        try:
+            self._start_relay()
+            self._start_database()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops what was started, in order; data stays."""
+        self.stop()
+
+    def start_workers(self, *, processes: int, threads: int) -> None:
+        """Starts the worker processes and the watch; their output goes to the folder's logs."""
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        self._children.start(
+            "worker",
+            duepost_command("worker", "--processes", str(processes), "--threads", str(threads)),
+            self.environment,
+            logs / "worker.log",
+        )
+        self._children.start(
+            "watch", duepost_command("trigger", "--watch"), self.environment, logs / "watch.log"
+        )
+
+    def ended(self) -> str | None:
+        """The name of a process that has ended although it should run; None while all is well."""
+        return self._children.poll()
+
+    def stop(self) -> None:
+        """Stops workers and watch, then the catcher, then the embedded PostgreSQL. Safe to repeat."""
+        self._children.stop(timeout=PATIENCE)
+        if self.catcher is not None:
+            self.catcher.stop()
+            self.catcher = None
+        if self.postgres is not None:
+            self.database.close()
+            self.postgres.stop()
+            self.postgres = None
+        self._lock.release()
+
+    @property
+    def mailbox(self) -> Path:
+        """Where caught mail lies."""
+        return self.folder / "mailbox"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The settings of the processes: ours where nothing is configured."""
+        ours = {
+            "DUEPOST_DATABASE_URL": self.database.url,
+            "DUEPOST_SMTP_URL": self.smtp_url,
+            "DUEPOST_TEMPLATES": str(self.templates.resolve()),
+            "DUEPOST_FROM": settings().sender or LOCAL_SENDER,
+        }
+        return {**os.environ, **ours}
+
+    def _start_relay(self) -> None:
+        configured = settings().smtp_url
+        if configured is not None and self.use_relay:
+            settings().need_sender()
+            self.smtp_url = configured.get_secret_value()
+            return
+        self.catcher = Catcher(self.mailbox, port=self.catcher_port, rules=self.refusals)
+        self.smtp_url = self.catcher.start()
+
+    def _start_database(self) -> None:
+        configured = settings().database_url
+        if configured is not None:
+            url = configured.get_secret_value()
+        else:
+            self.postgres = EmbeddedPostgres(self.folder / "postgres")
+            url = self.postgres.start()
+        self.database = Database(url, application_name="duepost")
+        list(migrate(self.database, queue_schema=queue_schema()))
+
+
+def duepost_command(*arguments: str) -> list[str]:
+    """The `duepost` command of this very installation; -P keeps the working directory's modules out."""
+    return [sys.executable, "-P", "-m", "duepost", *arguments]

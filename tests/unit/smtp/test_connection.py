@@ -1,0 +1,419 @@
+"""The connection on real sockets; what each reply means is tested without them."""
+
+import itertools
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from actors.smtp import connection as module
+from actors.smtp.connection import Connection, Envelope
+from actors.smtp.relay import Relay, Timeouts
+from actors.smtp.verdicts import Phase, Ruling, Scope
+from models.words import Verdict
+from tests.relays import (
+    Action,
+    Message,
+    ScriptedRelay,
+    accept,
+    close,
+    drip,
+    garbage,
+    hang,
+    reply,
+    reset,
+    stall,
+)
+
+ADA, BOB, EVE = "ada@example.com", "bob@example.com", "eve@example.com"
+PATIENT = Timeouts(connect=20, command=20, block=20, dot=20)
+BRIEF = 0.15
+
+Connect = Callable[..., Connection]
+
+
+@pytest.fixture
+def connect(relay: ScriptedRelay) -> Iterator[Connect]:
+    opened: list[Connection] = []
+
+    def make(timeouts: Timeouts = PATIENT, may_send: Callable[[], bool] = lambda: True) -> Connection:
+        opened.append(Connection(Relay.from_url(relay.url), timeouts, may_send=may_send))
+        return opened[-1]
+
+    yield make
+    relay.release()
+    for connection in opened:
+        connection.close()
+
+
+def email(*to: str, content: bytes = b"Subject: hi\n\nhello\n") -> Envelope:
+    return Envelope("from@example.com", to or (ADA,), content)
+
+
+def only(rulings: dict[str, Ruling]) -> Ruling:
+    (ruling,) = rulings.values()
+    return ruling
+
+
+def test_an_email_arrives_as_it_was_but_for_its_line_ends(relay: ScriptedRelay, connect: Connect) -> None:
+    ruling = only(connect().deliver(email(content=b".dot\n..\n.\nlast")))
+    assert (ruling.verdict, ruling.code, ruling.reply) == (Verdict.SENT, 250, "2.0.0 taken")
+    assert relay.messages == [Message("from@example.com", (ADA,), b".dot\r\n..\r\n.\r\nlast\r\n")]
+
+
+@pytest.mark.parametrize("content", [b"", b".", b"\n", b"0123456789abcdef\r\n" * 300_000], ids=len)
+def test_content_of_any_size_arrives(relay: ScriptedRelay, connect: Connect, content: bytes) -> None:
+    assert only(connect().deliver(email(content=content))).verdict is Verdict.SENT
+    assert relay.messages[0].content.rstrip(b"\r\n") == content.rstrip(b"\r\n")
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_each_recipient_gets_a_verdict_and_the_accepted_ones_the_email(pipelining: bool) -> None:
+    with ScriptedRelay(pipelining=pipelining) as relay:
+        relay.on(Phase.RCPT, reply("550 5.1.1 no such user"), when=lambda line: BOB in line)
+        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+            rulings = connection.deliver(email(ADA, BOB, EVE))
+        assert {to: ruling.verdict for to, ruling in rulings.items()} == {
+            ADA: Verdict.SENT,
+            BOB: Verdict.UNDELIVERABLE,
+            EVE: Verdict.SENT,
+        }
+        assert rulings[BOB].suppress
+        assert relay.messages[0].recipients == (ADA, EVE)
+
+
+def test_a_thousand_recipients_do_not_lock_both_sides(relay: ScriptedRelay, connect: Connect) -> None:
+    to = tuple(f"user{number}@example.com" for number in range(1000))
+    rulings = connect().deliver(email(*to))
+    assert {ruling.verdict for ruling in rulings.values()} == {Verdict.SENT}
+    assert relay.messages[0].recipients == to
+
+
+FAULTS = {"close": close(), "reset": reset(), "garbage": garbage(), "hang": hang(), "drip": drip("250-" * 99)}
+PHASES = [Phase.CONNECT, Phase.BANNER, Phase.EHLO, Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT]
+
+
+@pytest.mark.parametrize(("phase", "fault"), list(itertools.product(PHASES, FAULTS)))
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "one by one"])
+def test_a_fault_is_unknown_after_the_dot_and_a_retry_before(
+    phase: Phase, fault: str, pipelining: bool
+) -> None:
+    timeouts = replace(PATIENT, dot=BRIEF) if phase is Phase.DOT else replace(PATIENT, command=BRIEF)
+    patient = timeouts if fault in {"hang", "drip"} else PATIENT
+    with ScriptedRelay(pipelining=pipelining) as relay:
+        relay.on(phase, FAULTS[fault])
+        with closing(Connection(Relay.from_url(relay.url), patient)) as connection:
+            ruling = only(connection.deliver(email()))
+        assert ruling.verdict is (Verdict.UNKNOWN if phase is Phase.DOT else Verdict.RETRY), ruling
+        assert (ruling.scope is Scope.RELAY) is (phase in PHASES[:3]), ruling
+        assert ruling.code is None
+        assert relay.messages == []
+
+
+def test_a_reply_that_got_lost_is_unknown_though_the_relay_has_the_email(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    relay.on(Phase.DOT, accept(), close())
+    assert only(connect().deliver(email())).verdict is Verdict.UNKNOWN
+    assert len(relay.messages) == 1
+
+
+def test_the_reply_to_the_dot_may_come_late(relay: ScriptedRelay, connect: Connect) -> None:
+    relay.on(Phase.DOT, drip("250 2.0.0 taken", every=0.01))
+    connection = connect(replace(PATIENT, command=2.0))
+    assert only(connection.deliver(email())).verdict is Verdict.SENT
+
+
+@pytest.mark.parametrize("end", [close(), reset()])
+def test_a_relay_that_goes_before_the_dot_is_a_retry(
+    relay: ScriptedRelay, connect: Connect, end: Action
+) -> None:
+    def gone() -> bool:
+        relay.release()
+        return relay.wait_until_idle()
+
+    relay.on(Phase.DATA, reply("354 go"), hang(), end)
+    ruling = only(connect(may_send=gone).deliver(email()))
+    assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.MESSAGE, Phase.BODY)
+
+
+def test_a_reply_that_came_before_the_dot_is_none_to_it(relay: ScriptedRelay, connect: Connect) -> None:
+    relay.on(Phase.DATA, reply("354 go\n250 2.0.0 taken already"))
+    ruling = only(
+        connect(may_send=lambda: relay.wait_for(lambda it: len(it.transcript) > 8)).deliver(email())
+    )
+    assert (ruling.verdict, ruling.phase) == (Verdict.RETRY, Phase.BODY)
+    assert relay.wait_until_idle()
+    assert "C: ." not in relay.transcript
+
+
+def test_a_relay_that_takes_no_more_content_does_not_hold_the_worker(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    relay.on(Phase.BODY, stall())
+    ruling = only(
+        connect(replace(PATIENT, block=BRIEF)).deliver(email(content=(b"x" * 70 + b"\n") * 300_000))
+    )
+    assert (ruling.verdict, ruling.phase) == (Verdict.RETRY, Phase.BODY)
+    assert ruling.reply == "timed out after 0.15 seconds"
+
+
+def test_a_worker_that_may_not_send_hangs_up_before_the_content(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    ruling = only(connect(may_send=lambda: False).deliver(email()))
+    assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.MESSAGE, Phase.BODY)
+    assert relay.wait_until_idle()
+    assert relay.transcript[-1] == "S: 354 go ahead"
+
+
+def test_whether_it_may_send_is_asked_once_when_the_relay_waits_for_the_content(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    last_lines: list[str] = []
+
+    def may_send() -> bool:
+        last_lines.append(relay.transcript[-1])
+        return True
+
+    connect(may_send=may_send).deliver(email())
+    assert last_lines == ["S: 354 go ahead"]
+
+
+def test_an_error_of_ours_comes_through_and_costs_the_connection(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    answers = iter([True, False])
+
+    def may_send() -> bool:
+        if next(answers):
+            raise KeyError("ours")
+        return True
+
+    connection = connect(may_send=may_send)
+    with pytest.raises(KeyError, match="ours"):
+        connection.deliver(email())
+    assert only(connection.deliver(email())).verdict is Verdict.SENT
+    assert relay.connections == 2
+
+
+def test_emails_share_a_connection(relay: ScriptedRelay, connect: Connect) -> None:
+    connection = connect()
+    for _ in range(5):
+        assert only(connection.deliver(email())).verdict is Verdict.SENT
+    assert (relay.connections, len(relay.messages)) == (1, 5)
+    assert "C: RSET" not in relay.transcript
+
+
+@pytest.mark.parametrize(
+    ("phase", "text"),
+    [
+        (Phase.MAIL, "450 busy"),
+        (Phase.RCPT, "550 no"),
+        (Phase.DATA, "451 error"),
+        (Phase.DOT, "451 error"),
+    ],
+)
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "one by one"])
+def test_a_failed_email_does_not_spoil_the_next(phase: Phase, text: str, pipelining: bool) -> None:
+    with ScriptedRelay(pipelining=pipelining) as relay:
+        relay.on(phase, reply(text), times=1)
+        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+            assert only(connection.deliver(email())).verdict is not Verdict.SENT
+            assert only(connection.deliver(email())).verdict is Verdict.SENT
+        assert relay.connections == 1
+        assert "C: RSET" in relay.transcript
+
+
+def test_a_relay_that_does_not_answer_a_reset_gets_a_new_connection(
+    relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BRIEFLY", BRIEF)
+    relay.on(Phase.DATA, reply("451 error"), times=1)
+    relay.on("rset", hang())
+    connection = connect()
+    connection.deliver(email())
+    assert only(connection.deliver(email())).verdict is Verdict.SENT
+    assert relay.connections == 2
+
+
+@pytest.mark.parametrize("text", ["503 5.5.1 nested MAIL", "421 4.3.2 closing", "354 what"])
+def test_a_connection_in_doubt_is_not_used_again(relay: ScriptedRelay, connect: Connect, text: str) -> None:
+    relay.on(Phase.MAIL, reply(text), times=1)
+    connection = connect()
+    assert only(connection.deliver(email())).verdict is Verdict.RETRY
+    assert relay.connections == 1
+    assert only(connection.deliver(email())).verdict is Verdict.SENT
+    assert relay.connections == 2
+
+
+@pytest.mark.parametrize("end", [[close()], [reset()], [reply("421 4.4.2 idle too long"), close()]])
+def test_a_kept_connection_that_died_is_replaced_in_silence(
+    relay: ScriptedRelay, connect: Connect, end: list[Action]
+) -> None:
+    connection = connect()
+    connection.deliver(email())
+    relay.on(Phase.MAIL, *end, times=1)
+    assert only(connection.deliver(email())).verdict is Verdict.SENT
+    assert (relay.connections, len(relay.messages)) == (2, 2)
+
+
+@pytest.mark.parametrize("last", [[close()], [reply("421 4.4.2 idle too long"), close()]])
+def test_a_relay_that_hung_up_between_emails_is_called_again(
+    relay: ScriptedRelay, connect: Connect, last: list[Action]
+) -> None:
+    relay.on(Phase.DOT, reply("250 ok"), *last, times=1)
+    connection = connect()
+    connection.deliver(email())
+    assert relay.wait_until_idle()
+    assert only(connection.deliver(email())).verdict is Verdict.SENT
+    assert len(relay.messages) == 2
+
+
+def test_a_dead_connection_is_replaced_only_once(relay: ScriptedRelay, connect: Connect) -> None:
+    connection = connect()
+    connection.deliver(email())
+    relay.on(Phase.MAIL, close())
+    assert only(connection.deliver(email())).verdict is Verdict.RETRY
+    assert relay.connections == 2
+
+
+@pytest.mark.parametrize("phase", [Phase.RCPT, Phase.DATA, Phase.DOT])
+def test_once_the_relay_has_answered_nothing_is_repeated(
+    relay: ScriptedRelay, connect: Connect, phase: Phase
+) -> None:
+    connection = connect()
+    connection.deliver(email())
+    relay.on(phase, close())
+    expected = Verdict.UNKNOWN if phase is Phase.DOT else Verdict.RETRY
+    assert only(connection.deliver(email())).verdict is expected
+    assert relay.connections == 1
+
+
+def test_a_connection_is_renewed_after_many_emails(
+    relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_EMAILS", 2)
+    connection = connect()
+    for _ in range(5):
+        connection.deliver(email())
+    assert (relay.connections, len(relay.messages)) == (3, 5)
+    assert relay.transcript.count("C: QUIT") == 2
+
+
+def test_a_connection_is_renewed_after_a_while(
+    relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_IDLE", -1.0)
+    connection = connect()
+    connection.deliver(email())
+    connection.deliver(email())
+    assert relay.connections == 2
+
+
+@pytest.mark.parametrize("last", [reset(), close(), hang(), garbage()])
+def test_a_failed_farewell_changes_nothing(
+    relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch, last: Action
+) -> None:
+    monkeypatch.setattr(module, "BRIEFLY", BRIEF)
+    relay.on(Phase.QUIT, last)
+    connection = connect()
+    assert only(connection.deliver(email())).verdict is Verdict.SENT
+    connection.close()
+    connection.close()
+    assert relay.transcript.count("C: QUIT") == 1
+
+
+def test_an_address_that_breaks_out_is_refused_before_anything_is_sent(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    with pytest.raises(ValueError, match="address"):
+        connect().deliver(email("ada@example.com>\r\nRCPT TO:<eve@example.com"))
+    assert relay.connections == 0
+
+
+def test_a_relay_that_is_not_there_is_the_relays_fault() -> None:
+    with ScriptedRelay() as relay:
+        pass
+    with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+        rulings = connection.deliver(email(ADA, BOB))
+    assert set(rulings) == {ADA, BOB}
+    for ruling in rulings.values():
+        assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.RELAY, Phase.CONNECT)
+        assert ruling.reply == "connection failed: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "does not resolve"),
+        (UnicodeError("label too long"), "does not resolve"),
+        (TimeoutError("timed out"), "timed out after 20 seconds"),
+        (OSError(113, "No route to host"), "No route to host"),
+    ],
+)
+def test_a_relay_that_cannot_be_reached_is_the_relays_fault(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, text: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    ruling = only(Connection(Relay("relay.invalid", 25), PATIENT).deliver(email()))
+    assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.RELAY, Phase.CONNECT)
+    assert text in ruling.reply
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN"])
+def test_a_login_goes_to_a_relay_on_this_machine(mechanisms: str) -> None:
+    with ScriptedRelay(auth=("ada", "hunter2"), mechanisms=mechanisms) as relay:
+        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+            assert only(connection.deliver(email())).verdict is Verdict.SENT
+        assert "S: 235 2.7.0 welcome" in relay.transcript
+
+
+def test_a_wrong_password_is_our_fault_and_drops_nothing() -> None:
+    with ScriptedRelay(auth=("ada", "hunter2")) as relay:
+        wrong = replace(Relay.from_url(relay.url), password="wrong")
+        with closing(Connection(wrong, PATIENT)) as connection:
+            ruling = only(connection.deliver(email()))
+            assert connection.check() == ruling
+    assert (ruling.verdict, ruling.scope, ruling.phase, ruling.code) == (
+        Verdict.RETRY,
+        Scope.RELAY,
+        Phase.AUTH,
+        535,
+    )
+
+
+def test_a_check_of_a_good_relay_finds_nothing_and_sends_nothing(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    assert connect().check() is None
+    assert relay.wait_until_idle()
+    assert [line for line in relay.transcript if line.startswith("C:")][1:] == ["C: QUIT"]
+
+
+def test_a_check_says_what_is_wrong(relay: ScriptedRelay, connect: Connect) -> None:
+    relay.on(Phase.BANNER, reply("554 5.7.1 go away"))
+    ruling = connect().check()
+    assert ruling is not None
+    assert (ruling.scope, ruling.phase, ruling.code) == (Scope.RELAY, Phase.BANNER, 554)
+
+
+def test_a_check_of_no_relay_says_so() -> None:
+    with ScriptedRelay() as relay:
+        pass
+    ruling = Connection(Relay.from_url(relay.url), PATIENT).check()
+    assert ruling is not None
+    assert ruling.phase is Phase.CONNECT
+
+
+def test_what_the_relay_does_can_change_while_it_runs(relay: ScriptedRelay, connect: Connect) -> None:
+    connection = connect()
+    relay.on(Phase.RCPT, reply("450 busy"))
+    assert only(connection.deliver(email())).verdict is Verdict.RETRY
+    relay.forget(Phase.RCPT)
+    assert only(connection.deliver(email())).verdict is Verdict.SENT

@@ -1,0 +1,131 @@
+import ssl
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from actors.smtp.connection import Connection, Envelope
+from actors.smtp.relay import Relay, Security, Timeouts
+from actors.smtp.verdicts import Phase, Ruling, Scope
+from models.words import Verdict
+from tests.relays import ScriptedRelay, accept, close, hang, reply
+from tests.unit.smtp.conftest import Authority
+
+EMAIL = Envelope("from@example.com", ("ada@example.com",), b"hello\n")
+PATIENT = Timeouts(connect=20, command=20, block=20, dot=20)
+
+
+def deliver(
+    relay: ScriptedRelay,
+    tls: ssl.SSLContext | None,
+    security: Security | None = None,
+    timeouts: Timeouts = PATIENT,
+    times: int = 1,
+) -> Ruling:
+    """Delivers over one connection; gives the last ruling, when the transcript is complete."""
+    where = Relay.from_url(relay.url)
+    where = replace(where, security=security or where.security)
+    with closing(Connection(where, timeouts, tls=tls)) as connection:
+        for _ in range(times):
+            ruling = connection.deliver(EMAIL)["ada@example.com"]
+    relay.release()
+    assert relay.wait_until_idle()
+    return ruling
+
+
+def is_relays_fault(ruling: Ruling) -> bool:
+    return (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.RELAY, Phase.STARTTLS)
+
+
+def commands(relay: ScriptedRelay) -> list[str]:
+    return [line.split()[1] for line in relay.transcript if line.startswith("C: ")]
+
+
+@pytest.mark.parametrize("security", [Security.OPPORTUNISTIC, Security.REQUIRED])
+def test_a_relay_with_a_good_certificate_is_spoken_to_encrypted(
+    authority: Authority, security: Security
+) -> None:
+    with ScriptedRelay(starttls=authority.server(), auth=("ada", "hunter2")) as relay:
+        assert deliver(relay, authority.trusted(), security).verdict is Verdict.SENT
+        plain = relay.transcript[: relay.transcript.index("-- TLS")]
+        assert [line.split()[1] for line in plain if line.startswith("C: ")] == ["EHLO", "STARTTLS"]
+
+
+def test_implicit_tls_works_and_keeps_its_connection(authority: Authority) -> None:
+    with ScriptedRelay(tls=authority.server()) as relay:
+        assert relay.url.startswith("smtps://")
+        assert deliver(relay, authority.trusted(), times=5).verdict is Verdict.SENT
+        assert (relay.connections, len(relay.messages)) == (1, 5)
+        assert relay.transcript[0] == "-- TLS"
+
+
+def test_the_systems_trust_is_the_default(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedRelay(starttls=authority.server()) as relay:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+        assert deliver(relay, None).verdict is Verdict.SENT
+
+
+@pytest.mark.parametrize("security", list(Security))
+def test_a_certificate_that_nobody_vouches_for_is_refused(authority: Authority, security: Security) -> None:
+    implicit = security is Security.IMPLICIT
+    context = authority.self_signed()
+    with ScriptedRelay(tls=context if implicit else None, starttls=None if implicit else context) as relay:
+        ruling = deliver(relay, authority.trusted(), security)
+        assert is_relays_fault(ruling)
+        assert "certificate is not trusted" in ruling.reply
+        assert commands(relay) == ([] if implicit else ["EHLO", "STARTTLS"])
+        assert relay.connections == 1
+
+
+def test_a_certificate_for_another_host_is_refused_also_where_tls_is_only_opportunistic(
+    authority: Authority,
+) -> None:
+    with ScriptedRelay(starttls=authority.server("192.0.2.1")) as relay:
+        assert is_relays_fault(deliver(relay, authority.trusted()))
+        assert commands(relay) == ["EHLO", "STARTTLS"]
+
+
+def test_a_relay_without_starttls_is_refused_where_it_is_required(authority: Authority) -> None:
+    with ScriptedRelay() as relay:
+        assert is_relays_fault(deliver(relay, authority.trusted(), Security.REQUIRED))
+        assert "MAIL" not in commands(relay)
+
+
+def test_a_relay_that_withdraws_starttls_gets_nothing_in_plain_text(authority: Authority) -> None:
+    with ScriptedRelay(starttls=authority.server(), auth=("ada", "hunter2")) as relay:
+        relay.on(Phase.STARTTLS, reply("454 4.7.0 not now"))
+        assert is_relays_fault(deliver(relay, authority.trusted()))
+        assert commands(relay) == ["EHLO", "STARTTLS"]
+
+
+def test_plain_text_behind_the_consent_to_tls_is_never_taken_for_encrypted(authority: Authority) -> None:
+    with ScriptedRelay(starttls=authority.server()) as relay:
+        relay.on(Phase.STARTTLS, reply("220 go ahead\n250 injected"))
+        assert is_relays_fault(deliver(relay, authority.trusted()))
+        assert commands(relay) == ["EHLO", "STARTTLS"]
+
+
+def test_a_handshake_that_hangs_ends_in_time(authority: Authority) -> None:
+    with ScriptedRelay(starttls=authority.server()) as relay:
+        relay.on(Phase.STARTTLS, reply("220 go ahead"), hang(), close())
+        ruling = deliver(relay, authority.trusted(), timeouts=replace(PATIENT, connect=0.2))
+        assert is_relays_fault(ruling)
+        assert ruling.reply == "timed out after 0.2 seconds"
+
+
+def test_a_relay_that_speaks_no_tls_is_refused_where_it_is_implicit(authority: Authority) -> None:
+    with ScriptedRelay() as relay:
+        assert is_relays_fault(deliver(relay, authority.trusted(), Security.IMPLICIT))
+
+
+def test_a_reply_lost_under_tls_is_unknown(authority: Authority) -> None:
+    with ScriptedRelay(tls=authority.server()) as relay:
+        relay.on(Phase.DOT, accept(), close())
+        assert deliver(relay, authority.trusted()).verdict is Verdict.UNKNOWN
+
+
+def test_a_kept_connection_that_died_under_tls_is_replaced(authority: Authority) -> None:
+    with ScriptedRelay(tls=authority.server()) as relay:
+        relay.on(Phase.DOT, reply("250 ok"), close(), times=1)
+        assert deliver(relay, authority.trusted(), times=2).verdict is Verdict.SENT
+        assert (relay.connections, len(relay.messages)) == (2, 2)

@@ -1,0 +1,314 @@
+"""The message on the wire: what a receiver reads back, and what the bytes themselves keep to."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from email import message_from_bytes, policy
+from email.headerregistry import AddressHeader, DateHeader
+from email.message import EmailMessage
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.addresses import Mailbox
+from actors.mime import build_message
+from actors.rendering import Content
+
+SENDER = Mailbox("Duepost", "noreply@x.example")
+ANN = Mailbox("", "ann@x.example")
+DATE = datetime(2024, 2, 29, 12, 30, 15, 999_999, tzinfo=UTC)
+
+#: What a person may write: no controls, no lone surrogates, no line ends of any script.
+WRITTEN = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))
+LINE = st.text(WRITTEN, max_size=300)
+BODY = st.text(st.one_of(WRITTEN, st.just("\n")), max_size=2000)
+
+
+def build(
+    content: Content | None = None,
+    *,
+    subject: str = "Hello",
+    text: str | None = "Hi",
+    html: str | None = None,
+    sender: Mailbox = SENDER,
+    recipients: Sequence[Mailbox] = (ANN,),
+    message_id: str = "<1@x.example>",
+    date: datetime = DATE,
+    reply_to: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    return build_message(
+        content=content or Content(subject, text, html),
+        sender=sender,
+        recipients=recipients,
+        message_id=message_id,
+        date=date,
+        reply_to=reply_to,
+        headers=headers or {},
+    )
+
+
+def read(message: bytes) -> EmailMessage:
+    parsed = message_from_bytes(message, policy=policy.default)
+    assert isinstance(parsed, EmailMessage)
+    assert [part.defects for part in parsed.walk()] == [[] for _ in parsed.walk()]
+    return parsed
+
+
+def mailboxes(message: bytes, header: str) -> list[tuple[str, str]]:
+    value = read(message)[header]
+    assert isinstance(value, AddressHeader)
+    return [(address.display_name, address.addr_spec) for address in value.addresses]
+
+
+def body_of(message: bytes, subtype: str = "plain") -> str:
+    part = read(message).get_body((subtype,))
+    assert part is not None
+    content = part.get_content()
+    assert isinstance(content, str)
+    return content
+
+
+def assert_keeps_to_the_wire(message: bytes) -> None:
+    assert message.endswith(b"\r\n")
+    assert message.isascii()
+    assert b"\0" not in message
+    assert not re.search(rb"\r(?!\n)|(?<!\r)\n", message)
+    assert max(map(len, message.split(b"\r\n"))) <= 998
+
+
+def header_lines(message: bytes) -> list[bytes]:
+    return message.partition(b"\r\n\r\n")[0].split(b"\r\n")
+
+
+def test_a_message_is_what_it_should_be_to_the_byte() -> None:
+    assert build(subject="Grüße", reply_to="Help <help@x.example>", headers={"X-Kind": "welcome"}) == (
+        b"Message-ID: <1@x.example>\r\n"
+        b"Date: Thu, 29 Feb 2024 12:30:15 +0000\r\n"
+        b"From: Duepost <noreply@x.example>\r\n"
+        b"To: ann@x.example\r\n"
+        b"Subject: =?utf-8?b?R3LDvMOfZQ==?=\r\n"
+        b"Reply-To: Help <help@x.example>\r\n"
+        b"X-Kind: welcome\r\n"
+        b"Auto-Submitted: auto-generated\r\n"
+        b"MIME-Version: 1.0\r\n"
+        b'Content-Type: text/plain; charset="utf-8"\r\n'
+        b"Content-Transfer-Encoding: 7bit\r\n"
+        b"\r\n"
+        b"Hi\r\n"
+    )
+
+
+def test_a_message_with_both_bodies_is_an_alternative_with_the_text_first() -> None:
+    message = read(build(text="Hi", html="<p>Hi</p>"))
+    kinds = [part.get_content_type() for part in message.walk()]
+    assert kinds == ["multipart/alternative", "text/plain", "text/html"]
+
+
+def test_a_message_with_html_only_is_that_html() -> None:
+    message = build(text=None, html="<p>Grüße</p>")
+    assert (read(message).get_content_type(), body_of(message, "html")) == ("text/html", "<p>Grüße</p>\n")
+
+
+def test_a_message_with_text_only_is_that_text() -> None:
+    message = build(text="Grüße")
+    assert (read(message).get_content_type(), body_of(message)) == ("text/plain", "Grüße\n")
+
+
+def test_a_message_without_a_body_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a body"):
+        build(text=None, html=None)
+
+
+def test_an_empty_body_is_sent_empty() -> None:
+    message = build(text="", html="")
+    assert (body_of(message).strip(), body_of(message, "html").strip()) == ("", "")
+
+
+def test_a_message_without_recipients_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one recipient"):
+        build(recipients=())
+
+
+def test_the_date_is_given_in_utc() -> None:
+    message = build(date=datetime(2024, 2, 29, 23, 0, tzinfo=timezone(timedelta(hours=-5))))
+    date = read(message)["Date"]
+    assert isinstance(date, DateHeader)
+    assert date.datetime == datetime(2024, 3, 1, 4, 0, tzinfo=UTC)
+
+
+def test_a_date_without_timezone_is_refused() -> None:
+    with pytest.raises(ValueError, match="aware"):
+        build(date=datetime(2024, 2, 29))  # noqa: DTZ001 - that is what is refused
+
+
+@pytest.mark.parametrize(
+    "message_id", ["1@x.example", "<1@x.example>\r\nBcc: eve@x.example", "<ä@x.example>", "<>", ""]
+)
+def test_a_message_id_without_its_form_is_refused(message_id: str) -> None:
+    with pytest.raises(ValueError, match="Message-ID"):
+        build(message_id=message_id)
+
+
+def test_a_long_message_id_stays_on_one_line() -> None:
+    message_id = f"<{'a' * 200}@x.example>"
+    assert f"Message-ID: {message_id}\r\n".encode() in build(message_id=message_id)
+
+
+def test_the_same_arguments_give_the_same_bytes() -> None:
+    assert build(subject="Grüße", html="<p>ä</p>") == build(subject="Grüße", html="<p>ä</p>")
+
+
+def test_another_message_id_gives_another_boundary() -> None:
+    first, second = (read(build(html="<p>", message_id=f"<{n}@x.example>")) for n in (1, 2))
+    assert first.get_boundary() != second.get_boundary()
+
+
+def test_a_body_that_holds_another_message_s_boundary_is_whole() -> None:
+    boundary = read(build(html="<p>")).get_boundary()
+    message = build(text=f"--{boundary}--\nstill here", html="<p>")
+    assert body_of(message) == f"--{boundary}--\nstill here\n"
+
+
+@pytest.mark.parametrize("bad", ["a\rb", "a\nb", "a\r\nBcc: eve@x.example", "a\x00b"])
+@pytest.mark.parametrize("place", ["subject", "sender", "recipient", "reply_to", "header", "header_name"])
+def test_cr_lf_and_nul_in_a_header_are_refused(place: str, bad: str) -> None:
+    arguments: dict[str, object] = {
+        "subject": {"subject": bad},
+        "sender": {"sender": Mailbox(bad, "noreply@x.example")},
+        "recipient": {"recipients": [ANN, Mailbox(bad, "bob@x.example")]},
+        "reply_to": {"reply_to": f"{bad} <help@x.example>"},
+        "header": {"headers": {"X-Note": bad}},
+        "header_name": {"headers": {bad: "note"}},
+    }[place]
+    with pytest.raises(ValueError, match=r"one line|a header's name"):
+        build(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ann@x.example\r\n", "ann@ä.example", "ann", "ann@x.example, eve@x.example", "<ann@x.example>", ""],
+)
+def test_an_address_that_is_not_plain_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="must be plain ASCII"):
+        build(recipients=[Mailbox("", address)])
+
+
+@pytest.mark.parametrize(
+    "name", ["From", "to", "BCC", "Message-ID", "Content-Type", "MIME-Version", "Resent-To"]
+)
+def test_a_header_that_is_set_here_cannot_be_given(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be given"):
+        build(headers={name: "x"})
+
+
+def test_own_headers_are_kept_as_they_are() -> None:
+    unsubscribe = "<https://x.example/" + "u" * 120 + ">, <mailto:stop@x.example>"
+    message = read(build(headers={"List-Unsubscribe": unsubscribe, "X-Empty": "", "X-Note": "Grüße"}))
+    assert (message["List-Unsubscribe"], message["X-Empty"], message["X-Note"]) == (unsubscribe, "", "Grüße")
+
+
+@given(LINE)
+def test_any_subject_is_read_back(subject: str) -> None:
+    message = build(subject=subject)
+    assert read(message)["Subject"] == subject
+
+
+@given(LINE)
+def test_any_subject_keeps_to_the_wire(subject: str) -> None:
+    message = build(subject=subject)
+    assert_keeps_to_the_wire(message)
+    assert max(map(len, header_lines(message))) <= 310
+
+
+@given(st.lists(st.text(WRITTEN, max_size=100).map(str.strip), min_size=1, max_size=20))
+def test_any_names_are_read_back(names: list[str]) -> None:
+    recipients = [Mailbox(name, f"user{number}@x.example") for number, name in enumerate(names)]
+    message = build(recipients=recipients)
+    assert_keeps_to_the_wire(message)
+    assert mailboxes(message, "To") == [(each.name, each.address) for each in recipients]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Ann",
+        "Ann Example",
+        "Example, Ann",
+        'Ann "the post" Example',
+        "Ann\\Example",
+        "Ünal, Ann",
+        "A. Example (Köln)",
+        "=?utf-8?q?Eve?=",
+        "eve@x.example",
+        "Ann <eve@x.example>",
+        "山田太郎" * 20,
+        "Ann " * 40 + "Example",
+    ],
+)
+def test_a_name_is_read_back_from_from_to_and_reply_to(name: str) -> None:
+    quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    reply_to = f"{quoted} <a@x.example>" if "<" not in name else "a@x.example"
+    mailbox = Mailbox(name, "a@x.example")
+    message = build(sender=mailbox, recipients=[mailbox, mailbox], reply_to=reply_to)
+    assert mailboxes(message, "From") == [(name, "a@x.example")]
+    assert mailboxes(message, "To") == [(name, "a@x.example")] * 2
+    assert mailboxes(message, "Reply-To") == [(name if "<" not in name else "", "a@x.example")]
+
+
+def test_a_long_list_of_recipients_is_folded() -> None:
+    recipients = [Mailbox(f"Ännchen Nr. {number}", f"user{number}@x.example") for number in range(1000)]
+    message = build(recipients=recipients)
+    assert max(map(len, header_lines(message))) <= 78
+    assert mailboxes(message, "To") == [(each.name, each.address) for each in recipients]
+
+
+@pytest.mark.parametrize(
+    "subject", ["word " * 200 + "end", "Grüße " * 200, "ä" * 1000, "x y" * 300, "🎉" * 300]
+)
+def test_a_long_subject_is_folded(subject: str) -> None:
+    message = build(subject=subject)
+    assert max(map(len, header_lines(message))) <= 76
+    assert read(message)["Subject"] == subject
+
+
+def test_a_word_longer_than_a_line_may_be_is_encoded() -> None:
+    message = build(subject="x" * 2000)
+    assert_keeps_to_the_wire(message)
+    assert read(message)["Subject"] == "x" * 2000
+
+
+@given(BODY, BODY)
+def test_any_bodies_are_read_back(text: str, html: str) -> None:
+    message = build(text=text, html=html)
+    assert_keeps_to_the_wire(message)
+    assert body_of(message).rstrip("\n") == text.rstrip("\n")
+    assert body_of(message, "html").rstrip("\n") == html.rstrip("\n")
+
+
+@given(st.text(max_size=500))
+def test_a_body_of_any_characters_keeps_to_the_wire(text: str) -> None:
+    assert_keeps_to_the_wire(build(text=text))
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_lines_of_a_body_end_with_crlf_however_they_were_written(line_end: str) -> None:
+    assert build(text=line_end.join(["one", ".", "two"])).endswith(b"\r\n\r\none\r\n.\r\ntwo\r\n")
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "word " * 1000, "ä" * 5000, "short\n" + "x" * 999])
+def test_a_long_line_of_a_body_is_encoded_in_lines_of_76(text: str) -> None:
+    message = build(text=text)
+    assert max(map(len, message.split(b"\r\n"))) <= 76
+    assert body_of(message) == text + "\n"
+
+
+def test_control_characters_of_a_body_travel_encoded() -> None:
+    message = build(text="a\x00b\x0bc\x1bd")
+    assert_keeps_to_the_wire(message)
+    assert body_of(message) == "a\x00b\x0bc\x1bd\n"
+
+
+def test_a_line_that_begins_with_from_stays_as_it_is() -> None:
+    assert build(text="From here on").endswith(b"\r\nFrom here on\r\n")
