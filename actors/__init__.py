@@ -2,6 +2,8 @@
 
 import sys
 
+import dramatiq
+
 from actors.settings import BadSettings
 
 try:
@@ -16,5 +18,6 @@ from actors.startup import Startup
 
 broker = runtime.broker
 broker.add_middleware(Startup())
+dramatiq.set_broker(broker)
 
 __all__ = ["broker", "enqueue_due_emails", "send_email"]

@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from email import message_from_bytes, policy
-from email.headerregistry import AddressHeader, DateHeader
+from email.header import decode_header, make_header
+from email.headerregistry import DateHeader
 from email.message import EmailMessage
+from email.utils import getaddresses
 
 import pytest
 from hypothesis import given
@@ -22,6 +24,8 @@ DATE = datetime(2024, 2, 29, 12, 30, 15, 999_999, tzinfo=UTC)
 #: What a person may write: no controls, no lone surrogates, no line ends of any script.
 WRITTEN = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))
 LINE = st.text(WRITTEN, max_size=300)
+#: A reader may make one space of several in a name: RFC 5322 section 3.2.2.
+NAME = st.text(WRITTEN, max_size=100).map(lambda name: " ".join(name.split()))
 BODY = st.text(st.one_of(WRITTEN, st.just("\n")), max_size=2000)
 
 
@@ -57,9 +61,11 @@ def read(message: bytes) -> EmailMessage:
 
 
 def mailboxes(message: bytes, header: str) -> list[tuple[str, str]]:
-    value = read(message)[header]
-    assert isinstance(value, AddressHeader)
-    return [(address.display_name, address.addr_spec) for address in value.addresses]
+    # The newer parser leaves a space between encoded words of a name, against RFC 2047 section 6.2.
+    read(message)
+    value = message_from_bytes(message, policy=policy.compat32)[header]
+    pairs = getaddresses([re.sub(r"\r\n(?=[ \t])", "", value)])
+    return [(str(make_header(decode_header(name))), address) for name, address in pairs]
 
 
 def body_of(message: bytes, subtype: str = "plain") -> str:
@@ -67,7 +73,7 @@ def body_of(message: bytes, subtype: str = "plain") -> str:
     assert part is not None
     content = part.get_content()
     assert isinstance(content, str)
-    return content
+    return content.replace("\r\n", "\n")
 
 
 def assert_keeps_to_the_wire(message: bytes) -> None:
@@ -174,16 +180,16 @@ def test_a_body_that_holds_another_message_s_boundary_is_whole() -> None:
 @pytest.mark.parametrize("bad", ["a\rb", "a\nb", "a\r\nBcc: eve@x.example", "a\x00b"])
 @pytest.mark.parametrize("place", ["subject", "sender", "recipient", "reply_to", "header", "header_name"])
 def test_cr_lf_and_nul_in_a_header_are_refused(place: str, bad: str) -> None:
-    arguments: dict[str, object] = {
+    places: dict[str, dict[str, object]] = {
         "subject": {"subject": bad},
         "sender": {"sender": Mailbox(bad, "noreply@x.example")},
         "recipient": {"recipients": [ANN, Mailbox(bad, "bob@x.example")]},
         "reply_to": {"reply_to": f"{bad} <help@x.example>"},
         "header": {"headers": {"X-Note": bad}},
         "header_name": {"headers": {bad: "note"}},
-    }[place]
+    }
     with pytest.raises(ValueError, match=r"one line|a header's name"):
-        build(**arguments)  # type: ignore[arg-type]
+        build(**places[place])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +228,7 @@ def test_any_subject_keeps_to_the_wire(subject: str) -> None:
     assert max(map(len, header_lines(message))) <= 310
 
 
-@given(st.lists(st.text(WRITTEN, max_size=100).map(str.strip), min_size=1, max_size=20))
+@given(st.lists(NAME, min_size=1, max_size=20))
 def test_any_names_are_read_back(names: list[str]) -> None:
     recipients = [Mailbox(name, f"user{number}@x.example") for number, name in enumerate(names)]
     message = build(recipients=recipients)
