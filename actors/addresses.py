@@ -14,7 +14,7 @@ _QUOTED = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class UndeliverableAddress(ValueError):  # noqa: N818 - it is what it says, not an error of ours
+class UndeliverableAddress(ValueError):
     """No mail can be sent to this address. The message does not contain it."""
 
 

@@ -65,9 +65,7 @@ class Attendance:
         """
         self._enrol()
         self._wake, woken = socket.socketpair()
-        self._thread = threading.Thread(
-            target=self._attend, args=(woken,), name="duepost-attendance", daemon=True
-        )
+        self._thread = threading.Thread(target=self._attend, args=(woken,), name="duepost-attendance", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -122,7 +120,7 @@ class Attendance:
         workers.prove(connection)
         self._prove_since(asked_at)
         # An end of the session wakes this at once, and so does stop().
-        select.select([connection, woken], [], [], PROOF_INTERVAL)
+        select.select([connection.fileno(), woken.fileno()], [], [], PROOF_INTERVAL)
 
     def _come_back(self) -> None:
         while not self._stop.wait(REATTACH_INTERVAL):

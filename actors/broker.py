@@ -41,7 +41,7 @@ class ClaimedMessage(MessageProxy):
     """A message in hand, and the worker it was claimed for."""
 
     def __init__(self, message: Message, worker_id: int) -> None:
-        super().__init__(message)
+        super().__init__(message)  # type: ignore[no-untyped-call]
         self.worker_id = worker_id
         self.acknowledged = False
 
@@ -138,9 +138,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         except (*DISCONNECTS, DatabaseUnreachable) as error:
             raise BrokerUnreachable(str(error)) from error
 
-    def _prepare(
-        self, message: Message, delay: int | None
-    ) -> tuple[Message, Callable[[], messages.StoredMessage]]:
+    def _prepare(self, message: Message, delay: int | None) -> tuple[Message, Callable[[], messages.StoredMessage]]:
         if delay:
             message = message.copy(options={"eta": current_millis() + delay})
 
@@ -194,9 +192,7 @@ class PostgresConsumer(Consumer):
         """Deletes a message that is done, unless the transaction that did the work has done so."""
         if not message.acknowledged:
             self._write(
-                lambda: messages.acknowledge_alone(
-                    self._broker.database, [message.message_id], message.worker_id
-                )
+                lambda: messages.acknowledge_alone(self._broker.database, [message.message_id], message.worker_id)
             )
         self._put_down(1)
 

@@ -60,9 +60,7 @@ class Conclusion:
 
     @property
     def is_counted(self) -> bool:
-        """Whether this was an attempt of the email's own. What failed before the email was named was not, but a
-        probe is.
-        """
+        """Whether this was an attempt of the email's own: not if it failed before the email was named."""
         failure = self.relay_failure
         return failure is None or self.email.probe or failure.phase not in BEFORE_THE_EMAIL
 

@@ -69,9 +69,7 @@ def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
 
 
 def _type_name(type_: type[BaseException]) -> str:
-    return (
-        type_.__qualname__ if type_.__module__ == "builtins" else f"{type_.__module__}.{type_.__qualname__}"
-    )
+    return type_.__qualname__ if type_.__module__ == "builtins" else f"{type_.__module__}.{type_.__qualname__}"
 
 
 class PrivateRetries(dramatiq.Middleware):
@@ -92,15 +90,17 @@ class PrivateRetries(dramatiq.Middleware):
     ) -> None:
         """Replaces the traceback by the type of the exception in flight."""
         message.options.pop(SENTRY_HEADERS, None)
-        if message.options.pop(TRACEBACK, None) is None:
+        traceback, failed_with = message.options.pop(TRACEBACK, None), sys.exc_info()[0]
+        if traceback is None:
             return
         failures = message.options[FAILURES] = dict(message.options.get(FAILURES, {}))
-        failed_with = sys.exc_info()[0]
-        if failed_with is None:
-            return
-        message.options[TRACEBACK] = failed_with.__name__
-        if not issubclass(failed_with, Retry):
-            failures.setdefault(failed_with.__name__, message.options.get("retries"))
+        if failed_with is not None:
+            message.options[TRACEBACK] = failed_with.__name__
+            if not issubclass(failed_with, Retry):
+                failures.setdefault(failed_with.__name__, message.options.get("retries"))
+        elif traceback.isidentifier():
+            # Some brokers enqueue a delayed message anew: it has been here before.
+            message.options[TRACEBACK] = traceback
 
     def before_nack(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:  # noqa: ARG002
         """A message that is given up keeps no traceback either."""

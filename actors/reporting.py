@@ -83,7 +83,6 @@ def start(dsn: str | None, *, environment: str, release: str) -> None:
         max_request_body_size="always",
         include_local_variables=False,
         include_source_context=False,
-        send_default_pii=False,
         max_breadcrumbs=0,
         traces_sample_rate=None,
         auto_session_tracking=False,
@@ -197,9 +196,7 @@ def _private_exception(exception: dict[str, object]) -> dict[str, object]:
         kept["mechanism"] = {key: mechanism[key] for key in _MECHANISM_KEYS if key in mechanism}
     if isinstance(stacktrace, dict):
         frames = stacktrace.get("frames") or []
-        kept["stacktrace"] = {
-            "frames": [{key: frame[key] for key in _FRAME_KEYS if key in frame} for frame in frames]
-        }
+        kept["stacktrace"] = {"frames": [{key: frame[key] for key in _FRAME_KEYS if key in frame} for frame in frames]}
     return kept
 
 

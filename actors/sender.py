@@ -100,7 +100,7 @@ def send_email(email_id: int) -> None:
 
 
 def claim(email_id: int) -> ClaimedEmail | None:
-    """queued → sending, in one short transaction; None where there is nothing to send.
+    """Queued → sending, in one short transaction; None where there is nothing to send.
 
     Raises:
         dramatiq.Retry: another transaction holds the row just now.
@@ -143,13 +143,12 @@ def attempt(email: ClaimedEmail, recipient: Recipient) -> Ruling:
         address = ascii_address(recipient.address or "")
     except UndeliverableAddress as error:
         return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
-    sender = parse_sender(email.sender) if email.sender else settings().need_sender()
     try:
-        envelope_sender = ascii_address(sender.address)
+        sender = parse_sender(email.sender) if email.sender else settings().need_sender()
         content = render(email, recipient)
         message = build_message(
             content=content,
-            sender=Mailbox(sender.name, envelope_sender),
+            sender=sender,
             recipients=[Mailbox(recipient.name or "", address)],
             message_id=email.message_id_header,
             date=email.date_header,
@@ -160,7 +159,7 @@ def attempt(email: ClaimedEmail, recipient: Recipient) -> Ruling:
         return rendering_failed(email, error)
     except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
         return rendering_failed(email, RenderError(email.template or "-", type(error).__name__, None))
-    rulings = relay_connection().deliver(Envelope(envelope_sender, (address,), message))
+    rulings = relay_connection().deliver(Envelope(sender.address, (address,), message))
     return rulings[address]
 
 
@@ -245,9 +244,7 @@ def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Call
         if outcome.is_unknown:
             emails.conclude_unknown(cursor, email, error=outcome.error)
         else:
-            emails.conclude_later(
-                cursor, email, pause=outcome.pause, counted=outcome.is_counted, error=outcome.error
-            )
+            emails.conclude_later(cursor, email, pause=outcome.pause, counted=outcome.is_counted, error=outcome.error)
         if outcome.relay_failure is not None:
             reports += break_circuit(cursor, email, outcome.relay_failure)
     broker.acknowledge(cursor)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sentry_sdk.utils import BadDsn, Dsn
 
 from actors.addresses import Mailbox, parse_sender
 from actors.smtp.relay import Relay, Timeouts
@@ -44,6 +45,16 @@ def _relay_url(value: object) -> object:
     return value
 
 
+def _dsn(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None:
+        try:
+            Dsn(str(value))
+        except BadDsn as error:
+            raise ValueError("must be a Sentry DSN such as https://key@host/1") from error
+    return value
+
+
 def _mailbox(value: object) -> object:
     value = _blank_is_none(value)
     if value is not None:
@@ -62,24 +73,16 @@ class Settings(BaseSettings):
     smtp_url: Annotated[SecretStr | None, BeforeValidator(_relay_url)] = Field(
         default=None, validation_alias="DUEPOST_SMTP_URL"
     )
-    sender: Annotated[str | None, BeforeValidator(_mailbox)] = Field(
-        default=None, validation_alias="DUEPOST_FROM"
-    )
+    sender: Annotated[str | None, BeforeValidator(_mailbox)] = Field(default=None, validation_alias="DUEPOST_FROM")
     templates: Path = Field(default=Path("templates"), validation_alias="DUEPOST_TEMPLATES")
-    disabled: Annotated[bool, BeforeValidator(_switch)] = Field(
-        default=False, validation_alias="DUEPOST_DISABLED"
-    )
-    smtp_connect_timeout: float = Field(
-        default=30.0, gt=0, validation_alias="DUEPOST_SMTP_CONNECT_TIMEOUT"
-    )
+    disabled: Annotated[bool, BeforeValidator(_switch)] = Field(default=False, validation_alias="DUEPOST_DISABLED")
+    smtp_connect_timeout: float = Field(default=30.0, gt=0, validation_alias="DUEPOST_SMTP_CONNECT_TIMEOUT")
     smtp_timeout: float = Field(default=300.0, gt=0, validation_alias="DUEPOST_SMTP_TIMEOUT")
     smtp_dot_timeout: float = Field(default=600.0, gt=0, validation_alias="DUEPOST_SMTP_DOT_TIMEOUT")
     retention_days: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, ge=1, validation_alias="DUEPOST_RETENTION_DAYS"
     )
-    sentry_dsn: Annotated[SecretStr | None, BeforeValidator(_blank_is_none)] = Field(
-        default=None, validation_alias="SENTRY_DSN"
-    )
+    sentry_dsn: Annotated[SecretStr | None, BeforeValidator(_dsn)] = Field(default=None, validation_alias="SENTRY_DSN")
     sentry_environment: str = Field(default="production", validation_alias="SENTRY_ENVIRONMENT")
 
     def need_database_url(self) -> str:

@@ -1,9 +1,9 @@
 """Duepost: scheduled email out of PostgreSQL. Importing it gives the client, and no worker code.
 
-    import duepost
+import duepost
 
-    with connection, connection.cursor() as cursor:
-        duepost.schedule_email(cursor, kind="welcome", address="ann@example.com", template="welcome")
+with connection, connection.cursor() as cursor:
+    duepost.schedule_email(cursor, kind="welcome", address="ann@example.com", template="welcome")
 """
 
 from duepost.client import (

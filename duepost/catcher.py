@@ -69,9 +69,7 @@ class Catcher:
         rules: which recipients are refused. The first rule that matches and is not used up counts.
     """
 
-    def __init__(
-        self, mailbox: Path, *, host: str = "127.0.0.1", port: int = 0, rules: Sequence[Refusal] = ()
-    ) -> None:
+    def __init__(self, mailbox: Path, *, host: str = "127.0.0.1", port: int = 0, rules: Sequence[Refusal] = ()) -> None:
         self.mailbox = mailbox
         self._address = (host, port)
         self._handler = _Handler(mailbox, _Rules(rules))
@@ -139,7 +137,7 @@ def _unpack(stored: bytes) -> tuple[list[str], bytes]:
     while more:
         line, _, rest = rest.partition(b"\r\n")
         more = line.endswith(b",")
-        recipients.append(line.strip(b" ,").decode(errors="surrogateescape"))
+        recipients.append(line.removeprefix(b" ").removesuffix(b",").decode(errors="surrogateescape"))
     return recipients, rest
 
 
@@ -225,6 +223,8 @@ class _Connection(SMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._open_ones.add(self)
+        # asyncio leaves it out for a listener of our own, and each reply after the first would wait 40 ms.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -239,8 +239,8 @@ class _Connection(SMTP):
 class _Server:
     """The listening thread.
 
-    Not aiosmtpd's Controller: that connects to itself to see whether it is up (never with port 0), finds a port in
-    use late, and from Python 3.12 on waits in `stop` for clients to hang up.
+    Not aiosmtpd's Controller: that connects to itself to see whether it is up (never with port 0), finds a
+    port in use late, and from Python 3.12 on waits in `stop` for clients to hang up.
     """
 
     def __init__(self, listener: socket.socket, handler: _Handler) -> None:
@@ -248,6 +248,7 @@ class _Server:
         self._handler = handler
         self._open_ones: set[_Connection] = set()
         self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="duepost-catcher", daemon=True)
         host, port = listener.getsockname()[:2]
         self.url = f"smtp://[{host}]:{port}" if ":" in host else f"smtp://{host}:{port}"
@@ -260,29 +261,26 @@ class _Server:
 
     def stop(self) -> None:
         """Returns when the thread has ended."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             self._loop.set_exception_handler(_report)
-            server = runner.run(self._open())
-            self._loop.run_forever()
-            runner.run(self._close(server))
+            runner.run(self._serve())
 
-    async def _open(self) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(
-            lambda: _Connection(self._handler, self._open_ones), sock=self._listener
-        )
-
-    async def _close(self, server: asyncio.Server) -> None:
+    async def _serve(self) -> None:
+        server = await self._loop.create_server(self._connection, sock=self._listener)
+        await self._stopping.wait()
         server.close()
-        while self._open_ones:
+        closed = self._loop.create_task(server.wait_closed())
+        while self._open_ones or not closed.done():
             for connection in tuple(self._open_ones):
                 connection.abort()
             await asyncio.sleep(0)
-        await server.wait_closed()
+
+    def _connection(self) -> _Connection:
+        return _Connection(self._handler, self._open_ones)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

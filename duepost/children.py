@@ -25,6 +25,8 @@ _RECORD = "children.json"
 _LOCK = "lock"
 #: Seconds by which the kernel's idea of a start time may wander when the clock is adjusted.
 _CLOCK_SLACK = 2.0
+#: Seconds that the kernel may take to bury a killed process.
+_KILL_TIMEOUT = 5.0
 _PAUSE = 0.02
 
 # A program of its own asks for SIGTERM at the parent's death: `preexec_fn` may deadlock when threads run.
@@ -41,7 +43,7 @@ class ChildError(RuntimeError):
     """A child process cannot be started; the message says why, in one line."""
 
 
-class FolderInUse(RuntimeError):  # noqa: N818 - named as what is the case
+class FolderInUse(RuntimeError):
     """Another process works in the folder.
 
     Attributes:
@@ -59,7 +61,8 @@ class FolderInUse(RuntimeError):  # noqa: N818 - named as what is the case
 class FolderLock:
     """Keeps a folder to one process; the kernel releases it when its holder dies, however it dies.
 
-    A context manager. Children made by a bare fork share the lock; those of `Children` do not.
+    A context manager. The lock is held while this object lives. Children made by a bare fork share it;
+    those of `Children` do not.
 
     Args:
         folder: the folder; made when it is missing. The lock is the file `lock` in it.
@@ -174,13 +177,14 @@ class Children:
         """
         for child in reversed(self._children.values()):
             if not _has_ended(child):
-                child.terminate()
+                # Not `terminate`: that reaps a child that has just ended, and its number is free then.
+                os.kill(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and not all(map(_has_ended, self._children.values())):
             time.sleep(_PAUSE)
         for child in self._children.values():
             # Before it is reaped: until then its number, and so the group's, cannot be anyone else's.
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         self._children.clear()
@@ -191,8 +195,8 @@ class Children:
 def end_leftovers(folder: Path, timeout: float = STOP_TIMEOUT) -> list[str]:
     """Ends the children that a killed parent left behind: SIGTERM, then SIGKILL.
 
-    A process is ours if number, start time and command line are those written down, or if it carries a child's
-    mark in its environment; nothing else is touched. Call it under the folder's lock.
+    A process is ours if number, start time and command line are those written down, or if it carries a
+    child's mark in its environment; nothing else is touched. Call it under the folder's lock.
 
     Args:
         folder: the folder that the killed parent gave to `Children`.
@@ -201,21 +205,29 @@ def end_leftovers(folder: Path, timeout: float = STOP_TIMEOUT) -> list[str]:
     Returns:
         The names of the children of whom something was left.
     """
-    leftovers = [(recorded.name, _still_there(recorded)) for recorded in _read_record(folder / _RECORD)]
-    processes = [process for _, found in leftovers for process in found]
+    recorded = list(_read_record(folder / _RECORD))
+    found = {one.name: _still_there(one) for one in recorded}
+    _terminate([process for processes in found.values() for process in processes], timeout)
+    _kill([process for one in recorded for process in _still_there(one)])
+    (folder / _RECORD).unlink(missing_ok=True)
+    return [name for name, processes in found.items() if processes]
+
+
+def _terminate(processes: Sequence[psutil.Process], timeout: float) -> None:
+    """Asks those on top, who end their own children in order, and waits for all."""
+    numbers = {process.pid for process in processes}
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout)
-    for process in (
-        *alive,
-        *(one for recorded in _read_record(folder / _RECORD) for one in _still_there(recorded)),
-    ):
+            if process.ppid() not in numbers:
+                process.terminate()
+    psutil.wait_procs(processes, timeout)
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout)
-    (folder / _RECORD).unlink(missing_ok=True)
-    return [name for name, found in leftovers if found]
+    psutil.wait_procs(processes, _KILL_TIMEOUT)
 
 
 def _leashed(command: list[str]) -> list[str]:
@@ -248,9 +260,7 @@ def _has_ended(child: subprocess.Popen[bytes]) -> bool:
 
 def _still_there(recorded: _Recorded) -> list[psutil.Process]:
     """The recorded child, and every process that has its mark."""
-    return [
-        process for process in psutil.process_iter() if _is(process, recorded) or _is_of(process, recorded)
-    ]
+    return [process for process in psutil.process_iter() if _is(process, recorded) or _is_of(process, recorded)]
 
 
 def _is(process: psutil.Process, recorded: _Recorded) -> bool:

@@ -99,13 +99,11 @@ def schedule_email(
     }
     given = {name: value for name, value in arguments.items() if value is not None}
     named = ", ".join(f"{name} => %({name})s::{ARGUMENTS[name]}" for name in given)
-    cursor.execute(f"SELECT duepost.schedule_email({named})", given)  # noqa: S608 - the names are our own
+    cursor.execute(f"SELECT duepost.schedule_email({named})", given)
     return int(str(_single(cursor)))
 
 
-def clear_scheduled_emails(
-    cursor: Cursor, users: Sequence[str], kind: str | None = None
-) -> list[tuple[int, str]]:
+def clear_scheduled_emails(cursor: Cursor, users: Sequence[str], kind: str | None = None) -> list[tuple[int, str]]:
     """Takes users off their scheduled emails, of one kind or all.
 
     Returns:
@@ -118,9 +116,7 @@ def clear_scheduled_emails(
     return _receipts(cursor)
 
 
-def clear_scheduled_emails_to(
-    cursor: Cursor, address: str, kind: str | None = None
-) -> list[tuple[int, str]]:
+def clear_scheduled_emails_to(cursor: Cursor, address: str, kind: str | None = None) -> list[tuple[int, str]]:
     """Clears the emails scheduled to an address, of one kind or all; an id and a receipt for each."""
     cursor.execute(
         "SELECT email_id, receipt FROM duepost.clear_scheduled_emails_to(%(address)s::text, %(kind)s::text)",

@@ -97,9 +97,7 @@ class EmbeddedPostgres:
         """
         if unquotable := _UNQUOTABLE.intersection(str(self.folder)):
             characters = " ".join(sorted(map(repr, unquotable)))
-            raise EmbeddedError(
-                f"PostgreSQL's data folder may not have {characters} in its path: {self.folder}"
-            )
+            raise EmbeddedError(f"PostgreSQL's data folder may not have {characters} in its path: {self.folder}")
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self.folder.parent / f".{self.folder.name}.lock"):
@@ -131,9 +129,7 @@ class EmbeddedPostgres:
         except psutil.NoSuchProcess:
             return
         except psutil.AccessDenied as error:
-            raise EmbeddedError(
-                f"PostgreSQL in {self.folder} belongs to another user: stop it as that user"
-            ) from error
+            raise EmbeddedError(f"PostgreSQL in {self.folder} belongs to another user: stop it as that user") from error
 
     @property
     def url(self) -> str:
@@ -222,9 +218,7 @@ class EmbeddedPostgres:
     def _initialise(self, binaries: Path, version: int, account: _Account) -> None:
         """Makes the data beside its place and moves it there: a killed `initdb` leaves no half of it."""
         if self.folder.exists() and any(self.folder.iterdir()):
-            raise EmbeddedError(
-                f"{self.folder} is not empty and holds no PostgreSQL data: choose another folder"
-            )
+            raise EmbeddedError(f"{self.folder} is not empty and holds no PostgreSQL data: choose another folder")
         draft = self.folder.with_name(f".{self.folder.name}.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
@@ -333,9 +327,7 @@ def _socket_folder(folder: Path, account: _Account) -> Path:
     found = sockets.lstat()
     # Whoever may enter is a superuser of the database, so another user's folder of that name will not do.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != account.uid or stat.S_IMODE(found.st_mode) != 0o700:
-        raise EmbeddedError(
-            f"{sockets} should be a folder of {_user_name(account.uid)} with mode 700: remove it"
-        )
+        raise EmbeddedError(f"{sockets} should be a folder of {_user_name(account.uid)} with mode 700: remove it")
     return sockets
 
 
@@ -364,9 +356,7 @@ def _run(argv: list[str], account: _Account) -> str | None:
 def _reason(output: str) -> str:
     """The line of a program's output that names the fault."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    faults = [
-        line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "error:", "ERROR:"))
-    ]
+    faults = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "error:", "ERROR:"))]
     return (faults or lines or ["it gave no reason"])[0]
 
 

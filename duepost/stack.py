@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from actors.broker_schema import queue_schema
 from actors.settings import settings
@@ -44,7 +45,7 @@ class Stack:
     database: Database = field(default_factory=lambda: Database(""), init=False)
     smtp_url: str = field(default="", init=False)
 
-    def __enter__(self) -> "Stack":
+    def __enter__(self) -> Self:
         """Starts database and relay and brings the schema up to date; the workers come later.
 
         Raises:
@@ -82,9 +83,7 @@ class Stack:
             self.environment,
             logs / "worker.log",
         )
-        self._children.start(
-            "watch", duepost_command("trigger", "--watch"), self.environment, logs / "watch.log"
-        )
+        self._children.start("watch", duepost_command("trigger", "--watch"), self.environment, logs / "watch.log")
 
     def ended(self) -> str | None:
         """The name of a process that has ended although it should run; None while all is well."""

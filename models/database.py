@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
-from psycopg2.extensions import cursor as Cursor
+from psycopg2 import extensions
 
 from models.errors import DatabaseUnreachable, NestedTransaction
 
@@ -38,6 +37,8 @@ SESSION_LIMITS: Mapping[str, str] = {
     "timezone": "UTC",
 }
 
+Connection = extensions.connection
+Cursor = extensions.cursor
 Row = tuple[object, ...]
 
 
@@ -83,12 +84,13 @@ class Database:
         if not self.url:
             raise DatabaseUnreachable("DUEPOST_DATABASE_URL: not set")
         try:
-            connection = psycopg2.connect(
+            dsn = extensions.make_dsn(
                 self.url,
                 connect_timeout=CONNECT_TIMEOUT,
                 fallback_application_name=self.application_name,
                 **KEEPALIVES,
             )
+            connection = psycopg2.connect(dsn)
         except psycopg2.OperationalError as error:
             raise DatabaseUnreachable(_one_line(error)) from error
         except psycopg2.ProgrammingError as error:
@@ -96,7 +98,7 @@ class Database:
         connection.autocommit = True
         with connection.cursor() as cursor:
             settings = ", ".join(f"set_config('{name}', %s, false)" for name in SESSION_LIMITS)
-            cursor.execute(f"SELECT {settings}", tuple(SESSION_LIMITS.values()))  # noqa: S608 - constant names
+            cursor.execute(f"SELECT {settings}", tuple(SESSION_LIMITS.values()))
         return connection
 
     @property
@@ -183,5 +185,3 @@ def rows_as_dicts(cursor: Cursor) -> list[dict[str, object]]:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-

@@ -91,24 +91,21 @@ class Lost:
     kind: str
 
 
-def due_page(
-    database: Database, size: int, after: tuple[datetime, int] = BEGINNING
-) -> list[tuple[datetime, int]]:
+def due_page(database: Database, size: int, after: tuple[datetime, int] = BEGINNING) -> list[tuple[datetime, int]]:
     """The oldest due emails after a place in due order: at most `size` pairs of due_at (UTC) and id."""
-    rows = database.execute(
-        SQL["due_page"], {"size": size, "after_due_at": after[0], "after_id": after[1]}
-    )
+    rows = database.execute(SQL["due_page"], {"size": size, "after_due_at": after[0], "after_id": after[1]})
     return [(due_at, id_) for id_, due_at in rows if isinstance(id_, int) and isinstance(due_at, datetime)]
 
 
 def seconds_until_due(database: Database) -> float | None:
     """Seconds until the scheduler has something to do; None while there is nothing, or while paused."""
-    [(seconds, idle)] = database.execute(SQL["next_due_at"])
-    return None if idle or not isinstance(seconds, float) else seconds
+    for (seconds,) in database.execute(SQL["next_due_at"]):
+        return float(str(seconds))
+    return None
 
 
 def enqueue(cursor: Cursor, email_id: int, message_id: UUID, *, probe: bool = False) -> bool:
-    """scheduled → queued, if it is due, unlocked and not expired, and Duepost is neither paused nor broken.
+    """Scheduled → queued, if it is due, unlocked and not expired, and Duepost is neither paused nor broken.
 
     Args:
         probe: enqueue it although the circuit is open, to see whether the relay is back.
@@ -121,7 +118,7 @@ def enqueue(cursor: Cursor, email_id: int, message_id: UUID, *, probe: bool = Fa
 
 
 def expire(cursor: Cursor, email_id: int) -> bool:
-    """scheduled or queued → ledger as `expired`, if its time is over and nobody holds it."""
+    """Scheduled or queued → ledger as `expired`, if its time is over and nobody holds it."""
     cursor.execute(SQL["lock_expired"], {"id": email_id})
     if cursor.fetchone() is None:
         return False
@@ -130,7 +127,7 @@ def expire(cursor: Cursor, email_id: int) -> bool:
 
 
 def claim(cursor: Cursor, email_id: int, worker_id: int) -> ClaimedEmail | None:
-    """queued → sending: locks the row, checks that it is still to be sent, and journals the claim."""
+    """Queued → sending: locks the row, checks that it is still to be sent, and journals the claim."""
     cursor.execute(SQL["claim"], {"id": email_id, "worker_id": worker_id})
     rows = rows_as_dicts(cursor)
     if not rows:
@@ -145,7 +142,7 @@ def claim(cursor: Cursor, email_id: int, worker_id: int) -> ClaimedEmail | None:
 
 
 def release(cursor: Cursor, email_id: int, *, anyway: bool = False) -> bool:
-    """queued → scheduled where nothing may be sent now; no attempt is counted, its place in line is kept."""
+    """Queued → scheduled where nothing may be sent now; no attempt is counted, its place in line is kept."""
     cursor.execute(SQL["release"], {"id": email_id, "anyway": anyway})
     return cursor.rowcount == 1
 
@@ -179,15 +176,13 @@ def journal(cursor: Cursor, email: ClaimedEmail | Lost, results: Sequence[Result
 
 
 def conclude_finished(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result]) -> bool:
-    """sending → ledger, with the attempt's journal; False where the claim is no longer the row's."""
+    """Sending → ledger, with the attempt's journal; False where the claim is no longer the row's."""
     cursor.execute(SQL["conclude_finished"], _of(email, results))
     return cursor.fetchone() is not None
 
 
-def conclude_later(
-    cursor: Cursor, email: ClaimedEmail, *, pause: float | None, counted: bool, error: str
-) -> bool:
-    """sending → scheduled; False where the claim is no longer the row's.
+def conclude_later(cursor: Cursor, email: ClaimedEmail, *, pause: float | None, counted: bool, error: str) -> bool:
+    """Sending → scheduled; False where the claim is no longer the row's.
 
     Args:
         pause: seconds until it is due again; None keeps its place in line.
@@ -202,7 +197,7 @@ def conclude_later(
 
 
 def conclude_unknown(cursor: Cursor, email: ClaimedEmail | Lost, *, error: str) -> State | None:
-    """sending → scheduled (resend once) or unknown (hold), as the kind says.
+    """Sending → scheduled (resend once) or unknown (hold), as the kind says.
 
     Returns:
         the new state; None where the claim is no longer the row's.
@@ -221,7 +216,7 @@ def suppress(cursor: Cursor, result: Result) -> None:
 
 
 def release_without_message(cursor: Cursor) -> list[int]:
-    """queued → scheduled for emails whose broker message is gone; gives their ids. Locks them, skipping locked ones."""
+    """Queued → scheduled for emails whose broker message is gone; gives their ids. Locks them, skipping locked ones."""
     cursor.execute(SQL["queued_without_message"])
     found = [row[0] for row in cursor.fetchall()]
     return [email_id for email_id in found if release(cursor, email_id, anyway=True)]
@@ -238,7 +233,7 @@ def old_claims(database: Database, worker_id: int) -> list[Lost]:
 
 
 def lose(cursor: Cursor, lost: Lost) -> State | None:
-    """sending → scheduled or unknown for a claim that nobody will conclude, journalled as an unknown attempt."""
+    """Sending → scheduled or unknown for a claim that nobody will conclude, journalled as an unknown attempt."""
     if not lock_claimed(cursor, lost):
         return None
     journal(
@@ -256,13 +251,13 @@ def retry_now(cursor: Cursor, email_id: int) -> bool:
 
 
 def resolve_resend(cursor: Cursor, email_id: int) -> bool:
-    """unknown → scheduled, due at once; False where it is not unknown."""
+    """Unknown → scheduled, due at once; False where it is not unknown."""
     cursor.execute(SQL["resolve_resend"], {"id": email_id})
     return cursor.rowcount == 1
 
 
 def resolve_sent(cursor: Cursor, email_id: int) -> bool:
-    """unknown → ledger as sent (or scheduled for users who were refused meanwhile); False where it is not unknown."""
+    """Unknown → ledger as sent (or scheduled for users who were refused meanwhile); False where it is not unknown."""
     cursor.execute(SQL["lock_unknown"], {"id": email_id})
     row = cursor.fetchone()
     if row is None:

@@ -13,48 +13,39 @@ LIMIT %(size)s
 
 -- name: next_due_at
 -- Seconds until something is to be done: the next due row, or the next probe while the circuit is open.
+WITH next AS MATERIALIZED (
+    SELECT min(due_at) AS due_at FROM duepost.scheduled_email WHERE state = 'scheduled'
+)
 SELECT extract(epoch FROM greatest(
-           CASE
-               WHEN control.paused THEN NULL
-               WHEN control.circuit_open THEN greatest(
-                   control.probe_at,
-                   (SELECT min(due_at) FROM duepost.scheduled_email WHERE state = 'scheduled')
-               )
-               ELSE (SELECT min(due_at) FROM duepost.scheduled_email WHERE state = 'scheduled')
-           END,
-           now()
-       ) - now())::double precision,
-       control.paused
-       OR (NOT control.circuit_open AND NOT EXISTS (SELECT FROM duepost.scheduled_email WHERE state = 'scheduled'))
-FROM duepost.control AS control
+    CASE WHEN control.circuit_open THEN greatest(next.due_at, control.probe_at) ELSE next.due_at END, now()
+) - now())::double precision
+FROM duepost.control AS control, next
+WHERE next.due_at IS NOT NULL AND NOT control.paused
 
 -- name: enqueue
 -- scheduled → queued. Nothing where another transaction holds the row, or where nothing may be enqueued.
+-- Rows are locked by id alone and looked at afterwards: with the state in the same WHERE the planner may take a
+-- partial index, and read everything that is due for each row.
 WITH email AS MATERIALIZED (
-    SELECT id
-    FROM duepost.scheduled_email
-    WHERE id = %(id)s
-      AND state = 'scheduled'
-      AND due_at <= now()
-      AND (expires_at IS NULL OR expires_at > now())
-    FOR UPDATE SKIP LOCKED
+    SELECT id, state, due_at, expires_at FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
 )
 UPDATE duepost.scheduled_email AS row
 SET state = 'queued', message_id = %(message_id)s, probe = control.circuit_open
 FROM email, duepost.control AS control
 WHERE row.id = email.id
+  AND email.state = 'scheduled'
+  AND email.due_at <= now()
+  AND (email.expires_at IS NULL OR email.expires_at > now())
   AND NOT control.paused
   AND (NOT control.circuit_open OR %(probe)s)
 RETURNING row.id
 
 -- name: lock_expired
 -- An unfinished row past its expiry, locked. A row that is being sent, or unknown, has not expired.
-SELECT id
-FROM duepost.scheduled_email
-WHERE id = %(id)s
-  AND state IN ('scheduled', 'queued')
-  AND expires_at <= now()
-FOR UPDATE SKIP LOCKED
+WITH email AS MATERIALIZED (
+    SELECT id, state, expires_at FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+)
+SELECT id FROM email WHERE state IN ('scheduled', 'queued') AND expires_at <= now()
 
 -- name: finish
 -- → ledger, whole.
@@ -63,13 +54,7 @@ SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 -- name: claim
 -- queued → sending, under the next claim number; gives the email with the recipients that are still to get it.
 WITH email AS MATERIALIZED (
-    SELECT id
-    FROM duepost.scheduled_email
-    WHERE id = %(id)s
-      AND state = 'queued'
-      AND due_at <= now()
-      AND (expires_at IS NULL OR expires_at > now())
-    FOR UPDATE SKIP LOCKED
+    SELECT id, state, due_at, expires_at FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
 )
 UPDATE duepost.scheduled_email AS row
 SET state = 'sending',
@@ -79,6 +64,9 @@ SET state = 'sending',
     message_id = NULL
 FROM email, duepost.control AS control
 WHERE row.id = email.id
+  AND email.state = 'queued'
+  AND email.due_at <= now()
+  AND (email.expires_at IS NULL OR email.expires_at > now())
   AND NOT control.paused
   AND (NOT control.circuit_open OR row.probe)
 RETURNING

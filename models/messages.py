@@ -37,34 +37,34 @@ def insert_alone(database: Database, message: StoredMessage) -> None:
 
 
 def claim(database: Database, queue_name: str, size: int, worker_id: int) -> list[dict[str, object]]:
-    """queued → consumed for at most `size` due messages, the oldest first; gives their contents."""
+    """Queued → consumed for at most `size` due messages, the oldest first; gives their contents."""
     rows = database.execute(SQL["claim"], {"queue_name": queue_name, "size": size, "worker_id": worker_id})
     rows.sort(key=lambda row: row[0])  # type: ignore[arg-type,return-value]  # UPDATE returns them in any order
     return [row[1] for row in rows if isinstance(row[1], dict)]
 
 
 def acknowledge(cursor: Cursor, message_ids: Sequence[str], worker_id: int) -> None:
-    """consumed → gone, in the transaction that concluded the work."""
+    """Consumed → gone, in the transaction that concluded the work."""
     cursor.execute(SQL["acknowledge"], {"message_ids": list(message_ids), "worker_id": worker_id})
 
 
 def acknowledge_alone(database: Database, message_ids: Sequence[str], worker_id: int) -> None:
-    """consumed → gone, in a transaction of its own."""
+    """Consumed → gone, in a transaction of its own."""
     database.execute(SQL["acknowledge"], {"message_ids": list(message_ids), "worker_id": worker_id})
 
 
 def reject(database: Database, message_id: str, worker_id: int) -> None:
-    """consumed → rejected: a dead letter, kept for a while."""
+    """Consumed → rejected: a dead letter, kept for a while."""
     database.execute(SQL["reject"], {"message_id": message_id, "worker_id": worker_id})
 
 
 def give_back(database: Database, message_ids: Sequence[str], worker_id: int) -> None:
-    """consumed → queued for messages that were prefetched and never begun."""
+    """Consumed → queued for messages that were prefetched and never begun."""
     database.execute(SQL["give_back"], {"message_ids": list(message_ids), "worker_id": worker_id})
 
 
 def give_back_of_the_gone(database: Database) -> None:
-    """consumed → queued for all that workers had in hand when they ended."""
+    """Consumed → queued for all that workers had in hand when they ended."""
     database.execute(SQL["give_back_of_the_gone"])
 
 

@@ -33,9 +33,10 @@ WHERE message.message_id = next.message_id
 RETURNING message.eta, message.message
 
 -- name: acknowledge
--- consumed → gone. A message that was sent again meanwhile is queued, and stays.
+-- consumed → gone. A message that was sent again meanwhile is queued, and stays. The cast keeps the planner from
+-- reading everything in this state through dramatiq-pg's own index.
 DELETE FROM dramatiq.queue
-WHERE message_id = ANY (%(message_ids)s::uuid[]) AND state = 'consumed' AND worker_id = %(worker_id)s
+WHERE message_id = ANY (%(message_ids)s::uuid[]) AND state::text = 'consumed' AND worker_id = %(worker_id)s
 
 -- name: reject
 -- consumed → rejected: a dead letter.

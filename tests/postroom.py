@@ -15,7 +15,6 @@ from duepost import client
 from models.database import Database, Row
 
 
-
 class Postroom:
     """Schedules as an application does, and runs scheduler and senders one after the other."""
 
@@ -114,14 +113,16 @@ class Postroom:
     def ledger(self, email_id: int) -> list[str]:
         """How an email ended, for each recipient, in the order of their names."""
         rows = self.query(
-            "SELECT outcome FROM duepost.delivery WHERE email_id = %(id)s ORDER BY user_id, address", id=email_id
+            "SELECT outcome FROM duepost.delivery WHERE email_id = %(id)s ORDER BY user_id, address",
+            id=email_id,
         )
         return [str(row[0]) for row in rows]
 
     def attempts(self, email_id: int) -> list[Mapping[str, object]]:
         """The journal of an email."""
         rows = self.query(
-            "SELECT to_jsonb(a) FROM duepost.attempt a WHERE email_id = %(id)s ORDER BY claim, user_id", id=email_id
+            "SELECT to_jsonb(a) FROM duepost.attempt a WHERE email_id = %(id)s ORDER BY claim, user_id",
+            id=email_id,
         )
         return [row[0] for row in rows if isinstance(row[0], dict)]
 
@@ -138,5 +139,3 @@ class Postroom:
         if connection is not None:
             connection.close()
         runtime._thread.relay = None
-
-

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.waiting import wait_until
 
@@ -52,7 +53,7 @@ class Process:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def kill(self) -> None:
-        """kill -9, children included."""
+        """Kill -9, children included."""
         os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
@@ -74,7 +75,7 @@ class Process:
         """Waits for it to end by itself."""
         return self.popen.wait(timeout=timeout)
 
-    def __enter__(self) -> "Process":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -94,7 +95,10 @@ class Workers(Process):
         super().__init__([sys.executable, *arguments], env, log)
         if ready:
             wait_until(
-                lambda: self.output.count("is ready for action") >= processes, timeout=60, what="the workers", state=lambda: self.output
+                lambda: self.output.count("is ready for action") >= processes,
+                timeout=60,
+                what="the workers",
+                state=lambda: self.output,
             )
 
     def worker_pids(self) -> list[int]:

@@ -36,7 +36,7 @@ class Message:
     content: bytes
 
 
-class _Gone(Exception):  # noqa: N818 (an end, not an error)
+class _Gone(Exception):
     """The connection is over."""
 
 

@@ -60,9 +60,7 @@ class SentryEndpoint:
     @property
     def messages(self) -> list[str]:
         """What the events say; the exception's type where they say nothing."""
-        return [
-            event.get("message") or event["exception"]["values"][-1]["type"] for event in list(self.events)
-        ]
+        return [event.get("message") or event["exception"]["values"][-1]["type"] for event in list(self.events)]
 
     def wait_for(self, predicate: Callable[["SentryEndpoint"], object], timeout: float = 10.0) -> None:
         """Returns as soon as the predicate is true of this endpoint; fails after `timeout` seconds."""

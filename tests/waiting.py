@@ -8,7 +8,11 @@ T = TypeVar("T")
 
 
 def wait_until(
-    look: Callable[[], T], *, timeout: float = 30.0, what: str = "it", state: Callable[[], object] | None = None
+    look: Callable[[], T],
+    *,
+    timeout: float = 30.0,
+    what: str = "it",
+    state: Callable[[], object] | None = None,
 ) -> T:
     """Looks until the answer is truthy, and gives it; `state` says in the failure how things stood.
 

@@ -148,9 +148,7 @@ class Connection:
             return
         if self._emails >= MAX_EMAILS or time.monotonic() - self._used_at > MAX_IDLE:
             self.close()
-        elif not self._wire.is_quiet() or (
-            self._needs_reset and not self._drive(self._wire, reset(), brief=True)
-        ):
+        elif not self._wire.is_quiet() or (self._needs_reset and not self._drive(self._wire, reset(), brief=True)):
             self._drop()
 
     def _part(self, wire: Wire) -> None:

@@ -41,7 +41,7 @@ Action: TypeAlias = Send | Receive | StartTls
 Script: TypeAlias = Generator[Action, Reply | None, T]
 
 
-class Stopped(Exception):  # noqa: N818 (an end, not an error)
+class Stopped(Exception):
     """The dialogue cannot go on; thrown into a script by its driver, or raised within it.
 
     Attributes:

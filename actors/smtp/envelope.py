@@ -33,9 +33,7 @@ class Envelope:
             raise ValueError("an envelope needs at least one recipient, and none that is empty")
         for address in (self.sender, *self.recipients):
             if _FORBIDDEN.search(address):
-                raise ValueError(
-                    "an address in an envelope must be ASCII without space, control character, < and >"
-                )
+                raise ValueError("an address in an envelope must be ASCII without space, control character, < and >")
 
 
 def normalise(content: bytes) -> bytes:

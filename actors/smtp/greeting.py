@@ -11,9 +11,7 @@ from actors.smtp.relay import Relay, Security
 from actors.smtp.replies import Reply
 from actors.smtp.verdicts import Phase, Ruling, judge, judge_failure
 
-_DOMAIN = re.compile(
-    r"(?=.{1,255}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+", re.IGNORECASE
-)
+_DOMAIN = re.compile(r"(?=.{1,255}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

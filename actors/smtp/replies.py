@@ -18,7 +18,7 @@ _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![^\s])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-class MalformedReply(Exception):  # noqa: N818 (says what it is)
+class MalformedReply(Exception):
     """What the relay said is no SMTP reply, or is longer than any reply may be."""
 
 

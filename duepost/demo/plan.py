@@ -17,7 +17,7 @@ TEMPLATES = HERE / "templates"
 EXTRA_KEYS = {
     "scheduled_in": "seconds from now, instead of scheduled_at",
     "expires_in": "seconds from now, instead of expires_at",
-    "expect": "how many recipients end how, such as {\"sent\": 1}; sent for each is the default",
+    "expect": 'how many recipients end how, such as {"sent": 1}; sent for each is the default',
     "clear": "'in time' or 'too late': cleared before it is due, or once it is on its way",
     "hasten": "why its retry is brought forward by an operator",
     "mend": "the template that is mended when it has failed, and its retry brought forward",
@@ -38,20 +38,16 @@ class PlannedEmail:
     @property
     def what(self) -> str:
         """What this one shows, in a few words."""
-        if self.clear:
-            return f"cleared {self.clear}"
-        if self.mend:
-            return f"template error, mended later ({self.mend})"
-        if self.hasten:
-            return f"{self.hasten}, retried"
-        users = self.arguments.get("users")
-        if isinstance(users, list) and len(users) > 1:
-            return f"{self.arguments['kind']} to {len(users)} users"
-        if self.expected.get(Outcome.EXPIRED):
-            return f"{self.arguments['kind']} that expires"
-        if self.expected.get(Outcome.UNDELIVERABLE):
-            return f"{self.arguments['kind']} to a dead address"
-        return str(self.arguments["kind"])
+        kind, users = self.arguments["kind"], self.arguments.get("users")
+        descriptions = {
+            f"cleared {self.clear}": self.clear,
+            f"template error, mended later ({self.mend})": self.mend,
+            f"{self.hasten}, retried": self.hasten,
+            f"{kind} to {len(users) if isinstance(users, list) else 1} users": isinstance(users, list) and users[1:],
+            f"{kind} that expires": self.expected.get(Outcome.EXPIRED),
+            f"{kind} to a dead address": self.expected.get(Outcome.UNDELIVERABLE),
+        }
+        return next((words for words, applies in descriptions.items() if applies), str(kind))
 
 
 def read_plan(path: Path | None) -> list[PlannedEmail]:
@@ -100,8 +96,10 @@ def _expected(value: object, place: str) -> Counter[str]:
     outcomes = {str(outcome) for outcome in Outcome}
     if isinstance(value, str):
         value = {value: 1}
-    if not isinstance(value, dict) or not set(value) <= outcomes or not all(
-        isinstance(count, int) and count > 0 for count in value.values()
+    if (
+        not isinstance(value, dict)
+        or not set(value) <= outcomes
+        or not all(isinstance(count, int) and count > 0 for count in value.values())
     ):
         raise BadLine(f'{place}: must be an outcome, or counts of outcomes such as {{"sent": 1}}')
     return Counter(value)

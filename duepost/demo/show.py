@@ -79,9 +79,7 @@ def display(console: Console, total: int) -> Iterator[Display]:
         yield LiveDisplay(progress, total)
 
 
-def outcome_table(
-    emails: Mapping[int, PlannedEmail], outcomes: Mapping[int, Counter[str]]
-) -> tuple[Table, bool]:
+def outcome_table(emails: Mapping[int, PlannedEmail], outcomes: Mapping[int, Counter[str]]) -> tuple[Table, bool]:
     """The outcomes beside what was expected, a row for each sort of email; and whether all are as expected."""
     table = Table(title="Outcomes", title_justify="left")
     for name in ("email", "count", "expected", "outcome", ""):

@@ -67,10 +67,10 @@ COMMENT ON TABLE duepost.scheduled_email IS
 
 -- Due rows in due order: the scheduler's page, the watch's next moment.
 CREATE INDEX scheduled_email_due ON duepost.scheduled_email (due_at, id) WHERE state = 'scheduled';
--- Queued rows whose message may be gone.
-CREATE INDEX scheduled_email_queued ON duepost.scheduled_email (message_id) WHERE state = 'queued';
--- What a worker holds.
-CREATE INDEX scheduled_email_sending ON duepost.scheduled_email (worker_id) WHERE state = 'sending';
+-- Queued rows whose message may be gone, and what workers hold: few of many. Keyed by id, so that a planner that
+-- takes one of them for a row's id finds that row at once.
+CREATE INDEX scheduled_email_queued ON duepost.scheduled_email (id) WHERE state = 'queued';
+CREATE INDEX scheduled_email_sending ON duepost.scheduled_email (id) WHERE state = 'sending';
 -- What waits for a person.
 CREATE INDEX scheduled_email_unknown ON duepost.scheduled_email (id) WHERE state = 'unknown';
 -- clear_scheduled_emails_to().

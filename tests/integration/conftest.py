@@ -19,9 +19,7 @@ def relay() -> Iterator[ScriptedRelay]:
 
 
 @pytest.fixture
-def postroom(
-    url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator["Postroom"]:
+def postroom(url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Postroom"]:
     """Scheduler and sender, called in turn: nothing happens behind a test's back."""
     yield from _postroom(url, relay, tmp_path, monkeypatch)
 
@@ -34,9 +32,7 @@ def each_postroom(
     yield from _postroom(each_url, relay, tmp_path, monkeypatch)
 
 
-def _postroom(
-    url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator["Postroom"]:
+def _postroom(url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Postroom"]:
     for name, value in settings_of(url, relay.url, tmp_path).items():
         monkeypatch.setenv(name, value)
     postroom = Postroom(url, tmp_path)

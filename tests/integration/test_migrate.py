@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-
 from dramatiq_pg.schema import generate_init_sql
+
 from models.database import Database
 from models.errors import MigrationRefused, SchemaMismatch
 from models.migrate import FOLDER, check_schema, migrate, migrations

@@ -137,9 +137,7 @@ def test_a_wrong_sender_is_told_what_would_be_right(text: str) -> None:
 
 
 @pytest.mark.parametrize("control", ["\r", "\n", "\x00", "\r\nBcc: eve@x.example\r\n", "\x7f"])
-@pytest.mark.parametrize(
-    "text", ["Due{}post <noreply@x.example>", "noreply@x.example{}", "{}noreply@x.example"]
-)
+@pytest.mark.parametrize("text", ["Due{}post <noreply@x.example>", "noreply@x.example{}", "{}noreply@x.example"])
 def test_a_sender_with_a_control_character_is_refused(text: str, control: str) -> None:
     with pytest.raises(ValueError, match="one line without control characters"):
         parse_sender(text.format(control))

@@ -83,9 +83,8 @@ def test_messages_come_oldest_first_and_outlive_the_catcher(tmp_path: Path) -> N
 def test_an_international_address_is_kept(catcher: Catcher) -> None:
     with client(catcher.start()) as connection:
         connection.ehlo()
-        connection.send_message(
-            message_from_bytes(MESSAGE), "me@example.com", ["jürgen@bücher.example"], ["SMTPUTF8"]
-        )
+        connection.command_encoding = "utf-8"
+        connection.sendmail("me@example.com", ["jürgen@bücher.example"], MESSAGE, ["SMTPUTF8"])
     assert [recipients for recipients, _ in catcher.messages()] == [["jürgen@bücher.example"]]
 
 
@@ -110,9 +109,7 @@ def test_each_greylisted_address_is_put_off_once(tmp_path: Path) -> None:
 
 
 def test_a_used_up_rule_leaves_the_address_to_the_next(tmp_path: Path) -> None:
-    catcher = with_rules(
-        tmp_path, Refusal("a@*", "451 4.7.1 later", times=1), Refusal("a@*", "550 5.1.1 never")
-    )
+    catcher = with_rules(tmp_path, Refusal("a@*", "451 4.7.1 later", times=1), Refusal("a@*", "550 5.1.1 never"))
     with catcher, client(catcher.start()) as connection:
         connection.ehlo()
         connection.mail("me@example.com")
@@ -212,9 +209,7 @@ def test_it_stops_right_after_it_started_and_starts_again_on_its_port(tmp_path: 
             assert address(again.start())[1] == port
 
 
-def test_a_client_that_hangs_up_in_the_middle_is_no_news(
-    catcher: Catcher, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_client_that_hangs_up_in_the_middle_is_no_news(catcher: Catcher, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(20):
         with socket.create_connection(address(catcher.start())) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")

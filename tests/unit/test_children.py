@@ -1,5 +1,6 @@
 """Child processes: none outlives its parent, and no stranger is harmed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,17 +16,21 @@ import pytest
 from duepost.children import ChildError, Children, FolderInUse, FolderLock, end_leftovers
 
 SLEEPER = [sys.executable, "-c", "print('up', flush=True); import time; time.sleep(600)"]
-STUBBORN = [
-    sys.executable,
-    "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
-]
+STUBBORN_CODE = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('up', flush=True)
+time.sleep(600)
+"""
+STUBBORN = [sys.executable, "-c", STUBBORN_CODE]
 #: Says its child's number; that child ignores SIGTERM and forgets its parent.
-FAMILY = [
-    sys.executable,
-    "-c",
-    f"import subprocess, time; child = subprocess.Popen({STUBBORN!r}); print('child', child.pid, flush=True); time.sleep(600)",
-]
+FAMILY_CODE = f"""
+import subprocess, time
+child = subprocess.Popen({STUBBORN!r})
+print('child', child.pid, flush=True)
+time.sleep(600)
+"""
+FAMILY = [sys.executable, "-c", FAMILY_CODE]
 ENV = dict(os.environ)
 #: A parent that starts one child and says its number.
 PARENT = """
@@ -34,7 +39,19 @@ from pathlib import Path
 from duepost.children import Children
 children = Children(Path(sys.argv[1]))
 children.start("child", sys.argv[2:], os.environ, Path(sys.argv[1]) / "log")
-print("started", flush=True)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+#: A process that takes the lock of a folder and keeps it.
+HOLDER = """
+import sys, time
+from pathlib import Path
+from duepost.children import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+lock.acquire()
+print("up", flush=True)
 time.sleep(600)
 """
 
@@ -80,30 +97,36 @@ def children(tmp_path: Path) -> Iterator[Children]:
     children.stop(timeout=0)
 
 
+@contextlib.contextmanager
+def running(argv: list[str], env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A process outside of `Children`, which says one line when it is up."""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=env, cwd=root) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL) as process:
+    with running(SLEEPER) as process:
         yield process
-        process.kill()
 
 
-def killed_parent(folder: Path, argv: list[str], env: dict[str, str]) -> int:
+def killed_parent(folder: Path, argv: list[str]) -> int:
     """Starts a parent of one child and kills it with -9; gives the child's number."""
-    command = [sys.executable, "-c", PARENT, str(folder), *argv]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env, cwd=Path(__file__).parents[2]) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"started\n"
+    with running([sys.executable, "-c", PARENT, str(folder), *argv]):
         wait_for(said(folder / "log", "up"))
-        parent.kill()
     return recorded_pid(folder)
 
 
 def test_a_child_writes_to_its_log_and_has_its_environment(children: Children, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("earlier\n")
-    children.start(
-        "say", ["sh", "-c", "echo $WORD; echo oops >&2"], {"WORD": "hello", "PATH": os.defpath}, log
-    )
+    children.start("say", ["sh", "-c", "echo $WORD; echo oops >&2"], {"WORD": "hello", "PATH": os.defpath}, log)
     wait_for(children.poll)
     assert log.read_text() == "earlier\nhello\noops\n"
 
@@ -161,7 +184,7 @@ def test_ctrl_c_reaches_only_the_parent(children: Children, tmp_path: Path) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    pid = killed_parent(tmp_path, SLEEPER, ENV)
+    pid = killed_parent(tmp_path, SLEEPER)
     wait_for(lambda: not runs(pid))
 
 
@@ -182,7 +205,7 @@ def test_two_children_may_not_have_one_name(children: Children, tmp_path: Path) 
 
 
 def test_what_a_killed_parent_left_behind_is_ended(tmp_path: Path) -> None:
-    pid = killed_parent(tmp_path, STUBBORN, ENV)
+    pid = killed_parent(tmp_path, STUBBORN)
     assert runs(pid)
     assert end_leftovers(tmp_path, timeout=0.1) == ["child"]
     wait_for(lambda: not runs(pid))
@@ -190,7 +213,7 @@ def test_what_a_killed_parent_left_behind_is_ended(tmp_path: Path) -> None:
 
 
 def test_the_children_of_a_killed_child_are_ended_too(tmp_path: Path) -> None:
-    pid = killed_parent(tmp_path, FAMILY, ENV)
+    pid = killed_parent(tmp_path, FAMILY)
     child = grandchild(tmp_path / "log")
     wait_for(lambda: not runs(pid))
     assert runs(child)
@@ -199,9 +222,7 @@ def test_the_children_of_a_killed_child_are_ended_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["created", "argv"])
-def test_a_reused_number_is_never_harmed(
-    wrong: str, tmp_path: Path, bystander: subprocess.Popen[bytes]
-) -> None:
+def test_a_reused_number_is_never_harmed(wrong: str, tmp_path: Path, bystander: subprocess.Popen[bytes]) -> None:
     entry = {
         "name": "child",
         "pid": bystander.pid,
@@ -231,18 +252,10 @@ def test_a_folder_is_had_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
-    holder = (
-        "import sys, time; from pathlib import Path; from duepost.children import FolderLock\n"
-        "FolderLock(Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(600)"
-    )
-    command = [sys.executable, "-c", holder, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
+    with running([sys.executable, "-c", HOLDER, str(tmp_path)]) as holder:
         with pytest.raises(FolderInUse) as refused:
             FolderLock(tmp_path).acquire()
-        assert refused.value.pid == process.pid
-        process.kill()
+        assert refused.value.pid == holder.pid
     with FolderLock(tmp_path):
         pass
 

@@ -201,9 +201,7 @@ def test_an_address_that_is_not_plain_is_refused(address: str) -> None:
         build(recipients=[Mailbox("", address)])
 
 
-@pytest.mark.parametrize(
-    "name", ["From", "to", "BCC", "Message-ID", "Content-Type", "MIME-Version", "Resent-To"]
-)
+@pytest.mark.parametrize("name", ["From", "to", "BCC", "Message-ID", "Content-Type", "MIME-Version", "Resent-To"])
 def test_a_header_that_is_set_here_cannot_be_given(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be given"):
         build(headers={name: "x"})
@@ -270,9 +268,7 @@ def test_a_long_list_of_recipients_is_folded() -> None:
     assert mailboxes(message, "To") == [(each.name, each.address) for each in recipients]
 
 
-@pytest.mark.parametrize(
-    "subject", ["word " * 200 + "end", "Grüße " * 200, "ä" * 1000, "x y" * 300, "🎉" * 300]
-)
+@pytest.mark.parametrize("subject", ["word " * 200 + "end", "Grüße " * 200, "ä" * 1000, "x y" * 300, "🎉" * 300])
 def test_a_long_subject_is_folded(subject: str) -> None:
     message = build(subject=subject)
     assert max(map(len, header_lines(message))) <= 76

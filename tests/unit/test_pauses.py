@@ -14,7 +14,8 @@ class Middle(random.Random):
 
 
 @pytest.mark.parametrize(
-    ("attempts", "seconds"), [(1, 15), (2, 30), (3, 60), (4, 120), (8, 1920), (9, 3600), (10, 3600), (5000, 3600)]
+    ("attempts", "seconds"),
+    [(1, 15), (2, 30), (3, 60), (4, 120), (8, 1920), (9, 3600), (10, 3600), (5000, 3600)],
 )
 def test_the_pause_starts_at_15_s_and_doubles_up_to_an_hour(attempts: int, seconds: float) -> None:
     assert retry_pause(attempts, Pace.NORMAL, Middle()) == seconds
@@ -26,9 +27,7 @@ def test_pauses_are_jittered_by_a_fifth_both_ways() -> None:
     assert 17.8 < max(pauses) <= 18
 
 
-@pytest.mark.parametrize(
-    ("pace", "least"), [(Pace.GREYLISTED, 300), (Pace.MAILBOX_FULL, 3600), (Pace.BROKEN, 300)]
-)
+@pytest.mark.parametrize(("pace", "least"), [(Pace.GREYLISTED, 300), (Pace.MAILBOX_FULL, 3600), (Pace.BROKEN, 300)])
 def test_some_reasons_want_longer_pauses_that_jitter_does_not_undercut(pace: Pace, least: float) -> None:
     assert all(retry_pause(1, pace, random.Random(seed)) >= least for seed in range(200))
 

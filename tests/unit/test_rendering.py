@@ -205,9 +205,7 @@ def test_an_error_names_the_file_in_a_folder_given_relatively(
         Templates(Path("templates")).render("welcome", {})
 
 
-def test_an_error_in_an_included_file_names_that_file(
-    failure: Callable[..., RenderError], write: Write
-) -> None:
+def test_an_error_in_an_included_file_names_that_file(failure: Callable[..., RenderError], write: Write) -> None:
     write(parts__foot_txt="\n{{ foot }}")
     error = failure("{% include 'parts/foot.txt' %}")
     assert (error.template, error.line) == ("parts/foot.txt", 2)

@@ -97,9 +97,7 @@ PHASES = [Phase.CONNECT, Phase.BANNER, Phase.EHLO, Phase.MAIL, Phase.RCPT, Phase
 
 @pytest.mark.parametrize(("phase", "fault"), list(itertools.product(PHASES, FAULTS)))
 @pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "one by one"])
-def test_a_fault_is_unknown_after_the_dot_and_a_retry_before(
-    phase: Phase, fault: str, pipelining: bool
-) -> None:
+def test_a_fault_is_unknown_after_the_dot_and_a_retry_before(phase: Phase, fault: str, pipelining: bool) -> None:
     timeouts = replace(PATIENT, dot=BRIEF) if phase is Phase.DOT else replace(PATIENT, command=BRIEF)
     patient = timeouts if fault in {"hang", "drip"} else PATIENT
     with ScriptedRelay(pipelining=pipelining) as relay:
@@ -109,6 +107,7 @@ def test_a_fault_is_unknown_after_the_dot_and_a_retry_before(
         assert ruling.verdict is (Verdict.UNKNOWN if phase is Phase.DOT else Verdict.RETRY), ruling
         assert (ruling.scope is Scope.RELAY) is (phase in PHASES[:3]), ruling
         assert ruling.code is None
+        assert ("timed out" in ruling.reply) is (fault in {"hang", "drip"}), ruling
         assert relay.messages == []
 
 
@@ -127,9 +126,7 @@ def test_the_reply_to_the_dot_may_come_late(relay: ScriptedRelay, connect: Conne
 
 
 @pytest.mark.parametrize("end", [close(), reset()])
-def test_a_relay_that_goes_before_the_dot_is_a_retry(
-    relay: ScriptedRelay, connect: Connect, end: Action
-) -> None:
+def test_a_relay_that_goes_before_the_dot_is_a_retry(relay: ScriptedRelay, connect: Connect, end: Action) -> None:
     def gone() -> bool:
         relay.release()
         return relay.wait_until_idle()
@@ -141,28 +138,20 @@ def test_a_relay_that_goes_before_the_dot_is_a_retry(
 
 def test_a_reply_that_came_before_the_dot_is_none_to_it(relay: ScriptedRelay, connect: Connect) -> None:
     relay.on(Phase.DATA, reply("354 go\n250 2.0.0 taken already"))
-    ruling = only(
-        connect(may_send=lambda: relay.wait_for(lambda it: len(it.transcript) > 8)).deliver(email())
-    )
+    ruling = only(connect(may_send=lambda: relay.wait_for(lambda it: len(it.transcript) > 8)).deliver(email()))
     assert (ruling.verdict, ruling.phase) == (Verdict.RETRY, Phase.BODY)
     assert relay.wait_until_idle()
     assert "C: ." not in relay.transcript
 
 
-def test_a_relay_that_takes_no_more_content_does_not_hold_the_worker(
-    relay: ScriptedRelay, connect: Connect
-) -> None:
+def test_a_relay_that_takes_no_more_content_does_not_hold_the_worker(relay: ScriptedRelay, connect: Connect) -> None:
     relay.on(Phase.BODY, stall())
-    ruling = only(
-        connect(replace(PATIENT, block=BRIEF)).deliver(email(content=(b"x" * 70 + b"\n") * 300_000))
-    )
+    ruling = only(connect(replace(PATIENT, block=BRIEF)).deliver(email(content=(b"x" * 70 + b"\n") * 300_000)))
     assert (ruling.verdict, ruling.phase) == (Verdict.RETRY, Phase.BODY)
     assert ruling.reply == "timed out after 0.15 seconds"
 
 
-def test_a_worker_that_may_not_send_hangs_up_before_the_content(
-    relay: ScriptedRelay, connect: Connect
-) -> None:
+def test_a_worker_that_may_not_send_hangs_up_before_the_content(relay: ScriptedRelay, connect: Connect) -> None:
     ruling = only(connect(may_send=lambda: False).deliver(email()))
     assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.MESSAGE, Phase.BODY)
     assert relay.wait_until_idle()
@@ -182,9 +171,7 @@ def test_whether_it_may_send_is_asked_once_when_the_relay_waits_for_the_content(
     assert last_lines == ["S: 354 go ahead"]
 
 
-def test_an_error_of_ours_comes_through_and_costs_the_connection(
-    relay: ScriptedRelay, connect: Connect
-) -> None:
+def test_an_error_of_ours_comes_through_and_costs_the_connection(relay: ScriptedRelay, connect: Connect) -> None:
     answers = iter([True, False])
 
     def may_send() -> bool:
@@ -281,9 +268,7 @@ def test_a_dead_connection_is_replaced_only_once(relay: ScriptedRelay, connect: 
 
 
 @pytest.mark.parametrize("phase", [Phase.RCPT, Phase.DATA, Phase.DOT])
-def test_once_the_relay_has_answered_nothing_is_repeated(
-    relay: ScriptedRelay, connect: Connect, phase: Phase
-) -> None:
+def test_once_the_relay_has_answered_nothing_is_repeated(relay: ScriptedRelay, connect: Connect, phase: Phase) -> None:
     connection = connect()
     connection.deliver(email())
     relay.on(phase, close())
@@ -326,9 +311,7 @@ def test_a_failed_farewell_changes_nothing(
     assert relay.transcript.count("C: QUIT") == 1
 
 
-def test_an_address_that_breaks_out_is_refused_before_anything_is_sent(
-    relay: ScriptedRelay, connect: Connect
-) -> None:
+def test_an_address_that_breaks_out_is_refused_before_anything_is_sent(relay: ScriptedRelay, connect: Connect) -> None:
     with pytest.raises(ValueError, match="address"):
         connect().deliver(email("ada@example.com>\r\nRCPT TO:<eve@example.com"))
     assert relay.connections == 0
@@ -388,9 +371,7 @@ def test_a_wrong_password_is_our_fault_and_drops_nothing() -> None:
     )
 
 
-def test_a_check_of_a_good_relay_finds_nothing_and_sends_nothing(
-    relay: ScriptedRelay, connect: Connect
-) -> None:
+def test_a_check_of_a_good_relay_finds_nothing_and_sends_nothing(relay: ScriptedRelay, connect: Connect) -> None:
     assert connect().check() is None
     assert relay.wait_until_idle()
     assert [line for line in relay.transcript if line.startswith("C:")][1:] == ["C: QUIT"]

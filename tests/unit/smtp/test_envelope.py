@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from actors.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
 
 contents = st.lists(
-    st.one_of(
-        st.binary(max_size=5), st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"\r\n.\r\n", b"\n.\n"])
-    )
+    st.one_of(st.binary(max_size=5), st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"\r\n.\r\n", b"\n.\n"]))
 ).map(b"".join)
 
 

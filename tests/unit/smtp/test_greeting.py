@@ -46,9 +46,7 @@ def test_a_relay_that_knows_no_ehlo_gets_helo(reply: str) -> None:
     assert said.writes[1] == b"HELO me.example.com\r\n"
 
 
-@pytest.mark.parametrize(
-    "replies", [["421 busy"], ["502 no", "550 no"], ["502 no", Break.CLOSED], [Break.TIMEOUT]]
-)
+@pytest.mark.parametrize("replies", [["421 busy"], ["502 no", "550 no"], ["502 no", Break.CLOSED], [Break.TIMEOUT]])
 def test_a_refused_hello_is_the_relays_fault(replies: list[str | Break]) -> None:
     assert refused(hello(REMOTE, "220 hello", *replies), Phase.EHLO)
 
@@ -97,9 +95,7 @@ def test_auth_plain_comes_first() -> None:
 
 
 def test_auth_login_is_spoken_where_plain_is_not() -> None:
-    said = hello(
-        LOCAL_LOGIN, "220 hello", "250-relay\n250 AUTH LOGIN", "334 VXNlcg==", "334 UGFzcw==", "235 welcome"
-    )
+    said = hello(LOCAL_LOGIN, "220 hello", "250-relay\n250 AUTH LOGIN", "334 VXNlcg==", "334 UGFzcw==", "235 welcome")
     assert isinstance(said.result, Offer)
     assert said.writes[1:] == [b"AUTH LOGIN\r\n", b"YWRh\r\n", b"cGFzcw==\r\n"]
 
@@ -110,14 +106,10 @@ def test_auth_login_is_spoken_where_plain_is_not() -> None:
 )
 def test_a_refused_login_is_our_fault_or_the_relays_and_drops_nothing(reply: str | Break) -> None:
     assert refused(hello(LOCAL_LOGIN, "220 hello", HELLO_LOGIN, reply), Phase.AUTH)
-    assert refused(
-        hello(LOCAL_LOGIN, "220 hello", "250-relay\n250 AUTH LOGIN", "334 x", "334 x", reply), Phase.AUTH
-    )
+    assert refused(hello(LOCAL_LOGIN, "220 hello", "250-relay\n250 AUTH LOGIN", "334 x", "334 x", reply), Phase.AUTH)
 
 
-@pytest.mark.parametrize(
-    "replies", [[HELLO], ["250-relay\n250 AUTH CRAM-MD5 XOAUTH2"], ["502 no", "250 relay"]]
-)
+@pytest.mark.parametrize("replies", [[HELLO], ["250-relay\n250 AUTH CRAM-MD5 XOAUTH2"], ["502 no", "250 relay"]])
 def test_a_login_that_the_relay_cannot_take_is_the_relays_fault(replies: list[str]) -> None:
     said = hello(LOCAL_LOGIN, "220 hello", *replies)
     assert refused(said, Phase.AUTH)
@@ -135,9 +127,7 @@ def test_a_login_is_sent_encrypted() -> None:
 
 
 def test_an_offer_is_read_whatever_its_case_and_order() -> None:
-    reply = as_reply(
-        "250-relay PIPELINING\n250-size 1000\n250-AUTH=LOGIN\n250-auth plain cram-md5\n250-\n250 StartTLS"
-    )
+    reply = as_reply("250-relay PIPELINING\n250-size 1000\n250-AUTH=LOGIN\n250-auth plain cram-md5\n250-\n250 StartTLS")
     assert Offer.from_reply(reply) == Offer(
         starttls=True, size=True, size_limit=1000, logins=frozenset({"LOGIN", "PLAIN", "CRAM-MD5"})
     )

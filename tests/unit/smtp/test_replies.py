@@ -132,9 +132,7 @@ def test_text_is_one_short_line_without_control_characters() -> None:
 
 reply_like = st.one_of(
     st.binary(max_size=20),
-    st.sampled_from(
-        [b"250", b"550", b"250 ", b"250-", b"\r\n", b"\n", b"5.1.1 no", b"354 go\r\n", b"x" * 4090]
-    ),
+    st.sampled_from([b"250", b"550", b"250 ", b"250-", b"\r\n", b"\n", b"5.1.1 no", b"354 go\r\n", b"x" * 4090]),
 )
 
 

@@ -42,9 +42,7 @@ def commands(relay: ScriptedRelay) -> list[str]:
 
 
 @pytest.mark.parametrize("security", [Security.OPPORTUNISTIC, Security.REQUIRED])
-def test_a_relay_with_a_good_certificate_is_spoken_to_encrypted(
-    authority: Authority, security: Security
-) -> None:
+def test_a_relay_with_a_good_certificate_is_spoken_to_encrypted(authority: Authority, security: Security) -> None:
     with ScriptedRelay(starttls=authority.server(), auth=("ada", "hunter2")) as relay:
         assert deliver(relay, authority.trusted(), security).verdict is Verdict.SENT
         plain = relay.transcript[: relay.transcript.index("-- TLS")]

@@ -43,9 +43,7 @@ def test_an_email_that_is_taken_is_sent(offer: Offer) -> None:
     said = send(offer, "250 ok", "250 ok", "354 go", "250 taken")
     assert verdicts(said) == {ADA: Verdict.SENT}
     assert said.result.fitness is Fitness.READY
-    assert said.written == (
-        b"MAIL FROM:<from@example.com>\r\nRCPT TO:<ada@example.com>\r\nDATA\r\nhi\r\n.\r\n"
-    )
+    assert said.written == (b"MAIL FROM:<from@example.com>\r\nRCPT TO:<ada@example.com>\r\nDATA\r\nhi\r\n.\r\n")
 
 
 def test_without_pipelining_commands_go_one_at_a_time() -> None:
@@ -92,17 +90,13 @@ def test_a_message_above_the_relays_limit_is_undeliverable_without_a_word() -> N
 @pytest.mark.parametrize(("content", "eight_bit"), [(b"plain", False), ("é".encode(), True)])
 def test_eight_bit_content_is_announced_if_the_relay_can(content: bytes, eight_bit: bool) -> None:
     answers = ("250 ok", "250 ok", "354 go", "250 ok")
-    assert (
-        b" BODY=8BITMIME" in send(Offer(eightbitmime=True), *answers, content=content).written
-    ) is eight_bit
+    assert (b" BODY=8BITMIME" in send(Offer(eightbitmime=True), *answers, content=content).written) is eight_bit
     assert b"BODY" not in send(PLAIN, *answers, content=content).written
 
 
 @both
 def test_each_recipient_has_a_verdict_of_its_own(offer: Offer) -> None:
-    said = send(
-        offer, "250 ok", "550 5.1.1 gone", "450 busy", "252 maybe", "354 go", "250 taken", to=(ADA, BOB, EVE)
-    )
+    said = send(offer, "250 ok", "550 5.1.1 gone", "450 busy", "252 maybe", "354 go", "250 taken", to=(ADA, BOB, EVE))
     assert verdicts(said) == {ADA: Verdict.UNDELIVERABLE, BOB: Verdict.RETRY, EVE: Verdict.SENT}
 
 
@@ -127,9 +121,7 @@ def test_without_an_accepted_recipient_there_is_no_data() -> None:
     assert said.result.fitness is Fitness.NEEDS_RESET
 
 
-@pytest.mark.parametrize(
-    "reply", ["554 5.5.1 no valid recipients", "503 5.5.1 no recipients", "451 what", "250 what"]
-)
+@pytest.mark.parametrize("reply", ["554 5.5.1 no valid recipients", "503 5.5.1 no recipients", "451 what", "250 what"])
 def test_a_pipelined_data_that_is_refused_for_want_of_recipients_is_no_verdict(reply: str) -> None:
     said = send(PIPELINING, "250 ok", "450 busy", "550 5.1.1 gone", reply, to=(ADA, BOB))
     assert verdicts(said) == {ADA: Verdict.RETRY, BOB: Verdict.UNDELIVERABLE}
@@ -156,16 +148,12 @@ def test_a_pipelined_data_that_is_granted_without_recipients_is_ended_with_a_lon
         ("354 what", Verdict.RETRY, Scope.MESSAGE, Fitness.USELESS),
     ],
 )
-def test_a_refused_mail_is_for_everybody(
-    reply: str, verdict: Verdict, scope: Scope, fitness: Fitness
-) -> None:
+def test_a_refused_mail_is_for_everybody(reply: str, verdict: Verdict, scope: Scope, fitness: Fitness) -> None:
     one_by_one = send(PLAIN, reply, to=(ADA, BOB))
     assert one_by_one.written.count(b"\r\n") == 1
     pipelined = send(PIPELINING, reply, "503 MAIL first", "503 MAIL first", "503 MAIL first", to=(ADA, BOB))
     for said in (one_by_one, pipelined):
-        assert {(ruling.verdict, ruling.scope) for ruling in said.result.rulings.values()} == {
-            (verdict, scope)
-        }
+        assert {(ruling.verdict, ruling.scope) for ruling in said.result.rulings.values()} == {(verdict, scope)}
         assert set(said.result.rulings) == {ADA, BOB}
         assert said.result.fitness is fitness
 
@@ -206,9 +194,7 @@ def test_a_reply_out_of_place_at_rcpt_is_a_retry_on_a_new_connection(offer: Offe
         ("503 RCPT first", Verdict.RETRY, Fitness.USELESS),
     ],
 )
-def test_a_refused_data_is_for_all_accepted(
-    offer: Offer, reply: str, verdict: Verdict, fitness: Fitness
-) -> None:
+def test_a_refused_data_is_for_all_accepted(offer: Offer, reply: str, verdict: Verdict, fitness: Fitness) -> None:
     said = send(offer, "250 ok", "550 5.1.1 gone", "250 ok", reply, to=(ADA, BOB))
     assert verdicts(said) == {ADA: Verdict.UNDELIVERABLE, BOB: verdict}
     assert said.result.rulings[BOB].scope is Scope.MESSAGE
@@ -264,9 +250,7 @@ def test_a_connection_lost_after_the_dot_is_unknown_for_the_accepted_only(offer:
         ("354 what", Verdict.UNKNOWN, Fitness.USELESS),
     ],
 )
-def test_the_reply_to_the_dot_is_for_all_accepted(
-    offer: Offer, reply: str, verdict: Verdict, fitness: Fitness
-) -> None:
+def test_the_reply_to_the_dot_is_for_all_accepted(offer: Offer, reply: str, verdict: Verdict, fitness: Fitness) -> None:
     said = send(offer, "250 ok", "250 ok", "452 4.7.1 wait", "354 go", reply, to=(ADA, BOB))
     assert verdicts(said) == {ADA: verdict, BOB: Verdict.RETRY}
     assert said.result.rulings[BOB].pace is Pace.GREYLISTED

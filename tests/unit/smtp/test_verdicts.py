@@ -96,9 +96,7 @@ def test_a_dead_address_is_undeliverable_and_suppressed(enhanced: str) -> None:
     assert (ruling.code, ruling.enhanced_code, ruling.reply) == (550, enhanced, f"{enhanced} gone")
 
 
-@pytest.mark.parametrize(
-    "text", ["552 storage", "552 5.3.1 storage", "552 5.5.3 too many", "550 5.5.3 too many"]
-)
+@pytest.mark.parametrize("text", ["552 storage", "552 5.3.1 storage", "552 5.5.3 too many", "550 5.5.3 too many"])
 def test_too_many_recipients_or_no_storage_at_rcpt_is_a_retry(text: str) -> None:
     ruling = judge(Phase.RCPT, as_reply(text))
     assert (ruling.verdict, ruling.pace, ruling.scope) == (Verdict.RETRY, Pace.NORMAL, Scope.RECIPIENT)
@@ -110,9 +108,7 @@ def test_a_full_mailbox_is_retried_for_days_and_not_suppressed(text: str) -> Non
     assert (ruling.verdict, ruling.pace, ruling.suppress) == (Verdict.RETRY, Pace.MAILBOX_FULL, False)
 
 
-@pytest.mark.parametrize(
-    "text", ["450 busy", "451 4.3.0 error", "452 4.5.3 too many", "421 closing", "452 4.2.2 full"]
-)
+@pytest.mark.parametrize("text", ["450 busy", "451 4.3.0 error", "452 4.5.3 too many", "421 closing", "452 4.2.2 full"])
 def test_a_temporary_refusal_at_rcpt_is_a_retry(text: str) -> None:
     ruling = judge(Phase.RCPT, as_reply(text))
     assert (ruling.verdict, ruling.pace, ruling.scope) == (Verdict.RETRY, Pace.NORMAL, Scope.RECIPIENT)

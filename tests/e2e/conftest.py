@@ -1,0 +1,109 @@
+"""Real worker processes on a fresh database, a real tick, and a relay that does as it is told."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from tests.postgres import PostgresServer
+from tests.processes import Watch, Workers, environment
+from tests.relays import ScriptedRelay
+from tests.waiting import wait_until
+
+
+@dataclass
+class Site:
+    """Everything that runs, seen from outside: SQL, processes, SMTP."""
+
+    url: str
+    relay: ScriptedRelay
+    env: dict[str, str]
+    folder: Path
+
+    def query(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
+        """Asks the database, as anyone could."""
+        connection = psycopg2.connect(self.url)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters or None)
+                return list(cursor.fetchall()) if cursor.description else []
+        finally:
+            connection.close()
+
+    def schedule(self, count: int = 1, *, prefix: str = "person", **more: str) -> list[int]:
+        """Schedules plain emails to `person-1@example.com` and so on."""
+        extra = "".join(f", {name} => {value}" for name, value in more.items())
+        rows = self.query(
+            f"SELECT duepost.schedule_email(kind => 'welcome', address => '{prefix}-' || i || '@example.com',"
+            f" subject => 'Hello ' || i, body_text => 'World' {extra}) FROM generate_series(1, {count}) AS i"
+        )
+        return [int(str(row[0])) for row in rows]
+
+    def outcomes(self) -> dict[str, int]:
+        """The ledger, by outcome."""
+        return dict(self.query("SELECT outcome, count(*) FROM duepost.delivery GROUP BY outcome"))  # type: ignore[arg-type]
+
+    def pending(self) -> dict[str, int]:
+        """What is not finished, by state."""
+        return dict(self.query("SELECT state, count(*) FROM duepost.scheduled_email GROUP BY state"))  # type: ignore[arg-type]
+
+    def wait_until_finished(self, count: int, timeout: float = 60) -> None:
+        """Until so many emails are in the ledger and nothing is pending."""
+        wait_until(
+            lambda: not self.pending() and sum(self.outcomes().values()) == count,
+            timeout=timeout,
+            what=f"{count} emails to be finished",
+            state=lambda: (self.outcomes(), self.pending(), self.logs()[-3000:]),
+        )
+
+    def received(self) -> list[str]:
+        """Each recipient of each message that the relay took."""
+        return [recipient for message in self.relay.messages for recipient in message.recipients]
+
+    def logs(self) -> str:
+        """All that the processes have said."""
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
+    def workers(self, name: str = "workers", *, processes: int = 1, threads: int = 4, **more: str) -> Workers:
+        """Starts `dramatiq actors`."""
+        return Workers({**self.env, **more}, self.folder / f"{name}.log", processes=processes, threads=threads)
+
+    def watch(self, name: str = "watch") -> Watch:
+        """Starts `duepost trigger --watch`."""
+        return Watch(self.env, self.folder / f"{name}.log")
+
+
+@pytest.fixture
+def relay() -> Iterator[ScriptedRelay]:
+    """A relay that accepts everything, until it is told something else."""
+    with ScriptedRelay() as relay:
+        yield relay
+
+
+@pytest.fixture
+def site(url: str, relay: ScriptedRelay, tmp_path: Path) -> Site:
+    """A fresh site; nothing runs yet."""
+    return Site(url, relay, environment(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path)), tmp_path)
+
+
+@pytest.fixture
+def own_server(server: PostgresServer) -> Iterator[PostgresServer]:
+    """A PostgreSQL of the test's own, to be stopped and started."""
+    own = PostgresServer(server.binaries)
+    own.start()
+    yield own
+    own.stop("immediate")
+    own.remove()
+
+
+@pytest.fixture
+def running_site(site: Site) -> Iterator[Site]:
+    """A site with a worker process and a watch."""
+    with site.workers(), site.watch():
+        yield site
+
+
+Start = Callable[[], Workers]

@@ -1,0 +1,149 @@
+"""What dead workers leave behind, and what a worker that comes back may not do."""
+
+import pytest
+
+from actors import recovery, sender
+from actors.sender import LostClaim, claim, conclude, deliver
+from actors.smtp.verdicts import Phase
+from models import emails, workers
+from models.database import Database
+from tests.postroom import Postroom
+from tests.relays import ScriptedRelay, close, reply
+from tests.waiting import wait_until
+
+
+def claim_as_a_worker_that_dies(postroom: Postroom, email_id: int) -> None:
+    """Claims a row for another worker, whose session then ends."""
+    other = Database(postroom.database.url)
+    connection = other.connect()
+    worker_id = workers.enrol(connection, "elsewhere", 1)
+    with postroom.application.transaction() as cursor:
+        assert emails.claim(cursor, email_id, worker_id) is not None
+    connection.close()
+
+
+def look_until_seen(postroom: Postroom, email_id: int) -> None:
+    def seen() -> bool:
+        workers.bury_the_dead(postroom.database, grace=0)
+        recovery.take_back()
+        return not postroom.query(
+            "SELECT FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'sending'", id=email_id
+        )
+
+    wait_until(seen, what="the death to be seen")
+
+
+def test_what_a_dead_worker_was_sending_is_unknown_and_resent_once(postroom: Postroom, relay: ScriptedRelay) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    claim_as_a_worker_that_dies(postroom, email_id)
+    look_until_seen(postroom, email_id)
+    row = postroom.row(email_id)
+    assert (row["state"], row["unknowns"], row["attempts"]) == ("scheduled", 1, 1)
+    postroom.deliver()
+    assert postroom.ledger(email_id) == ["sent"]
+    assert [each["verdict"] for each in postroom.attempts(email_id)] == ["unknown", "sent"]
+
+
+def test_what_a_dead_worker_was_sending_is_held_where_the_kind_says_so(postroom: Postroom) -> None:
+    postroom.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('invoice', 'hold')")
+    email_id = postroom.schedule(kind="invoice")
+    postroom.enqueue()
+    claim_as_a_worker_that_dies(postroom, email_id)
+    look_until_seen(postroom, email_id)
+    assert postroom.row(email_id)["state"] == "unknown"
+
+
+def test_a_living_worker_keeps_what_it_holds_however_long(postroom: Postroom) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    assert claim(email_id) is not None
+    postroom.query("UPDATE duepost.scheduled_email SET claimed_at = now() - interval '10 min'")
+    for _ in range(3):
+        recovery.take_back()
+    assert postroom.row(email_id)["state"] == "sending"
+
+
+def test_a_claim_that_its_own_worker_has_forgotten_is_taken_back(postroom: Postroom) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    assert claim(email_id) is not None
+    recovery.take_back_forgotten()
+    assert postroom.row(email_id)["state"] == "sending", "it may be about to be worked on"
+    postroom.query("UPDATE duepost.scheduled_email SET claimed_at = now() - interval '10 min'")
+    recovery.take_back_forgotten()
+    assert postroom.row(email_id)["unknowns"] == 1
+
+
+def test_a_worker_whose_claim_was_taken_over_concludes_nothing(postroom: Postroom) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    email = claim(email_id)
+    assert email is not None
+    sender.lost(emails.Lost(email.id, email.claim, email.kind))
+    postroom.query("UPDATE duepost.scheduled_email SET attempts = 0")
+    with pytest.raises(LostClaim):
+        conclude(email, list(deliver(email)))
+    assert postroom.ledger(email_id) == []
+    assert postroom.row(email_id)["state"] == "scheduled"
+
+
+def test_a_commit_whose_answer_was_lost_is_not_concluded_twice(postroom: Postroom) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    email = claim(email_id)
+    assert email is not None
+    judged = list(deliver(email))
+    conclude(email, judged)
+    conclude(email, judged)
+    assert postroom.ledger(email_id) == ["sent"]
+
+
+def test_claim_numbers_only_grow(postroom: Postroom, relay: ScriptedRelay) -> None:
+    relay.on(Phase.RCPT, reply("450 4.2.0 busy"))
+    email_id = postroom.schedule()
+    for _ in range(3):
+        postroom.make_due()
+        postroom.deliver()
+        postroom.query("UPDATE duepost.scheduled_email SET attempts = 0")
+    numbers = [int(str(each["claim"])) for each in postroom.attempts(email_id)]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 3
+
+
+def test_a_copy_that_is_out_is_not_sent_again_when_the_worker_dies_between_copies(
+    postroom: Postroom, relay: ScriptedRelay
+) -> None:
+    for user in ("ann", "bob", "cleo"):
+        postroom.recipient(user, f"{user}@example.com")
+    email_id = postroom.schedule(users=["ann", "bob", "cleo"])
+    postroom.enqueue()
+    email = claim(email_id)
+    assert email is not None
+    copies = deliver(email)
+    next(copies)
+    sender.lost(emails.Lost(email.id, email.claim, email.kind))
+    postroom.deliver()
+    assert [message.recipients[0] for message in relay.messages].count("ann@example.com") == 1
+    assert postroom.ledger(email_id) == ["sent", "sent", "sent"]
+
+
+def test_resolve_sent_moves_an_unknown_email_to_the_ledger(postroom: Postroom, relay: ScriptedRelay) -> None:
+    relay.on(Phase.DOT, close())
+    email_id = postroom.schedule()
+    postroom.deliver()
+    postroom.deliver()
+    with postroom.application.transaction() as cursor:
+        assert emails.resolve_sent(cursor, email_id)
+    assert postroom.ledger(email_id) == ["sent"]
+
+
+def test_resolve_resend_sends_it_again(postroom: Postroom, relay: ScriptedRelay) -> None:
+    relay.on(Phase.DOT, close(), times=2)
+    email_id = postroom.schedule()
+    postroom.deliver()
+    postroom.deliver()
+    with postroom.application.transaction() as cursor:
+        assert emails.resolve_resend(cursor, email_id)
+    postroom.deliver()
+    assert postroom.ledger(email_id) == ["sent"]

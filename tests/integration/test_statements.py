@@ -1,0 +1,135 @@
+"""Every statement: used, valid, and served by its index at a million rows."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.database import Database
+from models.statements import statements
+from tests.postgres import PostgresServer
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = sorted((ROOT / "models").glob("*.sql"))
+TWINS = [path for path in FILES if path.name != "grants.sql"]
+
+#: What a parameter stands for where a statement is only planned.
+SAMPLES = {
+    "id": "1::bigint",
+    "after_due_at": "'0001-01-01'::timestamptz",
+    "after_id": "0",
+    "size": "100",
+    "message_id": "'00000000-0000-0000-0000-000000000001'::uuid",
+    "message_ids": "ARRAY['00000000-0000-0000-0000-000000000001']",
+    "queue_name": "'duepost_send'",
+    "worker_id": "1",
+    "claim": "1::bigint",
+    "results": "'[]'::jsonb",
+    "probe": "false",
+    "anyway": "false",
+    "counted": "true",
+    "pause": "15.0::double precision",
+    "error": "'error'",
+    "actor_name": "'enqueue_due_emails'",
+}
+
+
+@pytest.mark.parametrize("path", TWINS, ids=lambda path: path.stem)
+def test_every_statement_is_used_by_its_twin_and_no_other_is_asked_for(path: Path) -> None:
+    module = path.with_suffix(".py").read_text(encoding="utf-8")
+    used = set(re.findall(r'SQL\["(\w+)"\]', module))
+    assert used == set(statements(str(path.with_suffix(".py"))))
+
+
+def test_two_statements_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "twins.sql").write_text("-- name: one\nSELECT 1\n-- name: one\nSELECT 2\n")
+    with pytest.raises(ValueError, match="two statements are named one"):
+        statements(str(tmp_path / "twins.py"))
+
+
+@pytest.fixture(scope="module")
+def million(server: PostgresServer) -> Iterator[Database]:
+    """A million emails for later, 2,000 due, a million messages for later, 2,000 to be claimed."""
+    with server.fresh_database() as url:
+        database = Database(url)
+        with database.transaction() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off")
+            cursor.execute(
+                "INSERT INTO duepost.scheduled_email"
+                " (kind, scheduled_at, due_at, message_id_header, date_header, address, subject, body_text)"
+                " SELECT 'k', t, t, '<' || i || '@x>', t, 'a' || i || '@example.com', 's', 'b' FROM ("
+                "  SELECT i, now() + CASE WHEN i % 500 = 0 THEN interval '-1 h' ELSE i * interval '1 min' END AS t"
+                "  FROM generate_series(1, 1000000) AS i) AS each"
+            )
+            cursor.execute(
+                "INSERT INTO duepost.scheduled_email_user (email_id, user_id)"
+                " SELECT id, 'user-' || id FROM duepost.scheduled_email"
+            )
+            cursor.execute(
+                "INSERT INTO dramatiq.queue (message_id, queue_name, state, message, eta)"
+                " SELECT gen_random_uuid(), 'duepost_send', 'queued', '{}',"
+                " now() + CASE WHEN i % 500 = 0 THEN interval '-1 h' ELSE i * interval '1 min' END"
+                " FROM generate_series(1, 1000000) AS i"
+            )
+        database.execute("SET statement_timeout = 0")
+        database.execute("ANALYZE")
+        yield database
+        database.close()
+
+
+HOT = [
+    ("emails", "due_page", "scheduled_email_due"),
+    ("emails", "next_due_at", "scheduled_email_due"),
+    ("emails", "enqueue", "scheduled_email_pkey"),
+    ("emails", "claim", "scheduled_email_pkey"),
+    ("emails", "lock_expired", "scheduled_email_pkey"),
+    ("emails", "conclude_finished", "Index Cond: (id = '1'::bigint)"),
+    ("emails", "conclude_later", "Index Cond: (id = '1'::bigint)"),
+    ("emails", "release", "Index Cond: (id = '1'::bigint)"),
+    ("emails", "held_by_the_gone", "scheduled_email_sending"),
+    ("emails", "held_by", "scheduled_email_sending"),
+    ("messages", "claim", "queue_claimable"),
+    ("messages", "acknowledge", "queue_pkey"),
+    ("messages", "waits", "queue_claimable"),
+    ("messages", "give_back_of_the_gone", "Index"),
+]
+
+
+def plan_of(database: Database, statement: str) -> str:
+    filled = re.sub(r"%\((\w+)\)s", lambda match: SAMPLES[match[1]], statement)
+    return "\n".join(str(row[0]) for row in database.execute(f"EXPLAIN {filled}"))
+
+
+@pytest.mark.parametrize(("module", "name", "index"), HOT, ids=lambda value: value)
+def test_the_hot_statements_are_served_by_an_index_at_a_million_rows(
+    million: Database, module: str, name: str, index: str
+) -> None:
+    plan = plan_of(million, statements(str(ROOT / "models" / f"{module}.py"))[name])
+    assert index in plan
+    for table in ("scheduled_email", "queue"):
+        assert not re.search(rf"Seq Scan on {table}\b", plan), plan
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT id FROM duepost.scheduled_email e"
+        " WHERE e.id IN (SELECT u.email_id FROM duepost.scheduled_email_user u WHERE u.user_id = ANY (ARRAY['user-7'])) ORDER BY e.id",
+        "SELECT id FROM duepost.scheduled_email e WHERE lower(e.address) = lower('A7@example.com')"
+        " AND e.address IS NOT NULL ORDER BY e.id",
+    ],
+    ids=["by user", "by address"],
+)
+def test_a_clear_reads_only_what_it_clears_at_a_million_rows(million: Database, statement: str) -> None:
+    plan = plan_of(million, statement)
+    assert "Seq Scan" not in plan
+
+
+def test_a_clear_of_one_user_among_a_million_touches_few_pages(million: Database) -> None:
+    rows = million.execute(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM duepost.clear_scheduled_emails(ARRAY['user-999999'])"
+    )
+    assert isinstance(rows[0][0], list)
+    top = rows[0][0][0]["Plan"]
+    assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 2000
