@@ -272,12 +272,13 @@ class _Server:
     async def _serve(self) -> None:
         server = await self._loop.create_server(self._connection, sock=self._listener)
         await self._stopping.wait()
-        server.close()
-        closed = self._loop.create_task(server.wait_closed())
-        while self._open_ones or not closed.done():
+        # Not `server.close()` yet: asyncio leaks the clients that it is just accepting when their server closes.
+        self._loop.remove_reader(self._listener)
+        while self._open_ones or len(asyncio.all_tasks()) > 1:
             for connection in tuple(self._open_ones):
                 connection.abort()
             await asyncio.sleep(0)
+        server.close()
 
     def _connection(self) -> _Connection:
         return _Connection(self._handler, self._open_ones)

@@ -220,14 +220,28 @@ def _terminate(processes: Sequence[psutil.Process], timeout: float) -> None:
         with contextlib.suppress(psutil.Error):
             if process.ppid() not in numbers:
                 process.terminate()
-    psutil.wait_procs(processes, timeout)
+    _wait_for_end(processes, timeout)
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(processes, _KILL_TIMEOUT)
+    _wait_for_end(processes, _KILL_TIMEOUT)
+
+
+def _wait_for_end(processes: Sequence[psutil.Process], timeout: float) -> None:
+    """Takes a zombie for ended, unlike psutil: process 1 of a container may never reap it."""
+    deadline = time.monotonic() + timeout
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _leashed(command: list[str]) -> list[str]:

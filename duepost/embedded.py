@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import pwd
+import re
 import shlex
 import shutil
 import signal
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import quote
 
 import psutil
@@ -42,6 +44,7 @@ SYSTEM_USER = "pgserver"
 _LONGEST_SOCKET_PATH = 103
 #: `pg_ctl` hands the data folder to a shell between double quotes.
 _UNQUOTABLE = frozenset('"$`\\\n')
+_FAULT = re.compile(r"(FATAL|PANIC|ERROR|error): .*")
 _PAUSE = 0.02
 
 
@@ -100,8 +103,8 @@ class EmbeddedPostgres:
             raise EmbeddedError(f"PostgreSQL's data folder may not have {characters} in its path: {self.folder}")
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder.parent / f".{self.folder.name}.lock"):
-                return self._attach() or self._start()
+            with _locked(self.folder.parent / f".{self.folder.name}.lock") as lock:
+                return self._attach() or self._start(lock)
         except OSError as error:
             where = error.filename or self.folder
             raise EmbeddedError(f"PostgreSQL cannot use {where}: {error.strerror or error}") from error
@@ -187,7 +190,7 @@ class EmbeddedPostgres:
             time.sleep(_PAUSE)
         return None
 
-    def _start(self) -> str:
+    def _start(self, lock: TextIO) -> str:
         version = self._version()
         binaries = _binaries()[version]
         account = _account()
@@ -195,7 +198,7 @@ class EmbeddedPostgres:
             _open_to_others(binaries, self.folder)
         _end_processes_of(self.folder)
         if not (self.folder / "PG_VERSION").exists():
-            self._initialise(binaries, version, account)
+            self._initialise(binaries, version, account, lock)
         self._check_owner(account)
         self._launch(binaries, account)
         return self.url
@@ -215,7 +218,7 @@ class EmbeddedPostgres:
             )
         return int(version)
 
-    def _initialise(self, binaries: Path, version: int, account: _Account) -> None:
+    def _initialise(self, binaries: Path, version: int, account: _Account, lock: TextIO) -> None:
         """Makes the data beside its place and moves it there: a killed `initdb` leaves no half of it."""
         if self.folder.exists() and any(self.folder.iterdir()):
             raise EmbeddedError(f"{self.folder} is not empty and holds no PostgreSQL data: choose another folder")
@@ -227,7 +230,8 @@ class EmbeddedPostgres:
         # A fixed locale: a container's LANG often names one that is not installed, and initdb refuses it.
         collation = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if version >= 17 else []
         options = ["--auth=trust", "--encoding=UTF8", "--locale=C", *collation, f"--username={SUPERUSER}"]
-        output = _run([str(binaries / "initdb"), *options, "-D", str(draft)], account)
+        # An initdb that outlives us keeps the lock: the next start must not clear the draft under it.
+        output = _run([str(binaries / "initdb"), *options, "-D", str(draft)], account, inherited=lock)
         if output is not None:
             raise EmbeddedError(f"PostgreSQL's initdb failed in {self.folder}: {_reason(output)}")
         draft.rename(self.folder)
@@ -251,9 +255,12 @@ class EmbeddedPostgres:
         command = [str(binaries / "pg_ctl"), "-w", "-t", f"{START_TIMEOUT:.0f}", "-D", str(self.folder)]
         seen = self._log.stat().st_size if self._log.exists() else 0
         output = _run([*command, "-l", str(self._log), "-o", options, "start"], account)
-        if output is not None:
+        # One that a killed starter had on its way may have come first.
+        if output is not None and self._attach() is None:
             log = self._log.read_bytes()[seen:].decode(errors="replace") if self._log.exists() else ""
-            raise EmbeddedError(f"PostgreSQL does not start in {self.folder}: {_reason(log or output)}")
+            raise EmbeddedError(
+                f"PostgreSQL does not start in {self.folder}: {_reason(log or output)}; see {self._log}"
+            )
 
     @property
     def _log(self) -> Path:
@@ -331,7 +338,7 @@ def _socket_folder(folder: Path, account: _Account) -> Path:
     return sockets
 
 
-def _run(argv: list[str], account: _Account) -> str | None:
+def _run(argv: list[str], account: _Account, inherited: TextIO | None = None) -> str | None:
     """Runs a program of PostgreSQL as its user; None if it went well, else what it said."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
     environment |= {"LC_ALL": "C"}
@@ -345,6 +352,7 @@ def _run(argv: list[str], account: _Account) -> str | None:
             stderr=subprocess.STDOUT,
             cwd="/",
             env=environment,
+            pass_fds=[inherited.fileno()] if inherited else [],
             user=account.uid if account.switch else None,
             group=account.gid if account.switch else None,
             extra_groups=[] if account.switch else None,
@@ -354,10 +362,10 @@ def _run(argv: list[str], account: _Account) -> str | None:
 
 
 def _reason(output: str) -> str:
-    """The line of a program's output that names the fault."""
+    """The line of a program's output that names the fault, without the time in front."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    faults = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "error:", "ERROR:"))]
-    return (faults or lines or ["it gave no reason"])[0]
+    faults = [found[0] for line in lines if (found := _FAULT.search(line))]
+    return (faults or lines[-1:] or ["it gave no reason"])[0]
 
 
 def _read_pid_file(folder: Path) -> _PidFile | None:
@@ -398,14 +406,12 @@ def _serves(process: psutil.Process, folder: Path) -> bool:
 def _end_processes_of(folder: Path) -> None:
     """Ends what a killed server left: a backend that lives on holds the shared memory a new one needs."""
     orphans = [process for process in psutil.process_iter() if _works_in(process, folder)]
-    for process in orphans:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGQUIT)
-    _, alive = psutil.wait_procs(orphans, timeout=QUIT_TIMEOUT)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, timeout=QUIT_TIMEOUT)
+    for number in (signal.SIGQUIT, signal.SIGKILL):
+        for process in filter(_alive, orphans):
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        if _wait_until(lambda: not any(map(_alive, orphans)), QUIT_TIMEOUT):
+            return
 
 
 def _works_in(process: psutil.Process, folder: Path) -> bool:
@@ -416,10 +422,10 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[TextIO]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
 
 
 def _wait_until(condition: Callable[[], bool], timeout: float) -> bool:

@@ -161,7 +161,7 @@ def test_nothing_private_is_in_a_log_line(running_site: Site) -> None:
     )
     running_site.schedule(3)
     wait_until(lambda: sum(running_site.outcomes().values()) == 3, state=running_site.logs)
-    wait_until(lambda: running_site.query("SELECT FROM duepost.scheduled_email WHERE attempts > 0"))
+    wait_until(lambda: running_site.query("SELECT 1 FROM duepost.scheduled_email WHERE attempts > 0"))
     logs = running_site.logs()
     for secret in ("person", "secret", "Hello", "@example.com"):
         assert secret not in logs.replace("noreply@example.com", "")

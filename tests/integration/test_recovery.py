@@ -27,7 +27,7 @@ def look_until_seen(postroom: Postroom, email_id: int) -> None:
         workers.bury_the_dead(postroom.database, grace=0)
         recovery.take_back()
         return not postroom.query(
-            "SELECT FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'sending'", id=email_id
+            "SELECT 1 FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'sending'", id=email_id
         )
 
     wait_until(seen, what="the death to be seen")

@@ -209,6 +209,16 @@ def test_it_stops_right_after_it_started_and_starts_again_on_its_port(tmp_path: 
             assert address(again.start())[1] == port
 
 
+def test_it_stops_cleanly_while_clients_arrive(tmp_path: Path) -> None:
+    for _ in range(10):
+        catcher = Catcher(tmp_path)
+        server = address(catcher.start())
+        clients = [socket.create_connection(server) for _ in range(20)]
+        catcher.stop()
+        for connection in clients:
+            connection.close()
+
+
 def test_a_client_that_hangs_up_in_the_middle_is_no_news(catcher: Catcher, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(20):
         with socket.create_connection(address(catcher.start())) as connection:
@@ -235,5 +245,5 @@ def test_it_takes_hundreds_of_messages_a_second(catcher: Catcher) -> None:
             connection.send(MESSAGE + b".\r\n")
             assert connection.getreply()[0] == 250
         rate = 300 / (time.monotonic() - began)
-    # 1,500 and more on an idle machine; the tests may share it.
+    # 700 and more on an idle machine; the tests may share it.
     assert rate > 150, f"{rate:.0f} messages/s"

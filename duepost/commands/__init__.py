@@ -1,0 +1,1 @@
+"""The `duepost` command, a file for each group of its commands."""

@@ -1,0 +1,104 @@
+"""The command line: what there is, and what each exit status means."""
+
+import sys
+from typing import Annotated
+
+import click
+import psycopg2
+import typer
+
+from actors.broker import BrokerUnreachable
+from actors.settings import BadSettings
+from actors.version import VERSION
+from duepost.catcher import CatcherError
+from duepost.children import ChildError, FolderInUse
+from duepost.commands import demo, doctor, jsonl, operate, read, schedule, schema, trigger, up, worker
+from duepost.commands.context import BadInput, explain
+from duepost.embedded import EmbeddedError
+from models.errors import DuepostError
+
+#: Done.
+OK = 0
+#: The command could not do what it was asked for.
+FAILED = 1
+#: The command line, its input or a setting is wrong.
+BAD_USAGE = 2
+#: Ended by Ctrl-C.
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="duepost",
+    help="Scheduled email out of PostgreSQL. Settings come from the environment: DUEPOST_DATABASE_URL, "
+    "DUEPOST_SMTP_URL, DUEPOST_FROM, DUEPOST_TEMPLATES, DUEPOST_DISABLED, SENTRY_DSN. Begin with `duepost demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(demo.demo)
+app.command()(up.up)
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(worker.worker)
+app.command()(trigger.trigger)
+app.command()(schema.migrate)
+app.command()(schedule.schedule)
+app.command()(schedule.clear)
+app.command()(schedule.reschedule)
+app.command("list")(read.list_)
+app.command()(read.show)
+app.command()(read.stats)
+app.command()(operate.retry)
+app.command()(operate.resolve)
+app.command()(operate.pause)
+app.command()(operate.resume)
+app.command()(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+    if wanted:
+        typer.echo(f"duepost {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # noqa: ARG001 - its callback has answered
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Runs the command and ends the process with its exit status; every error is one line on stderr."""
+    try:
+        status = app(arguments, standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(FAILED)
+    except Exception as error:
+        message, code = judged(error)
+        typer.echo(f"duepost: {message}", err=True)
+        sys.exit(code)
+    sys.exit(status if isinstance(status, int) else OK)
+
+
+def judged(error: Exception) -> tuple[str, int]:
+    """An error's one line and exit status; what is a bug of ours is raised as it is."""
+    if isinstance(error, psycopg2.Error):
+        error = explain(error)
+    if hasattr(error, "format_message"):
+        return f"{error.format_message()} (see `duepost --help`)".replace("\n", " "), BAD_USAGE
+    if isinstance(error, BadSettings | BadInput | jsonl.BadLine):
+        return str(error), BAD_USAGE
+    if isinstance(error, DuepostError | EmbeddedError | CatcherError | ChildError | FolderInUse):
+        return str(error), FAILED
+    if isinstance(error, BrokerUnreachable):
+        return " ".join(str(error).split()), FAILED
+    raise error

@@ -1,0 +1,118 @@
+"""What commands share: which database, how to print, and what an error means."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import psycopg2
+import typer
+from psycopg2 import errorcodes
+
+from actors import runtime
+from actors.settings import BadSettings, settings
+from duepost.embedded import EmbeddedPostgres
+from models.database import Database
+from models.errors import DuepostError
+from models.migrate import check_schema
+
+#: Where `duepost up` keeps the embedded PostgreSQL, below the working directory.
+EMBEDDED = Path(".duepost") / "postgres"
+
+#: SQLSTATEs of input that is wrong: the user can mend it.
+BAD_INPUT = frozenset(
+    {
+        errorcodes.INVALID_PARAMETER_VALUE,
+        errorcodes.UNIQUE_VIOLATION,
+        errorcodes.INVALID_DATETIME_FORMAT,
+        errorcodes.DATETIME_FIELD_OVERFLOW,
+        errorcodes.NUMERIC_VALUE_OUT_OF_RANGE,
+        errorcodes.INVALID_TEXT_REPRESENTATION,
+        errorcodes.UNTRANSLATABLE_CHARACTER,
+    }
+)
+
+#: SQLSTATEs of a database without Duepost's schema, or with an older one.
+NO_SCHEMA = frozenset(
+    {
+        errorcodes.INVALID_SCHEMA_NAME,
+        errorcodes.UNDEFINED_TABLE,
+        errorcodes.UNDEFINED_FUNCTION,
+        errorcodes.UNDEFINED_COLUMN,
+    }
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+EmailId = Annotated[int, typer.Argument(help="The email's id.", min=1, max=2**63 - 1)]
+
+
+class BadInput(DuepostError):
+    """What the user gave is wrong: the message names the place and what would be right."""
+
+
+class Failed(DuepostError):
+    """The command could not do what it was asked for."""
+
+
+def database_url() -> str:
+    """The configured database, or the one of a `duepost up` in this folder.
+
+    Raises:
+        BadSettings: there is neither.
+    """
+    if settings().database_url is not None:
+        return settings().need_database_url()
+    running = EmbeddedPostgres.running_url(EMBEDDED)
+    if running is None:
+        raise BadSettings("DUEPOST_DATABASE_URL: not set, and no `duepost up` is running in this folder")
+    return running
+
+
+def client_database() -> Database:
+    """The database, for what a member of duepost_client may do."""
+    return Database(database_url(), application_name="duepost command")
+
+
+def operator_database() -> Database:
+    """The database, its schema checked; the actors of this process are pointed at it too.
+
+    Raises:
+        SchemaMismatch: the schema is missing or older.
+    """
+    database = client_database()
+    check_schema(database)
+    runtime.database.url = database.url
+    return database
+
+
+def explain(error: psycopg2.Error) -> DuepostError:
+    """What a database's error means to the user, in a line."""
+    text = " ".join((error.diag.message_primary or str(error)).split())
+    if error.pgcode in BAD_INPUT:
+        return BadInput(text)
+    if error.pgcode in NO_SCHEMA:
+        return Failed(f"the database's schema does not fit ({text}): run `duepost migrate`")
+    if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
+        return Failed(f"this database role may not do that: {text}")
+    return Failed(f"database: {text}")
+
+
+@contextmanager
+def argument(name: str) -> Iterator[None]:
+    """Names the argument in the errors of what it was given."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(f"{name}: {error}") from error
+
+
+def print_json(value: object) -> None:
+    """Prints a value as JSON; times in ISO 8601."""
+    sys.stdout.write(json.dumps(value, default=_plain, indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

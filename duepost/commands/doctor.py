@@ -1,0 +1,192 @@
+"""`duepost doctor`: is everything as it should be?"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Annotated
+
+import psycopg2
+import typer
+
+from actors.rendering import Templates
+from actors.settings import BadSettings, settings
+from actors.smtp.connection import Connection
+from actors.smtp.relay import Timeouts
+from duepost.commands.context import Json, client_database, explain, print_json
+from models import control, reports, workers
+from models.database import Database
+from models.errors import DuepostError
+from models.migrate import check_schema
+
+#: The oldest PostgreSQL that will do.
+OLDEST_SERVER = 140_000
+
+#: Seconds by which the clocks may differ.
+CLOCK_TOLERANCE = 5.0
+
+#: Seconds that each step with the relay may take.
+RELAY_PATIENCE = 10.0
+
+#: Seconds that an email may be due while all is well.
+OVERDUE = 300.0
+
+
+class Health(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's line."""
+
+    check: str
+    health: Health
+    detail: str
+
+
+COLOURS = {Health.OK: typer.colors.GREEN, Health.WARNING: typer.colors.YELLOW, Health.FAILED: typer.colors.RED}
+
+
+def doctor(
+    as_json: Json = False,
+    relay: Annotated[bool, typer.Option(help="Also log in to the relay.")] = True,
+) -> None:
+    """Checks database, schema, roles, clock, sender, relay login, templates, workers, delivery; a line each.
+
+    Exit status 1 if any fails.
+
+    Example: duepost doctor --json
+    """
+    found = list(examine(relay=relay))
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        for finding in found:
+            word = typer.style(f"{finding.health:<8}", fg=COLOURS[finding.health])
+            typer.echo(f"{word} {finding.check}: {finding.detail}")
+    if any(finding.health is Health.FAILED for finding in found):
+        raise typer.Exit(1)
+
+
+def examine(*, relay: bool) -> Iterator[Finding]:
+    """All checks; those that need the database are left out where there is none."""
+    database, reachable = _database()
+    yield reachable
+    if database is not None:
+        schema = _checked("schema", lambda: _schema(database))
+        yield schema
+        yield _checked("clock", lambda: _clock(database))
+        if schema.health is Health.OK:
+            yield _checked("roles", lambda: _roles(database))
+            yield _checked("workers", lambda: _workers(database))
+            yield _checked("delivery", lambda: _delivery(database))
+    yield _checked("sender", lambda: (Health.OK, settings().need_sender().address))
+    if relay:
+        yield _checked("relay", _relay)
+    yield _checked("templates", lambda: _templates(database))
+    yield _sentry()
+
+
+def _checked(check: str, look: Callable[[], tuple[Health, str]]) -> Finding:
+    try:
+        health, detail = look()
+    except psycopg2.Error as error:
+        health, detail = Health.FAILED, str(explain(error))
+    except DuepostError as error:
+        health, detail = Health.FAILED, str(error)
+    return Finding(check, health, detail)
+
+
+def _database() -> tuple[Database | None, Finding]:
+    try:
+        database = client_database()
+        server = reports.server(database)
+    except BadSettings:
+        raise
+    except DuepostError as error:
+        return None, Finding("database", Health.FAILED, str(error))
+    if server.number < OLDEST_SERVER:
+        detail = f"PostgreSQL {server.version}: 14 or later is needed"
+        return database, Finding("database", Health.FAILED, detail)
+    return database, Finding("database", Health.OK, f"PostgreSQL {server.version}")
+
+
+def _schema(database: Database) -> tuple[Health, str]:
+    check_schema(database)
+    return Health.OK, "up to date"
+
+
+def _clock(database: Database) -> tuple[Health, str]:
+    before = time.time()
+    server = reports.server(database).clock
+    after = time.time()
+    off = max(before - server, server - after, 0.0)
+    detail = f"{off:.1f} s apart from the database's"
+    return (Health.OK if off <= CLOCK_TOLERANCE else Health.FAILED), detail
+
+
+def _roles(database: Database) -> tuple[Health, str]:
+    roles = reports.roles(database)
+    missing = [name for name in ("duepost_client", "duepost_worker") if name not in roles]
+    unable = [name for name, able in roles.items() if not able]
+    if missing:
+        return Health.WARNING, f"{', '.join(missing)}: not there; create them and run `duepost migrate` again"
+    if unable:
+        return Health.FAILED, f"{', '.join(unable)}: lacks rights; run `duepost migrate` as the schema's owner"
+    return Health.OK, "duepost_client and duepost_worker"
+
+
+def _workers(database: Database) -> tuple[Health, str]:
+    present = workers.present(database)
+    if present == 0:
+        return Health.WARNING, "none is running: nothing is sent"
+    return Health.OK, f"{present} running"
+
+
+def _delivery(database: Database) -> tuple[Health, str]:
+    state = control.read(database)
+    oldest = reports.oldest_due(database) or 0.0
+    if state.circuit_open:
+        return Health.FAILED, f"the circuit is open ({state.circuit_reason}); the next probe is at {state.probe_at}"
+    if settings().disabled:
+        return Health.WARNING, "DUEPOST_DISABLED is set: nothing is sent"
+    if state.paused:
+        return Health.WARNING, "paused: `duepost resume` goes on"
+    if oldest > OVERDUE:
+        return Health.FAILED, f"an email has been due for {oldest:.0f} s: is a worker running, and a tick?"
+    return Health.OK, "on time"
+
+
+def _relay() -> tuple[Health, str]:
+    relay = settings().need_relay()
+    ruling = Connection(relay, Timeouts(*[RELAY_PATIENCE] * 4)).check()
+    if ruling is None:
+        return Health.OK, f"{relay.host}:{relay.port} takes mail"
+    return Health.FAILED, f"{relay.host}:{relay.port}: {ruling.phase}: {ruling.reply}"
+
+
+def _templates(database: Database | None) -> tuple[Health, str]:
+    folder = settings().templates
+    if not folder.is_dir():
+        wanted = database is not None and _wanted(database)
+        return (Health.FAILED if wanted else Health.WARNING), f"{folder}: there is no such folder"
+    problems = Templates(folder).check()
+    return (Health.FAILED, "; ".join(problems)) if problems else (Health.OK, str(folder))
+
+
+def _wanted(database: Database) -> bool:
+    try:
+        return reports.templates_wanted(database)
+    except psycopg2.Error:
+        return False
+
+
+def _sentry() -> Finding:
+    if settings().sentry_dsn is None:
+        return Finding("sentry", Health.WARNING, "off: SENTRY_DSN is not set, failures are only logged")
+    return Finding("sentry", Health.OK, f"on, environment {settings().sentry_environment}")

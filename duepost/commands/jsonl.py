@@ -1,0 +1,114 @@
+"""Emails from JSON Lines: the arguments of schedule_email as keys, one email a line. A bad line is named."""
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from duepost.client import ARGUMENTS
+from models.errors import DuepostError
+
+#: What a value of each SQL type is in JSON.
+JSON_TYPES = {
+    "text": (str, "a string"),
+    "text[]": (list, "a list of strings"),
+    "timestamptz": (str, "a time such as 2026-01-31T09:00:00+01:00"),
+    "jsonb": (dict, "an object"),
+}
+
+
+class BadLine(DuepostError):
+    """A line is wrong: the message names the file, the line's number, the field, and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmailLine:
+    """One line: its number from 1, and what it says."""
+
+    number: int
+    arguments: dict[str, object]
+
+
+def read_emails(lines: Iterable[str], name: str, *, extra: Collection[str] = ()) -> Iterator[EmailLine]:
+    """Reads and checks lines; blank ones are skipped. What only the database can judge is left to it.
+
+    Args:
+        lines: the lines of a file.
+        name: the file's name, for errors.
+        extra: further keys that are allowed; their values are not checked here.
+
+    Raises:
+        BadLine: a line is wrong.
+    """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield EmailLine(number, _arguments(line, f"{name}: line {number}", extra))
+
+
+def _arguments(line: str, place: str, extra: Collection[str]) -> dict[str, object]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        keys = [key for key, _ in pairs]
+        doubled = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
+        if doubled is not None:
+            raise BadLine(f"{place}: {doubled}: given twice")
+        return dict(pairs)
+
+    try:
+        found = json.loads(line, object_pairs_hook=unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise BadLine(f"{place}: not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadLine(f"{place}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise BadLine(f'{place}: must be an object such as {{"kind": "welcome", "address": "ann@example.com"}}')
+    for key, value in found.items():
+        _check(key, value, f"{place}: {key}", extra)
+    if not isinstance(found.get("kind"), str):
+        raise BadLine(f"{place}: kind: must be given")
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _check(key: str, value: object, place: str, extra: Collection[str]) -> None:
+    if key in extra:
+        return
+    if key not in ARGUMENTS:
+        raise BadLine(f"{place}: unknown; known are {', '.join([*ARGUMENTS, *extra])}")
+    type_, described = JSON_TYPES[ARGUMENTS[key]]
+    if value is not None and not isinstance(value, type_):
+        raise BadLine(f"{place}: must be {described}")
+    if isinstance(value, list) and not all(isinstance(each, str) for each in value):
+        raise BadLine(f"{place}: must be {described}")
+    if not _is_storable(json.dumps(value, ensure_ascii=False)) or "\\u0000" in json.dumps(value):
+        raise BadLine(f"{place}: must not contain NUL or a lone surrogate")
+    if ARGUMENTS[key] == "timestamptz" and isinstance(value, str):
+        try:
+            check_time(value)
+        except ValueError as error:
+            raise BadLine(f"{place}: {error}") from error
+
+
+def check_time(text: str) -> datetime:
+    """A moment in ISO 8601 with its zone.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None  # type: ignore[assignment]
+    if moment is None or moment.tzinfo is None:
+        raise ValueError("must be a time with its zone, such as 2026-01-31T09:00:00+01:00")
+    return moment
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _no_constant(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON")

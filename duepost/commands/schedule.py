@@ -1,0 +1,185 @@
+"""`duepost schedule`, `clear` and `reschedule`: the SQL functions from a shell."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import psycopg2
+import typer
+
+from duepost import client
+from duepost.commands.context import BAD_INPUT, BadInput, EmailId, Json, argument, client_database, print_json
+from duepost.commands.jsonl import BadLine, EmailLine, check_time, read_emails
+
+#: Lines from which on a file shows its progress.
+LONG_FILE = 1000
+
+
+def schedule(
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="JSON Lines, the arguments as keys; all are scheduled, or none. - is stdin."),
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="What sort of email, such as welcome.")] = None,
+    address: Annotated[str | None, typer.Option(help="To whom; either this or --user.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="A user's id; may be repeated.")] = None,
+    at: Annotated[str | None, typer.Option(help="When, in ISO 8601 with its zone; now by default.")] = None,
+    template: Annotated[str | None, typer.Option(help="A template's name; either this or --subject.")] = None,
+    context: Annotated[str | None, typer.Option(help="JSON for the template.")] = None,
+    subject: Annotated[str | None, typer.Option(help="The subject, in one line.")] = None,
+    body_text: Annotated[str | None, typer.Option(help="The plain-text body.")] = None,
+    body_html: Annotated[str | None, typer.Option(help="The HTML body.")] = None,
+    key: Annotated[str | None, typer.Option(help="Makes the call idempotent for good.")] = None,
+    expires_at: Annotated[str | None, typer.Option(help="Not sent after this moment.")] = None,
+    sender: Annotated[str | None, typer.Option(help="Who sends it, instead of DUEPOST_FROM.")] = None,
+    reply_to: Annotated[str | None, typer.Option(help="Where replies go.")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="'Name: value'; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Schedules one email, or those of a file, and prints the ids.
+
+    Examples: duepost schedule --kind welcome --address ann@example.com --template welcome --context '{"name": "Ann"}';
+    duepost schedule --file emails.jsonl
+    """
+    given = {
+        "kind": kind, "address": address, "users": user or None, "scheduled_at": at, "template": template,
+        "context": _json(context), "subject": subject, "body_text": body_text, "body_html": body_html, "key": key,
+        "expires_at": expires_at, "sender": sender, "reply_to": reply_to, "headers": _headers(header),
+    }  # fmt: skip
+    arguments = {name: value for name, value in given.items() if value is not None}
+    if file is not None:
+        if arguments:
+            raise BadInput(f"--file: goes without {', '.join(arguments)}: the lines say it all")
+        ids = _schedule_file(file)
+    else:
+        ids = _schedule_one(arguments)
+    if as_json:
+        print_json({"ids": ids})
+    elif file is not None:
+        typer.echo(f"Scheduled {len(ids)} emails.")
+    else:
+        typer.echo(str(ids[0]))
+
+
+def clear(
+    email_id: Annotated[int | None, typer.Argument(help="One email's id.", min=1, max=2**63 - 1)] = None,
+    user: Annotated[list[str] | None, typer.Option(help="Takes this user off; may be repeated.")] = None,
+    address: Annotated[str | None, typer.Option(help="Clears what is scheduled to this address.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only emails of this kind.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Clears scheduled emails: one by id, or those of users or of an address. Prints a receipt for each.
+
+    Receipts: cleared (never sent), user_removed (the others still get it), too_late.
+
+    Examples: duepost clear 42; duepost clear --user ann --kind reminder
+    """
+    if [email_id is not None, bool(user), address is not None].count(True) != 1:
+        raise BadInput("clear: give one of an id, --user or --address")
+    if email_id is not None and kind is not None:
+        raise BadInput("--kind: goes with --user or --address")
+    with client_database().transaction() as cursor:
+        if email_id is not None:
+            receipts = [(email_id, client.clear_scheduled_email(cursor, email_id))]
+        elif address is not None:
+            receipts = client.clear_scheduled_emails_to(cursor, address, kind)
+        else:
+            receipts = client.clear_scheduled_emails(cursor, user or [], kind)
+    if as_json:
+        print_json([{"email_id": each, "receipt": receipt} for each, receipt in receipts])
+        return
+    for each, receipt in receipts:
+        typer.echo(f"{each} {receipt}")
+    if not receipts:
+        typer.echo("Nothing is scheduled.", err=True)
+
+
+def reschedule(
+    email_id: EmailId,
+    at: Annotated[str, typer.Argument(help="When, in ISO 8601 with its zone, or now.")],
+    as_json: Json = False,
+) -> None:
+    """Moves one email to another time. Prints rescheduled or too_late.
+
+    Example: duepost reschedule 42 2026-12-24T18:00:00+01:00
+    """
+    if at != "now":
+        with argument("AT"):
+            check_time(at)
+    with client_database().transaction() as cursor:
+        receipt = client.reschedule_email(cursor, email_id, at)
+    if as_json:
+        print_json({"email_id": email_id, "receipt": receipt})
+    else:
+        typer.echo(receipt)
+
+
+def _schedule_one(arguments: dict[str, object]) -> list[int]:
+    if "kind" not in arguments:
+        raise BadInput("--kind: must be given")
+    for name, option in (("scheduled_at", "--at"), ("expires_at", "--expires-at")):
+        if name in arguments and arguments[name] != "now":
+            with argument(option):
+                check_time(str(arguments[name]))
+    with argument("schedule"), client_database().transaction() as cursor:
+        return [client.schedule_email(cursor, **arguments)]  # type: ignore[arg-type]  # checked by the database
+
+
+def _schedule_file(file: Path) -> list[int]:
+    if str(file) == "-":
+        return _schedule_lines(sys.stdin, "stdin")
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return _schedule_lines(lines, file.name)
+    except OSError as error:
+        raise BadInput(f"--file: {file}: {error.strerror or error}") from error
+
+
+def _schedule_lines(lines: Iterable[str], name: str) -> list[int]:
+    try:
+        emails = list(read_emails(lines, name))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name}: not UTF-8: {error.reason} at byte {error.start}") from error
+    with client_database().transaction() as cursor, progress(emails) as shown:
+        ids = []
+        for email in shown:
+            try:
+                ids.append(client.schedule_email(cursor, **email.arguments))  # type: ignore[arg-type]
+            except psycopg2.Error as error:
+                if error.pgcode not in BAD_INPUT:
+                    raise
+                reason = " ".join((error.diag.message_primary or str(error)).split())
+                raise BadLine(f"{name}: line {email.number}: {reason}") from error
+        return ids
+
+
+@contextmanager
+def progress(emails: list[EmailLine]) -> Iterator[Iterable[EmailLine]]:
+    """A bar on stderr while a long file is scheduled, on a terminal only."""
+    if sys.stderr.isatty() and len(emails) >= LONG_FILE:
+        with typer.progressbar(emails, label="Scheduling", file=sys.stderr) as bar:
+            yield bar
+    else:
+        yield emails
+
+
+def _json(text: str | None) -> object:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"--context: not JSON: {error}") from error
+
+
+def _headers(lines: list[str] | None) -> dict[str, str] | None:
+    headers: dict[str, str] = {}
+    for line in lines or []:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise BadInput("--header: must be 'Name: value'")
+        headers[name.strip()] = value.strip()
+    return headers or None

@@ -1,0 +1,25 @@
+"""`duepost migrate`."""
+
+import typer
+
+from actors.broker_schema import queue_schema
+from duepost.commands.context import Json, client_database, print_json
+from models.migrate import migrate as apply
+
+
+def migrate(as_json: Json = False) -> None:
+    """Creates or upgrades the schema, the broker's too. Safe to repeat and to race.
+
+    Run it as the role that shall own the schema; it need not be a superuser.
+
+    Example: duepost migrate
+    """
+    applied = []
+    for name in apply(client_database(), queue_schema=queue_schema()):
+        applied.append(name)
+        if not as_json:
+            typer.echo(f"applied {name}")
+    if as_json:
+        print_json({"applied": applied})
+    elif not applied:
+        typer.echo("The schema is up to date.")

@@ -1,0 +1,113 @@
+"""`duepost trigger`: the tick."""
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from actors.broker import BrokerUnreachable
+from actors.scheduler import tick
+from actors.settings import settings
+from duepost.commands.context import operator_database
+from models import emails, watching
+from models.database import DISCONNECTS, Connection, Database
+from models.errors import DatabaseUnreachable
+
+#: Seconds between two looks for something that falls due earlier than what is known.
+LOOK_INTERVAL = 0.2
+
+#: Seconds between two ticks while rows stay due: the pass that was asked for is at work.
+TICK_INTERVAL = 0.05
+
+#: Seconds after which there is a tick although nothing is due: the cron monitor wants to hear of it.
+LONGEST_SILENCE = 60.0
+
+#: Seconds between two tries to become the one that acts, or to reach the database.
+RETRY_INTERVAL = 0.5
+
+
+def trigger(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, and tick when the next email falls due; several may run, one acts.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing when all is well.")] = False,
+) -> None:
+    """One tick: asks a worker for a pass of the scheduler, unless that is asked for already. From cron, or --watch.
+
+    Examples: duepost trigger; duepost trigger --watch
+    """
+    if settings().disabled and not watch:
+        typer.echo("DUEPOST_DISABLED is set: nothing is enqueued.")
+        return
+    database = operator_database()
+    if watch:
+        Watch(database).run()
+        return
+    asked = tick()
+    if not quiet:
+        typer.echo("A pass of the scheduler is asked for." if asked else "A pass of the scheduler was asked for already.")
+
+
+class Watch:
+    """Ticks when the next row falls due. Of several on one database, one acts; the others take over when it ends."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._session: Connection | None = None
+        self._stopped = threading.Event()
+        self._ticked_at = -LONGEST_SILENCE
+
+    def run(self) -> None:
+        """Stays until SIGTERM or Ctrl-C; outlives a database that goes away."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        away = False
+        while not self._stopped.is_set():
+            try:
+                pause = self._look() if self._acts() else RETRY_INTERVAL
+                if away:
+                    typer.echo("duepost: the database is back", err=True)
+                away = False
+            except (*DISCONNECTS, DatabaseUnreachable, BrokerUnreachable):
+                if not away:
+                    typer.echo("duepost: the database is away; waiting for it", err=True)
+                away, pause = True, RETRY_INTERVAL
+                self._give_up_session()
+            sys.stderr.flush()
+            self._stopped.wait(pause)
+        self._give_up_session()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopped.set()
+
+    def _acts(self) -> bool:
+        if self._session is not None:
+            watching.prove(self._session)
+            return True
+        session = self._database.connect()
+        if watching.lead(session):
+            self._session = session
+            return True
+        session.close()
+        return False
+
+    def _look(self) -> float:
+        """Ticks if it is time to; gives the seconds until the next look."""
+        if settings().disabled:
+            return LOOK_INTERVAL
+        seconds = emails.seconds_until_due(self._database)
+        silent_for = time.monotonic() - self._ticked_at
+        if (seconds is not None and seconds <= 0) or silent_for >= LONGEST_SILENCE:
+            tick()
+            self._ticked_at = time.monotonic()
+            return TICK_INTERVAL
+        return min(LOOK_INTERVAL, seconds if seconds is not None else LOOK_INTERVAL)
+
+    def _give_up_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None

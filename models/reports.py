@@ -1,0 +1,106 @@
+"""What people look at: what is pending, one email's story, counts, and the state of the server."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from models.database import Database
+from models.statements import statements
+from models.words import Outcome, State
+
+SQL = statements(__file__)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEmail:
+    """One email that is not finished. Times are UTC."""
+
+    id: int
+    kind: str
+    state: State
+    scheduled_at: datetime
+    due_at: datetime
+    expires_at: datetime | None
+    attempts: int
+    unknowns: int
+    last_error: str | None
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The PostgreSQL server: its version, as a number too, and its clock in seconds since 1970."""
+
+    version: str
+    number: int
+    clock: float
+
+
+def pending(database: Database, *, state: State | None, kind: str | None, limit: int) -> list[PendingEmail]:
+    """What is not finished, the next due first."""
+    rows = database.execute(SQL["pending"], {"state": state, "kind": kind, "limit": limit})
+    return [PendingEmail(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the fields
+
+
+def email(database: Database, email_id: int) -> Mapping[str, object] | None:
+    """The row of an email that is not finished, without its content; None where there is none."""
+    rows = database.execute(SQL["email"], {"id": email_id})
+    return rows[0][0] if rows else None  # type: ignore[return-value]  # jsonb
+
+
+def deliveries(database: Database, email_id: int) -> list[Mapping[str, object]]:
+    """How an email ended, for each recipient; empty while it is not finished."""
+    return [row[0] for row in database.execute(SQL["deliveries"], {"id": email_id})]  # type: ignore[misc]  # jsonb
+
+
+def attempts(database: Database, email_id: int) -> list[Mapping[str, object]]:
+    """Each attempt at an email, in order."""
+    return [row[0] for row in database.execute(SQL["attempts"], {"id": email_id})]  # type: ignore[misc]  # jsonb
+
+
+def pending_by_state(database: Database) -> dict[str, int]:
+    """How many emails are in each state; states without one are 0."""
+    counts = {str(state): 0 for state in State}
+    counts.update((str(state), int(str(count))) for state, count in database.execute(SQL["pending_by_state"]))
+    return counts
+
+
+def outcomes(database: Database) -> dict[str, int]:
+    """How many ledger rows have each outcome; outcomes without one are 0."""
+    counts = {str(outcome): 0 for outcome in Outcome}
+    counts.update((str(outcome), int(str(count))) for outcome, count in database.execute(SQL["outcomes"]))
+    return counts
+
+
+def sent_lately(database: Database) -> tuple[int, int]:
+    """How many were sent in the last minute and in the last hour."""
+    [(minute, hour)] = database.execute(SQL["sent_lately"])
+    return int(str(minute)), int(str(hour))
+
+
+def oldest_due(database: Database) -> float | None:
+    """Seconds for which the oldest due email has been waiting; None where nothing is due."""
+    [(seconds,)] = database.execute(SQL["oldest_due"])
+    return None if seconds is None else float(str(seconds))
+
+
+def dead_letters(database: Database) -> int:
+    """How many of the broker's messages failed for good."""
+    [(count,)] = database.execute(SQL["dead_letters"])
+    return int(str(count))
+
+
+def server(database: Database) -> Server:
+    """The server behind the connection."""
+    [row] = database.execute(SQL["server"])
+    return Server(*row)  # type: ignore[arg-type]  # the statement's columns are the fields
+
+
+def roles(database: Database) -> dict[str, bool]:
+    """Duepost's roles that exist, and whether each may do its work."""
+    return {str(name): bool(able) for name, able in database.execute(SQL["roles"])}
+
+
+def templates_wanted(database: Database) -> bool:
+    """Whether any email that is not finished names a template."""
+    return database.execute(SQL["templates_wanted"]) == [(True,)]

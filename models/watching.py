@@ -1,0 +1,19 @@
+"""Which of several watches acts."""
+
+from models.database import Connection
+from models.statements import statements
+
+SQL = statements(__file__)
+
+
+def lead(session: Connection) -> bool:
+    """Whether this session is the one that acts, from now until it ends."""
+    with session.cursor() as cursor:
+        cursor.execute(SQL["lead"])
+        return bool(cursor.fetchone() == (True,))
+
+
+def prove(session: Connection) -> None:
+    """Makes sure that the session lives: one round trip; a dead one raises the driver's error."""
+    with session.cursor() as cursor:
+        cursor.execute(SQL["prove"])
