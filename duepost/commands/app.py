@@ -3,7 +3,6 @@
 import sys
 from typing import Annotated
 
-import click
 import psycopg2
 import typer
 
@@ -75,9 +74,9 @@ def run(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit status; every error is one line on stderr."""
     try:
         status = app(arguments, standalone_mode=False)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
-    except click.exceptions.Exit as end:
+    except typer.Exit as end:
         sys.exit(end.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

@@ -49,7 +49,9 @@ def trigger(
         return
     asked = tick()
     if not quiet:
-        typer.echo("A pass of the scheduler is asked for." if asked else "A pass of the scheduler was asked for already.")
+        typer.echo(
+            "A pass of the scheduler is asked for." if asked else "A pass of the scheduler was asked for already."
+        )
 
 
 class Watch:

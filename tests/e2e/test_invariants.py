@@ -36,7 +36,9 @@ def site(shared: Site) -> Iterator[Site]:
     shared.relay.release()
     shared.query("UPDATE duepost.control SET paused = false, circuit_open = false")
     shared.query("DELETE FROM duepost.suppression")
-    wait_until(lambda: not shared.pending(), what="a clean table", state=lambda: (shared.pending(), shared.logs()[-2000:]))
+    wait_until(
+        lambda: not shared.pending(), what="a clean table", state=lambda: (shared.pending(), shared.logs()[-2000:])
+    )
     shared.query("DELETE FROM duepost.delivery")
     shared.relay.released.clear()
 
@@ -50,8 +52,8 @@ def test_invariant_01_the_row_is_the_truth_and_a_message_is_a_hint(site: Site) -
     site.query("UPDATE duepost.control SET paused = true")
     hint = (
         "INSERT INTO dramatiq.queue (message_id, queue_name, state, message)"
-        " SELECT m, 'duepost_send', 'queued', jsonb_build_object('queue_name', 'duepost_send', 'actor_name', 'send_email',"
-        " 'args', jsonb_build_array(%s::bigint), 'kwargs', '{}'::jsonb, 'options', '{}'::jsonb, 'message_id', m::text,"
+        " SELECT m, 'duepost_send', 'queued', jsonb_build_object('queue_name', 'duepost_send',"
+        " 'actor_name', 'send_email', 'args', jsonb_build_array(%s::bigint), 'kwargs', '{}'::jsonb, 'options', '{}'::jsonb, 'message_id', m::text,"
         " 'message_timestamp', 0) FROM (SELECT gen_random_uuid() AS m) AS each"
     )
     for email_id in (later, later, *now, *now, 999_999_999):
@@ -97,8 +99,6 @@ def test_invariant_03_no_transaction_is_open_while_smtp_is_spoken(site: Site) ->
 
 
 def test_invariant_04_what_belongs_together_commits_together(site: Site) -> None:
-    listener = site.query("SELECT pg_current_xact_id()::text::bigint")
-    assert listener
     [email_id] = site.schedule(prefix="four", scheduled_at="now() + interval '1 hour'")
     site.query("UPDATE duepost.scheduled_email SET due_at = now() WHERE id = %s", email_id)
     site.wait_until_finished(1)
@@ -114,7 +114,9 @@ def test_invariant_04_what_belongs_together_commits_together(site: Site) -> None
 def test_invariant_05_one_lock_order_so_no_deadlock(site: Site) -> None:
     before = site.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     users = [f"user-{n}" for n in range(12)]
-    site.query("INSERT INTO duepost.recipient (user_id, address) SELECT u, u || '@example.com' FROM unnest(%s) u", users)
+    site.query(
+        "INSERT INTO duepost.recipient (user_id, address) SELECT u, u || '@example.com' FROM unnest(%s) u", users
+    )
     failures: list[BaseException] = []
 
     def client(number: int) -> None:
@@ -124,7 +126,8 @@ def test_invariant_05_one_lock_order_so_no_deadlock(site: Site) -> None:
                 for step in range(15):
                     some = users[(number + step) % 6 :: 2]
                     cursor.execute(
-                        "SELECT duepost.schedule_email(kind => 'k', users => %s, subject => 's', body_text => 'b')", (some,)
+                        "SELECT duepost.schedule_email(kind => 'k', users => %s, subject => 's', body_text => 'b')",
+                        (some,),
                     )
                     cursor.execute("SELECT * FROM duepost.clear_scheduled_emails(%s)", (some[::-1],))
                     connection.commit()
@@ -186,7 +189,7 @@ def test_invariant_09_a_clear_that_says_cleared_is_kept(site: Site) -> None:
         email_id: site.query("SELECT duepost.clear_scheduled_email(%s)", email_id)[0][0] for email_id in reversed(ids)
     }
     wait_until(lambda: not site.pending(), state=site.logs)
-    outcomes = dict(site.query("SELECT email_id, outcome FROM duepost.delivery"))
+    outcomes = {email_id: outcome for email_id, outcome in site.query("SELECT email_id, outcome FROM duepost.delivery")}
     for email_id, receipt in receipts.items():
         assert outcomes[email_id] == ("cleared" if receipt == "cleared" else "sent")
     assert sum(address_counts(site, "nine-").values()) == list(receipts.values()).count("too_late")
@@ -196,7 +199,8 @@ def test_invariant_10_the_ambiguous_is_named(site: Site) -> None:
     site.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('held', 'hold') ON CONFLICT DO NOTHING")
     site.relay.on(Phase.DOT, accept(), close(), times=2)
     [(held,)] = site.query(
-        "SELECT duepost.schedule_email(kind => 'held', address => 'ten-held@example.com', subject => 's', body_text => 'b')"
+        "SELECT duepost.schedule_email("
+        "kind => 'held', address => 'ten-held@example.com', subject => 's', body_text => 'b')"
     )
     wait_until(lambda: site.pending() == {"unknown": 1}, state=site.logs)
     [resent] = site.schedule(prefix="ten-resent")
@@ -247,8 +251,8 @@ def test_invariant_12_undeliverable_is_dropped_and_the_relays_faults_are_nobodys
 def test_invariant_13_private_by_default(site: Site) -> None:
     site.relay.on(Phase.RCPT, reply("450 4.2.0 thirteen-secret@example.com is busy"), times=1)
     site.query(
-        "SELECT duepost.schedule_email(kind => 'k', address => 'thirteen-secret@example.com', subject => 'Confidential',"
-        " body_text => 'whispered')"
+        "SELECT duepost.schedule_email(kind => 'k', address => 'thirteen-secret@example.com',"
+        " subject => 'Confidential', body_text => 'whispered')"
     )
     wait_until(lambda: site.query("SELECT 1 FROM duepost.scheduled_email WHERE attempts = 1"))
     stored = str(site.query("SELECT message::text FROM dramatiq.queue"))

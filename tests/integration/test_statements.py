@@ -115,7 +115,9 @@ def test_the_hot_statements_are_served_by_an_index_at_a_million_rows(
     "statement",
     [
         "SELECT id FROM duepost.scheduled_email e"
-        " WHERE e.id IN (SELECT u.email_id FROM duepost.scheduled_email_user u WHERE u.user_id = ANY (ARRAY['user-7'])) ORDER BY e.id",
+        " WHERE e.id IN"
+        " (SELECT u.email_id FROM duepost.scheduled_email_user u WHERE u.user_id = ANY (ARRAY['user-7']))"
+        " ORDER BY e.id",
         "SELECT id FROM duepost.scheduled_email e WHERE lower(e.address) = lower('A7@example.com')"
         " AND e.address IS NOT NULL ORDER BY e.id",
     ],

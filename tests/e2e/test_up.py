@@ -1,0 +1,134 @@
+"""`duepost up` and `duepost demo`, as a new user runs them: in an empty folder, with nothing configured."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Process, duepost
+from tests.waiting import wait_until
+
+
+def unconfigured() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("DUEPOST_", "SENTRY_"))}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that the embedded server's user can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="duepost-e2e-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def up(folder: Path, name: str = "up") -> Process:
+    arguments = [sys.executable, "-u", "-m", "duepost", "up", "--port", "0"]
+    process = Process(arguments, unconfigured(), folder / f"{name}.log", cwd=folder)
+    wait_until(lambda: "Duepost is up" in process.output, timeout=90, what="duepost up", state=lambda: process.output)
+    return process
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = duepost(*arguments, env=unconfigured(), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def sent(folder: Path) -> int:
+    return int(json.loads(run(folder, "stats", "--json"))["outcomes"]["sent"])
+
+
+def schedule(folder: Path) -> None:
+    run(folder, "schedule", "--kind", "k", "--address", "ann@example.com", "--subject", "s", "--body-text", "b")
+
+
+def test_up_delivers_survives_being_killed_and_keeps_its_data(folder: Path) -> None:
+    with up(folder) as first:
+        assert str(folder / ".duepost" / "mailbox") in first.output
+        assert "psql" in first.output
+        schedule(folder)
+        wait_until(lambda: sent(folder) == 1, state=lambda: first.output)
+        first.kill()
+    with up(folder, "again") as second:
+        assert sent(folder) == 1, "the data is still there"
+        schedule(folder)
+        wait_until(lambda: sent(folder) == 2, state=lambda: second.output)
+        other = duepost("up", "--port", "0", env=unconfigured(), cwd=folder)
+        assert other.returncode == 1
+        assert other.stderr.startswith("duepost: ")
+        assert len(other.stderr.splitlines()) == 1
+        second.signal(signal.SIGINT)
+        assert second.wait() == 0
+    assert len(list((folder / ".duepost" / "mailbox").glob("*.eml"))) == 2
+    gone = duepost("list", env=unconfigured(), cwd=folder)
+    assert gone.returncode == 2
+    assert "duepost up" in gone.stderr
+
+
+def test_the_bundled_demo_ends_as_expected(folder: Path) -> None:
+    done = duepost("demo", env=unconfigured(), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Every outcome is as expected." in done.stdout
+    assert "\x1b" not in done.stdout, "plain lines where there is no terminal"
+    assert "NOT AS EXPECTED" not in done.stdout
+
+
+def test_the_demo_takes_a_users_own_file(folder: Path) -> None:
+    lines = [
+        {"kind": "welcome", "address": "ann@example.com", "subject": "Hi", "body_text": "there"},
+        {"kind": "digest", "users": ["bob", "cleo"], "subject": "Hi", "body_text": "there"},
+        {
+            "kind": "welcome",
+            "address": "dead-address@example.com",
+            "subject": "s",
+            "body_text": "b",
+            "expect": "undeliverable",
+        },
+    ]
+    (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = duepost("demo", "mine.jsonl", env=unconfigured(), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_outcome_that_is_not_the_expected_one_is_status_1(folder: Path) -> None:
+    line = {"kind": "k", "address": "ann@example.com", "subject": "s", "body_text": "b", "expect": "undeliverable"}
+    (folder / "mine.jsonl").write_text(json.dumps(line))
+    done = duepost("demo", "mine.jsonl", env=unconfigured(), cwd=folder)
+    assert done.returncode == 1
+    assert "NOT AS EXPECTED" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ('{"kind": "k", "adress": "a@b.c"}', "line 2: adress: unknown"),
+        ('{"kind": "k", "address": 7}', "line 2: address: must be a string"),
+        ('{"kind": "k", "address": "nobody"', "line 2: not JSON"),
+        ('{"kind": "k", "address": "a@b.c", "subject": "s", "body_text": "b", "expect": "happy"}', "line 2: expect"),
+    ],
+)
+def test_a_bad_line_names_its_number_and_field(folder: Path, line: str, place: str) -> None:
+    good = {"kind": "k", "address": "ann@example.com", "subject": "s", "body_text": "b"}
+    (folder / "mine.jsonl").write_text(f"{json.dumps(good)}\n{line}\n")
+    done = duepost("demo", "mine.jsonl", env=unconfigured(), cwd=folder)
+    assert done.returncode == 2
+    assert f"mine.jsonl: {place}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_line_that_the_database_refuses_is_named_and_nothing_of_the_file_is_scheduled(folder: Path, url: str) -> None:
+    good = {"kind": "k", "address": "ann@example.com", "subject": "s", "body_text": "b"}
+    (folder / "mine.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps({**good, 'address': 'nobody'})}\n")
+    env = {**unconfigured(), "DUEPOST_DATABASE_URL": url}
+    done = duepost("demo", "mine.jsonl", env=env, cwd=folder)
+    assert done.returncode == 2
+    assert "mine.jsonl: line 2: address: must be one address" in done.stderr
+    stats = json.loads(duepost("stats", "--json", env=env, cwd=folder).stdout)
+    assert sum(stats["pending"].values()) == 0
