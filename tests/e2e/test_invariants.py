@@ -53,7 +53,8 @@ def test_invariant_01_the_row_is_the_truth_and_a_message_is_a_hint(site: Site) -
     hint = (
         "INSERT INTO dramatiq.queue (message_id, queue_name, state, message)"
         " SELECT m, 'duepost_send', 'queued', jsonb_build_object('queue_name', 'duepost_send',"
-        " 'actor_name', 'send_email', 'args', jsonb_build_array(%s::bigint), 'kwargs', '{}'::jsonb, 'options', '{}'::jsonb, 'message_id', m::text,"
+        " 'actor_name', 'send_email', 'args', jsonb_build_array(%s::bigint), 'kwargs', '{}'::jsonb,"
+        " 'options', '{}'::jsonb, 'message_id', m::text,"
         " 'message_timestamp', 0) FROM (SELECT gen_random_uuid() AS m) AS each"
     )
     for email_id in (later, later, *now, *now, 999_999_999):
@@ -189,7 +190,8 @@ def test_invariant_09_a_clear_that_says_cleared_is_kept(site: Site) -> None:
         email_id: site.query("SELECT duepost.clear_scheduled_email(%s)", email_id)[0][0] for email_id in reversed(ids)
     }
     wait_until(lambda: not site.pending(), state=site.logs)
-    outcomes = {email_id: outcome for email_id, outcome in site.query("SELECT email_id, outcome FROM duepost.delivery")}
+    rows = site.query("SELECT email_id, outcome FROM duepost.delivery")
+    outcomes = {row[0]: row[1] for row in rows}
     for email_id, receipt in receipts.items():
         assert outcomes[email_id] == ("cleared" if receipt == "cleared" else "sent")
     assert sum(address_counts(site, "nine-").values()) == list(receipts.values()).count("too_late")
