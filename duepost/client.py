@@ -1,7 +1,7 @@
 """The client: the SQL functions from Python, in the caller's own transaction. Imports no worker code."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -12,11 +12,15 @@ class Cursor(Protocol):
     def execute(self, operation: str, parameters: Mapping[str, object], /) -> object:
         """Runs a statement."""
 
-    def fetchone(self) -> Sequence[object] | None:
+    def fetchone(self) -> "Row | None":
         """The next row."""
 
-    def fetchall(self) -> Sequence[Sequence[object]]:
+    def fetchall(self) -> "Iterable[Row]":
         """The rest of the rows."""
+
+
+#: Cursors give rows as sequences, or, if they are so made, by column name.
+Row = Sequence[object] | Mapping[str, object]
 
 
 #: The arguments of `duepost.schedule_email()` in SQL, and their types.
@@ -79,20 +83,21 @@ def schedule_email(
         the email's id.
 
     Raises:
+        ValueError: a time without a time zone.
         the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content.
     """
     arguments: dict[str, object] = {
         "kind": kind,
         "address": address,
         "users": list(users) if users is not None else None,
-        "scheduled_at": scheduled_at,
+        "scheduled_at": _moment("scheduled_at", scheduled_at),
         "template": template,
         "context": json.dumps(context) if context is not None else None,
         "subject": subject,
         "body_text": body_text,
         "body_html": body_html,
         "key": key,
-        "expires_at": expires_at,
+        "expires_at": _moment("expires_at", expires_at),
         "sender": sender,
         "reply_to": reply_to,
         "headers": json.dumps(headers) if headers is not None else None,
@@ -135,7 +140,7 @@ def reschedule_email(cursor: Cursor, email_id: int, scheduled_at: datetime | str
     """Moves one email to another time: `rescheduled` or `too_late`."""
     cursor.execute(
         "SELECT duepost.reschedule_email(%(email_id)s::bigint, %(scheduled_at)s::timestamptz)",
-        {"email_id": email_id, "scheduled_at": scheduled_at},
+        {"email_id": email_id, "scheduled_at": _moment("scheduled_at", scheduled_at)},
     )
     return str(_single(cursor))
 
@@ -144,8 +149,18 @@ def _single(cursor: Cursor) -> object:
     row = cursor.fetchone()
     if row is None:
         raise LookupError("the database gave no row")
-    return row[0]
+    return _values(row)[0]
 
 
 def _receipts(cursor: Cursor) -> list[tuple[int, str]]:
-    return [(int(str(email_id)), str(receipt)) for email_id, receipt in cursor.fetchall()]
+    return [(int(str(email_id)), str(receipt)) for email_id, receipt in map(_values, cursor.fetchall())]
+
+
+def _values(row: Row) -> Sequence[object]:
+    return list(row.values()) if isinstance(row, Mapping) else row
+
+
+def _moment(argument: str, value: datetime | str | None) -> datetime | str | None:
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise ValueError(f"{argument}: needs a time zone, such as datetime.now(timezone.utc)")
+    return value

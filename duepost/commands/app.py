@@ -55,7 +55,7 @@ app.command()(operate.resume)
 app.command()(doctor.doctor)
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"duepost {VERSION}")
         raise typer.Exit
@@ -63,7 +63,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the op
 
 @app.callback()
 def options(
-    version: Annotated[  # noqa: ARG001 - its callback has answered
+    version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import psycopg2
 import typer
-from duepost.commands.jsonl import BadLine
 from rich.console import Console
 
 from actors.settings import settings
 from duepost.catcher import Refusal
+from duepost.commands.jsonl import BadLine
 from duepost.demo.director import Director
 from duepost.demo.plan import TEMPLATES, PlannedEmail, read_plan
 from duepost.demo.show import display, doubled, outcome_table
