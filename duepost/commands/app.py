@@ -81,7 +81,7 @@ def run(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(FAILED)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - what is no error of the user's is raised again
         message, code = judged(error)
         typer.echo(f"duepost: {message}", err=True)
         sys.exit(code)

@@ -96,10 +96,11 @@ def check_time(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        moment = None  # type: ignore[assignment]
-    if moment is None or moment.tzinfo is None:
-        raise ValueError("must be a time with its zone, such as 2026-01-31T09:00:00+01:00")
-    return moment
+        pass
+    else:
+        if moment.tzinfo is not None:
+            return moment
+    raise ValueError("must be a time with its zone, such as 2026-01-31T09:00:00+01:00")
 
 
 def _is_storable(text: str) -> bool:

@@ -2,7 +2,14 @@
 
 from models.database import Database
 
-PARTITIONS = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'duepost.delivery'::regclass AND inhrelid::regclass::text ~ '_[0-9]{4}_'"
+PARTITIONS = (
+    "SELECT count(*) FROM pg_inherits WHERE inhparent = 'duepost.delivery'::regclass"
+    " AND inhrelid::regclass::text ~ '_[0-9]{4}_'"
+)
+OLD = (
+    "CREATE TABLE duepost.delivery_2020_01 PARTITION OF duepost.delivery"
+    " FOR VALUES FROM ('2020-01-01') TO ('2020-02-01')"
+)
 
 
 def test_there_are_partitions_for_this_month_and_the_next_two(database: Database) -> None:

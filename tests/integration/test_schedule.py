@@ -58,6 +58,12 @@ BAD_ADDRESSES = [
     "a" * 65 + "@example.com", "ann@" + "a" * 64 + ".com", "ann@" + "a.b" * 90 + ".com", '"ann"@example.com', "",
 ]  # fmt: skip
 
+BAD_HEADERS: list[object] = [
+            [], "text", {"X-A": 1}, {"X-A": None}, {"X-A": "b\r\nc"}, {"X-A": "b\x01"}, {"": "b"}, {"X A": "b"},
+            {"X:A": "b"}, {"Ü": "b"}, {"X\nA": "b"}, {"X-A": "b" * 8193}, {"From": "b"}, {"BCC": "b"}, {"subject": "b"},
+            {"Message-ID": "b"}, {"Content-Type": "b"}, {"Return-Path": "b"}, {"Auto-Submitted": "no"},
+]  # fmt: skip
+
 BAD = [
     *[("address", without(PLAIN, address=address)) for address in BAD_ADDRESSES],
     *[("address", without(PLAIN, address=f"ann{mark}@example.com")) for mark in ("\r\n", "\n", "\r", "\x01", "\x7f")],
@@ -108,11 +114,7 @@ BAD = [
     ("key", without(PLAIN, key="k" * 513)),
     *[
         ("headers", without(PLAIN, headers=json.dumps(headers)))
-        for headers in (
-            [], "text", {"X-A": 1}, {"X-A": None}, {"X-A": "b\r\nc"}, {"X-A": "b\x01"}, {"": "b"}, {"X A": "b"},
-            {"X:A": "b"}, {"Ü": "b"}, {"X\nA": "b"}, {"X-A": "b" * 8193}, {"From": "b"}, {"BCC": "b"}, {"subject": "b"},
-            {"Message-ID": "b"}, {"Content-Type": "b"}, {"Return-Path": "b"}, {"Auto-Submitted": "no"},
-        )
+        for headers in BAD_HEADERS
     ],
 ]  # fmt: skip
 
@@ -170,9 +172,12 @@ def test_nul_is_refused_by_the_driver_or_the_server_and_nothing_is_stored(refusi
 )
 def test_good_arguments_are_stored(application: Connection, arguments: dict[str, object]) -> None:
     email_id = schedule(application, **arguments)
-    assert one(application, "SELECT state, attempts, due_at = scheduled_at FROM duepost.scheduled_email WHERE id = %s", email_id) == (
-        "scheduled", 0, True,
-    )  # fmt: skip
+    found = one(
+        application,
+        "SELECT state, attempts, due_at = scheduled_at FROM duepost.scheduled_email WHERE id = %s",
+        email_id,
+    )
+    assert found == ("scheduled", 0, True)
 
 
 def test_it_leaves_now_where_no_time_is_given(application: Connection) -> None:
@@ -195,7 +200,8 @@ def test_message_ids_are_unique_and_of_the_senders_domain(application: Connectio
     ids = [schedule(application, **without(PLAIN, sender="Ann <ann@mail.example.org>")) for _ in range(3)]
     found = one(
         application,
-        "SELECT count(DISTINCT message_id_header), bool_and(message_id_header ~ '^<[0-9a-f-]{36}@mail\\.example\\.org>$')"
+        "SELECT count(DISTINCT message_id_header),"
+        " bool_and(message_id_header ~ '^<[0-9a-f-]{36}@mail\\.example\\.org>$')"
         " FROM duepost.scheduled_email WHERE id = ANY (%s)",
         ids,
     )
@@ -302,7 +308,7 @@ def test_any_text_is_stored_or_refused_with_22023(refusing: Connection, argument
         schedule(refusing, **without(base, **{argument: text}))
     except (ValueError, UnicodeEncodeError):
         assert "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
-    except psycopg2.Error as error:
-        assert error.pgcode == "22023"
+    except psycopg2.errors.InvalidParameterValue:
+        pass
     finally:
         refusing.rollback()
