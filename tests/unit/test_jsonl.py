@@ -1,0 +1,61 @@
+"""Emails from JSON Lines: a line is good, or it is named."""
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duepost.client import ARGUMENTS
+from duepost.commands.jsonl import BadLine, EmailLine, read_emails
+
+
+def test_lines_keep_their_numbers_and_blank_ones_are_skipped() -> None:
+    found = list(read_emails(["\n", '{"kind": "a"}\n', "  \n", '{"kind": "b", "key": null}\n'], "f"))
+    assert [(line.number, line.arguments) for line in found] == [(2, {"kind": "a"}), (4, {"kind": "b"})]
+
+
+def test_every_argument_of_schedule_email_is_a_key() -> None:
+    values = {"text": '"x"', "text[]": '["x"]', "timestamptz": '"2030-01-01T00:00:00Z"', "jsonb": "{}"}
+    line = "{" + ", ".join(f'"{name}": {values[type_]}' for name, type_ in ARGUMENTS.items()) + "}"
+    [found] = read_emails([line], "f")
+    assert set(found.arguments) == set(ARGUMENTS)
+
+
+def test_further_keys_can_be_allowed() -> None:
+    [found] = read_emails(['{"kind": "a", "expect": "sent"}'], "f", extra=["expect"])
+    assert found.arguments["expect"] == "sent"
+    with pytest.raises(BadLine, match="f: line 1: expect: unknown"):
+        list(read_emails(['{"kind": "a", "expect": "sent"}'], "f"))
+
+
+def test_a_deeply_nested_line_is_no_crash() -> None:
+    with pytest.raises(BadLine, match="f: line 1: "):
+        list(read_emails(["[" * 100_000], "f"))
+
+
+def read(line: str) -> list[EmailLine]:
+    """The line's email, or none where it is refused by name."""
+    with suppress(BadLine):
+        return list(read_emails([line], "f"))
+    with pytest.raises(BadLine, match=r"^f: line 1: "):
+        list(read_emails([line], "f"))
+    return []
+
+
+@given(st.text())
+def test_any_line_is_an_email_or_named(line: str) -> None:
+    assert len(read(line)) <= 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ARGUMENTS)) | st.text(), JSON))
+def test_any_object_is_an_email_or_named(arguments: dict[str, object]) -> None:
+    for found in read(json.dumps(arguments)):
+        assert set(found.arguments) <= set(ARGUMENTS)
