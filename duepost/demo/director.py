@@ -88,7 +88,7 @@ class Director:
         with self.database.transaction() as cursor:
             emails.retry_now(cursor, email_id)
         why = f"template {planned.mend} is mended" if planned.mend else f"{planned.hasten}"
-        return f"email {email_id}: {why}; an operator brings its retry forward (duepost retry {email_id})"
+        return f"email {email_id}: {why}; retried by hand (duepost retry {email_id})"
 
     def _mend(self, template: str) -> None:
         for path in self.templates.glob(f"{template}.*"):
