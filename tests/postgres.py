@@ -26,7 +26,7 @@ TEMPLATE = "duepost_template"
 
 def installed_binaries() -> dict[str, Path]:
     """The folders of server binaries by name: the embedded ones, then Debian's."""
-    found = {f"embedded-{version}": path for version, path in POSTGRES_VERSIONS.items() if version == 18}
+    found = {f"embedded-{version}": path for version, path in sorted(POSTGRES_VERSIONS.items(), reverse=True)}
     for folder in sorted(DEBIAN.glob("*/bin")):
         found[f"debian-{folder.parent.name}"] = folder
     return found

@@ -59,8 +59,12 @@ def show(email_id: EmailId, as_json: Json = False) -> None:
     attempts = reports.attempts(database, email_id)
     if row is None and not ledger:
         raise Failed(f"email {email_id}: there is no such email")
+    row_or_ledger = row if row is not None else {**ledger[0], "state": "finished"}
     story = {
-        "email": row if row is not None else {**ledger[0], "id": email_id, "state": "finished"},
+        "id": email_id,
+        "kind": row_or_ledger["kind"],
+        "state": row_or_ledger["state"],
+        "email": {**row_or_ledger, "id": email_id},
         "deliveries": ledger,
         "attempts": attempts,
         "next": what_is_next(database, row),

@@ -25,8 +25,10 @@ def schedule(
     ] = None,
     kind: Annotated[str | None, typer.Option(help="What sort of email, such as welcome.")] = None,
     address: Annotated[str | None, typer.Option(help="To whom; either this or --user.")] = None,
-    user: Annotated[list[str] | None, typer.Option(help="A user's id; may be repeated.")] = None,
-    at: Annotated[str | None, typer.Option(help="When, in ISO 8601 with its zone; now by default.")] = None,
+    user: Annotated[list[str] | None, typer.Option("--user", "--users", help="A user's id; may be repeated.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", "--scheduled-at", help="When, in ISO 8601 with its zone; now by default.")
+    ] = None,
     template: Annotated[str | None, typer.Option(help="A template's name; either this or --subject.")] = None,
     context: Annotated[str | None, typer.Option(help="JSON for the template.")] = None,
     subject: Annotated[str | None, typer.Option(help="The subject, in one line.")] = None,
@@ -66,7 +68,9 @@ def schedule(
 
 def clear(
     email_id: Annotated[int | None, typer.Argument(help="One email's id.", min=1, max=2**63 - 1)] = None,
-    user: Annotated[list[str] | None, typer.Option(help="Takes this user off; may be repeated.")] = None,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", "--users", help="Takes this user off; may be repeated.")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Clears what is scheduled to this address.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only emails of this kind.")] = None,
     as_json: Json = False,
