@@ -50,8 +50,8 @@ class Recovery:
 
 def take_back() -> None:
     """One look: who is gone, and what did they hold?"""
-    if workers.bury_the_dead(database):
-        messages.give_back_of_the_gone(database)
+    workers.bury_the_dead(database)
+    messages.give_back_of_the_gone(database)
     if [each for each in emails.lost_claims(database) if lost(each)]:
         tick()
 

@@ -90,8 +90,10 @@ def send_email(email_id: int) -> None:
     if email is None:
         return
     holdings.take(email.claim)
+    failures: dict[str, RenderError] = {}
     try:
-        conclude(email, list(deliver(email)))
+        conclude(email, list(deliver(email, failures)))
+        report_new(email, failures)
     except LostClaim:
         logger.warning("Email %d went to another worker; its conclusion here changes nothing.", email.id)
         reporting.lost_claim(email.id, email.kind)
@@ -120,12 +122,15 @@ def claim(email_id: int) -> ClaimedEmail | None:
     return None
 
 
-def deliver(email: ClaimedEmail) -> Iterator[Judged]:
-    """Attempts each recipient in turn; no transaction is open meanwhile. Ends early when the relay fails."""
+def deliver(email: ClaimedEmail, failures: dict[str, RenderError]) -> Iterator[Judged]:
+    """Attempts each recipient in turn; no transaction is open meanwhile. Ends early when the relay fails.
+
+    What fails in rendering is added to `failures`, by its text.
+    """
     waiting = list(email.recipients)
     while waiting:
         recipient = waiting.pop(0)
-        judged = Judged(recipient, attempt(email, recipient))
+        judged = Judged(recipient, attempt(email, recipient, failures))
         if waiting and judged.ruling.scope is not Scope.RELAY:
             # Each copy that is out is on disk before the next one goes.
             note(email, judged)
@@ -134,7 +139,7 @@ def deliver(email: ClaimedEmail) -> Iterator[Judged]:
             return
 
 
-def attempt(email: ClaimedEmail, recipient: Recipient) -> Ruling:
+def attempt(email: ClaimedEmail, recipient: Recipient, failures: dict[str, RenderError]) -> Ruling:
     """Renders and delivers one copy."""
     refusal = conclusion.refusal_without_asking(recipient)
     if refusal is not None:
@@ -156,11 +161,13 @@ def attempt(email: ClaimedEmail, recipient: Recipient) -> Ruling:
             headers=email.headers or {},
         )
     except RenderError as error:
-        return rendering_failed(email, error)
+        failure = error
     except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
-        return rendering_failed(email, RenderError(email.template or "-", type(error).__name__, None))
-    rulings = relay_connection().deliver(Envelope(sender.address, (address,), message))
-    return rulings[address]
+        failure = RenderError(email.template or "-", type(error).__name__, None)
+    else:
+        return relay_connection().deliver(Envelope(sender.address, (address,), message))[address]
+    failures[str(failure)] = failure
+    return Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
 
 
 def render(email: ClaimedEmail, recipient: Recipient) -> Content:
@@ -181,11 +188,11 @@ def render(email: ClaimedEmail, recipient: Recipient) -> Content:
     return templates.render(email.template, {**(email.context or {}), "recipient": whom})
 
 
-def rendering_failed(email: ClaimedEmail, error: RenderError) -> Ruling:
-    """Ours to mend: retried with long pauses, reported when it is new."""
-    if str(error) not in (email.last_error or ""):
-        reporting.render_error(email.id, email.kind, error)
-    return Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(error), pace=Pace.BROKEN)
+def report_new(email: ClaimedEmail, failures: dict[str, RenderError]) -> None:
+    """A template's failure is ours to mend, and reported when it is new: not with each retry, not for each user."""
+    for text, failure in failures.items():
+        if text not in (email.last_error or ""):
+            reporting.render_error(email.id, email.kind, failure)
 
 
 def note(email: ClaimedEmail, judged: Judged) -> None:

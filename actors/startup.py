@@ -4,6 +4,7 @@ import logging
 import sys
 
 import dramatiq
+import psycopg2
 from dramatiq.middleware import Middleware
 
 from actors.recovery import Recovery
@@ -40,7 +41,7 @@ class Startup(Middleware):
             attendance.start()
         except BadSettings as error:
             leave(error, BAD_SETTINGS)
-        except DuepostError as error:
+        except (DuepostError, psycopg2.Error) as error:
             leave(error, FAILED)
         self._recovery.start()
 
@@ -61,5 +62,5 @@ def stop_waiting() -> None:
 
 def leave(error: Exception, status: int) -> None:
     """Ends this process with one line."""
-    print(f"duepost: {error}", file=sys.stderr, flush=True)
+    print(f"duepost: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(status)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import psycopg2
+import psycopg2.errors
 from psycopg2 import extensions
 
 from models.errors import DatabaseUnreachable, NestedTransaction
 
-#: What the driver raises when the server or the connection is gone.
-DISCONNECTS = (psycopg2.OperationalError, psycopg2.InterfaceError)
+#: What the driver raises when the server or the connection is gone, or the server takes no writes (a failover).
+DISCONNECTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.ReadOnlySqlTransaction)
 
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 5

@@ -10,7 +10,7 @@ from actors.smtp.verdicts import Phase
 from tests.e2e.conftest import Site
 from tests.postgres import PostgresServer
 from tests.processes import Process, duepost, environment
-from tests.relays import ScriptedRelay, hang, reply
+from tests.relays import ScriptedRelay, accept, close, hang, reply
 from tests.waiting import wait_until
 
 
@@ -174,3 +174,40 @@ def test_the_broker_holds_a_process_id_per_worker_and_one_lock_each(site: Site) 
         assert pids <= set(workers.worker_pids())
         assert site.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(2,)]
         os.kill(pids.pop(), 0)
+
+
+def test_workers_need_no_more_than_the_role_for_workers(site: Site, server: PostgresServer) -> None:
+    server.execute("DROP ROLE IF EXISTS only_worker")
+    server.execute("CREATE ROLE only_worker LOGIN IN ROLE duepost_worker")
+    try:
+        site.env["DUEPOST_DATABASE_URL"] = site.url.replace("postgres@", "only_worker@", 1)
+        site.relay.on(Phase.RCPT, reply("550 5.1.1 unknown"), when=lambda line: "dead" in line)
+        site.relay.on(Phase.DOT, accept(), close(), times=1)
+        site.query("INSERT INTO duepost.recipient (user_id, address) VALUES ('ann', 'ann@example.com')")
+        site.schedule(5)
+        site.schedule(prefix="dead")
+        site.query(
+            "SELECT duepost.schedule_email(kind => 'k', users => ARRAY['ann'], subject => 's', body_text => 'b')"
+        )
+        site.query("UPDATE duepost.control SET maintained_at = NULL, swept_at = NULL")
+        with site.watch(), site.workers():
+            site.wait_until_finished(7)
+        assert site.outcomes() == {"sent": 6, "undeliverable": 1}
+        assert "Traceback" not in site.logs()
+        assert site.query("SELECT count(*) FROM duepost.suppression") == [(1,)]
+    finally:
+        server.execute("DROP ROLE only_worker")
+
+
+def test_a_role_that_lacks_rights_is_one_line_and_status_1(site: Site, server: PostgresServer) -> None:
+    server.execute("DROP ROLE IF EXISTS nobody_special")
+    server.execute("CREATE ROLE nobody_special LOGIN")
+    try:
+        site.env["DUEPOST_DATABASE_URL"] = site.url.replace("postgres@", "nobody_special@", 1)
+        arguments = [sys.executable, "-m", "dramatiq", "actors", "--processes", "1"]
+        with Process(arguments, site.env, site.folder / "log") as workers:
+            assert workers.wait() == 1
+        assert "permission denied" in workers.output
+        assert "Traceback" not in workers.output
+    finally:
+        server.execute("DROP ROLE nobody_special")

@@ -83,7 +83,7 @@ def test_a_worker_whose_claim_was_taken_over_concludes_nothing(postroom: Postroo
     sender.lost(emails.Lost(email.id, email.claim, email.kind))
     postroom.query("UPDATE duepost.scheduled_email SET attempts = 0")
     with pytest.raises(LostClaim):
-        conclude(email, list(deliver(email)))
+        conclude(email, list(deliver(email, {})))
     assert postroom.ledger(email_id) == []
     assert postroom.row(email_id)["state"] == "scheduled"
 
@@ -93,7 +93,7 @@ def test_a_commit_whose_answer_was_lost_is_not_concluded_twice(postroom: Postroo
     postroom.enqueue()
     email = claim(email_id)
     assert email is not None
-    judged = list(deliver(email))
+    judged = list(deliver(email, {}))
     conclude(email, judged)
     conclude(email, judged)
     assert postroom.ledger(email_id) == ["sent"]
@@ -120,7 +120,7 @@ def test_a_copy_that_is_out_is_not_sent_again_when_the_worker_dies_between_copie
     postroom.enqueue()
     email = claim(email_id)
     assert email is not None
-    copies = deliver(email)
+    copies = deliver(email, {})
     next(copies)
     sender.lost(emails.Lost(email.id, email.claim, email.kind))
     postroom.deliver()
