@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 #: Seconds between two looks at an empty queue: the first after work, and the longest.
 SHORTEST_POLL = 0.01
-LONGEST_POLL = 0.25
+LONGEST_POLL = 0.1
 
 #: Seconds between two tries while the database is away.
 AWAY_PAUSE = 0.5
