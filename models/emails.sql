@@ -26,12 +26,15 @@ WHERE next.due_at IS NOT NULL AND NOT control.paused
 -- scheduled → queued. Nothing where another transaction holds the row, or where nothing may be enqueued.
 -- Rows are locked by id alone and looked at afterwards: with the state in the same WHERE the planner may take a
 -- partial index, and read everything that is due for each row.
+-- The commit need not wait for the disk: a crash that loses it leaves the row scheduled, and without a message.
 WITH email AS MATERIALIZED (
     SELECT id, state, due_at, expires_at FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+), unhurried AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
 )
 UPDATE duepost.scheduled_email AS row
 SET state = 'queued', message_id = %(message_id)s, probe = control.circuit_open
-FROM email, duepost.control AS control
+FROM email, unhurried, duepost.control AS control
 WHERE row.id = email.id
   AND email.state = 'scheduled'
   AND email.due_at <= now()

@@ -17,8 +17,11 @@ SET queue_name = EXCLUDED.queue_name,
 
 -- name: claim
 -- queued → consumed, the oldest first; served by queue_claimable. The subquery is materialised because PostgreSQL
--- may run a LIMIT subquery more than once inside an UPDATE.
-WITH next AS MATERIALIZED (
+-- may run a LIMIT subquery more than once inside an UPDATE. The commit need not wait for the disk: a crash that loses
+-- it leaves the messages queued, and hints may be doubled.
+WITH unhurried AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+), next AS MATERIALIZED (
     SELECT message_id
     FROM dramatiq.queue
     WHERE queue_name = %(queue_name)s AND state = 'queued' AND eta <= now()
@@ -28,7 +31,7 @@ WITH next AS MATERIALIZED (
 )
 UPDATE dramatiq.queue AS message
 SET state = 'consumed', worker_id = %(worker_id)s, mtime = now()
-FROM next
+FROM next, unhurried
 WHERE message.message_id = next.message_id
 RETURNING message.eta, message.message
 
