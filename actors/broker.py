@@ -264,7 +264,10 @@ class PostgresConsumer(Consumer):
         try:
             action()
         except (*DISCONNECTS, DatabaseUnreachable) as error:
-            raise BrokerUnreachable(str(error)) from error
+            if not self._broker.stopping.is_set():
+                raise BrokerUnreachable(str(error)) from error
+            # Dramatiq would try for ever. Others give back what we hold once our session has ended.
+            logger.warning("The database is away (%s); what is in hand is left to others.", type(error).__name__)
 
 
 def _as_json(message: Message) -> dict[str, object]:

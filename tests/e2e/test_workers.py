@@ -211,3 +211,45 @@ def test_a_role_that_lacks_rights_is_one_line_and_status_1(site: Site, server: P
         assert "Traceback" not in workers.output
     finally:
         server.execute("DROP ROLE nobody_special")
+
+
+def test_workers_end_in_order_although_the_database_is_away(
+    own_server: PostgresServer, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    name = "away"
+    own_server.execute(f"CREATE DATABASE {name}")
+    url = own_server.url(name)
+    site = Site(url, relay, environment(url, relay.url), tmp_path)
+    assert duepost("migrate", env=site.env).returncode == 0
+    relay.on(Phase.DOT, hang(), reply("250 2.0.0 taken"))
+    site.schedule(20)
+    with site.watch() as watch, site.workers() as workers:
+        wait_until(lambda: site.pending().get("sending", 0) >= 4, state=site.logs)
+        own_server.stop("immediate")
+        try:
+            workers.signal(signal.SIGTERM)
+            watch.signal(signal.SIGTERM)
+            relay.release()
+            assert workers.wait() == 0
+            assert watch.wait() == 0
+        finally:
+            own_server.start()
+
+
+def test_workers_wait_for_a_database_that_goes_away_and_keep_their_verdicts(
+    own_server: PostgresServer, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    with own_server.fresh_database() as url:
+        site = Site(url, relay, environment(url, relay.url), tmp_path)
+        relay.on(Phase.DOT, hang(), reply("250 2.0.0 taken"))
+        site.schedule(4)
+        with site.watch(), site.workers():
+            wait_until(lambda: relay.transcript.count("C: .") == 4, what="four dots", state=lambda: relay.transcript)
+            own_server.stop("fast")
+            relay.release()
+            assert relay.wait_for(lambda relay: len(relay.messages) == 4)
+            wait_until(lambda: "The database is away" in site.logs(), what="the workers to wait", state=site.logs)
+            own_server.start()
+            site.wait_until_finished(4)
+        assert site.query("SELECT count(*) FROM duepost.delivery WHERE outcome = 'sent' AND unknowns = 0") == [(4,)]
+        assert len(relay.messages) == 4, "a verdict that was kept is not a second copy"
