@@ -74,6 +74,11 @@ class Conclusion:
         return max(retry_pause(self.email.attempts + 1, ruling.pace) for ruling in pending)
 
     @property
+    def mailbox_is_full(self) -> bool:
+        """Whether it is a full mailbox that the email waits for."""
+        return any(ruling.pace is Pace.MAILBOX_FULL for ruling in self.rulings)
+
+    @property
     def error(self) -> str:
         """Why the email is not finished, in a line. For the database only: it may hold an address."""
         pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
@@ -139,7 +144,7 @@ def refusal_without_asking(recipient: Recipient) -> Ruling | None:
 
 
 def _full_for_too_long(email: ClaimedEmail, ruling: Ruling) -> bool:
-    return ruling.pace is Pace.MAILBOX_FULL and email.failing_seconds > MAILBOX_FULL_FOR
+    return ruling.pace is Pace.MAILBOX_FULL and email.mailbox_full_seconds > MAILBOX_FULL_FOR
 
 
 def _described(ruling: Ruling) -> str:

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import dramatiq
@@ -235,27 +236,35 @@ def conclude(email: ClaimedEmail, judged: list[Judged]) -> None:
 
 def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
     """Writes a conclusion; gives what is to be reported once it is committed."""
-    reports = outcome.reports()
     if outcome.is_finished:
-        if not emails.conclude_finished(cursor, email, outcome.results):
-            return already_concluded(cursor, email)
-        for result in outcome.dead_addresses:
-            emails.suppress(cursor, result)
+        concluded = emails.conclude_finished(cursor, email, outcome.results)
     else:
-        if not emails.lock_claimed(cursor, email):
-            return already_concluded(cursor, email)
-        emails.settle(cursor, email, outcome.results)
-        emails.journal(cursor, email, outcome.results)
-        for result in outcome.dead_addresses:
-            emails.suppress(cursor, result)
-        if outcome.is_unknown:
-            emails.conclude_unknown(cursor, email, error=outcome.error)
-        else:
-            emails.conclude_later(cursor, email, pause=outcome.pause, counted=outcome.is_counted, error=outcome.error)
-        if outcome.relay_failure is not None:
-            reports += break_circuit(cursor, email, outcome.relay_failure)
+        concluded = put_back(cursor, email, outcome)
+    if not concluded:
+        return already_concluded(cursor, email)
+    for result in outcome.dead_addresses:
+        emails.suppress(cursor, result)
+    reports = outcome.reports() + break_circuit(cursor, email, outcome)
     broker.acknowledge(cursor)
     return reports
+
+
+def put_back(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> bool:
+    """Journals an attempt that has not finished the email, and makes it due later, or unknown."""
+    if not emails.lock_claimed(cursor, email):
+        return False
+    emails.settle(cursor, email, outcome.results)
+    emails.journal(cursor, email, outcome.results)
+    if outcome.is_unknown:
+        return emails.conclude_unknown(cursor, email, error=outcome.error) is not None
+    return emails.conclude_later(
+        cursor,
+        email,
+        pause=outcome.pause,
+        counted=outcome.is_counted,
+        mailbox_full=outcome.mailbox_is_full,
+        error=outcome.error,
+    )
 
 
 def already_concluded(cursor: Cursor, email: ClaimedEmail) -> list[Callable[[], None]]:
@@ -270,18 +279,28 @@ def already_concluded(cursor: Cursor, email: ClaimedEmail) -> list[Callable[[], 
     return []
 
 
-def break_circuit(cursor: Cursor, email: ClaimedEmail, failure: Ruling) -> list[Callable[[], None]]:
-    """Opens the circuit, or puts off its next probe; the scheduler is asked to be there when that is due."""
-    reason = " ".join(str(part) for part in (failure.phase, failure.code, failure.enhanced_code) if part)
-    opened = control.open_circuit(cursor, reason=reason, first_pause=FIRST_PROBE)
-    if opened:
+def break_circuit(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
+    """Opens the circuit, or puts off its next probe; the scheduler is asked to be there when that is due.
+
+    A probe that the relay has not answered, for whatever reason, has failed.
+    """
+    failure = outcome.relay_failure
+    reports: list[Callable[[], None]] = []
+    reason = described(failure) if failure is not None else None
+    if failure is not None and control.open_circuit(cursor, reason=described(failure), first_pause=FIRST_PROBE):
         pause = FIRST_PROBE
-    elif email.probe:
+        reports.append(partial(reporting.circuit_opened, failure))
+    elif email.probe and not outcome.relay_answered:
         pause = control.put_off_probe(cursor, reason=reason, longest=LONGEST_PROBE)
     else:
         return []
     broker.enqueue(tick_message(), delay=round(pause * 1000))
-    return [lambda: reporting.circuit_opened(failure)] if opened else []
+    return reports
+
+
+def described(failure: Ruling) -> str:
+    """A relay's failure in phase and codes: its text may hold an address."""
+    return " ".join(str(part) for part in (failure.phase, failure.code, failure.enhanced_code) if part)
 
 
 def tick_message() -> dramatiq.Message[None]:

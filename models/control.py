@@ -42,8 +42,8 @@ def open_circuit(cursor: Cursor, *, reason: str, first_pause: float) -> bool:
     return cursor.fetchone() is not None
 
 
-def put_off_probe(cursor: Cursor, *, reason: str, longest: float) -> float:
-    """A probe has failed: the next one after twice the pause, at most `longest` seconds.
+def put_off_probe(cursor: Cursor, *, reason: str | None, longest: float) -> float:
+    """A probe has failed: the next one after twice the pause, at most `longest` seconds. No reason keeps the old one.
 
     Returns:
         the new pause in seconds; 0 where the circuit was closed meanwhile.

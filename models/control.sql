@@ -24,7 +24,7 @@ RETURNING one
 UPDATE duepost.control
 SET probe_pause = least(probe_pause * 2, %(longest)s),
     probe_at = now() + make_interval(secs => least(probe_pause * 2, %(longest)s)),
-    circuit_reason = %(reason)s
+    circuit_reason = coalesce(%(reason)s, circuit_reason)
 WHERE circuit_open
 RETURNING probe_pause
 

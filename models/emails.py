@@ -41,7 +41,8 @@ class Recipient:
 class ClaimedEmail:
     """One email that this worker, and nobody else, is to deliver.
 
-    `claim` is the number that its conclusion must name. `failing_seconds` is how long it has been failing.
+    `claim` is the number that its conclusion must name. `mailbox_full_seconds` is for how long a
+    mailbox has been full.
     """
 
     id: int
@@ -61,7 +62,7 @@ class ClaimedEmail:
     subject: str | None
     body_text: str | None
     body_html: str | None
-    failing_seconds: float
+    mailbox_full_seconds: float
     recipients: tuple[Recipient, ...]
 
 
@@ -181,17 +182,27 @@ def conclude_finished(cursor: Cursor, email: ClaimedEmail, results: Sequence[Res
     return cursor.fetchone() is not None
 
 
-def conclude_later(cursor: Cursor, email: ClaimedEmail, *, pause: float | None, counted: bool, error: str) -> bool:
+def conclude_later(
+    cursor: Cursor, email: ClaimedEmail, *, pause: float | None, counted: bool, mailbox_full: bool, error: str
+) -> bool:
     """Sending → scheduled; False where the claim is no longer the row's.
 
     Args:
         pause: seconds until it is due again; None keeps its place in line.
         counted: whether this was an attempt of the email's own.
+        mailbox_full: whether it is a full mailbox that it waits for.
         error: why, in a line.
     """
     cursor.execute(
         SQL["conclude_later"],
-        {"id": email.id, "claim": email.claim, "pause": pause, "counted": counted, "error": error},
+        {
+            "id": email.id,
+            "claim": email.claim,
+            "pause": pause,
+            "counted": counted,
+            "mailbox_full": mailbox_full,
+            "error": error,
+        },
     )
     return cursor.fetchone() is not None
 

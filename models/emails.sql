@@ -76,7 +76,7 @@ RETURNING
     row.id, row.claim, row.kind, row.attempts, row.unknowns, row.last_error, row.probe, row.message_id_header,
     row.date_header, row.sender, row.reply_to, row.headers, row.template, row.context, row.subject, row.body_text,
     row.body_html,
-    coalesce(extract(epoch FROM now() - row.failing_since), 0)::double precision AS failing_seconds,
+    coalesce(extract(epoch FROM now() - row.mailbox_full_since), 0)::double precision AS mailbox_full_seconds,
     CASE
         WHEN row.address IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
             'user_id', NULL,
@@ -209,7 +209,7 @@ SET state = 'scheduled',
     END,
     attempts = attempts + %(counted)s::integer,
     last_error = %(error)s,
-    failing_since = coalesce(failing_since, now()),
+    mailbox_full_since = CASE WHEN %(mailbox_full)s THEN coalesce(mailbox_full_since, now()) END,
     probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
 WHERE id = %(id)s AND claim = %(claim)s AND state = 'sending'
 RETURNING id
@@ -265,18 +265,24 @@ WHERE state = 'sending' AND worker_id = %(worker_id)s AND claimed_at < now() - i
 ORDER BY id
 
 -- name: retry_now
--- An operator's hand: due at once.
+-- An operator's hand: due at once. A Date that no attempt has used yet is not left in the future.
 UPDATE duepost.scheduled_email
-SET due_at = now()
+SET due_at = now(), date_header = CASE WHEN attempts = 0 THEN least(date_header, now()) ELSE date_header END
 WHERE id = %(id)s AND state = 'scheduled'
 RETURNING id
 
 -- name: lock_unknown
-SELECT id, address FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'unknown' FOR UPDATE
+-- Held, or waiting to be sent once more.
+SELECT id, address
+FROM duepost.scheduled_email
+WHERE id = %(id)s AND (state = 'unknown' OR (state = 'scheduled' AND unknowns > 0))
+FOR UPDATE
 
 -- name: resolve_resend
 -- unknown → scheduled: a person says that it did not arrive, or that a second copy does no harm.
-UPDATE duepost.scheduled_email SET state = 'scheduled', due_at = now() WHERE id = %(id)s AND state = 'unknown'
+UPDATE duepost.scheduled_email
+SET state = 'scheduled', due_at = now()
+WHERE id = %(id)s AND (state = 'unknown' OR (state = 'scheduled' AND unknowns > 0))
 
 -- name: resolve_sent_users
 -- A person says that it arrived: so for the users whose outcome was unknown.

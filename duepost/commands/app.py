@@ -1,5 +1,6 @@
 """The command line: what there is, and what each exit status means."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -12,9 +13,9 @@ from actors.version import VERSION
 from duepost.catcher import CatcherError
 from duepost.children import ChildError, FolderInUse
 from duepost.commands import demo, doctor, jsonl, operate, read, schedule, schema, trigger, up, worker
-from duepost.commands.context import BadInput, explain
+from duepost.commands.context import BadInput, explain, readable
 from duepost.embedded import EmbeddedError
-from models.errors import DuepostError
+from models.errors import DatabaseUnreachable, DuepostError
 
 #: Done.
 OK = 0
@@ -74,30 +75,38 @@ def run(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit status; every error is one line on stderr."""
     try:
         status = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except typer.Exit as end:
         sys.exit(end.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Nobody reads on: what is still in the buffer goes nowhere, without a word at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
     except Exception as error:  # noqa: BLE001 - what is no error of the user's is raised again
         message, code = judged(error)
-        typer.echo(f"duepost: {message}", err=True)
+        typer.echo(f"duepost: {' '.join(message.split())}", err=True)
         sys.exit(code)
     sys.exit(status if isinstance(status, int) else OK)
 
 
 def judged(error: Exception) -> tuple[str, int]:
-    """An error's one line and exit status; what is a bug of ours is raised as it is."""
+    """An error's text and exit status; what is a bug of ours is raised as it is."""
     if isinstance(error, psycopg2.Error):
         error = explain(error)
+    if isinstance(error, DatabaseUnreachable):
+        error = readable(error)
+    if isinstance(error, UnicodeEncodeError):
+        error = BadInput("an argument is not UTF-8")
     if hasattr(error, "format_message"):
-        return f"{error.format_message()} (see `duepost --help`)".replace("\n", " "), BAD_USAGE
+        return f"{error.format_message()} (see `duepost --help`)", BAD_USAGE
     if isinstance(error, BadSettings | BadInput | jsonl.BadLine):
         return str(error), BAD_USAGE
     if isinstance(error, DuepostError | EmbeddedError | CatcherError | ChildError | FolderInUse):
         return str(error), FAILED
     if isinstance(error, BrokerUnreachable):
-        return " ".join(str(error).split()), FAILED
+        return str(error), FAILED
+    if isinstance(error, OSError):
+        return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part), FAILED
     raise error

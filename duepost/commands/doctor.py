@@ -13,7 +13,7 @@ from actors.rendering import Templates
 from actors.settings import BadSettings, settings
 from actors.smtp.connection import Connection
 from actors.smtp.relay import Timeouts
-from duepost.commands.context import Json, client_database, explain, print_json
+from duepost.commands.context import Json, client_database, explain, print_json, uses_up
 from models import control, reports, workers
 from models.database import Database
 from models.errors import DuepostError
@@ -85,7 +85,7 @@ def examine(*, relay: bool) -> Iterator[Finding]:
             yield _checked("roles", lambda: _roles(database))
             yield _checked("workers", lambda: _workers(database))
             yield _checked("delivery", lambda: _delivery(database))
-    yield _checked("sender", lambda: (Health.OK, settings().need_sender().address))
+    yield _checked("sender", _sender)
     if relay:
         yield _checked("relay", _relay)
     yield _checked("templates", lambda: _templates(database))
@@ -162,7 +162,15 @@ def _delivery(database: Database) -> tuple[Health, str]:
     return Health.OK, "on time"
 
 
+def _sender() -> tuple[Health, str]:
+    if settings().sender is None and uses_up():
+        return Health.OK, "the one of `duepost up`; DUEPOST_FROM is needed with a real relay"
+    return Health.OK, settings().need_sender().address
+
+
 def _relay() -> tuple[Health, str]:
+    if uses_up():
+        return Health.OK, "the mail catcher of `duepost up`: nothing leaves this machine"
     relay = settings().need_relay()
     ruling = Connection(relay, Timeouts(*[RELAY_PATIENCE] * 4)).check()
     if ruling is None:

@@ -78,7 +78,7 @@ def _check(key: str, value: object, place: str, extra: Collection[str]) -> None:
         raise BadLine(f"{place}: must be {described}")
     if isinstance(value, list) and not all(isinstance(each, str) for each in value):
         raise BadLine(f"{place}: must be {described}")
-    if not _is_storable(json.dumps(value, ensure_ascii=False)) or "\\u0000" in json.dumps(value):
+    if not all(_is_storable(text) for text in _texts(value)):
         raise BadLine(f"{place}: must not contain NUL or a lone surrogate")
     if ARGUMENTS[key] == "timestamptz" and isinstance(value, str):
         try:
@@ -103,12 +103,25 @@ def check_time(text: str) -> datetime:
     raise ValueError("must be a time with its zone, such as 2026-01-31T09:00:00+01:00")
 
 
+def _texts(value: object) -> Iterator[str]:
+    """Every string in a JSON value, keys too, however deep."""
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, list):
+            left += each
+        elif isinstance(each, dict):
+            left += [*each, *each.values()]
+
+
 def _is_storable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text
 
 
 def _no_constant(constant: str) -> object:

@@ -49,13 +49,19 @@ def resolve(
 
 
 def pause() -> None:
-    """Stops enqueueing and sending for all workers; scheduling and clearing go on. What is being sent is finished."""
+    """Stops enqueueing and sending for all workers; scheduling and clearing go on. What is being sent is finished.
+
+    Example: duepost pause
+    """
     control.pause(operator_database(), paused=True)
     typer.echo("Paused. `duepost resume` goes on.")
 
 
 def resume() -> None:
-    """Goes on after a pause: what is due leaves with the next tick, the oldest first."""
+    """Goes on after a pause: what is due leaves with the next tick, the oldest first.
+
+    Example: duepost resume
+    """
     control.pause(operator_database(), paused=False)
     typer.echo("Resumed.")
 

@@ -1,5 +1,6 @@
 """`duepost schedule`, `clear` and `reschedule`: the SQL functions from a shell."""
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -134,7 +135,7 @@ def _schedule_one(arguments: dict[str, object]) -> list[int]:
 
 def _schedule_file(file: Path) -> list[int]:
     if str(file) == "-":
-        return _schedule_lines(sys.stdin, "stdin")
+        return _schedule_lines(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8"), "stdin")
     try:
         with file.open(encoding="utf-8") as lines:
             return _schedule_lines(lines, file.name)
@@ -175,7 +176,7 @@ def _json(text: str | None) -> object:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"--context: not JSON: {error}") from error
 
 

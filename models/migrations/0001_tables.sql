@@ -34,7 +34,7 @@ CREATE TABLE duepost.scheduled_email (
     attempts          integer NOT NULL DEFAULT 0,
     unknowns          integer NOT NULL DEFAULT 0,
     last_error        text,
-    failing_since     timestamptz,
+    mailbox_full_since timestamptz,
     key               text,
     message_id_header text NOT NULL,
     date_header       timestamptz NOT NULL,

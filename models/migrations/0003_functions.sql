@@ -214,7 +214,8 @@ BEGIN
         -- Times are not content: a job that is run again computes them anew and means the same email.
         content := sha256(convert_to(jsonb_build_array(
             schedule_email.kind, schedule_email.address, to_jsonb(recipients), schedule_email.template,
-            schedule_email.context, schedule_email.subject, schedule_email.body_text, schedule_email.body_html,
+            CASE WHEN schedule_email.template IS NOT NULL THEN coalesce(schedule_email.context, '{}') END,
+            schedule_email.subject, schedule_email.body_text, schedule_email.body_html,
             schedule_email.sender, schedule_email.reply_to, schedule_email.headers
         )::text, 'UTF8'));
         INSERT INTO duepost.email_key (key, email_id, digest)

@@ -142,3 +142,16 @@ def test_the_circuit_asks_for_its_own_probe(postroom: Postroom, relay: ScriptedR
     assert postroom.query(
         "SELECT q.eta = c.probe_at FROM dramatiq.queue q, duepost.control c WHERE queue_name = 'duepost_scheduler'"
     ) == [(True,)]
+
+
+@pytest.mark.parametrize("text", ["450 4.3.0 too busy", "503 5.5.1 bad sequence"])
+def test_a_probe_that_the_relay_does_not_really_answer_has_failed(
+    postroom: Postroom, relay: ScriptedRelay, text: str
+) -> None:
+    relay.on(Phase.BANNER, reply("554 5.7.1 go away"))
+    postroom.schedule()
+    postroom.deliver()
+    relay.forget()
+    relay.on(Phase.MAIL, reply(text))
+    probe_now(postroom)
+    assert control(postroom) == (True, 10, "banner 554 5.7.1")

@@ -5,6 +5,7 @@ from email import message_from_bytes, policy
 import pytest
 
 from actors.smtp.verdicts import Phase
+from models import emails
 from tests.postroom import Postroom
 from tests.relays import Action, ScriptedRelay, accept, close, garbage, hang, reply, reset
 
@@ -447,3 +448,27 @@ def test_while_paused_nothing_is_enqueued_or_sent_and_no_attempt_is_counted(
     postroom.query("UPDATE duepost.control SET paused = false")
     postroom.deliver()
     assert len(relay.messages) == 2
+
+
+def test_a_mailbox_is_full_for_days_from_when_it_was_full_first(postroom: Postroom, relay: ScriptedRelay) -> None:
+    relay.on(Phase.RCPT, reply("450 4.2.0 busy"), times=1)
+    email_id = postroom.schedule()
+    postroom.deliver()
+    assert postroom.row(email_id)["mailbox_full_since"] is None
+    relay.on(Phase.RCPT, reply("552 5.2.2 mailbox full"))
+    postroom.make_due()
+    postroom.deliver()
+    assert postroom.row(email_id)["mailbox_full_since"] is not None
+    postroom.query("UPDATE duepost.scheduled_email SET mailbox_full_since = now() - interval '6 days'")
+    postroom.make_due()
+    postroom.deliver()
+    assert postroom.ledger(email_id) == ["undeliverable"]
+    assert postroom.query("SELECT count(*) FROM duepost.suppression") == [(0,)]
+
+
+def test_a_retry_by_hand_before_its_time_leaves_no_date_in_the_future(postroom: Postroom, relay: ScriptedRelay) -> None:
+    email_id = postroom.schedule(scheduled_at="2999-01-01T00:00:00Z")
+    with postroom.application.transaction() as cursor:
+        assert emails.retry_now(cursor, email_id)
+    postroom.deliver()
+    assert "2999" not in message_from_bytes(relay.messages[0].content)["Date"]

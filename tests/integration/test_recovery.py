@@ -147,3 +147,22 @@ def test_resolve_resend_sends_it_again(postroom: Postroom, relay: ScriptedRelay)
         assert emails.resolve_resend(cursor, email_id)
     postroom.deliver()
     assert postroom.ledger(email_id) == ["sent"]
+
+
+def test_a_resend_that_waits_can_be_called_off(postroom: Postroom, relay: ScriptedRelay) -> None:
+    relay.on(Phase.DOT, close())
+    email_id = postroom.schedule()
+    postroom.deliver()
+    assert postroom.row(email_id)["state"] == "scheduled"
+    with postroom.application.transaction() as cursor:
+        assert emails.resolve_sent(cursor, email_id)
+    assert postroom.ledger(email_id) == ["sent"]
+    postroom.deliver()
+    assert relay.messages == []
+
+
+def test_what_never_was_unknown_cannot_be_resolved(postroom: Postroom) -> None:
+    email_id = postroom.schedule()
+    with postroom.application.transaction() as cursor:
+        assert not emails.resolve_sent(cursor, email_id)
+        assert not emails.resolve_resend(cursor, email_id)

@@ -245,6 +245,11 @@ def test_the_same_key_and_content_are_the_same_email(application: Connection) ->
     assert one(application, "SELECT count(*) FROM duepost.scheduled_email") == (1,)
 
 
+def test_no_context_and_an_empty_one_are_the_same_content(application: Connection) -> None:
+    first = schedule(application, **without(TEMPLATED, key="k"))
+    assert schedule(application, **without(TEMPLATED, key="k", context="{}")) == first
+
+
 def test_a_key_is_kept_when_its_email_is_finished(application: Connection) -> None:
     first = schedule(application, **without(PLAIN, key="k"))
     one(application, "SELECT duepost.clear_scheduled_email(%s)", first)

@@ -21,12 +21,12 @@ REFUSED_LOGIN = Ruling(Verdict.RETRY, Scope.RELAY, Phase.AUTH, 535, "5.7.8", "ba
 REFUSED_SENDER = Ruling(Verdict.RETRY, Scope.RELAY, Phase.MAIL, 550, "5.7.1", "sender refused")
 
 
-def email(*recipients: Recipient, failing_seconds: float = 0, probe: bool = False) -> ClaimedEmail:
+def email(*recipients: Recipient, mailbox_full_seconds: float = 0, probe: bool = False) -> ClaimedEmail:
     return ClaimedEmail(
         id=1, claim=1, kind="welcome", attempts=0, unknowns=0, last_error=None, probe=probe,
         message_id_header="<1@example.com>", date_header=datetime(2026, 1, 1, tzinfo=UTC), sender=None, reply_to=None,
         headers=None, template=None, context=None, subject="s", body_text="b", body_html=None,
-        failing_seconds=failing_seconds, recipients=recipients or (ANN,),
+        mailbox_full_seconds=mailbox_full_seconds, recipients=recipients or (ANN,),
     )  # fmt: skip
 
 
@@ -83,8 +83,8 @@ def test_an_email_refused_without_asking_says_nothing_of_the_relay() -> None:
 
 
 def test_a_full_mailbox_is_retried_for_days_and_then_undeliverable_without_being_suppressed() -> None:
-    young = concluded(FULL, of=email(failing_seconds=MAILBOX_FULL_FOR - 1))
-    old = concluded(FULL, of=email(failing_seconds=MAILBOX_FULL_FOR + 1))
+    young = concluded(FULL, of=email(mailbox_full_seconds=MAILBOX_FULL_FOR - 1))
+    old = concluded(FULL, of=email(mailbox_full_seconds=MAILBOX_FULL_FOR + 1))
     assert not young.is_finished
     assert old.is_finished
     assert old.dead_addresses == []
