@@ -4,6 +4,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
+import psycopg2
+from psycopg2 import extensions
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sentry_sdk.utils import BadDsn, Dsn
@@ -32,10 +34,22 @@ def _blank_is_none(value: object) -> object:
 
 def _database_url(value: object) -> object:
     value = _blank_is_none(value)
-    text = str(value)
-    if value is not None and not text.startswith(("postgresql://", "postgres://")) and "=" not in text:
-        raise ValueError("must be a libpq URL such as postgresql://user@host/database")
+    if value is not None and not _is_readable(str(value)):
+        raise ValueError(
+            "must be a libpq URL such as postgresql://user:password@host:5432/database "
+            "(in a password, percent-encode % / ? # @ and [)"
+        )
     return value
+
+
+def _is_readable(url: str) -> bool:
+    """Whether libpq finds its way through a URL: where it does not, its own error may quote the password."""
+    try:
+        found = extensions.parse_dsn(url)
+    except psycopg2.ProgrammingError:
+        return False
+    ports = str(found.get("port", "")).split(",")
+    return "@" not in str(found.get("host", "")) and all(not port or port.isdigit() for port in ports)
 
 
 def _relay_url(value: object) -> object:
