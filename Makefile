@@ -35,6 +35,7 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## the benchmarks
 	$(BIN)/python benchmarks/delivery.py
+	$(BIN)/python benchmarks/broker.py
 
 build: $(READY) ## the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
