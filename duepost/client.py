@@ -84,12 +84,13 @@ def schedule_email(
 
     Raises:
         ValueError: a time without a time zone.
+        TypeError: one text as `users`, or a context that is no JSON.
         the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content.
     """
     arguments: dict[str, object] = {
         "kind": kind,
         "address": address,
-        "users": list(users) if users is not None else None,
+        "users": _user_ids(users) if users is not None else None,
         "scheduled_at": _moment("scheduled_at", scheduled_at),
         "template": template,
         "context": json.dumps(context) if context is not None else None,
@@ -116,7 +117,7 @@ def clear_scheduled_emails(cursor: Cursor, users: Sequence[str], kind: str | Non
     """
     cursor.execute(
         "SELECT email_id, receipt FROM duepost.clear_scheduled_emails(%(users)s::text[], %(kind)s::text)",
-        {"users": list(users), "kind": kind},
+        {"users": _user_ids(users), "kind": kind},
     )
     return _receipts(cursor)
 
@@ -158,6 +159,13 @@ def _receipts(cursor: Cursor) -> list[tuple[int, str]]:
 
 def _values(row: Row) -> Sequence[object]:
     return list(row.values()) if isinstance(row, Mapping) else row
+
+
+def _user_ids(users: Sequence[str]) -> list[str]:
+    # A text is a sequence of its letters, each of which may be somebody's id.
+    if isinstance(users, str):
+        raise TypeError("users: must be a list of user ids, not one text")
+    return list(users)
 
 
 def _moment(argument: str, value: datetime | str | None) -> datetime | str | None:

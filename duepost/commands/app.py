@@ -13,9 +13,9 @@ from actors.version import VERSION
 from duepost.catcher import CatcherError
 from duepost.children import ChildError, FolderInUse
 from duepost.commands import demo, doctor, jsonl, operate, read, schedule, schema, trigger, up, worker
-from duepost.commands.context import BadInput, explain, readable
+from duepost.commands.context import BadInput, explain
 from duepost.embedded import EmbeddedError
-from models.errors import DatabaseUnreachable, DuepostError
+from models.errors import DuepostError
 
 #: Done.
 OK = 0
@@ -95,8 +95,6 @@ def judged(error: Exception) -> tuple[str, int]:
     """An error's text and exit status; what is a bug of ours is raised as it is."""
     if isinstance(error, psycopg2.Error):
         error = explain(error)
-    if isinstance(error, DatabaseUnreachable):
-        error = readable(error)
     if isinstance(error, UnicodeEncodeError):
         error = BadInput("an argument is not UTF-8")
     if hasattr(error, "format_message"):

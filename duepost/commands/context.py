@@ -1,7 +1,6 @@
 """What commands share: which database, how to print, and what an error means."""
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +10,13 @@ from typing import Annotated
 
 import psycopg2
 import typer
-from psycopg2 import errorcodes, extensions
+from psycopg2 import errorcodes
 
 from actors import runtime
 from actors.settings import BadSettings, settings
 from duepost.embedded import EmbeddedPostgres
 from models.database import Database
-from models.errors import DatabaseUnreachable, DuepostError
+from models.errors import DuepostError
 from models.migrate import check_schema
 
 #: Where `duepost up` keeps the embedded PostgreSQL, below the working directory.
@@ -48,15 +47,6 @@ NO_SCHEMA = frozenset(
     }
 )
 
-#: What is said of a database's URL that must not be shown.
-UNREADABLE = (
-    "DUEPOST_DATABASE_URL: must be a libpq URL such as postgresql://user:password@host:5432/database "
-    "(in a password, percent-encode % / ? # @ and [)"
-)
-
-#: A port.
-PORT = re.compile(r"[0-9]{1,5}")
-
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 EmailId = Annotated[int, typer.Argument(help="The email's id.", min=1, max=2**63 - 1)]
 
@@ -73,13 +63,10 @@ def database_url() -> str:
     """The configured database, or the one of a `duepost up` in this folder.
 
     Raises:
-        BadSettings: there is neither, or libpq cannot read the configured one.
+        BadSettings: there is neither.
     """
     if settings().database_url is not None:
-        url = settings().need_database_url()
-        if not is_readable(url):
-            raise BadSettings(UNREADABLE)
-        return url
+        return settings().need_database_url()
     running = EmbeddedPostgres.running_url(EMBEDDED)
     if running is None:
         raise BadSettings("DUEPOST_DATABASE_URL: not set, and no `duepost up` is running in this folder")
@@ -89,24 +76,6 @@ def database_url() -> str:
 def uses_up() -> bool:
     """Whether this command has its database from a `duepost up` in this folder, whose relay is its own too."""
     return settings().database_url is None and settings().smtp_url is None
-
-
-def is_readable(url: str) -> bool:
-    """Whether libpq finds its way through a URL; where it does not, its error may quote the password."""
-    try:
-        found = extensions.parse_dsn(url)
-    except psycopg2.ProgrammingError:
-        return False
-    ports = found.get("port", "").split(",")
-    return "@" not in found.get("host", "") and all(not port or PORT.fullmatch(port) for port in ports)
-
-
-def readable(error: DatabaseUnreachable) -> DuepostError:
-    """The error itself, unless it may quote the password of a URL that libpq cannot read."""
-    configured = settings().database_url
-    if configured is not None and not is_readable(configured.get_secret_value()):
-        return BadSettings(UNREADABLE)
-    return error
 
 
 def client_database() -> Database:
@@ -143,6 +112,10 @@ def argument(name: str) -> Iterator[None]:
     """Names the argument in the errors of what it was given."""
     try:
         yield
+    except UnicodeEncodeError:
+        raise
+    except RecursionError as error:
+        raise BadInput(f"{name}: nested too deeply") from error
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
 

@@ -175,7 +175,8 @@ def _relay() -> tuple[Health, str]:
     ruling = Connection(relay, Timeouts(*[RELAY_PATIENCE] * 4)).check()
     if ruling is None:
         return Health.OK, f"{relay.host}:{relay.port} takes mail"
-    return Health.FAILED, f"{relay.host}:{relay.port}: {ruling.phase}: {ruling.reply}"
+    said = " ".join(str(part) for part in (ruling.code, ruling.reply) if part)
+    return Health.FAILED, f"{relay.host}:{relay.port}: {ruling.phase}: {said}"
 
 
 def _templates(database: Database | None) -> tuple[Health, str]:

@@ -15,7 +15,9 @@ def worker(context: typer.Context) -> None:
     Examples: duepost worker --processes 2 --threads 8; duepost worker --help
     """
     arguments = ["-P", "-m", "dramatiq", "duepost.worker", *context.args]
-    if not {"--help", "-h", "--version"} & set(context.args):
+    if {"--help", "-h"} & set(context.args):
+        typer.echo(f"{context.command.help}\n")
+    elif "--version" not in context.args:
         settings().need_relay()
         settings().need_sender()
         database = operator_database()

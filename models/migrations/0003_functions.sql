@@ -1,5 +1,6 @@
 -- What an application calls, inside its own transaction. SECURITY DEFINER: a client may call these and touch
--- nothing else; the search_path is fixed, so that nobody's table or operator stands in for ours.
+-- nothing else; the search_path is fixed, so that nobody's table or operator stands in for ours, and so is the way
+-- that backslashes are read, on which the patterns of the checks depend.
 
 CREATE FUNCTION duepost.refuse(argument text, reason text) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -14,7 +15,7 @@ BEGIN
     IF value ~ '[\r\n]' THEN
         PERFORM duepost.refuse(argument, 'must be one line: CR and LF are not allowed');
     END IF;
-    IF value ~ '[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]' THEN
+    IF value ~ '[\u0001-\u001f\u007f-\u009f]' THEN
         PERFORM duepost.refuse(argument, 'must not contain control characters');
     END IF;
     IF octet_length(value) > most THEN
@@ -23,11 +24,26 @@ BEGIN
 END
 $$;
 
--- RFC 5321 section 4.1.2 (dot-string) with UTF-8 (RFC 6531); sizes of section 4.5.3.1.
+-- A moment that every worker and driver can read: the years of RFC 5322 and of most languages.
+CREATE FUNCTION duepost.check_moment(argument text, value timestamptz) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT isfinite(value) THEN
+        PERFORM duepost.refuse(argument, 'must be a finite time');
+    END IF;
+    IF value < '1970-01-01 00:00:00+00' OR value >= '9999-12-31 00:00:00+00' THEN
+        PERFORM duepost.refuse(argument, 'must be between the years 1970 and 9999');
+    END IF;
+END
+$$;
+
+-- RFC 5321 section 4.1.2 (dot-string) with UTF-8 (RFC 6531); sizes of section 4.5.3.1. No white space and nothing
+-- invisible, of whatever script.
 CREATE FUNCTION duepost.is_address(value text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT octet_length(value) <= 254
        AND octet_length(split_part(value, '@', 1)) BETWEEN 1 AND 64
+       AND value !~ '[\u0080-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]'
        AND value ~ '^[^][:space:][:cntrl:]@.,:;<>()"\\[]+(\.[^][:space:][:cntrl:]@.,:;<>()"\\[]+)*@[^@]+$'
        AND split_part(value, '@', 2) ~
            '^([[:alnum:]]|[^\x01-\x7f])(([[:alnum:]-]|[^\x01-\x7f]){0,61}([[:alnum:]]|[^\x01-\x7f]))?(\.([[:alnum:]]|[^\x01-\x7f])(([[:alnum:]-]|[^\x01-\x7f]){0,61}([[:alnum:]]|[^\x01-\x7f]))?)*$'
@@ -43,13 +59,22 @@ BEGIN
 END
 $$;
 
--- `Ann Example <ann@example.com>` or a bare address.
+-- The address of `Ann Example <ann@example.com>`, or of a bare one.
+CREATE FUNCTION duepost.mailbox_address(value text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(substring(value FROM '^[^<>]*<([^<>]*)> *$'), value)
+$$;
+
+-- A sender or Reply-To: without SMTPUTF8 a local part that is not ASCII can never be sent.
 CREATE FUNCTION duepost.check_mailbox(argument text, value text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM duepost.check_line(argument, value, 1000);
-    IF duepost.is_address(coalesce(substring(value FROM '^[^<>]*<([^<>]*)>\s*$'), value)) IS NOT TRUE THEN
+    IF duepost.is_address(duepost.mailbox_address(value)) IS NOT TRUE THEN
         PERFORM duepost.refuse(argument, 'must be an address such as ann@example.com or Ann <ann@example.com>');
+    END IF;
+    IF split_part(duepost.mailbox_address(value), '@', 1) ~ '[^\x01-\x7f]' THEN
+        PERFORM duepost.refuse(argument, 'the part of the address before the @ must be ASCII');
     END IF;
 END
 $$;
@@ -75,7 +100,8 @@ BEGIN
         IF jsonb_typeof(header.value) <> 'string' THEN
             PERFORM duepost.refuse('headers', format('%s must be a string', header.name));
         END IF;
-        PERFORM duepost.check_line(format('headers: %s', header.name), header.value #>> '{}', 8192);
+        -- A tab is white space here (RFC 5322 section 2.2), as in a subject.
+        PERFORM duepost.check_line(format('headers: %s', header.name), translate(header.value #>> '{}', E'\t', ' '), 8192);
     END LOOP;
 END
 $$;
@@ -126,10 +152,10 @@ BEGIN
     IF subject IS NULL THEN
         PERFORM duepost.refuse('template', 'give either a template or a subject with a body');
     END IF;
-    IF btrim(subject) = '' THEN
+    IF subject ~ '^[[:space:]\u00a0]*$' THEN
         PERFORM duepost.refuse('subject', 'must not be empty');
     END IF;
-    PERFORM duepost.check_line('subject', subject, 4096);
+    PERFORM duepost.check_line('subject', translate(subject, E'\t', ' '), 4096);
     IF coalesce(body_text, '') = '' AND coalesce(body_html, '') = '' THEN
         PERFORM duepost.refuse('body_text', 'a subject needs a body: give body_text, body_html or both');
     END IF;
@@ -158,13 +184,15 @@ CREATE FUNCTION duepost.schedule_email(
     reply_to     text DEFAULT NULL,
     headers      jsonb DEFAULT NULL
 ) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 DECLARE
     email_id   bigint;
     due        timestamptz := coalesce(schedule_email.scheduled_at, now());
     expiry     timestamptz := schedule_email.expires_at;
     recipients text[];
+    domain     text;
     content    bytea;
     used       record;
 BEGIN
@@ -181,15 +209,15 @@ BEGIN
         PERFORM duepost.check_users(schedule_email.users);
         recipients := ARRAY(SELECT DISTINCT u FROM unnest(schedule_email.users) AS u ORDER BY u);
     END IF;
-    IF NOT isfinite(due) THEN
-        PERFORM duepost.refuse('scheduled_at', 'must be a finite time');
-    END IF;
+    PERFORM duepost.check_moment('scheduled_at', due);
     IF expiry IS NULL THEN
-        SELECT due + k.expire_after INTO expiry FROM duepost.email_kind AS k WHERE k.kind = schedule_email.kind;
-    ELSIF NOT isfinite(expiry) THEN
-        PERFORM duepost.refuse('expires_at', 'must be a finite time');
-    ELSIF expiry <= due THEN
-        PERFORM duepost.refuse('expires_at', 'must be later than scheduled_at');
+        SELECT least(due + k.expire_after, '9999-12-31 00:00:00+00') INTO expiry
+        FROM duepost.email_kind AS k WHERE k.kind = schedule_email.kind AND k.expire_after IS NOT NULL;
+    ELSE
+        PERFORM duepost.check_moment('expires_at', expiry);
+        IF expiry <= due THEN
+            PERFORM duepost.refuse('expires_at', 'must be later than scheduled_at');
+        END IF;
     END IF;
     PERFORM duepost.check_content(
         schedule_email.template, schedule_email.context, schedule_email.subject,
@@ -197,6 +225,8 @@ BEGIN
     );
     IF schedule_email.sender IS NOT NULL THEN
         PERFORM duepost.check_mailbox('sender', schedule_email.sender);
+        -- A Message-ID is ASCII; a sender's domain need not be.
+        domain := substring(duepost.mailbox_address(schedule_email.sender) FROM '@([\x01-\x7f]+)$');
     END IF;
     IF schedule_email.reply_to IS NOT NULL THEN
         PERFORM duepost.check_mailbox('reply_to', schedule_email.reply_to);
@@ -236,11 +266,7 @@ BEGIN
         headers, template, context, subject, body_text, body_html
     )
     SELECT email_id, schedule_email.kind, due, due, expiry, schedule_email.key,
-           format('<%s@%s>', gen_random_uuid(), CASE
-               WHEN schedule_email.sender ~ '^[\x01-\x7f]+$'
-               THEN rtrim(substring(schedule_email.sender FROM '@([^@]*)$'), '> ')
-               ELSE coalesce(c.message_id_domain, 'duepost.invalid')
-           END),
+           format('<%s@%s>', gen_random_uuid(), coalesce(domain, c.message_id_domain, 'duepost.invalid')),
            greatest(due, now()), schedule_email.address, schedule_email.sender, schedule_email.reply_to,
            schedule_email.headers, schedule_email.template,
            CASE WHEN schedule_email.template IS NOT NULL THEN coalesce(schedule_email.context, '{}') END,
@@ -283,7 +309,8 @@ $$;
 
 CREATE FUNCTION duepost.clear_scheduled_emails(users text[], kind text DEFAULT NULL)
 RETURNS TABLE (email_id bigint, receipt text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 DECLARE
     email   record;
@@ -303,6 +330,11 @@ BEGIN
         ORDER BY e.id
         FOR UPDATE
     LOOP
+        -- Another clear may have taken these users off while this one waited for the row.
+        CONTINUE WHEN NOT EXISTS (
+            SELECT FROM duepost.scheduled_email_user AS u
+            WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users)
+        );
         email_id := email.id;
         receipt := 'too_late';
         -- What may have arrived already cannot be promised never to be sent.
@@ -333,7 +365,8 @@ COMMENT ON FUNCTION duepost.clear_scheduled_emails IS
     'other user and is never sent), user_removed, or too_late (it is being sent, or may have been sent). Locks rows by ascending id.';
 
 CREATE FUNCTION duepost.clear_scheduled_email(email_id bigint) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 DECLARE
     partly boolean;
@@ -358,7 +391,8 @@ COMMENT ON FUNCTION duepost.clear_scheduled_email IS
 
 CREATE FUNCTION duepost.clear_scheduled_emails_to(address text, kind text DEFAULT NULL)
 RETURNS TABLE (email_id bigint, receipt text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 DECLARE
     email record;
@@ -385,14 +419,16 @@ COMMENT ON FUNCTION duepost.clear_scheduled_emails_to IS
     'Clears the emails scheduled to this address (letter case does not matter), of one kind or all.';
 
 CREATE FUNCTION duepost.reschedule_email(email_id bigint, scheduled_at timestamptz) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 DECLARE
     email record;
 BEGIN
-    IF reschedule_email.scheduled_at IS NULL OR NOT isfinite(reschedule_email.scheduled_at) THEN
+    IF reschedule_email.scheduled_at IS NULL THEN
         PERFORM duepost.refuse('scheduled_at', 'must be a finite time');
     END IF;
+    PERFORM duepost.check_moment('scheduled_at', reschedule_email.scheduled_at);
     SELECT e.expires_at INTO email
     FROM duepost.scheduled_email AS e
     WHERE e.id = reschedule_email.email_id AND e.state IN ('scheduled', 'queued')
@@ -421,8 +457,10 @@ COMMENT ON FUNCTION duepost.reschedule_email IS
     'Moves one email to another time: rescheduled, or too_late (it is being sent, finished or unknown).';
 
 -- Partitions by month, a few ahead, and none older than the retention: run by the scheduler, which owns no table.
+-- Its dates are ISO ones: PostgreSQL before 18 does not read every zone's name as it writes it.
 CREATE FUNCTION duepost.maintain_partitions(retention interval DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET datestyle = 'ISO' AS $$
 DECLARE
     parent text;
     month  timestamp;

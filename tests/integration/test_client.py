@@ -2,63 +2,177 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import psycopg2
 import pytest
-from psycopg2.extras import NamedTupleCursor, RealDictCursor
+from psycopg2.extensions import STATUS_BEGIN
+from psycopg2.extras import DictCursor, NamedTupleCursor, RealDictCursor
 
 import duepost
-from models.database import Cursor
+from models.database import Connection, Cursor
+from tests.postgres import PostgresServer
+
+ROOT = Path(__file__).parents[2]
+NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001 - the point
+CURSORS = {"plain": None, "lists": DictCursor, "dicts": RealDictCursor, "named tuples": NamedTupleCursor}
 
 
-@pytest.fixture(params=[None, RealDictCursor, NamedTupleCursor], ids=["plain", "dicts", "named tuples"])
-def cursor(url: str, request: pytest.FixtureRequest) -> Iterator[Cursor]:
-    connection = psycopg2.connect(url)
+@pytest.fixture(scope="module")
+def connection(server: PostgresServer) -> Iterator[Connection]:
+    with server.fresh_database() as url:
+        connection = psycopg2.connect(url)
+        yield connection
+        connection.close()
+
+
+@pytest.fixture(params=list(CURSORS.values()), ids=list(CURSORS))
+def cursor(connection: Connection, request: pytest.FixtureRequest) -> Iterator[Cursor]:
+    """Cursors that give rows as tuples, lists, mappings and named tuples."""
     with connection.cursor(cursor_factory=request.param) as cursor:
         yield cursor
-    connection.close()
+    connection.rollback()
 
 
-def test_every_function_works_with_every_sort_of_cursor(cursor: Cursor) -> None:
+@pytest.fixture
+def plain(connection: Connection) -> Iterator[Cursor]:
+    with connection.cursor() as cursor:
+        yield cursor
+    connection.rollback()
+
+
+def schedule(cursor: Cursor, **more: object) -> int:
+    whom = {} if "users" in more else {"address": "ann@example.com"}
+    return duepost.schedule_email(cursor, kind="k", subject="s", body_text="b", **whom, **more)  # type: ignore[arg-type]
+
+
+def test_schedule_email_gives_the_id_and_passes_every_argument_on(connection: Connection, cursor: Cursor) -> None:
+    later = datetime(2030, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     email_id = duepost.schedule_email(
         cursor,
         kind="welcome",
         users=["ann", "bob"],
         template="welcome",
-        context={"n": 1, "text": "Grüße"},
+        context={"n": 1, "text": "Grüße", "list": [None, True]},
         key="k",
-        scheduled_at=datetime.now(UTC),
-        expires_at=datetime.now(UTC) + timedelta(days=1),
+        scheduled_at=later,
+        expires_at=later + timedelta(days=1),
         sender="Ann <ann@example.com>",
         reply_to="help@example.com",
         headers={"X-A": "b"},
     )
+    assert isinstance(email_id, int)
+    with connection.cursor() as look:
+        look.execute(
+            "SELECT kind, template, context, key, scheduled_at, expires_at, sender, reply_to, headers,"
+            " (SELECT array_agg(user_id ORDER BY user_id) FROM duepost.scheduled_email_user)"
+            " FROM duepost.scheduled_email WHERE id = %s",
+            (email_id,),
+        )
+        assert look.fetchone() == (
+            "welcome", "welcome", {"n": 1, "text": "Grüße", "list": [None, True]}, "k", later,
+            later + timedelta(days=1), "Ann <ann@example.com>", "help@example.com", {"X-A": "b"}, ["ann", "bob"],
+        )  # fmt: skip
+
+
+def test_clear_scheduled_emails_gives_ids_and_receipts(cursor: Cursor) -> None:
+    both, alone = schedule(cursor, users=["ann", "bob"]), schedule(cursor, users=["ann"])
+    assert duepost.clear_scheduled_emails(cursor, ["ann"]) == [(both, "user_removed"), (alone, "cleared")]
+    assert duepost.clear_scheduled_emails(cursor, ("bob",), kind="other") == []
+    assert duepost.clear_scheduled_emails(cursor, []) == []
+
+
+def test_clear_scheduled_emails_to_gives_ids_and_receipts(cursor: Cursor) -> None:
+    email_id = schedule(cursor)
+    assert duepost.clear_scheduled_emails_to(cursor, "ann@example.com", "other") == []
+    assert duepost.clear_scheduled_emails_to(cursor, "ann@example.com", "k") == [(email_id, "cleared")]
+
+
+def test_clear_scheduled_email_gives_a_receipt(cursor: Cursor) -> None:
+    email_id = schedule(cursor)
+    assert [duepost.clear_scheduled_email(cursor, email_id) for _ in range(2)] == ["cleared", "too_late"]
+
+
+def test_reschedule_email_gives_a_receipt(cursor: Cursor) -> None:
+    email_id = schedule(cursor)
     assert duepost.reschedule_email(cursor, email_id, datetime.now(UTC)) == "rescheduled"
-    assert duepost.clear_scheduled_emails(cursor, ["ann"]) == [(email_id, "user_removed")]
-    assert duepost.clear_scheduled_email(cursor, email_id) == "cleared"
-    other = duepost.schedule_email(cursor, kind="k", address="ann@example.com", subject="s", body_text="b")
-    assert duepost.clear_scheduled_emails_to(cursor, "ann@example.com", "k") == [(other, "cleared")]
+    assert duepost.reschedule_email(cursor, 999_999, "2030-01-01T00:00Z") == "too_late"
 
 
-def test_the_callers_rollback_takes_it_back(url: str) -> None:
-    connection = psycopg2.connect(url)
-    with connection.cursor() as cursor:
-        duepost.schedule_email(cursor, kind="k", address="ann@example.com", subject="s", body_text="b")
+def test_the_transaction_stays_the_callers(connect: Callable[[], Connection]) -> None:
+    connection, other = connect(), connect()
+    with connection.cursor() as cursor, other.cursor() as look:
+        email_id = schedule(cursor, users=["ann"])
+        duepost.reschedule_email(cursor, email_id, datetime.now(UTC))
+        duepost.clear_scheduled_emails(cursor, ["ann"])
+        schedule(cursor)
+        assert connection.status == STATUS_BEGIN
+        look.execute("SELECT count(*) FROM duepost.scheduled_email")
+        assert look.fetchone() == (0,)
         connection.rollback()
         cursor.execute("SELECT count(*) FROM duepost.scheduled_email")
         assert cursor.fetchone() == (0,)
-    connection.close()
 
 
-def test_a_time_without_a_zone_is_refused(cursor: Cursor) -> None:
-    naive = datetime(2030, 1, 1)  # noqa: DTZ001 - the point
+def test_a_callers_other_work_commits_or_fails_with_it(connect: Callable[[], Connection]) -> None:
+    connection = connect()
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE app (a int)")
+
+    def work() -> None:
+        with connection, connection.cursor() as cursor:
+            cursor.execute("INSERT INTO app VALUES (1)")
+            duepost.schedule_email(cursor, kind="k", address="nobody", subject="s", body_text="b")
+
+    with pytest.raises(psycopg2.errors.InvalidParameterValue):
+        work()
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM app")
+        assert cursor.fetchone() == (0,)
+
+
+def test_errors_are_the_drivers_own(plain: Cursor) -> None:
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match=r"^users: must name at least one user"):
+        schedule(plain, users=[])
+
+
+@pytest.mark.parametrize("argument", ["scheduled_at", "expires_at"])
+def test_a_time_without_a_zone_is_refused(plain: Cursor, argument: str) -> None:
+    with pytest.raises(ValueError, match=f"{argument}: needs a time zone"):
+        schedule(plain, **{argument: NAIVE})
+
+
+def test_a_move_to_a_time_without_a_zone_is_refused(plain: Cursor) -> None:
     with pytest.raises(ValueError, match="scheduled_at: needs a time zone"):
-        duepost.schedule_email(cursor, kind="k", address="a@b.c", subject="s", body_text="b", scheduled_at=naive)
-    with pytest.raises(ValueError, match="scheduled_at: needs a time zone"):
-        duepost.reschedule_email(cursor, 1, naive)
+        duepost.reschedule_email(plain, 1, NAIVE)
+
+
+def test_a_text_without_a_zone_is_in_the_sessions_time_zone(plain: Cursor) -> None:
+    plain.execute("SET LOCAL TimeZone = 'Asia/Tokyo'")
+    email_id = schedule(plain, scheduled_at="2030-01-01 09:00")
+    plain.execute("SELECT scheduled_at = '2030-01-01T00:00Z' FROM duepost.scheduled_email WHERE id = %s", (email_id,))
+    assert plain.fetchone() == (True,)
+
+
+def test_one_user_id_is_not_taken_for_a_list_of_letters(plain: Cursor) -> None:
+    with pytest.raises(TypeError, match="users: must be a list of user ids"):
+        schedule(plain, users="ann")
+    with pytest.raises(TypeError, match="users: must be a list of user ids"):
+        duepost.clear_scheduled_emails(plain, "ann")
+
+
+@pytest.mark.parametrize("context", [{"when": datetime.now(UTC)}, {"a": {1, 2}}], ids=["a time", "a set"])
+def test_a_context_that_is_no_json_is_refused(plain: Cursor, context: dict[str, object]) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        duepost.schedule_email(plain, kind="k", address="a@example.com", template="t", context=context)
+
+
+def test_values_are_passed_as_parameters(plain: Cursor) -> None:
+    nasty = "'); DROP TABLE duepost.recipient; -- %s %(kind)s"
+    email_id = schedule(plain, key=nasty, users=[nasty])
+    assert duepost.clear_scheduled_emails(plain, [nasty], kind="k") == [(email_id, "cleared")]
 
 
 def test_importing_it_imports_no_worker_code() -> None:
@@ -67,4 +181,4 @@ def test_importing_it_imports_no_worker_code() -> None:
         "loaded = {'actors', 'models', 'dramatiq', 'sentry_sdk', 'psycopg2', 'jinja2', 'typer'} & set(sys.modules)\n"
         "assert not loaded, loaded"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,52 +1,201 @@
 """The ledger's partitions: made ahead, dropped when they are older than the retention."""
 
-from models.database import Database
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
 
-PARTITIONS = (
-    "SELECT count(*) FROM pg_inherits WHERE inhparent = 'duepost.delivery'::regclass"
-    " AND inhrelid::regclass::text ~ '_[0-9]{4}_'"
-)
-OLD = (
-    "CREATE TABLE duepost.delivery_2020_01 PARTITION OF duepost.delivery"
-    " FOR VALUES FROM ('2020-01-01') TO ('2020-02-01')"
-)
+import psycopg2
+import pytest
 
+from models.database import Connection
+from tests.postgres import PostgresServer
 
-def test_there_are_partitions_for_this_month_and_the_next_two(database: Database) -> None:
-    assert database.execute(PARTITIONS) == [(3,)]
+PARENTS = ("delivery", "attempt")
+each_parent = pytest.mark.parametrize("parent", PARENTS)
 
-
-def test_making_them_again_changes_nothing(database: Database) -> None:
-    database.execute("SELECT duepost.maintain_partitions()")
-    assert database.execute(PARTITIONS) == [(3,)]
-
-
-def test_those_wholly_older_than_the_retention_are_dropped(database: Database) -> None:
-    database.execute(OLD)
-    database.execute("SELECT duepost.maintain_partitions('1 year')")
-    assert database.execute("SELECT to_regclass('duepost.delivery_2020_01')") == [(None,)]
-    assert database.execute(PARTITIONS) == [(3,)]
-
-
-def test_without_a_retention_nothing_is_dropped(database: Database) -> None:
-    database.execute(OLD)
-    database.execute("SELECT duepost.maintain_partitions()")
-    assert database.execute(PARTITIONS) == [(4,)]
+#: What the tables ask of a row.
+ROWS = {
+    "delivery": (
+        "INSERT INTO duepost.delivery"
+        " (email_id, kind, outcome, attempts, unknowns, scheduled_at, finished_at, message_id_header)"
+        " VALUES (1, 'k', 'sent', 1, 0, now(), {moment}, '<x@y>')"
+    ),
+    "attempt": (
+        "INSERT INTO duepost.attempt (email_id, claim, worker_id, started_at, finished_at, verdict)"
+        " VALUES (1, 1, 1, now(), {moment}, 'sent')"
+    ),
+}
 
 
-def test_a_row_of_a_month_without_a_partition_is_kept_and_does_no_harm(database: Database) -> None:
-    database.execute(
-        "ALTER TABLE duepost.delivery DETACH PARTITION duepost.delivery_rest;"
-        "DROP TABLE duepost.delivery_rest;"
-        "CREATE TABLE duepost.delivery_rest PARTITION OF duepost.delivery DEFAULT"
+@pytest.fixture(scope="module")
+def shared(each_server: PostgresServer) -> Iterator[Connection]:
+    """One database for all that is rolled back, tables too."""
+    with each_server.fresh_database() as url, closing(psycopg2.connect(url)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def ledger(shared: Connection) -> Iterator[Connection]:
+    """An open transaction, on every PostgreSQL at hand."""
+    yield shared
+    shared.rollback()
+
+
+def run(connection: Connection, statement: str) -> list[tuple[object, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+def partitions(ledger: Connection, parent: str) -> list[str]:
+    """The partitions of months, by name."""
+    rows = run(
+        ledger,
+        f"SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+        f" WHERE inhparent = 'duepost.{parent}'::regclass AND relname ~ '_[0-9]{{4}}_' ORDER BY relname",
     )
-    next_month = "date_trunc('month', now()) + interval '1 month 3 days'"
-    database.execute(
-        "DO $$ BEGIN EXECUTE 'DROP TABLE duepost.delivery_' || to_char(now() + interval '1 month', 'YYYY_MM'); END $$"
+    return [str(name) for (name,) in rows]
+
+
+def months(parent: str, *aheads: int) -> list[str]:
+    """The names of partitions so many months ahead."""
+    now = datetime.now(UTC)
+    return [
+        f"{parent}_{now.year + (now.month - 1 + ahead) // 12}_{(now.month - 1 + ahead) % 12 + 1:02}"
+        for ahead in sorted(aheads)
+    ]
+
+
+def make(ledger: Connection, parent: str, ahead: int) -> str:
+    """A partition of its own for another month; gives its name."""
+    [name] = months(parent, ahead)
+    [bounds] = run(
+        ledger,
+        f"SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + interval '{ahead} months' || '+00',"
+        f" date_trunc('month', now() AT TIME ZONE 'UTC') + interval '{ahead + 1} months' || '+00'",
     )
-    database.execute(
-        "INSERT INTO duepost.delivery (email_id, kind, outcome, attempts, unknowns, scheduled_at, finished_at,"
-        f" message_id_header) VALUES (1, 'k', 'sent', 1, 0, now(), {next_month}, '<x@y>')"
+    run(
+        ledger,
+        f"CREATE TABLE duepost.{name} PARTITION OF duepost.{parent} FOR VALUES FROM ('{bounds[0]}') TO ('{bounds[1]}')",
     )
-    database.execute("SELECT duepost.maintain_partitions()")
-    assert database.execute("SELECT count(*) FROM duepost.delivery_rest") == [(1,)]
+    return name
+
+
+def maintain(ledger: Connection, retention: str = "NULL") -> None:
+    run(ledger, f"SELECT duepost.maintain_partitions({retention})")
+
+
+def place(ledger: Connection, parent: str, moment: str) -> str:
+    """Inserts a row, and gives the partition that took it."""
+    run(ledger, ROWS[parent].format(moment=moment))
+    [(name,)] = run(ledger, f"SELECT relname FROM duepost.{parent} JOIN pg_class c ON c.oid = {parent}.tableoid")
+    return str(name)
+
+
+@each_parent
+def test_there_are_partitions_for_this_month_and_the_next_two(ledger: Connection, parent: str) -> None:
+    assert partitions(ledger, parent) == months(parent, 0, 1, 2)
+
+
+@each_parent
+def test_making_them_again_changes_nothing(ledger: Connection, parent: str) -> None:
+    maintain(ledger)
+    maintain(ledger)
+    assert partitions(ledger, parent) == months(parent, 0, 1, 2)
+
+
+@each_parent
+def test_one_that_is_missing_is_made(ledger: Connection, parent: str) -> None:
+    run(ledger, f"DROP TABLE duepost.{months(parent, 1)[0]}")
+    maintain(ledger)
+    assert partitions(ledger, parent) == months(parent, 0, 1, 2)
+
+
+def test_racing_runs_do_no_harm(connect: Callable[[], Connection]) -> None:
+    setup = connect()
+    for ahead in (1, 2):
+        run(setup, f"DROP TABLE duepost.{months('delivery', ahead)[0]}")
+    setup.commit()
+
+    def race(connection: Connection) -> None:
+        for _ in range(5):
+            maintain(connection, "'1 year'")
+            connection.commit()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(race, [connect() for _ in range(4)]))
+    assert partitions(setup, "delivery") == months("delivery", 0, 1, 2)
+
+
+@each_parent
+def test_a_row_goes_to_its_months_partition(ledger: Connection, parent: str) -> None:
+    assert place(ledger, parent, "now()") == months(parent, 0)[0]
+
+
+@pytest.mark.parametrize("style", ["ISO", "SQL, DMY", "German", "Postgres, MDY"])
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York", "Pacific/Kiritimati"])
+def test_a_month_is_one_of_utc_whatever_the_session_says(ledger: Connection, style: str, zone: str) -> None:
+    name = months("delivery", 1)[0]
+    bounds = f"SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = '{name}'"
+    before = run(ledger, bounds)
+    run(ledger, f"DROP TABLE duepost.{name}")
+    run(ledger, f"SET DateStyle = '{style}'; SET TimeZone = '{zone}'")
+    maintain(ledger)
+    run(ledger, "SET DateStyle = 'ISO'; SET TimeZone = 'UTC'")
+    assert run(ledger, bounds) == before
+
+
+@each_parent
+def test_those_wholly_older_than_the_retention_are_dropped_with_their_rows(ledger: Connection, parent: str) -> None:
+    make(ledger, parent, -13)
+    run(ledger, ROWS[parent].format(moment="date_trunc('month', now()) - interval '13 months' + interval '3 days'"))
+    maintain(ledger, "'11 months'")
+    assert partitions(ledger, parent) == months(parent, 0, 1, 2)
+    assert run(ledger, f"SELECT count(*) FROM duepost.{parent}") == [(0,)]
+
+
+@each_parent
+def test_those_within_the_retention_are_kept(ledger: Connection, parent: str) -> None:
+    make(ledger, parent, -1)
+    make(ledger, parent, -2)
+    make(ledger, parent, -3)
+    # The month before last holds rows that are younger than this, unless it is the first of a month.
+    maintain(ledger, "now() - (date_trunc('month', now()) - interval '1 month 1 day')")
+    assert partitions(ledger, parent) == months(parent, -2, -1, 0, 1, 2)
+
+
+@each_parent
+def test_without_a_retention_nothing_is_dropped(ledger: Connection, parent: str) -> None:
+    make(ledger, parent, -100)
+    maintain(ledger)
+    assert partitions(ledger, parent) == months(parent, -100, 0, 1, 2)
+
+
+def test_a_table_of_another_name_is_never_dropped(ledger: Connection) -> None:
+    run(
+        ledger,
+        "CREATE TABLE duepost.delivery_archive PARTITION OF duepost.delivery"
+        " FOR VALUES FROM ('2001-01-01') TO ('2002-01-01')",
+    )
+    maintain(ledger, "'1 day'")
+    assert run(ledger, "SELECT to_regclass('duepost.delivery_archive') IS NOT NULL") == [(True,)]
+
+
+@each_parent
+@pytest.mark.parametrize("moment", ["'2001-01-01'", "now() + interval '1 year'"], ids=["past", "future"])
+def test_a_row_that_no_partition_fits_is_kept(ledger: Connection, parent: str, moment: str) -> None:
+    assert place(ledger, parent, moment) == f"{parent}_rest"
+    maintain(ledger, "'1 year'")
+    assert run(ledger, f"SELECT count(*) FROM duepost.{parent}_rest") == [(1,)]
+
+
+@each_parent
+def test_a_row_that_came_before_its_partition_stays_where_it_is_and_does_no_harm(
+    ledger: Connection, parent: str
+) -> None:
+    run(ledger, f"DROP TABLE duepost.{months(parent, 1)[0]}")
+    assert place(ledger, parent, "date_trunc('month', now()) + interval '1 month 3 days'") == f"{parent}_rest"
+    maintain(ledger)
+    assert run(ledger, f"SELECT count(*) FROM duepost.{parent}_rest") == [(1,)]
+    assert partitions(ledger, parent) == months(parent, 0, 2)

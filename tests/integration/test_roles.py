@@ -1,50 +1,80 @@
 """Who may do what, and what a hostile client cannot."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 import psycopg2
 import pytest
+from dramatiq_pg.schema import generate_init_sql
 
-from models.database import Connection
+from models.database import Connection, Database
+from models.migrate import migrate
+from models.statements import statements
 from tests.postgres import PostgresServer
 
+MODELS = Path(__file__).parents[2] / "models"
+ROLES = ("duepost_client", "duepost_worker")
 FUNCTIONS = [
-    "schedule_email",
+    "clear_scheduled_email",
     "clear_scheduled_emails",
     "clear_scheduled_emails_to",
-    "clear_scheduled_email",
     "reschedule_email",
+    "schedule_email",
 ]
 SCHEDULE = "SELECT duepost.schedule_email(kind => 'k', users => ARRAY['ann'], subject => 's', body_text => 'b')"
+OBJECTS = "('duepost'::regnamespace, 'dramatiq'::regnamespace)"
+
+
+#: Logins that are members of one role each, and nothing else.
+CLIENT, WORKER = "login_client", "login_worker"
+
+
+@pytest.fixture(scope="module")
+def shared_url(each_server: PostgresServer) -> Iterator[str]:
+    """One database for all that is rolled back, on a server with the logins."""
+    with each_server.fresh_database() as url:
+        each_server.execute(f"CREATE ROLE {CLIENT} LOGIN IN ROLE duepost_client")
+        each_server.execute(f"CREATE ROLE {WORKER} LOGIN IN ROLE duepost_worker")
+        yield url
+    each_server.execute(f"DROP ROLE {CLIENT}")
+    each_server.execute(f"DROP ROLE {WORKER}")
+
+
+def login(url: str, user: str) -> Connection:
+    return psycopg2.connect(url.replace("postgres@", f"{user}@", 1))
 
 
 @pytest.fixture
-def admin(each_url: str) -> Iterator[Connection]:
-    connection = psycopg2.connect(each_url)
-    connection.autocommit = True
-    yield connection
-    connection.close()
+def admin(shared_url: str) -> Iterator[Connection]:
+    with closing(login(shared_url, "postgres")) as connection:
+        yield connection
 
 
 @pytest.fixture
-def as_role(each_server: PostgresServer, each_url: str) -> Iterator[dict[str, Connection]]:
-    """Logins that are members of one role each, and nothing else."""
-    connections = {}
-    for role in ("duepost_client", "duepost_worker"):
-        login = f"login_{role}"
-        each_server.execute(f"DROP ROLE IF EXISTS {login}")
-        each_server.execute(f"CREATE ROLE {login} LOGIN IN ROLE {role}")
-        connections[role] = psycopg2.connect(each_url.replace("postgres@", f"{login}@", 1))
-        connections[role].autocommit = True
-    yield connections
-    for connection in connections.values():
-        connection.close()
-    for role in connections:
-        owner = psycopg2.connect(each_url)
-        owner.autocommit = True
-        run(owner, f"DROP OWNED BY login_{role}")
-        owner.close()
-        each_server.execute(f"DROP ROLE login_{role}")
+def client(shared_url: str) -> Iterator[Connection]:
+    with closing(login(shared_url, CLIENT)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def worker(shared_url: str) -> Iterator[Connection]:
+    with closing(login(shared_url, WORKER)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def session(shared_url: str, each_url: str) -> Iterator[Callable[[str], Connection]]:
+    """Logs users in to a database of the test's own; each statement is committed."""
+    with ExitStack() as stack:
+
+        def session(user: str) -> Connection:
+            connection = stack.enter_context(closing(login(each_url, user)))
+            connection.autocommit = True
+            return connection
+
+        yield session
 
 
 def run(connection: Connection, statement: str) -> list[tuple[object, ...]]:
@@ -53,8 +83,20 @@ def run(connection: Connection, statement: str) -> list[tuple[object, ...]]:
         return list(cursor.fetchall()) if cursor.description else []
 
 
-def test_a_client_may_call_the_functions(as_role: dict[str, Connection]) -> None:
-    client = as_role["duepost_client"]
+def executable(connection: Connection, role: str) -> list[str]:
+    """The functions that a role may execute, by name."""
+    found = run(
+        connection,
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
+        f" AND has_function_privilege('{role}', oid, 'EXECUTE') ORDER BY proname",
+    )
+    return [str(name) for (name,) in found]
+
+
+# Clients -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_may_call_the_functions(client: Connection) -> None:
     [(email_id,)] = run(client, SCHEDULE)
     assert run(client, f"SELECT duepost.reschedule_email({email_id}, now() + interval '1 h')") == [("rescheduled",)]
     assert run(client, "SELECT receipt FROM duepost.clear_scheduled_emails(ARRAY['ann'])") == [("cleared",)]
@@ -63,20 +105,18 @@ def test_a_client_may_call_the_functions(as_role: dict[str, Connection]) -> None
 
 
 def test_a_client_may_execute_those_functions_and_no_other(admin: Connection) -> None:
-    found = run(
-        admin,
-        "SELECT proname FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
-        " AND has_function_privilege('duepost_client', oid, 'EXECUTE')",
-    )
-    assert sorted(str(name) for (name,) in found) == sorted(FUNCTIONS)
+    assert executable(admin, "duepost_client") == FUNCTIONS
 
 
-def test_a_client_may_touch_no_table(admin: Connection) -> None:
+def test_a_client_may_touch_no_table_and_no_sequence(admin: Connection) -> None:
     assert run(
         admin,
-        "SELECT oid::regclass FROM pg_class WHERE relnamespace IN ('duepost'::regnamespace, 'dramatiq'::regnamespace)"
-        " AND relkind IN ('r', 'p', 'v')"
-        " AND has_table_privilege('duepost_client', oid, 'SELECT, INSERT, UPDATE, DELETE')",
+        f"SELECT oid::regclass FROM pg_class WHERE relnamespace IN {OBJECTS} AND CASE WHEN relkind = 'S'"
+        " THEN has_sequence_privilege('duepost_client', oid, 'USAGE, SELECT, UPDATE')"
+        " WHEN relkind IN ('r', 'p', 'v')"
+        " THEN has_table_privilege('duepost_client', oid,"
+        " 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')"
+        " OR has_any_column_privilege('duepost_client', oid, 'SELECT, INSERT, UPDATE, REFERENCES') END",
     ) == []  # fmt: skip
 
 
@@ -84,16 +124,59 @@ def test_a_client_may_touch_no_table(admin: Connection) -> None:
     "statement",
     [
         "SELECT * FROM duepost.scheduled_email",
+        "SELECT * FROM duepost.scheduled_email_user",
+        "SELECT * FROM duepost.recipient",
+        "SELECT * FROM duepost.email_key",
+        "INSERT INTO duepost.email_kind (kind) VALUES ('k')",
+        "UPDATE duepost.control SET paused = true",
         "DELETE FROM duepost.delivery",
+        "SELECT nextval('duepost.claim_number')",
         "SELECT * FROM dramatiq.queue",
+        "CREATE TABLE duepost.mine (a int)",
+        "CREATE FUNCTION duepost.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'",
         "SELECT duepost.finish(1, 'sent', NULL)",
         "SELECT duepost.maintain_partitions('1 day')",
-        "UPDATE duepost.control SET paused = true",
+        "SELECT duepost.check_line('a', 'b', 1)",
+        "SELECT duepost.check_users(ARRAY['ann'])",
+        "SELECT duepost.is_address('ann@example.com')",
+        "SELECT duepost.refuse('a', 'b')",
+        "ALTER FUNCTION duepost.schedule_email RESET search_path",
+        "SET ROLE duepost_worker",
     ],
 )
-def test_what_a_client_may_not_do_is_refused(as_role: dict[str, Connection], statement: str) -> None:
+def test_what_a_client_may_not_do_is_refused(client: Connection, statement: str) -> None:
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-        run(as_role["duepost_client"], statement)
+        run(client, statement)
+
+
+# Workers -------------------------------------------------------------------------------------------------------------
+
+
+class Nulls(dict[str, object]):
+    """A value for every parameter: NULL."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize("module", ["control", "emails", "messages", "reports", "watching", "workers"])
+def test_a_worker_has_the_rights_that_each_statement_needs(worker: Connection, module: str) -> None:
+    run(worker, "SET jit = off")
+    for name, statement in statements(str(MODELS / f"{module}.py")).items():
+        with worker.cursor() as cursor:
+            planned = cursor.mogrify(re.sub(r"= ANY \(%\((\w+)\)s", r"= ANY (%(\1)s::text[]", statement), Nulls())
+            try:
+                cursor.execute(b"EXPLAIN " + planned)
+            except psycopg2.errors.InsufficientPrivilege as error:
+                pytest.fail(f"{module}.{name}: {error}")
+
+
+def test_a_worker_can_maintain_the_partitions_that_it_does_not_own(worker: Connection) -> None:
+    run(worker, "SELECT duepost.maintain_partitions('1 year')")
+
+
+def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
+    assert executable(admin, "duepost_worker") == sorted([*FUNCTIONS, "finish", "maintain_partitions"])
 
 
 @pytest.mark.parametrize(
@@ -101,58 +184,250 @@ def test_what_a_client_may_not_do_is_refused(as_role: dict[str, Connection], sta
     [
         "DROP TABLE duepost.delivery",
         "ALTER TABLE duepost.scheduled_email ADD COLUMN a int",
+        "CREATE INDEX ON duepost.scheduled_email (kind)",
         "CREATE TABLE duepost.mine (a int)",
+        "CREATE TABLE dramatiq.mine (a int)",
+        "DROP FUNCTION duepost.refuse",
+        "TRUNCATE duepost.scheduled_email",
+        "INSERT INTO duepost.scheduled_email (kind) VALUES ('k')",
         "DELETE FROM duepost.delivery",
         "UPDATE duepost.delivery SET outcome = 'sent'",
+        "DELETE FROM duepost.attempt",
+        "SELECT * FROM duepost.email_key",
         "DELETE FROM duepost.email_key",
+        "UPDATE duepost.recipient SET address = 'eve@example.com'",
+        "UPDATE duepost.email_kind SET on_unknown = 'hold'",
         "INSERT INTO duepost.migration VALUES (99, 'x', 'x')",
+        "SET ROLE duepost_client",
     ],
 )
-def test_what_a_worker_may_not_do_is_refused(as_role: dict[str, Connection], statement: str) -> None:
+def test_what_a_worker_may_not_do_is_refused(worker: Connection, statement: str) -> None:
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-        run(as_role["duepost_worker"], statement)
+        run(worker, statement)
 
 
-def test_neither_role_owns_anything(admin: Connection) -> None:
+def test_what_a_worker_schedules_is_checked_like_anybodys(worker: Connection) -> None:
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match=r"^address: "):
+        run(worker, "SELECT duepost.schedule_email(kind => 'k', address => 'x', subject => 's', body_text => 'b')")
+
+
+def test_neither_role_owns_anything_or_can_log_in(admin: Connection) -> None:
     assert run(admin, "SELECT relname FROM pg_class WHERE relowner::regrole::text LIKE 'duepost_%'") == []
     assert run(admin, "SELECT proname FROM pg_proc WHERE proowner::regrole::text LIKE 'duepost_%'") == []
-
-
-def test_functions_that_act_as_the_owner_fix_their_search_path(admin: Connection) -> None:
+    assert run(admin, "SELECT nspname FROM pg_namespace WHERE nspowner::regrole::text LIKE 'duepost_%'") == []
     assert run(
         admin,
-        "SELECT proname FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace AND prosecdef"
-        " AND NOT coalesce(proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false)",
+        "SELECT rolname FROM pg_roles WHERE rolname LIKE 'duepost_%'"
+        " AND (rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls)",
     ) == []  # fmt: skip
 
 
-def test_a_clients_own_functions_and_tables_do_not_stand_in_for_ours(
-    admin: Connection, as_role: dict[str, Connection]
-) -> None:
-    client = as_role["duepost_client"]
-    run(admin, "CREATE SCHEMA trap AUTHORIZATION login_duepost_client")
-    run(
-        client,
-        "CREATE FUNCTION trap.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT 'epoch'::timestamptz $$;"
-        "CREATE FUNCTION trap.lower(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;"
-        "CREATE FUNCTION trap.format(text, VARIADIC text[]) RETURNS text LANGUAGE plpgsql AS"
-        " $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;"
-        "CREATE TEMP TABLE scheduled_email (id int); CREATE TABLE trap.control (message_id_domain text);"
-        "SET search_path = trap, pg_temp, pg_catalog, duepost",
-    )
-    run(client, SCHEDULE)
-    run(client, "SELECT * FROM duepost.clear_scheduled_emails_to('ann@example.com')")
-    assert run(admin, "SELECT scheduled_at > '2020-01-01' FROM duepost.scheduled_email") == [(True,)]
+def test_everybody_else_may_do_nothing(admin: Connection) -> None:
+    assert executable(admin, "public") == []
+    assert run(admin, f"SELECT nspname FROM pg_namespace WHERE oid IN {OBJECTS}"
+                      " AND has_schema_privilege('public', oid, 'USAGE, CREATE')") == []  # fmt: skip
 
 
-def test_the_recipients_can_be_a_view_of_a_teams_own_users(admin: Connection) -> None:
-    run(
+# Hostile clients -----------------------------------------------------------------------------------------------------
+
+
+def test_functions_that_act_as_the_owner_fix_their_search_path_and_their_backslashes(admin: Connection) -> None:
+    fixed = "ARRAY['search_path=pg_catalog, pg_temp', 'standard_conforming_strings=on']"
+    assert run(
         admin,
-        "CREATE TABLE public.app_user (id int, email text, full_name text, deleted boolean);"
-        "INSERT INTO public.app_user VALUES (7, 'seven@example.com', 'Seven', false);"
-        "DROP TABLE duepost.recipient;"
-        "CREATE VIEW duepost.recipient AS SELECT id::text AS user_id, email AS address, full_name AS name,"
-        " 'en'::text AS locale, 'UTC'::text AS timezone, NOT deleted AS active FROM public.app_user",
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace AND prosecdef"
+        f" AND NOT coalesce(proconfig @> {fixed}, false)",
+    ) == []  # fmt: skip
+
+
+TRAP = "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;"
+TRAPS = f"""
+    CREATE FUNCTION trap.now() RETURNS timestamptz {TRAP}
+    CREATE FUNCTION trap.lower(text) RETURNS text {TRAP}
+    CREATE FUNCTION trap.format(text, VARIADIC text[]) RETURNS text {TRAP}
+    CREATE FUNCTION trap.isfinite(timestamptz) RETURNS boolean {TRAP}
+    CREATE FUNCTION trap.nextval(text) RETURNS bigint {TRAP}
+    CREATE FUNCTION trap.gen_random_uuid() RETURNS uuid {TRAP}
+    CREATE FUNCTION trap.same(text, text) RETURNS boolean {TRAP}
+    CREATE FUNCTION trap.less(timestamptz, timestamptz) RETURNS boolean {TRAP}
+    CREATE OPERATOR trap.= (LEFTARG = text, RIGHTARG = text, FUNCTION = trap.same);
+    CREATE OPERATOR trap.~ (LEFTARG = text, RIGHTARG = text, FUNCTION = trap.same);
+    CREATE OPERATOR trap.!~ (LEFTARG = text, RIGHTARG = text, FUNCTION = trap.same);
+    CREATE OPERATOR trap.< (LEFTARG = timestamptz, RIGHTARG = timestamptz, FUNCTION = trap.less);
+    CREATE OPERATOR trap.<= (LEFTARG = timestamptz, RIGHTARG = timestamptz, FUNCTION = trap.less);
+    CREATE DOMAIN trap.text AS pg_catalog.text CHECK (false);
+    CREATE TABLE trap.control (message_id_domain pg_catalog.text);
+    CREATE TABLE trap.scheduled_email (id int);
+    CREATE TEMP TABLE scheduled_email (id int);
+    CREATE TEMP TABLE scheduled_email_user (email_id int);
+    CREATE TEMP TABLE recipient (user_id int);
+    SET search_path = trap, pg_temp, pg_catalog, duepost;
+"""
+
+
+def test_a_clients_own_functions_operators_and_tables_do_not_stand_in_for_ours(
+    session: Callable[[str], Connection],
+) -> None:
+    admin, client = session("postgres"), session(CLIENT)
+    run(admin, f"CREATE SCHEMA trap AUTHORIZATION {CLIENT}")
+    run(client, TRAPS)
+    [(email_id,)] = run(
+        client,
+        "SELECT schedule_email(kind => 'k', users => ARRAY['ann', 'bob']::pg_catalog.text[], subject => 's',"
+        " body_text => 'b', key => 'k', sender => 'a@example.com', headers => '{\"X-A\": \"b\"}',"
+        " expires_at => '2040-01-01')",
     )
-    run(admin, SCHEDULE)
-    assert run(admin, "SELECT receipt FROM duepost.clear_scheduled_emails(ARRAY['ann'])") == [("cleared",)]
+    assert run(client, f"SELECT reschedule_email({email_id}, '2030-01-01')") == [("rescheduled",)]
+    assert run(client, "SELECT receipt FROM clear_scheduled_emails(ARRAY['ann']::pg_catalog.text[])") == [
+        ("user_removed",)
+    ]
+    assert run(client, f"SELECT clear_scheduled_email({email_id})") == [("cleared",)]
+    assert run(client, "SELECT * FROM clear_scheduled_emails_to('ann@example.com')") == []
+    assert run(admin, "SELECT outcome FROM duepost.delivery") == [("cleared",)]
+
+
+SETTINGS = [
+    "standard_conforming_strings = off",
+    "transform_null_equals = on",
+    "quote_all_identifiers = on",
+    "DateStyle = 'German'",
+    "IntervalStyle = 'sql_standard'",
+    "TimeZone = 'Pacific/Kiritimati'",
+    "extra_float_digits = 0",
+    "bytea_output = 'escape'",
+    "plpgsql.extra_errors = 'all'",
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=[setting.partition(" ")[0] for setting in SETTINGS])
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("address", "ann bob@example.com"),
+        ("address", "ann@exa mple.com"),
+        ("address", "a,b@example.com"),
+        ("sender", "Ann <ann@example.com>sss"),
+        ("template", "../x"),
+        ("subject", "a\\nb\nc"),
+    ],
+)
+def test_a_clients_settings_loosen_no_check(client: Connection, setting: str, argument: str, value: str) -> None:
+    run(client, f"SET escape_string_warning = off; SET {setting}")
+    given = {"address": "ann@example.com", argument: value}
+    if argument != "template":
+        given = {"subject": "s", "body_text": "b", **given}
+    named = ", ".join(f"{name} => %({name})s" for name in given)
+    with client.cursor() as cursor, pytest.raises(psycopg2.errors.InvalidParameterValue, match=rf"^{argument}: "):
+        cursor.execute(f"SELECT duepost.schedule_email(kind => 'k', {named})", given)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=[setting.partition(" ")[0] for setting in SETTINGS])
+def test_a_clients_settings_do_not_change_what_a_key_means(client: Connection, setting: str) -> None:
+    schedule = (
+        "SELECT duepost.schedule_email(kind => 'k', address => 'ann@example.com', template => 't', key => 'k',"
+        ' context => \'{"n": 1.50, "t": "é"}\')'
+    )
+    before = run(client, schedule)
+    run(client, f"SET {setting}")
+    assert run(client, schedule) == before
+
+
+# Roles that come and go ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def roles_hidden(server: PostgresServer) -> Iterator[None]:
+    """As if the roles had never been made: other databases of the server still need them."""
+    for role in ROLES:
+        server.execute(f"ALTER ROLE {role} RENAME TO hidden_{role}")
+    try:
+        yield
+    finally:
+        for role in ROLES:
+            server.execute(f"ALTER ROLE hidden_{role} RENAME TO {role}")
+
+
+@pytest.fixture
+def plain_owner(each_server: PostgresServer, shared_url: str) -> Iterator[Database]:
+    """A database whose owner may create no roles; not migrated yet."""
+    each_server.execute("CREATE ROLE owner_without_createrole LOGIN")
+    with each_server.fresh_database(migrated=False) as url:
+        name = url.partition("@/")[2].partition("?")[0]
+        each_server.execute(f"ALTER DATABASE {name} OWNER TO owner_without_createrole")
+        database = Database(url.replace("postgres@", "owner_without_createrole@", 1))
+        yield database
+        database.close()
+    each_server.execute("DROP ROLE owner_without_createrole")
+
+
+def apply(database: Database) -> list[str]:
+    return list(migrate(database, queue_schema=generate_init_sql()))
+
+
+def test_an_owner_who_may_create_no_roles_migrates_without_them_and_nobody_gets_a_right(
+    each_server: PostgresServer, plain_owner: Database
+) -> None:
+    with roles_hidden(each_server):
+        assert apply(plain_owner)
+        assert plain_owner.execute("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'duepost_%'") == [(0,)]
+        assert plain_owner.execute(SCHEDULE) == [(1,)]
+    assert plain_owner.execute(f"SELECT nspname FROM pg_namespace WHERE oid IN {OBJECTS}"
+                               " AND has_schema_privilege('duepost_client', oid, 'USAGE')") == []  # fmt: skip
+
+
+def test_roles_that_come_later_get_their_rights_from_the_next_migrate(
+    each_server: PostgresServer, plain_owner: Database
+) -> None:
+    with roles_hidden(each_server):
+        apply(plain_owner)
+    assert apply(plain_owner) == []
+    for role, functions in (("duepost_client", 5), ("duepost_worker", 7)):
+        assert plain_owner.execute(
+            "SELECT count(*) FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
+            f" AND has_schema_privilege('{role}', pronamespace, 'USAGE')"
+            f" AND has_function_privilege('{role}', oid, 'EXECUTE')"
+        ) == [(functions,)]  # fmt: skip
+
+
+# A team's own users --------------------------------------------------------------------------------------------------
+
+VIEW = """
+    CREATE TABLE public.app_user (id int, email text, full_name text, deleted boolean);
+    INSERT INTO public.app_user VALUES (7, 'seven@example.com', 'Seven', false);
+    DROP TABLE duepost.recipient;
+    CREATE VIEW duepost.recipient AS
+    SELECT id::text AS user_id, email AS address, full_name AS name, 'en'::text AS locale, 'UTC'::text AS timezone,
+           NOT deleted AS active
+    FROM public.app_user
+"""
+
+
+def test_with_a_view_of_a_teams_own_users_scheduling_and_clearing_go_on(session: Callable[[str], Connection]) -> None:
+    admin, client = session("postgres"), session(CLIENT)
+    run(admin, VIEW)
+    run(client, SCHEDULE)
+    assert run(client, "SELECT receipt FROM duepost.clear_scheduled_emails(ARRAY['ann'])") == [("cleared",)]
+
+
+def test_the_next_migrate_lets_workers_read_the_view_and_leaves_it_alone(
+    session: Callable[[str], Connection], each_url: str
+) -> None:
+    admin, worker = session("postgres"), session(WORKER)
+    run(admin, VIEW)
+    database = Database(each_url)
+    assert apply(database) == []
+    database.close()
+    assert run(worker, "SELECT user_id, address FROM duepost.recipient") == [("7", "seven@example.com")]
+
+
+def test_a_view_that_belongs_to_somebody_else_does_not_stop_a_migrate(
+    plain_owner: Database,
+) -> None:
+    apply(plain_owner)
+    plain_owner.execute("DROP TABLE duepost.recipient")
+    with closing(
+        psycopg2.connect(plain_owner.url.replace("owner_without_createrole@", "postgres@", 1))
+    ) as somebody_else:
+        run(somebody_else, "CREATE VIEW duepost.recipient AS SELECT 'a'::text AS user_id")
+        somebody_else.commit()
+    assert apply(plain_owner) == []

@@ -35,6 +35,41 @@ def test_a_deeply_nested_line_is_no_crash() -> None:
         list(read_emails(["[" * 100_000], "f"))
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"kind": "k", "adress": "a"}', "adress: unknown; known are kind, address"),
+        ('{"kind": 1}', "kind: must be a string"),
+        ('{"kind": "k", "users": "ann"}', "users: must be a list of strings"),
+        ('{"kind": "k", "users": ["ann", 1]}', "users: must be a list of strings"),
+        ('{"kind": "k", "context": "{}"}', "context: must be an object"),
+        ('{"kind": "k", "expires_at": "2030-01-01T00:00:00"}', "expires_at: must be a time with its zone"),
+        ('{"kind": "k", "kind": "l"}', "kind: given twice"),
+        ('{"kind": "k", "context": {"a": 1, "a": 2}}', "a: given twice"),
+        ('{"address": "a@b.c"}', "kind: must be given"),
+        ('{"kind": null}', "kind: must be given"),
+        ("[1]", "must be an object"),
+        ('{"kind": NaN}', "not JSON: NaN"),
+        ('{"kind": "k"', "not JSON: .* at column 13"),
+    ],
+)
+def test_a_bad_line_says_what_is_wrong(line: str, said: str) -> None:
+    with pytest.raises(BadLine, match=f"^f: line 2: {said}"):
+        list(read_emails(['{"kind": "k"}', line], "f"))
+
+
+@pytest.mark.parametrize("text", [r"a\u0000b", r"a\ud800b"])
+def test_nul_and_lone_surrogates_are_found_however_deep_and_in_keys(text: str) -> None:
+    for context in (f'{{"{text}": 1}}', f'{{"a": [[{{"b": "{text}"}}]]}}'):
+        with pytest.raises(BadLine, match="f: line 1: context: must not contain NUL or a lone surrogate"):
+            list(read_emails([f'{{"kind": "a", "context": {context}}}'], "f"))
+
+
+def test_a_backslash_that_only_looks_like_a_nul_is_text() -> None:
+    [found] = read_emails([r'{"kind": "a", "body_text": "write \\u0000"}'], "f")
+    assert found.arguments["body_text"] == r"write \u0000"
+
+
 def read(line: str) -> list[EmailLine]:
     """The line's email, or none where it is refused by name."""
     with suppress(BadLine):

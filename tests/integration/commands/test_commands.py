@@ -1,50 +1,21 @@
 """The commands on a real database, as a shell runs them."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
-import psycopg2
 import pytest
 
-from actors.smtp.verdicts import Phase
+from tests.integration.commands.shell import BYTECODE, PLAIN, Shell, at_once
+from tests.postgres import PostgresServer
 from tests.processes import Watch, duepost, environment
-from tests.relays import ScriptedRelay, reply
 from tests.waiting import wait_until
 
 COMMANDS = [
     "worker", "trigger", "up", "demo", "migrate", "schedule", "clear", "reschedule", "list", "show", "stats", "retry",
     "resolve", "pause", "resume", "doctor",
 ]  # fmt: skip
-PLAIN = ("--kind", "welcome", "--subject", "Hello", "--body-text", "World")
-
-
-class Shell:
-    """A shell with Duepost's settings."""
-
-    def __init__(self, url: str, smtp_url: str = "smtp://127.0.0.1:1", **more: str) -> None:
-        self.url = url
-        self.env = environment(url, smtp_url, **more)
-
-    def run(self, *arguments: str, stdin: str | None = None, status: int = 0) -> str:
-        """Runs a command, checks its status, gives what it printed."""
-        done = duepost(*arguments, env=self.env, stdin=stdin)
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout if status == 0 else done.stderr
-
-    def json(self, *arguments: str) -> object:
-        """What a command prints as JSON."""
-        return json.loads(self.run(*arguments, "--json"))
-
-    def query(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
-        """Asks the database."""
-        connection = psycopg2.connect(self.url)
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement, parameters or None)
-            rows = list(cursor.fetchall()) if cursor.description else []
-        connection.close()
-        return rows
 
 
 @pytest.fixture
@@ -52,34 +23,63 @@ def shell(url: str) -> Shell:
     return Shell(url)
 
 
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """What each command says with --help; no setting is needed for that."""
+    env = {**environment("", ""), **BYTECODE}
+    found = at_once(lambda command: duepost(command, "--help", env=env), COMMANDS)
+    return {command: done.stdout for command, done in zip(COMMANDS, found, strict=True) if done.returncode == 0}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(shell: Shell, command: str) -> None:
-    text = shell.run(command, "--help")
-    assert "usage" in text.lower()
-    assert command in {"worker", "pause", "resume"} or "Example" in text
+def test_every_command_explains_itself_with_an_example(helps: dict[str, str], command: str) -> None:
+    assert "usage" in helps[command].lower()
+    assert re.search(rf"Examples?: .*duepost {command}", helps[command], re.DOTALL), helps[command]
+    assert "\x1b" not in helps[command]
 
 
-def test_migrate_says_what_it_applied_and_can_be_repeated(shell: Shell) -> None:
-    assert shell.run("migrate") == "The schema is up to date.\n"
-    assert shell.json("migrate") == {"applied": []}
+def test_migrate_says_what_it_applied_and_can_be_repeated(server: PostgresServer) -> None:
+    with server.fresh_database(migrated=False) as url:
+        shell = Shell(url)
+        printed = shell.run("migrate").splitlines()
+        assert printed[0].startswith("applied 0001_")
+        assert shell.run("migrate") == "The schema is up to date.\n"
+        assert shell.json("migrate") == {"applied": []}
+        assert len(printed) == shell.query("SELECT count(*) FROM duepost.migration")[0][0]
+    with server.fresh_database(migrated=False) as url:
+        assert Shell(url).json("migrate") == {"applied": [line.removeprefix("applied ") for line in printed]}
 
 
-def test_every_argument_of_schedule_reaches_the_row(shell: Shell) -> None:
+def test_every_option_of_schedule_reaches_the_row(shell: Shell) -> None:
+    times = ("--at", "2030-01-01T00:00:00Z", "--expires-at", "2031-01-01T01:00:00+01:00")
     printed = shell.run(
-        "schedule", "--kind", "welcome", "--user", "ann", "--user", "bob", "--at", "2030-01-01T00:00:00Z",
-        "--template", "t",
-        "--context", '{"a": 1}', "--key", "k", "--expires-at", "2031-01-01T00:00:00Z", "--sender", "S <s@example.com>",
-        "--reply-to", "r@example.com", "--header", "X-A: b",
+        "schedule", "--kind", "welcome", "--user", "ann", "--user", "bob", *times, "--template", "t",
+        "--context", '{"a": "Grüße"}', "--key", "k", "--sender", "S <s@example.com>",
+        "--reply-to", "r@example.com", "--header", "X-A: b", "--header", "X-B:c: d",
     )  # fmt: skip
     assert printed == "1\n"
     [(row,)] = shell.query("SELECT to_jsonb(e) FROM duepost.scheduled_email e")
     assert isinstance(row, dict)
-    assert row["context"] == {"a": 1}
-    assert row["headers"] == {"X-A": "b"}
+    assert row["context"] == {"a": "Grüße"}
+    assert row["headers"] == {"X-A": "b", "X-B": "c: d"}
     assert [row[name] for name in ("kind", "template", "key", "sender", "reply_to")] == [
         "welcome", "t", "k", "S <s@example.com>", "r@example.com",
     ]  # fmt: skip
-    assert shell.query("SELECT count(*) FROM duepost.scheduled_email_user") == [(2,)]
+    assert shell.query(
+        "SELECT scheduled_at = '2030-01-01Z', expires_at = '2031-01-01Z' FROM duepost.scheduled_email"
+    ) == [(True, True)]
+    assert shell.query("SELECT user_id FROM duepost.scheduled_email_user ORDER BY 1") == [("ann",), ("bob",)]
+    content = ("--subject", "Hello", "--body-text", "World", "--body-html", "<p>World</p>")
+    assert shell.json("schedule", "--kind", "k", "--address", "ann@example.com", *content) == {"ids": [2]}
+    assert shell.query("SELECT address, subject, body_text, body_html FROM duepost.scheduled_email WHERE id = 2") == [
+        ("ann@example.com", "Hello", "World", "<p>World</p>")
+    ]
+
+
+def test_a_key_schedules_once_and_takes_no_other_content(shell: Shell) -> None:
+    email = ("schedule", *PLAIN, "--key", "k", "--at", "2030-01-01T00:00:00Z", "--address")
+    assert shell.run_all([*email, "ann@example.com"], [*email, "ann@example.com"]) == ["1\n", "1\n"]
+    assert "key" in shell.run(*email, "bob@example.com", status=2)
 
 
 def test_a_file_is_scheduled_whole(shell: Shell, tmp_path: Path) -> None:
@@ -91,74 +91,107 @@ def test_a_file_is_scheduled_whole(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_clear_and_reschedule_print_receipts(shell: Shell) -> None:
-    for whom in (("--address", "ann@example.com"), ("--user", "ann"), ("--user", "bob", "--user", "cleo")):
-        shell.run("schedule", *PLAIN, *whom)
+    shell.schedule()
+    for users in (["ann"], ["bob", "cleo"], ["dan"]):
+        shell.query("SELECT duepost.schedule_email('k', users => %s, subject => 's', body_text => 'b')", users)
     assert shell.run("reschedule", "1", "2030-01-01T00:00:00Z") == "rescheduled\n"
-    assert shell.run("clear", "--address", "ANN@example.com") == "1 cleared\n"
-    assert shell.run("clear", "--user", "ann", "--user", "bob") == "2 cleared\n3 user_removed\n"
-    assert shell.json("clear", "3") == [{"email_id": 3, "receipt": "cleared"}]
-    assert shell.run("clear", "3") == "3 too_late\n"
+    assert shell.run_all(
+        ["clear", "--address", "ANN@example.com"], ["clear", "--user", "ann", "--user", "bob"], ["clear", "4", "--json"]
+    ) == [
+        "1 cleared\n",
+        "2 cleared\n3 user_removed\n",
+        '[\n  {\n    "email_id": 4,\n    "receipt": "cleared"\n  }\n]\n',
+    ]
+    assert shell.run_all(["clear", "3"], ["clear", "4"], ["reschedule", "4", "now"], ["clear", "--user", "eve"]) == [
+        "3 cleared\n", "4 too_late\n", "too_late\n", "",
+    ]  # fmt: skip
 
 
-def test_list_and_show_and_stats(shell: Shell) -> None:
-    assert shell.run("list") == "Nothing is pending.\n"
-    shell.run("schedule", *PLAIN, "--address", "ann@example.com", "--at", "2030-01-01T00:00:00Z")
-    shell.run("schedule", *PLAIN, "--address", "bob@example.com")
-    listed = shell.json("list")
-    assert isinstance(listed, list)
-    assert [each["id"] for each in listed] == [2, 1]
-    assert shell.json("list", "--state", "unknown") == []
-    assert len(shell.run("list", "--limit", "1").splitlines()) < len(shell.run("list").splitlines())
-    story = shell.json("show", "1")
-    assert isinstance(story, dict)
-    assert story["email"]["state"] == "scheduled"
-    assert story["attempts"] == []
-    assert "2030" in story["next"]
-    assert "\x1b" not in shell.run("show", "1")
-    stats = shell.json("stats")
-    assert isinstance(stats, dict)
+def test_where_nothing_is_pending_list_says_so(shell: Shell) -> None:
+    assert shell.run_all(["list"], ["list", "--json"]) == ["Nothing is pending.\n", "[]\n"]
+
+
+def test_list_and_stats_count_what_is_pending(shell: Shell) -> None:
+    shell.schedule(at="'2030-01-01Z'")
+    shell.schedule()
+    [listed, table, stats_json, plain] = shell.run_all(["list", "--json"], ["list"], ["stats", "--json"], ["stats"])
+    assert [each["id"] for each in json.loads(listed)] == [2, 1]
+    assert "welcome" in table
+    assert "\x1b" not in table + plain
+    stats = json.loads(stats_json)
     assert stats["pending"] == {"scheduled": 2, "queued": 0, "sending": 0, "unknown": 0}
     assert stats["outcomes"] == {"sent": 0, "undeliverable": 0, "cleared": 0, "expired": 0}
     assert stats["oldest_due_seconds"] >= 0
     assert (stats["circuit"], stats["paused"], stats["workers"]) == ("closed", False, 0)
-    assert "no such email" in shell.run("show", "99", status=1)
 
 
-def test_show_tells_each_attempt(shell: Shell) -> None:
-    shell.run("schedule", *PLAIN, "--address", "ann@example.com")
+def test_list_can_be_narrowed_by_state_and_kind(shell: Shell) -> None:
+    for kind in ("a", "b", "b"):
+        shell.query("SELECT duepost.schedule_email(%s, 'ann@example.com', subject => 's', body_text => 'b')", kind)
+    shell.query("UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2 WHERE id = 3")
+    found = shell.run_all(
+        ["list", "--json", "--kind", "b"],
+        ["list", "--json", "--kind", "b", "--state", "unknown"],
+        ["list", "--json", "--limit", "1"],
+    )
+    assert [[each["id"] for each in json.loads(listed)] for listed in found] == [[2, 3], [3], [1]]
+
+
+def test_show_tells_how_a_finished_email_ended(shell: Shell) -> None:
+    shell.schedule()
+    shell.query("SELECT duepost.clear_scheduled_email(1)")
+    [story_json, printed] = shell.run_all(["show", "1", "--json"], ["show", "1"])
+    story = json.loads(story_json)
+    assert story["email"]["state"] == "finished"
+    assert [each["outcome"] for each in story["deliveries"]] == ["cleared"]
+    assert story["next"].startswith("nothing")
+    assert "cleared" in printed
+    assert "\x1b" not in printed
+
+
+def test_show_tells_each_attempt_and_what_is_next(shell: Shell) -> None:
+    shell.schedule(at="'2030-01-01Z'")
+    shell.schedule()
+    shell.query("UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2 WHERE id = 2")
     shell.query(
         "INSERT INTO duepost.attempt (email_id, claim, worker_id, started_at, phase, verdict, code, reply)"
         " VALUES (1, 1, 1, now(), 'rcpt', 'retry', 450, 'busy')"
     )
-    story = shell.json("show", "1")
-    assert isinstance(story, dict)
+    [story_json, printed, unknown] = shell.run_all(["show", "1", "--json"], ["show", "1"], ["show", "2"])
+    story = json.loads(story_json)
+    assert story["email"]["state"] == "scheduled"
+    assert "2030" in story["next"]
     [attempt] = story["attempts"]
     assert {"when", "phase", "verdict", "reply"} <= set(attempt)
     assert (attempt["phase"], attempt["verdict"], attempt["reply"]) == ("rcpt", "retry", "busy")
+    assert "busy" in printed
+    assert "duepost resolve 2" in unknown
+    assert "no such email" in shell.run("show", "99", status=1)
 
 
-def test_an_operator_can_retry_resolve_pause_and_resume(shell: Shell) -> None:
-    for _ in range(3):
-        shell.run("schedule", *PLAIN, "--address", "ann@example.com", "--at", "2030-01-01T00:00:00Z")
-    shell.run("retry", "1")
+def test_an_operator_can_retry_and_resolve(shell: Shell) -> None:
+    shell.schedule(4, at="'2030-01-01Z'")
+    shell.query("UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2 WHERE id IN (2, 3)")
+    shell.run_all(["retry", "1"], ["resolve", "2", "sent"], ["resolve", "3", "resend"])
     assert shell.query("SELECT due_at <= now() FROM duepost.scheduled_email WHERE id = 1") == [(True,)]
-    assert "no such email" in shell.run("retry", "99", status=1)
-    assert "it is scheduled" in shell.run("resolve", "2", "sent", status=1)
-    shell.query("UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2 WHERE id > 1")
-    shell.run("resolve", "2", "sent")
-    shell.run("resolve", "3", "resend")
     assert shell.query("SELECT email_id, outcome FROM duepost.delivery") == [(2, "sent")]
     assert shell.query("SELECT state FROM duepost.scheduled_email WHERE id = 3") == [("scheduled",)]
-    assert "it is finished (sent)" in shell.run("retry", "2", status=1)
+    refused = shell.run_all(["retry", "99"], ["retry", "2"], ["resolve", "4", "sent"], status=1)
+    for said, why in zip(refused, ["no such email", "it is finished (sent)", "it is scheduled"], strict=True):
+        assert why in said
+
+
+def test_an_operator_can_pause_and_resume(shell: Shell) -> None:
     shell.run("pause")
     assert shell.query("SELECT paused FROM duepost.control") == [(True,)]
     shell.run("resume")
     assert shell.query("SELECT paused FROM duepost.control") == [(False,)]
 
 
-def test_a_tick_is_asked_for_once(shell: Shell) -> None:
+def test_a_tick_is_asked_for_once_however_often_it_is_called(shell: Shell) -> None:
     assert "is asked for" in shell.run("trigger")
     assert "already" in shell.run("trigger")
+    assert shell.run("trigger", "--quiet") == ""
     assert shell.query("SELECT count(*) FROM dramatiq.queue") == [(1,)]
 
 
@@ -166,6 +199,14 @@ def test_while_disabled_no_tick_is_asked_for(url: str) -> None:
     shell = Shell(url, DUEPOST_DISABLED="1")
     assert "DUEPOST_DISABLED" in shell.run("trigger")
     assert shell.query("SELECT count(*) FROM dramatiq.queue") == [(0,)]
+
+
+def test_a_watch_ticks_when_an_email_falls_due_and_not_before(shell: Shell, tmp_path: Path) -> None:
+    with Watch(shell.env, tmp_path / "watch.log") as watch:
+        wait_until(lambda: shell.query("DELETE FROM dramatiq.queue RETURNING 1"), what="the first tick")
+        shell.schedule(at="now() + interval '1.5 s'")
+        ticked = "SELECT clock_timestamp() >= due_at FROM duepost.scheduled_email, dramatiq.queue"
+        assert wait_until(lambda: shell.query(ticked), what="the tick", state=lambda: watch.output) == [(True,)]
 
 
 def test_of_two_watches_one_acts_and_the_other_takes_over(shell: Shell, tmp_path: Path) -> None:
@@ -185,34 +226,10 @@ def test_of_two_watches_one_acts_and_the_other_takes_over(shell: Shell, tmp_path
             first.kill()
             wait_until(lambda: leaders() == 1, what="the other to take over", state=lambda: second.output)
             shell.query("DELETE FROM dramatiq.queue")
-            shell.run("schedule", *PLAIN, "--address", "ann@example.com")
+            shell.schedule()
             wait_until(lambda: ticks() == 1, what="a tick for what is due now", state=lambda: second.output)
             shell.query("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
             shell.query("DELETE FROM dramatiq.queue")
             wait_until(lambda: ticks() == 1, what="a tick after its session was ended", state=lambda: second.output)
             second.signal(signal.SIGTERM)
             assert second.wait() == 0
-
-
-def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
-    with ScriptedRelay(auth=("user", "password")) as relay:
-        shell = Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path), SENTRY_DSN="http://key@127.0.0.1:1/1")
-        found = shell.json("doctor")
-    assert isinstance(found, list)
-    health = {each["check"]: each["health"] for each in found}
-    assert health.pop("workers") == "warning"
-    assert set(health.values()) == {"ok"}
-    assert {"database", "schema", "clock", "roles", "delivery", "sender", "relay", "templates", "sentry"} == set(health)
-
-
-def test_the_doctor_says_what_fails(url: str, tmp_path: Path) -> None:
-    (tmp_path / "hi.subject.txt").write_text("{% if %}")
-    with ScriptedRelay() as relay:
-        relay.on(Phase.BANNER, reply("554 5.7.1 go away"))
-        shell = Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path))
-        shell.query("UPDATE duepost.control SET circuit_open = true, probe_at = now(), circuit_reason = 'banner 554'")
-        done = duepost("doctor", env=shell.env)
-    assert done.returncode == 1
-    failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("failed")}
-    assert failed == {"relay:", "templates:", "delivery:"}
-    assert "\x1b" not in done.stdout

@@ -1,0 +1,103 @@
+"""`duepost doctor`: a line for each check, and a status that a monitor can go by."""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.smtp.verdicts import Phase
+from tests.integration.commands.shell import Shell
+from tests.postgres import PostgresServer
+from tests.processes import Process, duepost
+from tests.relays import ScriptedRelay, reply
+from tests.waiting import wait_until
+
+
+def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
+    with ScriptedRelay(auth=("user", "password")) as relay:
+        shell = Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path), SENTRY_DSN="http://key@127.0.0.1:1/1")
+        health = {check: health for check, (health, _) in shell.findings().items()}
+    assert health.pop("workers") == "warning"
+    assert set(health.values()) == {"ok"}
+    assert {"database", "schema", "clock", "roles", "delivery", "sender", "relay", "templates", "sentry"} == set(health)
+
+
+def test_the_doctor_says_what_fails(url: str, tmp_path: Path) -> None:
+    (tmp_path / "hi.subject.txt").write_text("{% if %}")
+    with ScriptedRelay() as relay:
+        relay.on(Phase.BANNER, reply("554 5.7.1 go away"))
+        shell = Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path))
+        shell.query("UPDATE duepost.control SET circuit_open = true, probe_at = now(), circuit_reason = 'banner 554'")
+        done = duepost("doctor", env=shell.env)
+    assert done.returncode == 1
+    failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("failed")}
+    assert failed == {"relay:", "templates:", "delivery:"}
+    assert "\x1b" not in done.stdout
+
+
+def failed(shell: Shell) -> dict[str, str]:
+    """The checks that fail, and what is said of them."""
+    found = shell.findings(status=1)
+    return {check: detail for check, (health, detail) in found.items() if health == "failed"}
+
+
+def test_a_relay_that_refuses_the_login_fails(url: str, tmp_path: Path) -> None:
+    with ScriptedRelay(auth=("user", "right")) as relay:
+        shell = Shell(url, relay.url.replace("right", "topsecret"), DUEPOST_TEMPLATES=str(tmp_path))
+        found = failed(shell)
+    assert list(found) == ["relay"]
+    assert "535" in found["relay"]
+    assert "topsecret" not in found["relay"]
+
+
+def test_an_absent_relay_fails_unless_it_is_left_alone(url: str, tmp_path: Path) -> None:
+    shell = Shell(url, "smtp://127.0.0.1:1", DUEPOST_TEMPLATES=str(tmp_path))
+    assert list(failed(shell)) == ["relay"]
+    assert " relay: " not in shell.run("doctor", "--no-relay")
+
+
+def test_a_missing_schema_fails_and_names_migrate(server: PostgresServer, tmp_path: Path) -> None:
+    with server.fresh_database(migrated=False) as url, ScriptedRelay() as relay:
+        found = failed(Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path)))
+    assert list(found) == ["schema"]
+    assert "duepost migrate" in found["schema"]
+
+
+def test_an_absent_database_fails_and_the_rest_is_still_checked(tmp_path: Path) -> None:
+    with ScriptedRelay() as relay:
+        shell = Shell("postgresql://ann:topsecret@127.0.0.1:1/x", relay.url, DUEPOST_TEMPLATES=str(tmp_path))
+        found = shell.findings(status=1)
+    assert {check for check, (health, _) in found.items() if health == "failed"} == {"database"}
+    assert {"sender", "relay", "templates"} <= set(found)
+    assert "topsecret" not in str(found)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that the embedded server's user can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="duepost-doctor-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_beside_duepost_up_sender_and_relay_are_its_own_and_well(folder: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("DUEPOST_", "SENTRY_"))}
+    arguments = [sys.executable, "-u", "-m", "duepost", "up", "--port", "0"]
+    with Process(arguments, env, folder / "up.log", cwd=folder) as up:
+        wait_until(lambda: "Duepost is up" in up.output, timeout=90, what="duepost up", state=lambda: up.output)
+        done = duepost("doctor", env=env, cwd=folder)
+        up.signal(signal.SIGINT)
+        assert up.wait() == 0
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = {line.split()[1]: line for line in done.stdout.splitlines()}
+    for check in ("sender:", "relay:"):
+        assert lines[check].startswith("ok ")
+        assert "duepost up" in lines[check]
+    alone = duepost("doctor", env=env, cwd=folder)
+    assert alone.returncode == 2, "without it, they are not taken for granted"
