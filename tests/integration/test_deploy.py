@@ -4,6 +4,7 @@ import configparser
 import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_every_file_says_in_its_first_line_what_it_is_for() -> None:
 def test_every_file_is_explained_in_the_readme() -> None:
     readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
     for path in DEPLOY.iterdir():
-        if path.name != "README.md":
+        if path.name not in {"README.md", ".gitignore"}:
             assert f"`{path.name}`" in readme
 
 
@@ -92,7 +93,12 @@ def test_supervisor_runs_the_workers_and_the_watch() -> None:
     supervisor = configparser.ConfigParser()
     supervisor.read(DEPLOY / "supervisor.conf")
     commands = [supervisor.get(section, "command") for section in supervisor.sections()]
-    assert [command.split()[1:3] for command in commands] == [["worker", "--processes"], ["trigger", "--watch"]]
+    assert [re.findall(r"bin/duepost (\w+ --\w+)", command) for command in commands] == [
+        ["worker --processes"],
+        ["trigger --watch"],
+    ]
+    for command in commands:
+        subprocess.run([*shlex.split(command)[:1], "-n", *shlex.split(command)[1:]], check=True)
 
 
 def test_the_container_is_not_root_and_asks_the_doctor() -> None:
