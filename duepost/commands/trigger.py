@@ -41,7 +41,8 @@ def trigger(
     Examples: duepost trigger; duepost trigger --watch
     """
     if settings().disabled and not watch:
-        typer.echo("DUEPOST_DISABLED is set: nothing is enqueued.")
+        if not quiet:
+            typer.echo("DUEPOST_DISABLED is set: nothing is enqueued.")
         return
     database = operator_database()
     if watch:

@@ -3,126 +3,388 @@
 import configparser
 import itertools
 import os
+import pwd
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from actors.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-UNITS = sorted(path.name for path in DEPLOY.glob("duepost-*.*") if path.suffix in {".service", ".timer"})
+
+#: What is shipped; a machine's own settings (duepost.env, .env, templates/) may lie beside it.
+SHIPPED = sorted(
+    path
+    for path in DEPLOY.iterdir()
+    if path.is_file() and path.suffix not in {".env", ".md"} and not path.name.startswith(".")
+)
+UNITS = sorted(path.name for path in SHIPPED if path.suffix in {".service", ".timer"})
+SERVICES = [unit for unit in UNITS if unit.endswith(".service")]
 COMMANDS = {"worker", "trigger", "migrate", "doctor"}
+
+#: The settings of the design; the code has a few more, for time-outs, retention and Sentry.
+CONTRACT = {
+    "DUEPOST_DATABASE_URL",
+    "DUEPOST_SMTP_URL",
+    "DUEPOST_FROM",
+    "DUEPOST_TEMPLATES",
+    "DUEPOST_DISABLED",
+    "SENTRY_DSN",
+}
+
+#: Seconds that a relay may take to answer the last dot: RFC 5321 section 4.5.3.2.6.
+AFTER_THE_DOT = 600
+
+EVERY_MINUTE = "* * * * * "
 
 
 def tool(name: str) -> str:
     """A program of the system; without it the test is skipped here, and fails where everything must be shown."""
     path = shutil.which(name)
     if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed")
+        absent(f"{name} is not installed")
     return path
 
 
-def test_every_file_says_in_its_first_line_what_it_is_for() -> None:
-    for path in DEPLOY.iterdir():
-        if path.suffix != ".md":
-            first = path.read_text(encoding="utf-8").splitlines()[0]
-            assert re.match(r"^[#;] \S.{10,}", first), path.name
+def absent(what: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
 
 
-def test_every_file_is_explained_in_the_readme() -> None:
-    readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
-    for path in DEPLOY.iterdir():
-        if path.name not in {"README.md", ".gitignore"}:
-            assert f"`{path.name}`" in readme
+def read(name: str) -> str:
+    return (DEPLOY / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_systemd_finds_nothing_wrong_with_the_unit(unit: str, tmp_path: Path) -> None:
-    command = tmp_path / "duepost"
-    command.write_text("#!/bin/sh\n")
-    command.chmod(0o755)
-    for name in UNITS:
-        text = (DEPLOY / name).read_text(encoding="utf-8")
-        (tmp_path / name).write_text(text.replace("/opt/duepost/bin/duepost", str(command)), encoding="utf-8")
+def unit(name: str) -> configparser.ConfigParser:
+    parsed = configparser.ConfigParser(interpolation=None)
+    parsed.read_string(read(name))
+    return parsed
+
+
+def stub(path: Path, script: str) -> Path:
+    """A program that stands in for one of the system's."""
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def supervisor() -> configparser.ConfigParser:
+    """supervisor.conf, read as supervisor does: what follows a blank and a semicolon is a comment."""
+    parsed = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",))
+    parsed.read_string(read("supervisor.conf"))
+    return parsed
+
+
+@pytest.fixture
+def services() -> dict[str, str]:
+    """The text of each service of compose.yaml."""
+    parts = re.split(
+        r"^  ([a-z]+):\n", read("compose.yaml").split("\nservices:\n")[1].split("\nvolumes:\n")[0], flags=re.MULTILINE
+    )
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.fixture
+def example() -> dict[str, str]:
+    """The example of settings, as a shell reads it."""
+    script = f"set -a && . {DEPLOY / 'duepost.env.example'} && exec env -0"
     done = subprocess.run(
-        [tool("systemd-analyze"), "verify", "--man=no", str(tmp_path / unit)],
+        ["/bin/sh", "-c", script], env={"PATH": os.defpath}, capture_output=True, text=True, check=True
+    )
+    read_by_shell = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
+    return {name: value for name, value in read_by_shell.items() if name.startswith(("DUEPOST_", "SENTRY_"))}
+
+
+# All files
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_file_says_in_its_first_line_what_it_is_for(path: Path) -> None:
+    assert re.match(r"^[#;] \S.{10,}", read(path.name))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_file_is_explained_in_the_readme(path: Path) -> None:
+    assert re.search(rf"^\|.*`{re.escape(path.name)}`.* \| .+ \| .+ \|$", read("README.md"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [*SHIPPED, DEPLOY / "README.md"], ids=lambda path: path.name)
+def test_only_commands_of_the_contract_are_run(path: Path) -> None:
+    used = re.findall(r'(?:bin/duepost |"duepost", "|`duepost )(\w+)', read(path.name))
+    assert set(used) <= COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS - {"worker"}))
+def test_every_flag_that_is_given_is_one_of_the_commands(command: str) -> None:
+    text = "\n".join(read(path.name) for path in SHIPPED).replace('", "', " ")
+    lines = re.findall(rf"\bduepost {command}\b([^\"`;|\n]*)", text)
+    assert lines
+    done = subprocess.run(
+        [sys.executable, "-m", "duepost", command, "--help"], capture_output=True, text=True, check=True
+    )
+    for flag in re.findall(r"--[a-z-]+", " ".join(lines)):
+        assert re.search(rf"{flag}(?![a-z-])", done.stdout), flag
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_images_are_named_without_a_registry(path: Path) -> None:
+    images = re.findall(r"^(?:FROM|\s+image:) (\S+)$", read(path.name), re.MULTILINE)
+    assert [image for image in images if "/" in image] == []
+
+
+# systemd
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_finds_nothing_wrong_with_the_unit(name: str, tmp_path: Path) -> None:
+    command = stub(tmp_path / "duepost", "")
+    for each in UNITS:
+        (tmp_path / each).write_text(read(each).replace("/opt/duepost/bin/duepost", str(command)), encoding="utf-8")
+    done = subprocess.run(
+        [tool("systemd-analyze"), "verify", "--man=no", str(tmp_path / name)],
         capture_output=True,
         text=True,
         check=False,
     )
-    complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line or unit in line]
+    complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line or name in line]
     assert done.returncode == 0, done.stderr
     assert complaints == []
 
 
 def test_systemd_reads_the_timer_as_every_minute() -> None:
-    calendar = re.search(r"^OnCalendar=(.+)$", (DEPLOY / "duepost-trigger.timer").read_text(), re.MULTILINE)
-    assert calendar is not None
+    calendar = unit("duepost-trigger.timer").get("Timer", "OnCalendar")
     done = subprocess.run(
-        [tool("systemd-analyze"), "calendar", "--iterations=3", calendar[1]], capture_output=True, text=True, check=True
+        [tool("systemd-analyze"), "calendar", "--iterations=3", calendar], capture_output=True, text=True, check=True
     )
-    seconds = [int(minute) for minute in re.findall(r":(\d\d):00", done.stdout)]
-    assert len(set(seconds)) >= 3
+    [first, second, third] = [
+        int(hour) * 60 + int(minute)
+        for hour, minute in re.findall(r"(?:elapse|#\d): .* (\d\d):(\d\d):00 ", done.stdout)
+    ]
+    assert ((second - first) % 1440, (third - second) % 1440) == (1, 1)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_not_root_and_shut_in(name: str) -> None:
+    service = unit(name)["Service"]
+    assert service["User"] == "duepost"
+    assert service["EnvironmentFile"] == "/etc/duepost/duepost.env"
+    assert service["ProtectSystem"] == "strict"
+    assert [service[key] for key in ("NoNewPrivileges", "ProtectHome", "PrivateTmp")] == ["yes"] * 3
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_starts_after_network_and_database(name: str) -> None:
+    assert unit(name)["Unit"]["After"].split() == ["network-online.target", "postgresql.service"]
+
+
+@pytest.mark.parametrize("name", ["duepost-watch.service", "duepost-worker.service"])
+def test_systemd_tries_again_for_ever_but_not_with_bad_settings(name: str) -> None:
+    parsed = unit(name)
+    assert parsed["Service"]["Restart"] == "on-failure"
+    assert parsed["Service"]["RestartPreventExitStatus"] == "2"
+    assert parsed["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+def test_systemd_signals_the_master_alone_and_waits_longer_than_a_relay_may_take() -> None:
+    service = unit("duepost-worker.service")["Service"]
+    assert service["KillMode"] == "mixed"
+    assert int(service["TimeoutStopSec"]) > AFTER_THE_DOT
+
+
+def test_a_tick_that_hangs_is_ended_before_the_next() -> None:
+    service = unit("duepost-trigger.service")["Service"]
+    assert service["Type"] == "oneshot"
+    assert int(service["TimeoutStartSec"]) < 60
+
+
+# cron
 
 
 def test_cron_finds_nothing_wrong_with_the_crontab() -> None:
-    subprocess.run([tool("crontab"), "-n", str(DEPLOY / "duepost.cron")], check=True, capture_output=True)
+    crontab = tool("crontab")
+    usage = subprocess.run([crontab, "-h"], capture_output=True, text=True, check=False)
+    said = usage.stdout + usage.stderr
+    # Debian's cron calls it -n; cronie has -T, and another meaning for -n.
+    flag = "-n" if "dry run" in said else "-T" if "-T <file>" in said else absent("this crontab cannot check a file")
+    done = subprocess.run([crontab, flag, str(DEPLOY / "duepost.cron")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_crontabs_line_is_a_command_that_a_shell_can_read() -> None:
-    line = (DEPLOY / "duepost.cron").read_text(encoding="utf-8").splitlines()[-1]
-    assert line.startswith("* * * * * ")
-    subprocess.run(["/bin/sh", "-n", "-c", line.removeprefix("* * * * * ")], check=True)
+def test_the_crontab_has_its_environment_at_the_top_and_one_line_a_minute() -> None:
+    lines = [line for line in read("duepost.cron").splitlines() if not line.startswith("#")]
+    *environment, job = lines
+    assert [line.partition("=")[0] for line in environment] == ["SHELL", "PATH", "MAILTO"]
+    assert job.startswith(EVERY_MINUTE)
+    assert "%" not in job, "cron takes it for the end of the line"
 
 
-def test_workers_get_more_time_to_stop_than_a_relay_may_take_after_the_dot() -> None:
-    unit = (DEPLOY / "duepost-worker.service").read_text(encoding="utf-8")
-    supervisor = configparser.ConfigParser()
-    supervisor.read(DEPLOY / "supervisor.conf")
-    assert "TimeoutStopSec=660" in unit
-    assert supervisor.getint("program:duepost-worker", "stopwaitsecs") > 600
+@pytest.fixture
+def cron(tmp_path: Path) -> Callable[[str], tuple[str, str]]:
+    """Runs the crontab's line as cron does, with a stub for duepost: what would be mailed, and what is logged."""
+
+    def run(script: str) -> tuple[str, str]:
+        log = tmp_path / "log"
+        stub(tmp_path / "logger", f'cat > "{log}"')
+        command = stub(tmp_path / "duepost", script)
+        job = read("duepost.cron").splitlines()[-1].removeprefix(EVERY_MINUTE)
+        job = job.replace("/opt/duepost/bin/duepost", str(command))
+        job = job.replace("/etc/duepost/duepost.env", str(DEPLOY / "duepost.env.example"))
+        environment = {"PATH": f"{tmp_path}:{os.defpath}"}
+        done = subprocess.run(["/bin/sh", "-c", job], env=environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr, log.read_text(encoding="utf-8")
+
+    return run
 
 
-def test_supervisor_runs_the_workers_and_the_watch() -> None:
-    supervisor = configparser.ConfigParser()
-    supervisor.read(DEPLOY / "supervisor.conf")
-    commands = [supervisor.get(section, "command") for section in supervisor.sections()]
-    assert [re.findall(r"bin/duepost (\w+ --\w+)", command) for command in commands] == [
-        ["worker --processes"],
-        ["trigger --watch"],
+def test_a_tick_from_cron_has_the_settings(cron: Callable[[str], tuple[str, str]], example: dict[str, str]) -> None:
+    _, logged = cron('printf %s "$* $DUEPOST_SMTP_URL"')
+    assert logged == f"trigger --quiet {example['DUEPOST_SMTP_URL']}"
+
+
+def test_a_tick_from_cron_that_fails_is_logged_and_not_mailed(cron: Callable[[str], tuple[str, str]]) -> None:
+    mailed, logged = cron("echo it failed >&2; exit 1")
+    assert (mailed, logged) == ("", "it failed\n")
+
+
+# supervisor
+
+
+def test_supervisor_runs_the_workers_and_the_watch(supervisor: configparser.ConfigParser) -> None:
+    commands = [shlex.split(supervisor[section]["command"]) for section in supervisor.sections()]
+    assert [command[:2] for command in commands] == [["/bin/sh", "-c"]] * 2
+    lines = [command[2].partition(" && exec ")[2] for command in commands]
+    assert lines == [
+        "/opt/duepost/bin/duepost worker --processes 2 --threads 8",
+        "/opt/duepost/bin/duepost trigger --watch",
     ]
-    for command in commands:
-        subprocess.run([*shlex.split(command)[:1], "-n", *shlex.split(command)[1:]], check=True)
 
 
-def test_the_container_is_not_root_and_asks_the_doctor() -> None:
-    lines = (DEPLOY / "Containerfile").read_text(encoding="utf-8").splitlines()
-    users = [line for line in lines if line.startswith("USER ")]
-    assert users == ["USER duepost"]
-    assert any(line.startswith("HEALTHCHECK") and '"duepost", "doctor"' in line for line in lines)
+def test_supervisors_lines_are_commands_that_a_shell_can_read(supervisor: configparser.ConfigParser) -> None:
+    for section in supervisor.sections():
+        shell, *arguments = shlex.split(supervisor[section]["command"])
+        subprocess.run([shell, "-n", *arguments], check=True)
 
 
-def test_the_example_names_every_setting_and_no_other() -> None:
-    example = re.findall(r"^([A-Z_]+)=", (DEPLOY / "duepost.env.example").read_text(), re.MULTILINE)
-    assert sorted(example) == sorted(str(field.validation_alias) for field in Settings.model_fields.values())
+def test_supervisor_can_read_its_configuration(tmp_path: Path) -> None:
+    options = pytest.importorskip("supervisor.options").ServerOptions()
+    user = pwd.getpwuid(os.getuid()).pw_name
+    text = read("supervisor.conf").replace("user=duepost", f"user={user}")
+    text = text.replace("/var/log/supervisor", str(tmp_path)).replace("/var/lib/duepost", str(tmp_path))
+    path = tmp_path / "supervisord.conf"
+    path.write_text(f"[supervisord]\n{text}", encoding="utf-8")
+    options.realize(["-c", str(path)])
+    assert [group.name for group in options.process_group_configs] == ["duepost-watch", "duepost-worker"]
+
+
+def test_supervisors_programs_are_not_root(supervisor: configparser.ConfigParser) -> None:
+    assert [supervisor[section]["user"] for section in supervisor.sections()] == ["duepost"] * 2
+
+
+def test_supervisor_waits_longer_than_a_relay_may_take(supervisor: configparser.ConfigParser) -> None:
+    worker = supervisor["program:duepost-worker"]
+    assert worker["stopsignal"] == "TERM"
+    assert "stopasgroup" not in worker, "dramatiq's master gets the signal, and tells its workers"
+    assert int(worker["stopwaitsecs"]) > AFTER_THE_DOT
+
+
+# Containers
+
+
+def test_the_container_is_not_root() -> None:
+    lines = read("Containerfile").splitlines()
+    assert [line for line in lines if line.startswith("USER ")] == ["USER duepost"]
+    assert lines.index("USER duepost") > max(i for i, line in enumerate(lines) if line.startswith("RUN "))
+
+
+def test_the_container_runs_workers_and_asks_the_doctor() -> None:
+    text = read("Containerfile")
+    assert re.search(r'^CMD \["duepost", "worker"', text, re.MULTILINE)
+    assert re.search(r'^HEALTHCHECK .*CMD \["duepost", "doctor"', text, re.MULTILINE)
+
+
+def test_the_container_is_built_of_what_the_wheel_needs_and_nothing_else() -> None:
+    copied = [line.split()[1:-1] for line in read("Containerfile").splitlines() if line.startswith("COPY ")]
+    sources = {source for line in copied for source in line}
+    assert sources == {"pyproject.toml", "README.md", "LICENSE", "actors", "models", "duepost"}
+    assert all((DEPLOY.parent / source).exists() for source in sources)
+
+
+def test_compose_is_yaml() -> None:
+    parsed = pytest.importorskip("yaml").safe_load(read("compose.yaml"))
+    assert list(parsed["services"]) == ["database", "migrate", "worker", "watch"]
+
+
+def test_compose_migrates_a_healthy_database_before_anything_else_runs(services: dict[str, str]) -> None:
+    assert list(services) == ["database", "migrate", "worker", "watch"]
+    assert "condition: service_healthy" in services["migrate"]
+    assert 'command: ["duepost", "migrate"]' in services["migrate"]
+    for name in ("worker", "watch"):
+        assert re.search(r"migrate:\n +condition: service_completed_successfully", services[name])
+
+
+def test_compose_restarts_all_but_the_migration(services: dict[str, str]) -> None:
+    policies = {name: re.findall(r"^    restart: (.+)$", text, re.MULTILINE) for name, text in services.items()}
+    on = ["unless-stopped"]
+    assert policies == {"database": on, "migrate": ['"no"'], "worker": on, "watch": on}
+
+
+def test_compose_asks_for_the_health_of_database_and_worker(services: dict[str, str]) -> None:
+    assert "pg_isready" in services["database"]
+    assert "healthcheck" not in services["worker"], "the image's own"
+
+
+def test_compose_shuts_duepost_in(services: dict[str, str]) -> None:
+    common = read("compose.yaml").split("\nservices:\n")[0]
+    assert "  read_only: true\n" in common
+    assert '  cap_drop: ["ALL"]\n' in common
+    assert '  security_opt: ["no-new-privileges:true"]\n' in common
+    assert all("<<: *duepost" in services[name] for name in ("migrate", "worker", "watch"))
+
+
+def test_compose_gives_workers_longer_to_stop_than_a_relay_may_take(services: dict[str, str]) -> None:
+    grace = re.search(r"stop_grace_period: (\d+)m\n", services["worker"])
+    assert grace is not None
+    assert int(grace[1]) * 60 > AFTER_THE_DOT
+
+
+def test_compose_has_no_password_of_its_own() -> None:
+    uses = re.findall(r"\$\{POSTGRES_PASSWORD(..)", read("compose.yaml"))
+    assert set(uses) == {":?"}
+
+
+# Settings
+
+
+def test_the_example_names_every_setting_and_no_other(example: dict[str, str]) -> None:
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    assert set(example) == known
+    assert known >= CONTRACT
+
+
+def test_the_example_is_accepted_as_it_stands(example: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in example.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.need_relay().host == "relay.example.com"
+    assert settings.need_sender().address == "noreply@example.com"
+
+
+def test_every_value_of_the_example_is_read_alike_by_systemd_shells_and_compose() -> None:
+    values = [line for line in read("duepost.env.example").splitlines() if not line.startswith("#")]
+    assert [line for line in values if not re.fullmatch(r"[A-Z_]+='[^']*'", line)] == []
 
 
 def test_every_setting_of_the_example_is_explained_in_the_line_before() -> None:
-    lines = (DEPLOY / "duepost.env.example").read_text(encoding="utf-8").splitlines()
+    lines = read("duepost.env.example").splitlines()
     for before, line in itertools.pairwise(lines):
         if not line.startswith("#"):
             assert before.startswith("# "), line
-
-
-def test_only_commands_that_exist_are_run() -> None:
-    for path in DEPLOY.iterdir():
-        if path.suffix == ".md":
-            continue
-        used = re.findall(r'bin/duepost (\w+)|"duepost", "(\w+)"', path.read_text(encoding="utf-8"))
-        assert {first or second for first, second in used} <= COMMANDS, path.name
