@@ -2,11 +2,18 @@
 
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import psycopg2
 import pytest
 
 from models.database import Connection, Database
 from tests.postgres import PostgresServer, installed_binaries
+
+# No test depends on speed.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 _servers: dict[str, PostgresServer] = {}
 
