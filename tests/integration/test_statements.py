@@ -29,6 +29,7 @@ SAMPLES = {
     "probe": "false",
     "anyway": "false",
     "counted": "true",
+    "mailbox_full": "false",
     "pause": "15.0::double precision",
     "error": "'error'",
     "actor_name": "'enqueue_due_emails'",
