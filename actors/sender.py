@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 import dramatiq
 
@@ -26,8 +25,6 @@ from models.emails import ClaimedEmail, Recipient
 from models.words import State, Verdict
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: The scheduler's name as an actor: the sender asks it for a pass.
 SCHEDULER = "enqueue_due_emails"
@@ -286,11 +283,11 @@ def break_circuit(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> l
     """
     failure = outcome.relay_failure
     reports: list[Callable[[], None]] = []
-    reason = described(failure) if failure is not None else None
     if failure is not None and control.open_circuit(cursor, reason=described(failure), first_pause=FIRST_PROBE):
         pause = FIRST_PROBE
         reports.append(partial(reporting.circuit_opened, failure))
     elif email.probe and not outcome.relay_answered:
+        reason = described(failure) if failure is not None else None
         pause = control.put_off_probe(cursor, reason=reason, longest=LONGEST_PROBE)
     else:
         return []

@@ -1,6 +1,5 @@
 """What a worker process does before its first message and after its last."""
 
-import logging
 import sys
 
 import dramatiq
@@ -13,8 +12,6 @@ from actors.settings import BadSettings, settings
 from models import control
 from models.errors import DuepostError
 from models.migrate import check_schema
-
-logger = logging.getLogger(__name__)
 
 #: Exit statuses of a worker that cannot start.
 FAILED = 1
