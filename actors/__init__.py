@@ -12,12 +12,13 @@ except BadSettings as error:
     print(f"duepost: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
+from actors.broker import Life
 from actors.scheduler import enqueue_due_emails
 from actors.sender import send_email
 from actors.startup import Startup
 
 broker = runtime.broker
-broker.add_middleware(Startup())
+broker.add_middleware(Startup(), before=Life)
 dramatiq.set_broker(broker)
 
 __all__ = ["broker", "enqueue_due_emails", "send_email"]

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from models import workers
-from models.database import DISCONNECTS, Connection, Database, is_usable
+from models.database import Connection, Database, is_usable
 from models.errors import DatabaseUnreachable
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Attendance:
         Raises:
             DatabaseUnreachable: no connection could be made.
         """
+        self._stop.clear()
         self._enrol()
         self._wake, woken = socket.socketpair()
         self._thread = threading.Thread(target=self._attend, args=(woken,), name="duepost-attendance", daemon=True)
@@ -75,7 +76,7 @@ class Attendance:
             self._wake.close()
             self._thread.join(timeout=15)
         if self._connection is not None:
-            with suppress(*DISCONNECTS):
+            with suppress(DatabaseUnreachable):
                 workers.leave(self._connection, self.worker_id)
                 self._connection.close()
 
@@ -107,7 +108,7 @@ class Attendance:
     def _prove_or_come_back(self, woken: socket.socket) -> None:
         try:
             self._prove(woken)
-        except (*DISCONNECTS, DatabaseUnreachable):
+        except DatabaseUnreachable:
             self._proven_at = -float("inf")
             logger.warning("The worker's database session is lost; coming back.")
             self._come_back()
@@ -128,7 +129,7 @@ class Attendance:
                 if self._attach():
                     logger.info("The worker's database session is back.")
                     return
-            except (*DISCONNECTS, DatabaseUnreachable):
+            except DatabaseUnreachable:
                 continue
 
     def _attach(self) -> bool:

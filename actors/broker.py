@@ -1,72 +1,83 @@
 """A PostgreSQL broker for Dramatiq, built on dramatiq-pg's: nothing in it knows of email.
 
-What it does otherwise than stock dramatiq-pg: a message joins the transaction that is open; claims come in
-batches from one indexed statement; there is one advisory lock for each worker process instead of one for each
-message; delayed messages stay in the table until they are due; and nothing is notified inside a transaction.
+What it does otherwise than stock dramatiq-pg: a message joins the transaction that is open; claims and
+acknowledgements come in batches, each from one indexed statement; there is one advisory lock for each worker process
+instead of one for each message; delayed messages stay in the table until they are due; and nothing is notified.
 """
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from queue import Empty
 
 import dramatiq
-from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.common import current_millis
-from dramatiq.errors import ConnectionError as BrokerUnreachable
-from dramatiq.middleware import CurrentMessage, Middleware
+from dramatiq.errors import QueueJoinTimeout
+from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError, SkipMessage, default_middleware
 from dramatiq_pg import PostgresBroker as StockBroker
 
 from actors.attendance import Attendance
+from actors.consumer import ClaimedMessage, Message, PostgresConsumer, encoded
+from actors.upkeep import Patience, Progress, Upkeep
+from actors.waiting import AWAY_PAUSE, BrokerUnreachable, cause, wait_for_database
 from models import messages
-from models.database import DISCONNECTS, Cursor, Database
+from models.database import Cursor, Database, Limits
 from models.errors import DatabaseUnreachable
+from models.messages import StoredMessage
 
 logger = logging.getLogger(__name__)
 
-Message = dramatiq.Message[object]
-T = TypeVar("T")
+#: Of the session that marks a worker process as alive. Proven twice a second, it ends by itself where no proof arrives,
+#: as with a worker that is stopped or cut off behind a proxy that keeps the connection.
+SESSION_LIMITS = Limits(statement=3.0, lock=3.0, session=30.0, patience=2.0)
 
-#: Seconds between two looks at an empty queue: the first after work, and the longest.
-SHORTEST_POLL = 0.01
-LONGEST_POLL = 0.1
-
-#: Seconds between two tries while the database is away.
-AWAY_PAUSE = 0.5
-
-
-class ClaimedMessage(MessageProxy):
-    """A message in hand, and the worker it was claimed for."""
-
-    def __init__(self, message: Message, worker_id: int) -> None:
-        super().__init__(message)  # type: ignore[no-untyped-call]
-        self.worker_id = worker_id
-        self.acknowledged = False
-
-    def mark_acknowledged(self) -> None:
-        """The transaction that concluded the work has taken the message with it."""
-        self.acknowledged = True
+#: Seconds between two looks whether a queue is empty.
+JOIN_INTERVAL = 0.05
 
 
 class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyped
-    """Dramatiq's broker on the application's own PostgreSQL.
+    """Dramatiq's broker on the application's own PostgreSQL, whose schema `duepost migrate` makes.
 
     Building one does no I/O.
 
     Args:
-        database: where the messages are.
-        attendance: this worker process's presence; started and stopped by the owner.
-        middleware: Dramatiq's middleware, all of it.
+        database: where the messages are, or its libpq URL. There may be a pooler in transaction mode in between.
+        middleware: Dramatiq's middleware, all of it; Dramatiq's default without it.
+        session_url: a libpq URL without a pooler in between, for the one session that marks a worker process as
+            alive; the database's own without it.
+        patience: how long a worker process may seem to stand still.
+        dead_letters_kept: how long messages that failed for good are kept.
     """
 
-    def __init__(self, database: Database, attendance: Attendance, middleware: list[Middleware]) -> None:
-        # CurrentMessage comes first, so that it still knows the message while Retries puts it back.
-        super().__init__(pool=database, results=False, middleware=[CurrentMessage(), *middleware])
-        self.database = database
-        self.attendance = attendance
+    def __init__(
+        self,
+        database: Database | str,
+        middleware: list[Middleware] | None = None,
+        *,
+        session_url: str | None = None,
+        patience: Patience | None = None,
+        dead_letters_kept: timedelta = messages.DEAD_LETTERS_KEPT,
+    ) -> None:
+        self.database = Database(database) if isinstance(database, str) else database
+        self.attendance = Attendance(
+            Database(
+                session_url or self.database.url,
+                application_name=f"{self.database.application_name} session",
+                limits=SESSION_LIMITS,
+            )
+        )
+        self.progress = Progress()
         self.stopping = threading.Event()
+        self._patience = patience or Patience()
+        self._dead_letters_kept = dead_letters_kept
+        self._upkeep: Upkeep | None = None
+        given = [each() for each in default_middleware] if middleware is None else middleware
+        others = [each for each in given if not isinstance(each, CurrentMessage)]
+        # These come first, so that CurrentMessage still knows the message while Retries puts it back.
+        super().__init__(pool=self.database, results=False, middleware=[Life(), CurrentMessage(), *others])
 
     def declare_queue(self, queue_name: str) -> None:
         """Declares a queue. There is no queue for delayed messages: they wait in the table."""
@@ -75,26 +86,37 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             self.queues[queue_name] = True
             self.emit_after("declare_queue", queue_name)
 
-    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> "PostgresConsumer":
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> PostgresConsumer:
         """A consumer of one queue, with at most `prefetch` messages in hand; `timeout` in milliseconds."""
-        return PostgresConsumer(self, queue_name, prefetch, timeout / 1000)
+        consumer = self.progress.consumers[queue_name] = PostgresConsumer(
+            self.database,
+            self.attendance,
+            self.stopping,
+            queue_name=queue_name,
+            prefetch=prefetch,
+            timeout=timeout / 1000,
+        )
+        return consumer
 
     def enqueue(self, message: Message, *, delay: int | None = None) -> Message:
         """Stores a message, to be read after `delay` milliseconds.
 
         Inside an open transaction of the database it is inserted through that very transaction, and commits or
-        vanishes with it. Outside it has its own; in a worker it then waits for a database that is away.
+        vanishes with it. Outside it has its own; in a worker it then waits for a database that is away. The message
+        in process is put back (a retry), unless it is acknowledged already or has passed to another worker.
 
         Raises:
             BrokerUnreachable: the database is away, and this is no worker or it is stopping.
         """
         message, stored = self._prepare(message, delay)
         self.emit_before("enqueue", message, delay)
-        transaction = self.database.current
-        if transaction is not None:
-            messages.insert(transaction.cursor, stored())
+        current = CurrentMessage.get_current_message()
+        if isinstance(current, ClaimedMessage) and current.message_id == message.message_id:
+            self._put_back(current, stored())
+        elif self.database.current is not None:
+            messages.insert(self.database.current.cursor, stored())
         else:
-            self._insert_alone(stored())
+            self._insert_alone(stored(), wait=current is not None)
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -112,7 +134,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         try:
             with self.database.transaction() as cursor:
                 inserted = messages.insert_unless_one_waits(cursor, stored(), message.actor_name)
-        except (*DISCONNECTS, DatabaseUnreachable) as error:
+        except DatabaseUnreachable as error:
             raise BrokerUnreachable(str(error)) from error
         if inserted:
             self.emit_after("enqueue", message, None)
@@ -121,179 +143,161 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
     def acknowledge(self, cursor: Cursor) -> None:
         """Acknowledges the message in process with the caller's transaction: both commit, or neither does.
 
-        Without a message in process, as when an actor is called like a function, it does nothing.
+        Once committed it is final: the message is not run again even if the actor then fails. Without a message in
+        process, as when an actor is called like a function, it does nothing.
         """
         message = CurrentMessage.get_current_message()
         transaction = self.database.current
         if isinstance(message, ClaimedMessage) and transaction is not None:
-            messages.acknowledge(cursor, [message.message_id], message.worker_id)
-            transaction.after_commit(message.mark_acknowledged)
+            messages.acknowledge(cursor, [message.claim])
+            transaction.after_commit(message.settle)
 
-    def _insert_alone(self, stored: messages.StoredMessage) -> None:
-        if CurrentMessage.get_current_message() is not None:
+    def flush(self, queue_name: str) -> None:
+        """Deletes all messages of a queue, dead letters and what is in hand included."""
+        messages.flush(self.database, [queue_name])
+
+    def flush_all(self) -> None:
+        """Deletes all messages of the declared queues."""
+        messages.flush(self.database, self.get_declared_queues())
+
+    def join(self, queue_name: str, *, timeout: int | None = None) -> None:
+        """Waits until a queue has no message left, delayed ones included; for at most `timeout` milliseconds.
+
+        Raises:
+            QueueJoinTimeout: there still are some.
+        """
+        until = float("inf") if timeout is None else time.monotonic() + timeout / 1000
+        while messages.has_unfinished(self.database, queue_name):
+            if time.monotonic() > until:
+                raise QueueJoinTimeout(queue_name)
+            time.sleep(JOIN_INTERVAL)
+
+    def boot(self) -> None:
+        """Marks this process as a worker; done by Dramatiq's worker as it starts.
+
+        Raises:
+            BootFailed: the database is away.
+        """
+        self.stopping.clear()
+        try:
+            self.attendance.start()
+        except DatabaseUnreachable as error:
+            raise BootFailed(str(error)) from error
+        self._upkeep = Upkeep(
+            self.database,
+            self.attendance,
+            self.progress,
+            patience=self._patience,
+            dead_letters_kept=self._dead_letters_kept,
+        )
+        self._upkeep.start()
+
+    def shut_down(self) -> None:
+        """Takes the mark away; done by Dramatiq's worker when it has ended."""
+        if self._upkeep is not None:
+            self._upkeep.stop()
+        self.attendance.stop()
+
+    def _put_back(self, current: ClaimedMessage, stored: StoredMessage) -> None:
+        if current.settled:
+            return
+        try:
+            if self.database.current is not None:
+                messages.put_back(self.database.current.cursor, stored, current.claim)
+            else:
+                wait_for_database(lambda: messages.put_back_alone(self.database, stored, current.claim), self.stopping)
+        except BrokerUnreachable:
+            # It must not be acknowledged either: others give it back once our session has ended.
+            current.settle()
+            raise
+
+    def _insert_alone(self, stored: StoredMessage, *, wait: bool) -> None:
+        if wait:
             wait_for_database(lambda: messages.insert_alone(self.database, stored), self.stopping)
             return
         try:
             messages.insert_alone(self.database, stored)
-        except (*DISCONNECTS, DatabaseUnreachable) as error:
+        except DatabaseUnreachable as error:
             raise BrokerUnreachable(str(error)) from error
 
-    def _prepare(self, message: Message, delay: int | None) -> tuple[Message, Callable[[], messages.StoredMessage]]:
+    def _prepare(self, message: Message, delay: int | None) -> tuple[Message, Callable[[], StoredMessage]]:
         if delay:
             message = message.copy(options={"eta": current_millis() + delay})
 
-        def stored() -> messages.StoredMessage:
+        def stored() -> StoredMessage:
             # Made when it is inserted: middleware may still change the options.
-            return messages.StoredMessage(
-                message.message_id, message.queue_name, _as_json(message), (delay or 0) / 1000
+            return StoredMessage(
+                message.message_id, message.queue_name, encoded(message), (delay or 0) / 1000, self._priority(message)
             )
 
         return message, stored
 
-
-@dataclass
-class Poll:
-    """How long to wait before the next look at a queue; knows no clock."""
-
-    pause: float = SHORTEST_POLL
-
-    def found(self) -> None:
-        """There was something: look again soon."""
-        self.pause = SHORTEST_POLL
-
-    def empty(self) -> float:
-        """There was nothing; gives the seconds to wait, growing while it stays so."""
-        pause = self.pause
-        self.pause = min(self.pause * 2, LONGEST_POLL)
-        return pause
+    def _priority(self, message: Message) -> int:
+        """The message's own, else its actor's; the lower, the more urgent."""
+        own = message.options.get("priority")
+        actor = self.actors.get(message.actor_name)
+        return own if isinstance(own, int) else actor.priority if actor is not None else 0
 
 
-class PostgresConsumer(Consumer):
-    """Reads one queue for one worker process. Belongs to Dramatiq's consumer thread; acks come from others."""
+class BootFailed(MiddlewareError):
+    """A worker cannot begin."""
 
-    def __init__(self, broker: PostgresBroker, queue_name: str, prefetch: int, timeout: float) -> None:
-        self._broker = broker
-        self._queue_name = queue_name
-        self._prefetch = prefetch
-        self._timeout = timeout
-        self._claimed: deque[ClaimedMessage] = deque()
-        self._in_hand = 0
-        self._changed = threading.Condition()
-        self._poll = Poll()
-        self._away = False
 
-    def __next__(self) -> ClaimedMessage | None:
-        """The next message, or None after a short wait so that the thread can look whether it is to stop."""
-        if not self._claimed:
-            self._claim()
-        return self._claimed.popleft() if self._claimed else None
+class Life(Middleware):
+    """The life of a worker process: it is present while it works, and begins nothing that it has no right to."""
 
-    def ack(self, message: ClaimedMessage) -> None:
-        """Deletes a message that is done, unless the transaction that did the work has done so."""
-        if not message.acknowledged:
-            self._write(
-                lambda: messages.acknowledge_alone(self._broker.database, [message.message_id], message.worker_id)
-            )
-        self._put_down(1)
+    def before_worker_boot(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+        """Marks the process as a worker."""
+        broker.boot()
 
-    def nack(self, message: ClaimedMessage) -> None:
-        """Keeps a message that failed for good as a dead letter."""
-        self._write(lambda: messages.reject(self._broker.database, message.message_id, message.worker_id))
-        self._put_down(1)
+    def before_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
+        """Nothing new is begun, and what was only prefetched is given back at once; what runs may finish."""
+        broker.stopping.set()
+        give_back_unbegun(worker)
 
-    def requeue(self, messages_: Iterable[ClaimedMessage]) -> None:
-        """Gives back what was prefetched and never begun."""
-        given_back = list(messages_)
-        if given_back:
-            self._give_back(given_back)
-            self._put_down(len(given_back))
+    def after_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+        """Leaves in order, so that others need not wait."""
+        broker.shut_down()
 
-    def close(self) -> None:
-        """Gives back what was claimed and not yet handed on."""
-        self.requeue(self._claimed)
-        self._claimed.clear()
-        self._broker.database.close()
+    def before_process_message(self, broker: PostgresBroker, message: Message) -> None:
+        """Holds a message back while the process cannot prove its presence.
 
-    def _claim(self) -> None:
-        room = self._prefetch - self._in_hand
-        if room <= 0 or self._broker.stopping.is_set():
-            self._wait(self._timeout)
+        Raises:
+            SkipMessage: the message may be another worker's by now.
+        """
+        broker.progress.moved()
+        if not isinstance(message, ClaimedMessage):
             return
-        if not self._broker.attendance.is_proven():
-            self._wait(AWAY_PAUSE)
-            return
-        try:
-            self._take(room)
-        except (*DISCONNECTS, DatabaseUnreachable) as error:
-            if not self._away:
-                logger.warning("The queue %s cannot be read: %s. Waiting.", self._queue_name, type(error).__name__)
-            self._away = True
-            self._wait(AWAY_PAUSE)
+        while not broker.attendance.wait_until_proven(AWAY_PAUSE) and not broker.stopping.is_set():
+            logger.debug("Message %s waits for this worker's session.", message.message_id)
+        if message.worker_id != broker.attendance.worker_id or not broker.attendance.is_proven():
+            message.settle()
+            # Nothing has come of it here: what waits for its result is to get another worker's.
+            message.options["store_results"] = False
+            raise SkipMessage("the message may be another worker's by now")
 
-    def _take(self, room: int) -> None:
-        worker_id = self._broker.attendance.worker_id
-        contents = messages.claim(self._broker.database, self._queue_name, room, worker_id)
-        if self._away:
-            self._away = False
-            logger.info("The queue %s can be read again.", self._queue_name)
-        if not contents:
-            self._wait(self._poll.empty())
-            return
-        self._poll.found()
-        self._claimed.extend(ClaimedMessage(_from_json(content), worker_id) for content in contents)
-        with self._changed:
-            self._in_hand += len(contents)
-
-    def _wait(self, seconds: float) -> None:
-        with self._changed:
-            before = self._in_hand
-            full = before >= self._prefetch
-            self._changed.wait_for(lambda: full and self._in_hand < before, min(seconds, self._timeout))
-
-    def _put_down(self, count: int) -> None:
-        with self._changed:
-            self._in_hand -= count
-            self._changed.notify_all()
-
-    def _give_back(self, given_back: Sequence[ClaimedMessage]) -> None:
-        for worker_id in {message.worker_id for message in given_back}:
-            ids = [message.message_id for message in given_back if message.worker_id == worker_id]
-            self._write(lambda ids=ids, by=worker_id: messages.give_back(self._broker.database, ids, by))  # type: ignore[misc]
-
-    def _write(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except (*DISCONNECTS, DatabaseUnreachable) as error:
-            if not self._broker.stopping.is_set():
-                raise BrokerUnreachable(str(error)) from error
-            # Dramatiq would try for ever. Others give back what we hold once our session has ended.
-            logger.warning("The database is away (%s); what is in hand is left to others.", type(error).__name__)
+    def after_process_message(
+        self,
+        broker: PostgresBroker,
+        message: Message,  # noqa: ARG002
+        *,
+        result: object = None,  # noqa: ARG002
+        exception: BaseException | None = None,  # noqa: ARG002
+    ) -> None:
+        """Notes that there is progress."""
+        broker.progress.moved()
 
 
-def _as_json(message: Message) -> dict[str, object]:
-    return {**message.asdict(), "args": list(message.args)}
+def give_back_unbegun(worker: dramatiq.Worker) -> None:
+    """Gives back what waits in a worker's memory for a free thread."""
+    unbegun: dict[str, list[ClaimedMessage]] = {}
+    with suppress(Empty):
+        while True:
+            _, message = worker.work_queue.get_nowait()
+            unbegun.setdefault(message.queue_name, []).append(message)
+            worker.work_queue.task_done()
+    for queue_name, each in unbegun.items():
+        worker.consumers[queue_name].requeue_messages(each)
 
 
-def _from_json(content: dict[str, object]) -> Message:
-    message: Message = dramatiq.Message(**{**content, "args": tuple(content["args"])})  # type: ignore[arg-type]
-    # It is due, or it would not have been read: Dramatiq must not hold it back in memory.
-    message.options.pop("eta", None)
-    return message
-
-
-def wait_for_database(action: Callable[[], T], stopping: threading.Event) -> T:
-    """Runs `action` until the database is there to take it.
-
-    Raises:
-        BrokerUnreachable: the worker is stopping, and the database is still away.
-    """
-    while True:
-        try:
-            return action()
-        except (*DISCONNECTS, DatabaseUnreachable) as error:
-            logger.warning("The database is away (%s); waiting for it.", type(error).__name__)
-            if stopping.wait(AWAY_PAUSE):
-                raise BrokerUnreachable(type(error).__name__) from error
-
-
-__all__ = ["BrokerUnreachable", "PostgresBroker", "PostgresConsumer", "wait_for_database"]
+__all__ = ["BrokerUnreachable", "PostgresBroker", "cause", "wait_for_database"]

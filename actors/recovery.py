@@ -1,14 +1,13 @@
-"""Takes back what dead workers held. Every worker process looks each second."""
+"""Takes back the emails that dead workers held. Every worker process looks each second."""
 
 import logging
 import threading
 
 from actors.broker import BrokerUnreachable
-from actors.runtime import attendance, database
+from actors.runtime import broker, database
 from actors.scheduler import tick
 from actors.sender import holdings, lost
-from models import emails, messages, workers
-from models.database import DISCONNECTS
+from models import emails
 from models.errors import DatabaseUnreachable
 
 logger = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ LOOKS_BETWEEN_OWN = 30
 
 
 class Recovery:
-    """A thread that gives back messages and emails of workers that are gone."""
+    """A thread that takes back the emails of workers that are gone, and those that this one has forgotten."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -44,20 +43,18 @@ class Recovery:
                 if looks % LOOKS_BETWEEN_OWN == 0:
                     take_back_forgotten()
                 looks += 1
-            except (*DISCONNECTS, DatabaseUnreachable, BrokerUnreachable) as error:
+            except (DatabaseUnreachable, BrokerUnreachable) as error:
                 logger.debug("Recovery waits for the database: %s", type(error).__name__)
 
 
 def take_back() -> None:
-    """One look: who is gone, and what did they hold?"""
-    workers.bury_the_dead(database)
-    messages.give_back_of_the_gone(database)
+    """One look: what did workers hold that are gone?"""
     if [each for each in emails.lost_claims(database) if lost(each)]:
         tick()
 
 
 def take_back_forgotten() -> None:
     """Claims of this very process that nothing in it works on any more: a conclusion that failed for good."""
-    for claim in emails.old_claims(database, attendance.worker_id):
+    for claim in emails.old_claims(database, broker.attendance.worker_id):
         if claim.claim not in holdings:
             lost(claim)

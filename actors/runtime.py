@@ -1,19 +1,20 @@
 """What the actors of this process share. Building it does no I/O."""
 
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
 
 from actors import reporting
-from actors.attendance import Attendance
 from actors.broker import PostgresBroker
 from actors.privacy import PrivateRetries
 from actors.rendering import Templates
 from actors.settings import settings
 from actors.smtp.connection import Connection
+from actors.upkeep import Patience
 from actors.version import RELEASE
-from models.database import Database
+from models.database import Database, Limits
 
 #: Seconds that a dialogue waits, before its last dot, for the worker's own session to be proven.
 PROOF_PATIENCE = 10.0
@@ -27,13 +28,18 @@ reporting.start(
     release=RELEASE,
 )
 
-database = Database(_url.get_secret_value() if _url else "", application_name="duepost worker")
-attendance = Attendance(database)
+database = Database(
+    _url.get_secret_value() if _url else "",
+    application_name="duepost worker",
+    limits=Limits(statement=settings().statement_timeout),
+)
 broker = PostgresBroker(
     database,
-    attendance,
     # Dramatiq's own, but for Prometheus, which would open a port.
     [AgeLimit(), TimeLimit(), ShutdownNotifications(), Callbacks(), Pipelines(), Retries(), PrivateRetries()],
+    session_url=settings().session_url,
+    patience=Patience(idle=settings().stall_timeout, busy=settings().busy_timeout),
+    dead_letters_kept=timedelta(days=settings().dead_letter_days),
 )
 templates = Templates(Path(settings().templates))
 
@@ -47,6 +53,6 @@ def relay_connection() -> Connection:
         connection = _thread.relay = Connection(
             settings().need_relay(),
             settings().timeouts,
-            may_send=lambda: attendance.wait_until_proven(PROOF_PATIENCE),
+            may_send=lambda: broker.attendance.wait_until_proven(PROOF_PATIENCE),
         )
     return connection

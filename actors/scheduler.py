@@ -10,7 +10,7 @@ from actors import reporting
 from actors.runtime import broker, database
 from actors.sender import SCHEDULER, send_email, tick_message
 from actors.settings import settings
-from models import control, emails, messages, workers
+from models import control, emails, workers
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +91,9 @@ def bring_back_lost_messages() -> None:
 
 
 def keep_house() -> None:
-    """A few times a day: the ledger's partitions, dead letters, and workers that are long gone."""
+    """A few times a day: the ledger's partitions, and workers that are long gone."""
     if control.take_maintenance(database):
         control.maintain_partitions(database, retention_days=settings().retention_days)
-        messages.purge(database)
         workers.forget_the_long_gone(database)
 
 

@@ -10,15 +10,15 @@ import dramatiq
 
 from actors import conclusion, reporting
 from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, parse_sender
-from actors.broker import wait_for_database
 from actors.conclusion import Conclusion
 from actors.mime import build_message
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
 from actors.rendering import Content, RenderError
-from actors.runtime import attendance, broker, database, relay_connection, templates
+from actors.runtime import broker, database, relay_connection, templates
 from actors.settings import settings
 from actors.smtp.connection import Envelope
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
+from actors.waiting import wait_for_database
 from models import control, emails
 from models.database import Cursor
 from models.emails import ClaimedEmail, Recipient
@@ -109,7 +109,7 @@ def claim(email_id: int) -> ClaimedEmail | None:
         if settings().disabled:
             emails.release(cursor, email_id, anyway=True)
             return None
-        email = emails.claim(cursor, email_id, attendance.worker_id)
+        email = emails.claim(cursor, email_id, broker.attendance.worker_id)
         if email is not None:
             return email
         if emails.expire(cursor, email_id) or emails.release(cursor, email_id):

@@ -90,6 +90,13 @@ class Settings(BaseSettings):
     sender: Annotated[str | None, BeforeValidator(_mailbox)] = Field(default=None, validation_alias="DUEPOST_FROM")
     templates: Path = Field(default=Path("templates"), validation_alias="DUEPOST_TEMPLATES")
     disabled: Annotated[bool, BeforeValidator(_switch)] = Field(default=False, validation_alias="DUEPOST_DISABLED")
+    session_database_url: Annotated[SecretStr | None, BeforeValidator(_database_url)] = Field(
+        default=None, validation_alias="DUEPOST_SESSION_DATABASE_URL"
+    )
+    statement_timeout: float = Field(default=30.0, ge=1, validation_alias="DUEPOST_STATEMENT_TIMEOUT")
+    stall_timeout: float = Field(default=60.0, ge=1, validation_alias="DUEPOST_STALL_TIMEOUT")
+    busy_timeout: float = Field(default=3600.0, ge=1, validation_alias="DUEPOST_BUSY_TIMEOUT")
+    dead_letter_days: int = Field(default=7, ge=1, validation_alias="DUEPOST_DEAD_LETTER_DAYS")
     smtp_connect_timeout: float = Field(default=30.0, gt=0, validation_alias="DUEPOST_SMTP_CONNECT_TIMEOUT")
     smtp_timeout: float = Field(default=300.0, gt=0, validation_alias="DUEPOST_SMTP_TIMEOUT")
     smtp_dot_timeout: float = Field(default=600.0, gt=0, validation_alias="DUEPOST_SMTP_DOT_TIMEOUT")
@@ -108,6 +115,11 @@ class Settings(BaseSettings):
         if self.database_url is None:
             raise BadSettings("DUEPOST_DATABASE_URL: not set; give a libpq URL such as postgresql://user@host/database")
         return self.database_url.get_secret_value()
+
+    @property
+    def session_url(self) -> str | None:
+        """The URL without a pooler in between, for sessions that last."""
+        return self.session_database_url.get_secret_value() if self.session_database_url else None
 
     def need_relay(self) -> Relay:
         """The relay.

@@ -7,7 +7,7 @@ import psycopg2
 from dramatiq.middleware import Middleware
 
 from actors.recovery import Recovery
-from actors.runtime import attendance, broker, database
+from actors.runtime import database
 from actors.settings import BadSettings, settings
 from models import control
 from models.errors import DuepostError
@@ -19,7 +19,7 @@ BAD_SETTINGS = 2
 
 
 class Startup(Middleware):
-    """Checks settings, database and schema; keeps the worker present while it runs."""
+    """Checks settings, database and schema; looks after what others leave behind."""
 
     def __init__(self) -> None:
         self._recovery = Recovery()
@@ -35,26 +35,18 @@ class Startup(Middleware):
             sender = settings().need_sender()
             check_schema(database)
             control.set_message_id_domain(database, sender.address.rpartition("@")[2])
-            attendance.start()
         except BadSettings as error:
             leave(error, BAD_SETTINGS)
         except (DuepostError, psycopg2.Error) as error:
             leave(error, FAILED)
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+        """Looks after emails of workers that are gone."""
         self._recovery.start()
 
-    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
-        """Nothing new is begun; what runs may finish."""
-        stop_waiting()
-
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
-        """Leaves in order, so that others need not wait."""
+        """Looks no more."""
         self._recovery.stop()
-        attendance.stop()
-
-
-def stop_waiting() -> None:
-    """Ends all waiting for a database that is away."""
-    broker.stopping.set()
 
 
 def leave(error: Exception, status: int) -> None:

@@ -15,18 +15,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from psycopg2 import extensions
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from actors.broker_schema import queue_schema  # noqa: E402 - the path comes first
 from duepost.embedded import EmbeddedPostgres  # noqa: E402
-from models.database import Database  # noqa: E402
+from models.database import UNLIMITED, Database  # noqa: E402
 from models.migrate import migrate  # noqa: E402
 
 #: Stock dramatiq-pg takes the whole server down at about 13,000 waiting messages: a lock for each.
@@ -63,22 +64,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="duepost-bench-") as folder:
         Path(folder).chmod(0o755)
         postgres = EmbeddedPostgres(Path(folder) / "postgres")
-        database = Database(postgres.start())
+        databases = prepare(Database(postgres.start()))
         try:
-            list(migrate(database, queue_schema=queue_schema()))
-            report({backlog: measure(database, backlog, given.turns) for backlog in given.backlogs}, given.turns)
+            report({backlog: measure(databases, backlog, given.turns) for backlog in given.backlogs}, given.turns)
         finally:
-            database.close()
+            for database in databases.values():
+                database.close()
             postgres.stop()
 
 
-def measure(database: Database, backlog: int, turns: int) -> dict[str, list[Turn]]:
+def prepare(ours: Database) -> dict[str, Database]:
+    """A database for each broker, on one server: stock dramatiq-pg with its own schema and indexes."""
+    alone(ours, "CREATE DATABASE stock")
+    parts = extensions.parse_dsn(ours.url)
+    stock = Database(f"postgresql://{parts['user']}@/stock?host={parts['host']}")
+    stock.execute(queue_schema())
+    list(migrate(ours, queue_schema=queue_schema()))
+    return {"stock": stock, "ours": ours}
+
+
+def alone(database: Database, statement: str) -> None:
+    """Runs a statement that must be the only one."""
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+def measure(databases: dict[str, Database], backlog: int, turns: int) -> dict[str, list[Turn]]:
     """The brokers in turns, on the same backlog."""
-    found: dict[str, list[Turn]] = {"stock": [], "ours": []}
+    found: dict[str, list[Turn]] = {name: [] for name in databases}
     for _ in range(turns):
         for name, each in found.items():
             if name == "ours" or backlog <= STOCK_SURVIVES:
-                each.append(run(database, name, backlog))
+                each.append(run(databases[name], name, backlog))
                 print(f"{name} at {backlog}: {each[-1].rate:.0f}/s", file=sys.stderr)
     return found
 
@@ -86,10 +103,10 @@ def measure(database: Database, backlog: int, turns: int) -> dict[str, list[Turn
 def run(database: Database, name: str, backlog: int) -> Turn:
     """One worker of 2 × 8 threads on a fresh backlog."""
     database.execute("TRUNCATE dramatiq.queue")
-    with database.transaction() as cursor:
-        cursor.execute("SET LOCAL statement_timeout = 0")
+    with database.transaction(UNLIMITED) as cursor:
         cursor.execute(BACKLOG, {"count": backlog})
-    database.execute("VACUUM ANALYZE dramatiq.queue")
+    alone(database, "VACUUM ANALYZE dramatiq.queue")
+    alone(database, "CHECKPOINT")
     goal = min(MEASURED, backlog)
     with worker(database.url, name) as process:
         while waiting(database) == backlog:

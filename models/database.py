@@ -4,15 +4,17 @@ import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import psycopg2
 import psycopg2.errors
 from psycopg2 import extensions
 
+from models.deadlines import deadlines
 from models.errors import DatabaseUnreachable, NestedTransaction
 
 #: What the driver raises when the server or the connection is gone, or the server takes no writes (a failover).
-DISCONNECTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.ReadOnlySqlTransaction)
+_DISCONNECTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.ReadOnlySqlTransaction)
 
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 5
@@ -26,21 +28,106 @@ KEEPALIVES: Mapping[str, int] = {
     "tcp_user_timeout": 10_000,
 }
 
-#: Limits of every session, and keepalives of the server's end, in PostgreSQL's units (ms, s).
-SESSION_LIMITS: Mapping[str, str] = {
-    "statement_timeout": "30s",
-    "lock_timeout": "10s",
-    "idle_in_transaction_session_timeout": "60s",
+#: Keepalives of the server's end, in PostgreSQL's units (s, ms).
+SERVER_KEEPALIVES: Mapping[str, str] = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10s",
-    "timezone": "UTC",
 }
 
-Connection = extensions.connection
-Cursor = extensions.cursor
 Row = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things may take, in seconds; 0 is for ever.
+
+    Attributes:
+        statement: one statement, by the server's clock.
+        lock: waiting for a lock.
+        idle: between two statements of a transaction, before the server ends it.
+        session: of a session of one's own between two statements, before the server ends it.
+        patience: how long after `statement` an answer may still come, before this end hangs up.
+    """
+
+    statement: float = 30.0
+    lock: float = 10.0
+    idle: float = 20.0
+    session: float = 0.0
+    patience: float = 5.0
+
+    @property
+    def answer(self) -> float:
+        """Seconds until this end hangs up; 0 for never."""
+        return self.statement + self.patience if self.statement else 0.0
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """PostgreSQL's settings for them."""
+        return {
+            "statement_timeout": _milliseconds(self.statement),
+            "lock_timeout": _milliseconds(self.lock),
+            "idle_in_transaction_session_timeout": _milliseconds(self.idle),
+            "timezone": "UTC",
+        }
+
+    @property
+    def opening(self) -> str:
+        """What goes before a transaction's first statement, in the same round trip.
+
+        The limits hold for that transaction alone: a pooler may give its session to others afterwards.
+        """
+        return "".join(f"SET LOCAL {name} = '{value}'; " for name, value in self.parameters.items())
+
+
+#: Work that takes as long as it takes, such as an index over millions of rows.
+UNLIMITED = Limits(statement=0, lock=0)
+
+
+class Cursor(extensions.cursor):
+    """The driver's cursor, which says `DatabaseUnreachable` when the server or the connection is gone.
+
+    Attributes:
+        opening: what goes before the next statement, in the same round trip.
+        answer: seconds until it hangs up on a server that does not answer; 0 for never.
+    """
+
+    opening = ""
+    answer = 0.0
+
+    def execute(self, query: str, vars: object = None) -> None:  # type: ignore[override]  # noqa: A002 - the driver's
+        """Runs a statement.
+
+        Raises:
+            DatabaseUnreachable: the server, the connection or the session has ended, or it was too slow.
+            psycopg2.Error: the server refuses the statement.
+        """
+        opening, self.opening = self.opening, ""
+        with _answered(self.connection, self.answer):
+            super().execute(opening + query, vars)  # type: ignore[arg-type]
+
+
+class Connection(extensions.connection):
+    """The driver's connection, with our cursors.
+
+    Attributes:
+        answer: seconds until it hangs up on a server that does not answer; 0 for never.
+    """
+
+    answer = 0.0
+
+    def cursor(self) -> Cursor:  # type: ignore[override]  # the driver's takes options that nobody here needs
+        """A new cursor.
+
+        Raises:
+            DatabaseUnreachable: the connection is closed.
+        """
+        if self.closed:
+            raise DatabaseUnreachable("the connection is closed")
+        cursor = super().cursor(cursor_factory=Cursor)
+        cursor.answer = self.answer
+        return cursor
 
 
 class Transaction:
@@ -64,42 +151,41 @@ class Database:
     """One PostgreSQL database, a connection for each thread that uses it.
 
     Building one does no I/O: a connection is made when a thread first needs it, and made anew when
-    the server has closed it meanwhile.
+    the server has closed it meanwhile. There may be a pooler in transaction mode in between: nothing is left in
+    a session but for those of `connect()`.
 
     Args:
         url: a libpq URL or connection string.
         application_name: what `pg_stat_activity` shows.
+        limits: how long things may take.
+        variable: the setting that the URL is from, for errors.
     """
 
-    def __init__(self, url: str, *, application_name: str = "duepost") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        application_name: str = "duepost",
+        limits: Limits | None = None,
+        variable: str = "DUEPOST_DATABASE_URL",
+    ) -> None:
         self.url = url
         self.application_name = application_name
+        self.limits = limits or Limits()
+        self.variable = variable
         self._thread = threading.local()
 
     def connect(self) -> Connection:
-        """A new connection of the caller's own, with Duepost's limits and keepalives.
+        """A new connection of the caller's own, in autocommit mode; its session has the limits and keepalives.
 
         Raises:
             DatabaseUnreachable: there is no server, no such database, or it refuses us.
         """
-        if not self.url:
-            raise DatabaseUnreachable("DUEPOST_DATABASE_URL: not set")
-        try:
-            dsn = extensions.make_dsn(
-                self.url,
-                connect_timeout=CONNECT_TIMEOUT,
-                fallback_application_name=self.application_name,
-                **KEEPALIVES,
-            )
-            connection = psycopg2.connect(dsn)
-        except psycopg2.OperationalError as error:
-            raise DatabaseUnreachable(_one_line(error)) from error
-        except psycopg2.ProgrammingError as error:
-            raise DatabaseUnreachable(f"DUEPOST_DATABASE_URL: {_one_line(error)}") from error
-        connection.autocommit = True
+        connection = self._open()
+        session = {**self.limits.parameters, **SERVER_KEEPALIVES, "idle_session_timeout": f"{self.limits.session:.0f}s"}
         with connection.cursor() as cursor:
-            settings = ", ".join(f"set_config('{name}', %s, false)" for name in SESSION_LIMITS)
-            cursor.execute(f"SELECT {settings}", tuple(SESSION_LIMITS.values()))
+            settings = ", ".join(f"set_config('{name}', %s, false)" for name in session)
+            cursor.execute(f"SELECT {settings}", tuple(session.values()))
         return connection
 
     @property
@@ -109,29 +195,32 @@ class Database:
         return transaction
 
     @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
+    def transaction(self, limits: Limits | None = None) -> Iterator[Cursor]:
         """Opens a durable transaction: committed at the end of the block, rolled back if it raises.
+
+        BEGIN goes with the first statement; a block without one does nothing.
 
         Raises:
             NestedTransaction: this thread has one open already.
-            DatabaseUnreachable: no connection could be made.
+            DatabaseUnreachable: no connection could be made, or it was lost.
         """
         connection = self._own_connection()
-        connection.autocommit = False
-        try:
-            with connection.cursor() as cursor:
-                self._thread.transaction = transaction = Transaction(cursor)
+        with self._cursor(connection, limits or self.limits) as cursor:
+            cursor.opening = f"BEGIN; {cursor.opening}"
+            self._thread.transaction = transaction = Transaction(cursor)
+            try:
                 yield cursor
-            connection.commit()
-        except BaseException:
-            with suppress(*DISCONNECTS):
-                connection.rollback()
-            raise
-        finally:
-            self._thread.transaction = None
+                _commit(cursor)
+            except BaseException:
+                _roll_back(connection)
+                raise
+            finally:
+                self._thread.transaction = None
         transaction.committed()
 
-    def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
+    def execute(
+        self, statement: str, parameters: Mapping[str, object] | None = None, *, limits: Limits | None = None
+    ) -> list[Row]:
         """Runs one statement in a transaction of its own: one round trip.
 
         Returns:
@@ -139,11 +228,9 @@ class Database:
 
         Raises:
             NestedTransaction: this thread has a transaction open.
-            DatabaseUnreachable: no connection could be made.
+            DatabaseUnreachable: no connection could be made, or it was lost.
         """
-        connection = self._own_connection()
-        connection.autocommit = True
-        with connection.cursor() as cursor:
+        with self._cursor(self._own_connection(), limits or self.limits) as cursor:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall()) if cursor.description else []
 
@@ -154,14 +241,81 @@ class Database:
             connection.close()
         self._thread.connection = None
 
+    def _open(self) -> Connection:
+        if not self.url:
+            raise DatabaseUnreachable(f"{self.variable}: not set")
+        try:
+            dsn = extensions.make_dsn(
+                self.url,
+                connect_timeout=CONNECT_TIMEOUT,
+                fallback_application_name=self.application_name,
+                **KEEPALIVES,
+            )
+            connection: Connection = psycopg2.connect(dsn, connection_factory=Connection)
+        except psycopg2.OperationalError as error:
+            raise DatabaseUnreachable(_one_line(error)) from error
+        except psycopg2.ProgrammingError as error:
+            raise DatabaseUnreachable(f"{self.variable}: {_one_line(error)}") from error
+        connection.autocommit = True
+        connection.answer = self.limits.answer
+        return connection
+
+    def _cursor(self, connection: Connection, limits: Limits) -> Cursor:
+        cursor = connection.cursor()
+        cursor.opening = limits.opening
+        cursor.answer = limits.answer
+        return cursor
+
     def _own_connection(self) -> Connection:
         if self.current is not None:
             raise NestedTransaction("a transaction is open in this thread: transactions are outermost")
         connection: Connection | None = getattr(self._thread, "connection", None)
         if connection is None or not is_usable(connection):
             self.close()
-            connection = self._thread.connection = self.connect()
+            connection = self._thread.connection = self._open()
         return connection
+
+
+@contextmanager
+def _answered(connection: extensions.connection, seconds: float) -> Iterator[None]:
+    """Waits no longer than `seconds` for the server, and gives all that means "it is gone" one name."""
+    if connection.closed:
+        raise DatabaseUnreachable("the connection is closed")
+    descriptor = connection.fileno()
+    if seconds:
+        deadlines.begin(descriptor, seconds)
+    try:
+        yield
+    except _DISCONNECTS as error:
+        raise DatabaseUnreachable(_one_line(error)) from error
+    except psycopg2.DatabaseError as error:
+        # The driver has no better name for a server that ends in the middle of an answer.
+        if type(error) is not psycopg2.DatabaseError:
+            raise
+        raise DatabaseUnreachable(_one_line(error)) from error
+    finally:
+        if seconds:
+            deadlines.end(descriptor)
+
+
+def _commit(cursor: Cursor) -> None:
+    if cursor.connection.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE:
+        # Nothing was said in it, or the server has ended it: then the next statement would have failed.
+        return
+    cursor.execute("COMMIT")
+    if cursor.statusmessage != "COMMIT":
+        raise psycopg2.InternalError("a statement of the transaction had failed: nothing was committed")
+
+
+def _roll_back(connection: Connection) -> None:
+    with suppress(DatabaseUnreachable, psycopg2.Error):
+        if not connection.closed and connection.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE:
+            with connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}ms"
 
 
 def is_usable(connection: Connection) -> bool:
@@ -173,7 +327,7 @@ def is_usable(connection: Connection) -> bool:
         # An idle session has nothing to say but goodbye.
         try:
             connection.poll()
-        except DISCONNECTS:
+        except _DISCONNECTS:
             return False
     return not connection.closed
 

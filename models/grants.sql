@@ -28,7 +28,7 @@ BEGIN
 
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_worker') THEN
         GRANT USAGE ON SCHEMA duepost, dramatiq TO duepost_worker;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON dramatiq.queue TO duepost_worker;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON dramatiq.queue, dramatiq.result TO duepost_worker;
         GRANT SELECT, UPDATE, DELETE ON
             duepost.scheduled_email, duepost.scheduled_email_user TO duepost_worker;
         GRANT SELECT, INSERT ON duepost.delivery, duepost.attempt TO duepost_worker;
@@ -36,7 +36,7 @@ BEGIN
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
         GRANT SELECT ON duepost.email_kind, duepost.migration TO duepost_worker;
-        GRANT USAGE ON SEQUENCE duepost.claim_number TO duepost_worker;
+        GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.clear_scheduled_emails, duepost.clear_scheduled_emails_to,
             duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish, duepost.maintain_partitions

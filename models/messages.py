@@ -1,13 +1,11 @@
 """The store of the broker's messages: what happens to a message, in order. Knows nothing of email."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from psycopg2.extras import Json
-
-from models.database import Cursor, Database
+from models.database import Cursor, Database, Row
 from models.statements import statements
 
 SQL = statements(__file__)
@@ -18,49 +16,110 @@ DEAD_LETTERS_KEPT = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message to be inserted: its id, its queue, its content as JSON, and a delay in seconds."""
+    """A message to be stored.
+
+    Attributes:
+        message_id: a UUID.
+        queue_name: the queue it is for.
+        content: it, as JSON.
+        delay: seconds until it may be read.
+        priority: the lower, the more urgent.
+    """
 
     message_id: str
     queue_name: str
-    content: dict[str, object]
+    content: str
     delay: float = 0.0
+    priority: int = 0
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What the statements take."""
+        return {
+            "message_id": str(UUID(self.message_id)),
+            "queue_name": self.queue_name,
+            "content": self.content,
+            "delay": self.delay,
+            "priority": self.priority,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's right to a message: good until somebody else has the message in hand."""
+
+    message_id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedContent:
+    """What a claim gives: the right to a message, its place in line, and its content as JSON."""
+
+    claim: Claim
+    priority: int
+    eta: datetime
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that failed for good. `failure` is a type of exception, never its text; `failed_at` is UTC."""
+
+    message_id: str
+    queue_name: str
+    actor_name: str | None
+    failed_at: datetime
+    failure: str | None
+    retries: int
 
 
 def insert(cursor: Cursor, message: StoredMessage) -> None:
     """Inserts a message, or puts one back that was inserted before. No NOTIFY: it would serialise all commits."""
-    cursor.execute(SQL["insert"], _row(message))
+    cursor.execute(SQL["insert"], message.parameters)
 
 
 def insert_alone(database: Database, message: StoredMessage) -> None:
     """Inserts a message in a transaction of its own: one round trip."""
-    database.execute(SQL["insert"], _row(message))
+    database.execute(SQL["insert"], message.parameters)
 
 
-def claim(database: Database, queue_name: str, size: int, worker_id: int) -> list[dict[str, object]]:
-    """Queued → consumed for at most `size` due messages, the oldest first; gives their contents."""
+def put_back(cursor: Cursor, message: StoredMessage, claim: Claim) -> None:
+    """Consumed → queued for a message in hand that is to be run again; nothing if the claim is another's by now."""
+    cursor.execute(SQL["put_back"], {**message.parameters, "claim": claim.number})
+
+
+def put_back_alone(database: Database, message: StoredMessage, claim: Claim) -> None:
+    """The same in a transaction of its own: one round trip."""
+    database.execute(SQL["put_back"], {**message.parameters, "claim": claim.number})
+
+
+def claim(database: Database, queue_name: str, size: int, worker_id: int) -> list[ClaimedContent]:
+    """Queued → consumed for at most `size` due messages: the most urgent first, then the oldest."""
     rows = database.execute(SQL["claim"], {"queue_name": queue_name, "size": size, "worker_id": worker_id})
-    rows.sort(key=lambda row: row[0])  # type: ignore[arg-type,return-value]  # UPDATE returns them in any order
-    return [row[1] for row in rows if isinstance(row[1], dict)]
+    claimed = [_claimed(row) for row in rows]
+    # UPDATE returns them in any order.
+    return sorted(claimed, key=lambda each: (each.priority, each.eta))
 
 
-def acknowledge(cursor: Cursor, message_ids: Sequence[str], worker_id: int) -> None:
+def acknowledge(cursor: Cursor, claims: Sequence[Claim]) -> None:
     """Consumed → gone, in the transaction that concluded the work."""
-    cursor.execute(SQL["acknowledge"], {"message_ids": list(message_ids), "worker_id": worker_id})
+    cursor.execute(SQL["acknowledge"], _pairs(claims))
 
 
-def acknowledge_alone(database: Database, message_ids: Sequence[str], worker_id: int) -> None:
-    """Consumed → gone, in a transaction of its own."""
-    database.execute(SQL["acknowledge"], {"message_ids": list(message_ids), "worker_id": worker_id})
+def acknowledge_alone(database: Database, claims: Sequence[Claim]) -> None:
+    """Consumed → gone, all in one transaction of their own: one round trip."""
+    database.execute(SQL["acknowledge"], _pairs(claims))
 
 
-def reject(database: Database, message_id: str, worker_id: int) -> None:
-    """Consumed → rejected: a dead letter, kept for a while."""
-    database.execute(SQL["reject"], {"message_id": message_id, "worker_id": worker_id})
+def reject(database: Database, claim: Claim, failure: str | None) -> None:
+    """Consumed → rejected: a dead letter, kept for a while; `failure` is the type of exception."""
+    database.execute(SQL["reject"], {"message_id": claim.message_id, "claim": claim.number, "failure": failure})
 
 
-def give_back(database: Database, message_ids: Sequence[str], worker_id: int) -> None:
+def give_back(database: Database, claims: Sequence[Claim]) -> None:
     """Consumed → queued for messages that were prefetched and never begun."""
-    database.execute(SQL["give_back"], {"message_ids": list(message_ids), "worker_id": worker_id})
+    database.execute(SQL["give_back"], _pairs(claims))
 
 
 def give_back_of_the_gone(database: Database) -> None:
@@ -77,22 +136,62 @@ def insert_unless_one_waits(cursor: Cursor, message: StoredMessage, actor_name: 
         whether it was inserted.
     """
     cursor.execute(SQL["lock_tick"])
-    cursor.execute(SQL["waits"], {"queue_name": message.queue_name, "actor_name": actor_name})
+    cursor.execute(SQL["waits"], {**message.parameters, "actor_name": actor_name})
     if cursor.fetchone() == (True,):
         return False
     insert(cursor, message)
     return True
 
 
+def overdue(database: Database, queue_names: Iterable[str], seconds: float) -> list[str]:
+    """Those queues that have a message which could have been read for so many seconds."""
+    rows = database.execute(SQL["overdue"], {"queue_names": list(queue_names), "seconds": seconds})
+    return [str(name) for (name,) in rows]
+
+
+def has_unfinished(database: Database, queue_name: str) -> bool:
+    """Whether anything of a queue is waiting, delayed or in hand."""
+    return database.execute(SQL["unfinished"], {"queue_name": queue_name}) == [(True,)]
+
+
+def flush(database: Database, queue_names: Iterable[str]) -> None:
+    """Deletes all messages of these queues, dead letters and what is in hand included."""
+    database.execute(SQL["flush"], {"queue_names": list(queue_names)})
+
+
+def dead_letters(database: Database, limit: int) -> list[DeadLetter]:
+    """Messages that failed for good, the newest first."""
+    rows = database.execute(SQL["dead_letters"], {"limit": limit})
+    return [DeadLetter(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the class's fields
+
+
+def requeue(cursor: Cursor, message_id: str) -> bool:
+    """Rejected → queued; gives whether there was such a dead letter."""
+    cursor.execute(SQL["requeue"], {"message_id": message_id})
+    return cursor.fetchone() is not None
+
+
 def purge(database: Database, older_than: timedelta = DEAD_LETTERS_KEPT) -> None:
-    """Deletes dead letters that are older than this."""
-    database.execute(SQL["purge"], {"older_than": older_than})
+    """Deletes dead letters that are older than this, and results whose time is over."""
+    database.execute(SQL["purge"], {"seconds": older_than.total_seconds()})
+    database.execute(SQL["purge_results"])
 
 
-def _row(message: StoredMessage) -> dict[str, object]:
-    return {
-        "message_id": str(UUID(message.message_id)),
-        "queue_name": message.queue_name,
-        "message": Json(message.content),
-        "delay": message.delay,
-    }
+def store_result(database: Database, message_key: str, result: bytes, seconds: float) -> None:
+    """Stores what an actor has returned, for so many seconds."""
+    database.execute(SQL["store_result"], {"message_key": message_key, "result": result, "seconds": seconds})
+
+
+def result(database: Database, message_key: str) -> bytes | None:
+    """What an actor has returned, if it has and that has not expired."""
+    rows = database.execute(SQL["result"], {"message_key": message_key})
+    return bytes(rows[0][0]) if rows else None  # type: ignore[call-overload]  # bytea is a memoryview
+
+
+def _claimed(row: Row) -> ClaimedContent:
+    message_id, number, priority, eta, content = row
+    return ClaimedContent(Claim(message_id, number), priority, eta, content)  # type: ignore[arg-type]  # as the statement has them
+
+
+def _pairs(claims: Sequence[Claim]) -> dict[str, object]:
+    return {"message_ids": [each.message_id for each in claims], "claims": [each.number for each in claims]}

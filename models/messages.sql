@@ -1,11 +1,11 @@
 -- The broker's messages, in dramatiq-pg's table. Delays stay in the table: a message is not read before its eta.
 
 -- name: insert
--- A message that is sent again (a retry) takes its old row.
-INSERT INTO dramatiq.queue (message_id, queue_name, state, mtime, message, eta)
+-- A message that is sent again takes its old row.
+INSERT INTO dramatiq.queue (message_id, queue_name, state, mtime, message, eta, priority)
 VALUES (
-    %(message_id)s, %(queue_name)s, 'queued', now(), %(message)s,
-    now() + make_interval(secs => %(delay)s::double precision)
+    %(message_id)s, %(queue_name)s, 'queued', now(), %(content)s,
+    now() + make_interval(secs => %(delay)s::double precision), %(priority)s
 )
 ON CONFLICT (message_id) DO UPDATE
 SET queue_name = EXCLUDED.queue_name,
@@ -13,50 +13,93 @@ SET queue_name = EXCLUDED.queue_name,
     mtime = now(),
     message = EXCLUDED.message,
     eta = EXCLUDED.eta,
-    worker_id = NULL
+    priority = EXCLUDED.priority,
+    worker_id = NULL,
+    claim = NULL
+
+-- name: put_back
+-- consumed → queued: a message in hand is to be run again. Nothing where the claim has passed to another worker.
+UPDATE dramatiq.queue
+SET queue_name = %(queue_name)s,
+    state = 'queued',
+    mtime = now(),
+    message = %(content)s,
+    eta = now() + make_interval(secs => %(delay)s::double precision),
+    priority = %(priority)s,
+    worker_id = NULL,
+    claim = NULL
+WHERE message_id = %(message_id)s AND claim = %(claim)s
 
 -- name: claim
--- queued → consumed, the oldest first; served by queue_claimable. The subquery is materialised because PostgreSQL
--- may run a LIMIT subquery more than once inside an UPDATE. The commit need not wait for the disk: a crash that loses
--- it leaves the messages queued, and hints may be doubled.
-WITH unhurried AS MATERIALIZED (
+-- queued → consumed, the most urgent first, then the oldest; served by queue_claimable. The priorities in use are
+-- found one after the other, each with one look at the index, so that delayed messages of one never hide the due ones
+-- of the next. What is to be updated is materialised because PostgreSQL may run a LIMIT subquery more than once inside
+-- an UPDATE. The commit need not wait for the disk: a crash that loses it leaves the messages queued.
+WITH RECURSIVE unhurried AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
+), urgency AS (
+    SELECT (
+        SELECT message.priority
+        FROM dramatiq.queue AS message
+        WHERE message.queue_name = %(queue_name)s AND message.state = 'queued'
+        ORDER BY message.priority
+        LIMIT 1
+    ) AS priority
+    UNION ALL
+    SELECT (
+        SELECT message.priority
+        FROM dramatiq.queue AS message
+        WHERE message.queue_name = %(queue_name)s AND message.state = 'queued'
+          AND message.priority > urgency.priority
+        ORDER BY message.priority
+        LIMIT 1
+    )
+    FROM urgency
+    WHERE urgency.priority IS NOT NULL
 ), next AS MATERIALIZED (
-    SELECT message_id
-    FROM dramatiq.queue
-    WHERE queue_name = %(queue_name)s AND state = 'queued' AND eta <= now()
-    ORDER BY eta
+    SELECT due.message_id
+    FROM urgency
+    CROSS JOIN LATERAL (
+        SELECT message.message_id
+        FROM dramatiq.queue AS message
+        WHERE message.queue_name = %(queue_name)s AND message.state = 'queued'
+          AND message.priority = urgency.priority AND message.eta <= now()
+        ORDER BY message.eta
+        LIMIT %(size)s
+        FOR UPDATE SKIP LOCKED
+    ) AS due
     LIMIT %(size)s
-    FOR UPDATE SKIP LOCKED
 )
 UPDATE dramatiq.queue AS message
-SET state = 'consumed', worker_id = %(worker_id)s, mtime = now()
+SET state = 'consumed', worker_id = %(worker_id)s, claim = nextval('dramatiq.claim_number'), mtime = now()
 FROM next, unhurried
 WHERE message.message_id = next.message_id
-RETURNING message.eta, message.message
+RETURNING message.message_id::text, message.claim, message.priority, message.eta, message.message::text
 
 -- name: acknowledge
--- consumed → gone. A message that was sent again meanwhile is queued, and stays. The cast keeps the planner from
--- reading everything in this state through dramatiq-pg's own index.
-DELETE FROM dramatiq.queue
-WHERE message_id = ANY (%(message_ids)s::uuid[]) AND state::text = 'consumed' AND worker_id = %(worker_id)s
+-- consumed → gone, for those whose claim is still the same: what was sent again meanwhile stays.
+DELETE FROM dramatiq.queue AS message
+USING unnest(%(message_ids)s::uuid[], %(claims)s::bigint[]) AS done (message_id, claim)
+WHERE message.message_id = done.message_id AND message.claim = done.claim
 
 -- name: reject
--- consumed → rejected: a dead letter.
+-- consumed → rejected: a dead letter, with the type of what it failed of.
 UPDATE dramatiq.queue
-SET state = 'rejected', mtime = now(), worker_id = NULL
-WHERE message_id = %(message_id)s AND state = 'consumed' AND worker_id = %(worker_id)s
+SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL,
+    message = jsonb_set(message, '{options,failure}', coalesce(to_jsonb(%(failure)s::text), 'null'))
+WHERE message_id = %(message_id)s AND claim = %(claim)s
 
 -- name: give_back
 -- consumed → queued: prefetched, but never begun.
-UPDATE dramatiq.queue
-SET state = 'queued', worker_id = NULL
-WHERE message_id = ANY (%(message_ids)s::uuid[]) AND state = 'consumed' AND worker_id = %(worker_id)s
+UPDATE dramatiq.queue AS message
+SET state = 'queued', worker_id = NULL, claim = NULL
+FROM unnest(%(message_ids)s::uuid[], %(claims)s::bigint[]) AS unbegun (message_id, claim)
+WHERE message.message_id = unbegun.message_id AND message.claim = unbegun.claim
 
 -- name: give_back_of_the_gone
 -- consumed → queued for workers that are gone; served by queue_claimed.
 UPDATE dramatiq.queue AS message
-SET state = 'queued', worker_id = NULL
+SET state = 'queued', worker_id = NULL, claim = NULL
 FROM duepost.worker AS worker
 WHERE message.worker_id = worker.id AND message.state = 'consumed' AND worker.gone_at IS NOT NULL
 
@@ -69,12 +112,61 @@ SELECT EXISTS (
     SELECT
     FROM dramatiq.queue
     WHERE queue_name = %(queue_name)s
+      AND priority = %(priority)s
       AND state = 'queued'
       AND eta <= now()
       AND message ->> 'actor_name' = %(actor_name)s
 )
 
+-- name: overdue
+-- Which of these queues have a message that has been waiting to be read for so many seconds; served by queue_claimable.
+SELECT queue_name
+FROM unnest(%(queue_names)s::text[]) AS queue_name
+WHERE EXISTS (
+    SELECT
+    FROM dramatiq.queue AS message
+    WHERE message.queue_name = queue_name.queue_name
+      AND message.state = 'queued'
+      AND message.eta < now() - make_interval(secs => %(seconds)s::double precision)
+)
+
+-- name: unfinished
+-- Whether anything of a queue is waiting or in hand.
+SELECT EXISTS (SELECT FROM dramatiq.queue WHERE queue_name = %(queue_name)s AND state IN ('queued', 'consumed'))
+
+-- name: flush
+DELETE FROM dramatiq.queue WHERE queue_name = ANY (%(queue_names)s)
+
+-- name: dead_letters
+-- The newest first; served by queue_dead.
+SELECT message_id::text, queue_name, message ->> 'actor_name', mtime,
+       message #>> '{options,failure}', coalesce((message #>> '{options,retries}')::integer, 0)
+FROM dramatiq.queue
+WHERE state = 'rejected'
+ORDER BY mtime DESC
+LIMIT %(limit)s
+
+-- name: requeue
+-- rejected → queued: a dead letter is to be run once more, with its retries counted anew.
+UPDATE dramatiq.queue
+SET state = 'queued', mtime = now(), eta = now(),
+    message = message #- '{options,failure}' #- '{options,retries}' #- '{options,failures}'
+WHERE message_id = %(message_id)s AND state = 'rejected'
+RETURNING message_id
+
 -- name: purge
--- Dead letters and what stock dramatiq-pg left as done, after a while.
+-- Dead letters, after a while; served by queue_dead.
 DELETE FROM dramatiq.queue
-WHERE state IN ('done', 'rejected') AND mtime < now() - %(older_than)s::interval
+WHERE state = 'rejected' AND mtime < now() - make_interval(secs => %(seconds)s::double precision)
+
+-- name: store_result
+INSERT INTO dramatiq.result (message_key, result, expires_at)
+VALUES (%(message_key)s, %(result)s, now() + make_interval(secs => %(seconds)s::double precision))
+ON CONFLICT (message_key) DO UPDATE
+SET result = EXCLUDED.result, expires_at = EXCLUDED.expires_at
+
+-- name: result
+SELECT result FROM dramatiq.result WHERE message_key = %(message_key)s AND expires_at > now()
+
+-- name: purge_results
+DELETE FROM dramatiq.result WHERE expires_at <= now()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.database import Cursor, Database
+from models.database import UNLIMITED, Cursor, Database
 from models.errors import MigrationRefused, SchemaMismatch
 from models.statements import statements
 
@@ -14,9 +14,6 @@ FOLDER = Path(__file__).parent / "migrations"
 GRANTS = Path(__file__).parent / "grants.sql"
 FILE_NAME = re.compile(r"^(?P<number>\d{4})_\w+\.sql$")
 SQL = statements(__file__)
-
-#: A migration may build an index over millions of rows: it has no time limit.
-WITHOUT_TIME_LIMIT = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +66,14 @@ def migrate(database: Database, *, queue_schema: str, folder: Path = FOLDER) -> 
         DatabaseUnreachable: no connection could be made.
     """
     known = migrations(folder)
-    with database.transaction() as cursor:
+    with database.transaction(UNLIMITED) as cursor:
         _lock(cursor)
         cursor.execute(SQL["create_record"])
         cursor.execute(SQL["queue_exists"])
         if cursor.fetchone() == (False,):
             cursor.execute(queue_schema)
     for migration in known:
-        with database.transaction() as cursor:
+        with database.transaction(UNLIMITED) as cursor:
             _lock(cursor)
             if _is_applied(cursor, migration):
                 continue
@@ -86,7 +83,7 @@ def migrate(database: Database, *, queue_schema: str, folder: Path = FOLDER) -> 
                 {"number": migration.number, "name": migration.name, "checksum": migration.checksum},
             )
         yield migration.name
-    with database.transaction() as cursor:
+    with database.transaction(UNLIMITED) as cursor:
         _lock(cursor)
         cursor.execute(GRANTS.read_text(encoding="utf-8"))
 
@@ -109,7 +106,6 @@ def check_schema(database: Database) -> None:
 
 
 def _lock(cursor: Cursor) -> None:
-    cursor.execute(WITHOUT_TIME_LIMIT)
     cursor.execute(SQL["lock"])
 
 

@@ -46,6 +46,17 @@ def prove(connection: Connection) -> None:
         cursor.execute(SQL["prove"])
 
 
+def stamp(database: Database, worker_id: int) -> None:
+    """A worker says that it makes progress, or has nothing to do: the liveness probe looks at that."""
+    database.execute(SQL["stamp"], {"worker_id": worker_id})
+
+
+def of_host(database: Database, host: str) -> dict[int, float]:
+    """The workers of a host that are not gone: by process id, the seconds since each last stamped its progress."""
+    rows = database.execute(SQL["of_host"], {"host": host})
+    return {int(str(pid)): float(str(seconds)) for pid, seconds in rows}
+
+
 def leave(connection: Connection, worker_id: int) -> None:
     """A worker ends in order: others need not wait for what it may have left."""
     with connection.cursor() as cursor:

@@ -23,7 +23,11 @@ WHERE locktype = 'advisory'
   AND pid <> pg_backend_pid()
 
 -- name: prove
-SELECT
+SELECT 1
+
+-- name: stamp
+-- A worker says that it makes progress, or has nothing to do.
+UPDATE duepost.worker SET progressed_at = now() WHERE id = %(worker_id)s
 
 -- name: leave
 -- A worker that ends in order holds nothing any more.
@@ -65,6 +69,13 @@ RETURNING id
 
 -- name: present
 SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL AND missing_since IS NULL
+
+-- name: of_host
+-- The workers of a host, and for how many seconds each has not said that it makes progress.
+SELECT pid, extract(epoch FROM now() - progressed_at)::double precision
+FROM duepost.worker
+WHERE host = %(host)s AND gone_at IS NULL
+ORDER BY pid
 
 -- name: forget
 -- Workers that are long gone and hold nothing.

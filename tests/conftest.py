@@ -6,8 +6,8 @@ import hypothesis
 import psycopg2
 import pytest
 
-from models.database import Connection, Database
-from tests.postgres import PostgresServer, installed_binaries
+from models.database import Database
+from tests.postgres import Connection, PostgresServer, installed_binaries
 
 # No test depends on speed.
 hypothesis.settings.register_profile(

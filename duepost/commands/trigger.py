@@ -14,7 +14,7 @@ from actors.scheduler import tick
 from actors.settings import settings
 from duepost.commands.context import operator_database
 from models import emails, watching
-from models.database import DISCONNECTS, Connection, Database
+from models.database import Connection, Database
 from models.errors import DatabaseUnreachable
 
 #: Seconds between two looks for something that falls due earlier than what is known.
@@ -75,7 +75,7 @@ class Watch:
                 if away:
                     typer.echo("duepost: the database is back", err=True)
                 away = False
-            except (*DISCONNECTS, DatabaseUnreachable, BrokerUnreachable):
+            except (DatabaseUnreachable, BrokerUnreachable):
                 if not away:
                     typer.echo("duepost: the database is away; waiting for it", err=True)
                 away, pause = True, RETRY_INTERVAL

@@ -156,6 +156,7 @@ CREATE TABLE duepost.worker (
     pid               integer NOT NULL,
     started_at        timestamptz NOT NULL DEFAULT now(),
     server_started_at timestamptz NOT NULL DEFAULT pg_postmaster_start_time(),
+    progressed_at     timestamptz NOT NULL DEFAULT now(),
     missing_since     timestamptz,
     gone_at           timestamptz
 );

@@ -253,3 +253,24 @@ def test_workers_wait_for_a_database_that_goes_away_and_keep_their_verdicts(
             site.wait_until_finished(4)
         assert site.query("SELECT count(*) FROM duepost.delivery WHERE outcome = 'sent' AND unknowns = 0") == [(4,)]
         assert len(relay.messages) == 4, "a verdict that was kept is not a second copy"
+
+
+def test_a_watch_outlives_a_database_that_crashes_again_and_again(
+    own_server: PostgresServer, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    with own_server.fresh_database() as url:
+        site = Site(url, relay, environment(url, relay.url), tmp_path)
+        site.schedule(3)
+        with site.watch() as watch:
+            for crash in range(8):
+                wait_until(
+                    lambda crash=crash: (
+                        watch.output.count("the database is back") == crash  # type: ignore[misc]
+                        and site.query("SELECT 1 FROM pg_stat_activity WHERE application_name = 'duepost command'")
+                    ),
+                    what="the watch to come back",
+                    state=site.logs,
+                )
+                own_server.restart("immediate")
+                assert watch.popen.poll() is None, site.logs()
+            assert watch.stop() == 0

@@ -8,29 +8,26 @@ import dramatiq
 import pytest
 from dramatiq.middleware import Retries
 
-from actors.attendance import Attendance
 from actors.broker import BrokerUnreachable, PostgresBroker
 from models import workers
-from models.database import Connection, Database
+from models.database import Database
+from tests.postgres import Connection
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-def attendance(database: Database) -> Iterator[Attendance]:
-    attendance = Attendance(database)
-    attendance.start()
-    yield attendance
-    attendance.stop()
-
-
-@pytest.fixture
-def broker(database: Database, attendance: Attendance) -> PostgresBroker:
-    return PostgresBroker(database, attendance, [Retries(min_backoff=10, max_backoff=50)])
+def broker(database: Database) -> Iterator[PostgresBroker]:
+    """A broker, and this process present as a worker."""
+    broker = PostgresBroker(database, [Retries(min_backoff=10, max_backoff=50)])
+    broker.attendance.start()
+    yield broker
+    broker.attendance.stop()
 
 
 @pytest.fixture
 def start_worker(broker: PostgresBroker) -> Iterator[Callable[[], dramatiq.Worker]]:
     started: list[dramatiq.Worker] = []
+    broker.attendance.stop()
 
     def start() -> dramatiq.Worker:
         worker = dramatiq.Worker(broker, worker_timeout=50, worker_threads=4)
@@ -40,7 +37,6 @@ def start_worker(broker: PostgresBroker) -> Iterator[Callable[[], dramatiq.Worke
 
     yield start
     for worker in started:
-        broker.stopping.set()
         worker.stop()
 
 
@@ -241,7 +237,7 @@ def test_there_is_one_advisory_lock_whatever_the_backlog(broker: PostgresBroker,
 
 
 def test_messages_of_a_worker_that_is_gone_are_claimable_again(
-    broker: PostgresBroker, attendance: Attendance, database: Database, url: str
+    broker: PostgresBroker, database: Database, url: str
 ) -> None:
     @dramatiq.actor(broker=broker)
     def note() -> None: ...
@@ -250,6 +246,7 @@ def test_messages_of_a_worker_that_is_gone_are_claimable_again(
     consumer = broker.consume("default", prefetch=8, timeout=10)
     assert consumer.__next__() is not None
     assert workers.bury_the_dead(database, grace=0) == [], "a living worker is never called gone"
+    attendance = broker.attendance
     attendance._stop.set()
     attendance._thread.join()  # type: ignore[union-attr]
     attendance._connection.close()  # type: ignore[union-attr]
@@ -261,8 +258,9 @@ def test_messages_of_a_worker_that_is_gone_are_claimable_again(
 
 
 def test_a_session_that_is_terminated_comes_back_before_anything_is_reclaimed(
-    attendance: Attendance, database: Database
+    broker: PostgresBroker, database: Database
 ) -> None:
+    attendance = broker.attendance
     before = attendance.worker_id
     database.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
     wait_until(lambda: not attendance.is_proven() or attendance._proven_at > 0)
@@ -271,9 +269,9 @@ def test_a_session_that_is_terminated_comes_back_before_anything_is_reclaimed(
     assert attendance.worker_id == before
 
 
-def test_enqueueing_without_a_database_says_so(attendance: Attendance) -> None:
+def test_enqueueing_without_a_database_says_so() -> None:
     away = Database("postgresql://nobody@127.0.0.1:1/nothing")
-    broker = PostgresBroker(away, attendance, [])
+    broker = PostgresBroker(away, [])
 
     @dramatiq.actor(broker=broker)
     def note() -> None: ...

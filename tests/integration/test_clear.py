@@ -8,8 +8,7 @@ import psycopg2
 import pytest
 
 from duepost import client
-from models.database import Connection
-from tests.postgres import PostgresServer
+from tests.postgres import Connection, PostgresServer
 from tests.waiting import wait_until
 
 SENDING = "state = 'sending', claim = 1, worker_id = 1, claimed_at = now()"

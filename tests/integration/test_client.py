@@ -12,8 +12,7 @@ from psycopg2.extensions import STATUS_BEGIN
 from psycopg2.extras import DictCursor, NamedTupleCursor, RealDictCursor
 
 import duepost
-from models.database import Connection, Cursor
-from tests.postgres import PostgresServer
+from tests.postgres import Connection, Cursor, PostgresServer
 
 ROOT = Path(__file__).parents[2]
 NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001 - the point

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import psycopg2
 import pytest
 
 from models.database import Database
@@ -75,7 +74,7 @@ def test_a_connection_that_the_server_has_closed_is_made_anew(database: Database
     for _ in range(50):
         try:
             rows = database.execute("SELECT pg_backend_pid()")
-        except psycopg2.OperationalError:
+        except DatabaseUnreachable:
             continue
         if rows != [(pid,)]:
             return

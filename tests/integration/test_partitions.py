@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 import psycopg2
 import pytest
 
-from models.database import Connection
-from tests.postgres import PostgresServer
+from tests.postgres import Connection, PostgresServer
 
 PARENTS = ("delivery", "attempt")
 each_parent = pytest.mark.parametrize("parent", PARENTS)

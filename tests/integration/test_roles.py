@@ -9,10 +9,10 @@ import psycopg2
 import pytest
 from dramatiq_pg.schema import generate_init_sql
 
-from models.database import Connection, Database
+from models.database import Database
 from models.migrate import migrate
 from models.statements import statements
-from tests.postgres import PostgresServer
+from tests.postgres import Connection, PostgresServer
 
 MODELS = Path(__file__).parents[2] / "models"
 ROLES = ("duepost_client", "duepost_worker")

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.database import Connection
-from tests.postgres import PostgresServer
+from tests.postgres import Connection, PostgresServer
 from tests.waiting import wait_until
 
 PLAIN = {"kind": "welcome", "address": "ann@example.com", "subject": "Hello", "body_text": "World"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.database import Database
+from models.database import UNLIMITED, Database
 from models.statements import statements
 from tests.postgres import PostgresServer
 
@@ -22,6 +22,14 @@ SAMPLES = {
     "size": "100",
     "message_id": "'00000000-0000-0000-0000-000000000001'::uuid",
     "message_ids": "ARRAY['00000000-0000-0000-0000-000000000001']",
+    "claims": "ARRAY[1]",
+    "queue_names": "ARRAY['duepost_send']",
+    "content": "'{}'::jsonb",
+    "failure": "'RuntimeError'",
+    "delay": "0.0",
+    "priority": "10",
+    "seconds": "60",
+    "limit": "20",
     "queue_name": "'duepost_send'",
     "worker_id": "1",
     "claim": "1::bigint",
@@ -54,8 +62,8 @@ def million(server: PostgresServer) -> Iterator[Database]:
     """A million emails for later, 2,000 due, a million messages for later, 2,000 to be claimed."""
     with server.fresh_database() as url:
         database = Database(url)
-        with database.transaction() as cursor:
-            cursor.execute("SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off")
+        with database.transaction(UNLIMITED) as cursor:
+            cursor.execute("SET LOCAL synchronous_commit = off")
             cursor.execute(
                 "INSERT INTO duepost.scheduled_email"
                 " (kind, scheduled_at, due_at, message_id_header, date_header, address, subject, body_text)"
@@ -73,8 +81,7 @@ def million(server: PostgresServer) -> Iterator[Database]:
                 " now() + CASE WHEN i % 500 = 0 THEN interval '-1 h' ELSE i * interval '1 min' END"
                 " FROM generate_series(1, 1000000) AS i"
             )
-        database.execute("SET statement_timeout = 0")
-        database.execute("ANALYZE")
+        database.execute("ANALYZE", limits=UNLIMITED)
         yield database
         database.close()
 
@@ -92,7 +99,13 @@ HOT = [
     ("emails", "held_by", "scheduled_email_sending"),
     ("messages", "claim", "queue_claimable"),
     ("messages", "acknowledge", "queue_pkey"),
+    ("messages", "put_back", "queue_pkey"),
+    ("messages", "reject", "queue_pkey"),
+    ("messages", "give_back", "queue_pkey"),
     ("messages", "waits", "queue_claimable"),
+    ("messages", "overdue", "queue_claimable"),
+    ("messages", "dead_letters", "queue_dead"),
+    ("messages", "purge", "queue_dead"),
     ("messages", "give_back_of_the_gone", "Index"),
 ]
 

@@ -1,0 +1,294 @@
+"""Reads one queue for one worker process: claims in batches, acknowledges in batches. Knows nothing of email."""
+
+import base64
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import dramatiq
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.encoder import JSONEncoder
+from dramatiq.errors import DecodeError
+from dramatiq.message import get_encoder
+
+from actors.attendance import Attendance
+from actors.waiting import AWAY_PAUSE, BrokerUnreachable, cause
+from models import messages
+from models.database import Database
+from models.errors import DatabaseUnreachable
+from models.messages import Claim, ClaimedContent
+
+logger = logging.getLogger(__name__)
+
+Message = dramatiq.Message[object]
+
+#: Seconds between two looks at an empty queue: the first after work, and the longest.
+SHORTEST_POLL = 0.01
+LONGEST_POLL = 0.1
+
+#: Seconds that acknowledgements and free places are collected for, so that one statement serves many.
+LINGER = 0.003
+
+
+class ClaimedMessage(MessageProxy):
+    """A message in hand, and the worker's right to it."""
+
+    def __init__(self, message: Message, claimed: ClaimedContent, worker_id: int) -> None:
+        super().__init__(message)  # type: ignore[no-untyped-call]
+        self.claim = claimed.claim
+        self.worker_id = worker_id
+        #: Whether the table has nothing to learn any more: it is acknowledged, or another's.
+        self.settled = False
+        self._place: tuple[int, datetime] = (claimed.priority, claimed.eta)
+
+    def settle(self) -> None:
+        """The table has nothing more to learn: the work's own transaction acknowledged it, or it is another's."""
+        self.settled = True
+
+    def __lt__(self, other: object) -> bool:
+        """Orders the messages in hand of one actor priority."""
+        return isinstance(other, ClaimedMessage) and self._place < other._place
+
+
+@dataclass
+class Poll:
+    """When to look at a queue again, in seconds; knows no clock of its own."""
+
+    pause: float = SHORTEST_POLL
+    due_at: float = 0.0
+
+    def found(self, now: float, *, all_of_it: bool) -> None:
+        """There was something: look again at once, or soon if that was all."""
+        self.pause = SHORTEST_POLL
+        self.due_at = now + (self.pause if all_of_it else 0.0)
+
+    def empty(self, now: float) -> None:
+        """There was nothing: wait, and longer each time."""
+        self.due_at = now + self.pause
+        self.pause = min(self.pause * 2, LONGEST_POLL)
+
+
+class PostgresConsumer(Consumer):
+    """Reads one queue for one worker process.
+
+    Iterated by Dramatiq's consumer thread, which does all the reading and acknowledging; other threads only leave
+    notes of what they have done.
+
+    Args:
+        database: where the messages are.
+        attendance: the worker process's presence.
+        stopping: set when nothing new is to be begun.
+        queue_name: the queue.
+        prefetch: how many messages may be in hand.
+        timeout: seconds after which the thread wants to look whether it is to stop.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        attendance: Attendance,
+        stopping: threading.Event,
+        *,
+        queue_name: str,
+        prefetch: int,
+        timeout: float,
+    ) -> None:
+        self.queue_name = queue_name
+        self.closed = False
+        #: When the queue was last read with success, by the monotonic clock; nothing is amiss while there is no room.
+        self.looked_at = time.monotonic()
+        self._database = database
+        self._attendance = attendance
+        self._stopping = stopping
+        self._prefetch = prefetch
+        self._timeout = timeout
+        self._claimed: deque[ClaimedMessage] = deque()
+        self._in_hand: set[Claim] = set()
+        self._done: list[Claim] = []
+        self._changed = threading.Condition()
+        self._poll = Poll()
+        self._away = False
+
+    def __next__(self) -> ClaimedMessage | None:
+        """The next message, or None after a short wait so that the thread can look whether it is to stop.
+
+        Raises:
+            psycopg2.Error: the table is not as it should be.
+        """
+        if self._stopping.is_set():
+            self._give_back_claimed()
+        if not self._claimed:
+            self._wait()
+            try:
+                self._acknowledge()
+                self._claim()
+                self._is_back()
+            except DatabaseUnreachable as error:
+                self._is_away(error)
+        return self._claimed.popleft() if self._claimed else None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more messages may be claimed."""
+        return len(self._in_hand) < self._prefetch
+
+    def ack(self, message: ClaimedMessage) -> None:
+        """Deletes a message that is done with the next few, unless the transaction of the work has done so."""
+        with self._changed:
+            if message.settled:
+                self._in_hand.discard(message.claim)
+            else:
+                self._done.append(message.claim)
+            self._changed.notify_all()
+        if self.closed:
+            self._acknowledge()
+
+    def nack(self, message: ClaimedMessage) -> None:
+        """Keeps a message that failed for good as a dead letter.
+
+        Raises:
+            BrokerUnreachable: the database is away; Dramatiq tries again.
+        """
+        if not message.settled:
+            failure = message._exception  # noqa: SLF001 - where Dramatiq puts it for its own brokers
+            self._write_off(message.claim, type(failure).__name__ if failure else None)
+        self._put_down([message.claim])
+
+    def requeue(self, messages_: Iterable[ClaimedMessage]) -> None:
+        """Gives back what was prefetched and never begun."""
+        unbegun = [message.claim for message in messages_ if not message.settled]
+        if unbegun:
+            try:
+                messages.give_back(self._database, unbegun)
+            except DatabaseUnreachable as error:
+                # Others give them back once our session has ended.
+                logger.warning("The database is away (%s); what is in hand is left to others.", cause(error))
+            self._put_down(unbegun)
+
+    def close(self) -> None:
+        """Acknowledges what is done, and gives back what was claimed and not yet handed on."""
+        self.closed = True
+        try:
+            self._acknowledge()
+        except DatabaseUnreachable as error:
+            logger.warning("The database is away (%s); what was done may be done again.", cause(error))
+        self._give_back_claimed()
+        self._database.close()
+
+    def _wait(self) -> None:
+        """Until there is something to write or to read; a little longer, so that there is more of it."""
+        with self._changed:
+            if self._away:
+                self._changed.wait(AWAY_PAUSE)
+                return
+            until = time.monotonic() + self._timeout
+            while not self._done and (left := min(until, self._next_look()) - time.monotonic()) > 0:
+                self._changed.wait(left)
+            if not self._is_half_free():
+                self._changed.wait_for(self._is_half_free, LINGER)
+
+    def _is_half_free(self) -> bool:
+        return len(self._in_hand) - len(self._done) <= self._prefetch // 2
+
+    def _next_look(self) -> float:
+        return self._poll.due_at if self.has_room and not self._stopping.is_set() else float("inf")
+
+    def _acknowledge(self) -> None:
+        with self._changed:
+            done = list(self._done)
+        if done:
+            messages.acknowledge_alone(self._database, done)
+            with self._changed:
+                del self._done[: len(done)]
+            self._put_down(done)
+
+    def _claim(self) -> None:
+        room = self._prefetch - len(self._in_hand)
+        now = time.monotonic()
+        if room <= 0 or now < self._poll.due_at or self._stopping.is_set():
+            return
+        if not self._attendance.is_proven():
+            self._poll.due_at = now + LONGEST_POLL
+            return
+        worker_id = self._attendance.worker_id
+        claimed = messages.claim(self._database, self.queue_name, room, worker_id)
+        self.looked_at = now = time.monotonic()
+        if not claimed:
+            self._poll.empty(now)
+            return
+        self._poll.found(now, all_of_it=len(claimed) < room)
+        with self._changed:
+            self._in_hand.update(each.claim for each in claimed)
+        for each in claimed:
+            self._take(each, worker_id)
+
+    def _take(self, claimed: ClaimedContent, worker_id: int) -> None:
+        try:
+            message = decoded(claimed.content)
+        except DecodeError as error:
+            logger.critical("Message %s cannot be read (%s); it is a dead letter.", claimed.claim.message_id, error)
+            self._write_off(claimed.claim, type(error).__name__)
+            self._put_down([claimed.claim])
+        else:
+            self._claimed.append(ClaimedMessage(message, claimed, worker_id))
+
+    def _give_back_claimed(self) -> None:
+        self.requeue(self._claimed)
+        self._claimed.clear()
+
+    def _put_down(self, claims: Sequence[Claim]) -> None:
+        with self._changed:
+            self._in_hand.difference_update(claims)
+            self._changed.notify_all()
+
+    def _write_off(self, claim: Claim, failure: str | None) -> None:
+        try:
+            messages.reject(self._database, claim, failure)
+        except DatabaseUnreachable as error:
+            if not self._stopping.is_set():
+                raise BrokerUnreachable(cause(error)) from error
+            # Dramatiq would try for ever. Others give back what we hold once our session has ended.
+            logger.warning("The database is away (%s); a message that failed is left to others.", cause(error))
+
+    def _is_back(self) -> None:
+        if self._away:
+            self._away = False
+            logger.info("The queue %s can be read again.", self.queue_name)
+
+    def _is_away(self, error: DatabaseUnreachable) -> None:
+        if not self._away:
+            logger.warning("The queue %s cannot be read: %s. Waiting.", self.queue_name, cause(error))
+        self._away = True
+
+
+def encoded(message: Message) -> str:
+    """A message as JSON, by Dramatiq's encoder; what that makes otherwise is put into JSON."""
+    data = message.encode()
+    if type(get_encoder()) is JSONEncoder:
+        return data.decode()
+    return json.dumps({"actor_name": message.actor_name, "encoded": base64.b64encode(data).decode()})
+
+
+def decoded(content: str) -> Message:
+    """A message from its JSON.
+
+    Raises:
+        DecodeError: it is no message.
+    """
+    data = content.encode()
+    try:
+        if type(get_encoder()) is not JSONEncoder:
+            data = base64.b64decode(json.loads(content)["encoded"])
+        message: Message = dramatiq.Message.decode(data)
+        # It is due, or it would not have been read: Dramatiq must not hold it back in memory.
+        message.options.pop("eta", None)
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(type(error).__name__, data, error) from error
+    return message
