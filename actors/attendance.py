@@ -57,6 +57,15 @@ class Attendance:
             raise RuntimeError("the worker is not enrolled")
         return self._worker_id
 
+    def check(self) -> None:
+        """Makes sure that there can be such a session.
+
+        Raises:
+            PooledSession: there is a pooler in between.
+            DatabaseUnreachable: no connection could be made.
+        """
+        self._database.connect().close()
+
     def start(self) -> None:
         """Enrols this process, and keeps it present from a thread of its own.
 

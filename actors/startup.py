@@ -7,7 +7,7 @@ import psycopg2
 from dramatiq.middleware import Middleware
 
 from actors.recovery import Recovery
-from actors.runtime import database
+from actors.runtime import broker, database
 from actors.settings import BadSettings, settings
 from models import control
 from models.errors import DuepostError
@@ -24,7 +24,7 @@ class Startup(Middleware):
     def __init__(self) -> None:
         self._recovery = Recovery()
 
-    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+    def before_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
 
         A relay that cannot be reached is no reason: mail waits for it.
@@ -34,6 +34,7 @@ class Startup(Middleware):
             settings().need_relay()
             sender = settings().need_sender()
             check_schema(database)
+            broker.attendance.check()
             control.set_message_id_domain(database, sender.address.rpartition("@")[2])
         except BadSettings as error:
             leave(error, BAD_SETTINGS)

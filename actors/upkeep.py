@@ -130,8 +130,9 @@ class Upkeep:
     def stamp_or_end(self) -> None:
         """Says in the table that this process makes progress; ends it if it does not while work is due."""
         reason = self._stalled()
-        if reason is None:
+        if reason is None and self._attendance.is_proven():
             workers.stamp(self._database, self._attendance.worker_id)
+        if reason is None:
             return
         logger.critical("This worker process is wedged, and ends: %s", reason)
         faulthandler.dump_traceback(file=sys.__stderr__ or 2)

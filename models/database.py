@@ -11,7 +11,7 @@ import psycopg2.errors
 from psycopg2 import extensions
 
 from models.deadlines import deadlines
-from models.errors import DatabaseUnreachable, NestedTransaction
+from models.errors import DatabaseUnreachable, NestedTransaction, PooledSession
 
 #: What the driver raises when the server or the connection is gone, or the server takes no writes (a failover).
 _DISCONNECTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.ReadOnlySqlTransaction)
@@ -179,9 +179,17 @@ class Database:
         """A new connection of the caller's own, in autocommit mode; its session has the limits and keepalives.
 
         Raises:
+            PooledSession: there is a pooler in between: the session would not be our own.
             DatabaseUnreachable: there is no server, no such database, or it refuses us.
         """
         connection = self._open()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            if cursor.fetchone() != (connection.info.backend_pid,):
+                connection.close()
+                raise PooledSession(
+                    "there is a pooler between here and PostgreSQL: DUEPOST_SESSION_DATABASE_URL must lead past it"
+                )
         session = {**self.limits.parameters, **SERVER_KEEPALIVES, "idle_session_timeout": f"{self.limits.session:.0f}s"}
         with connection.cursor() as cursor:
             settings = ", ".join(f"set_config('{name}', %s, false)" for name in session)

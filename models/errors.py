@@ -9,6 +9,10 @@ class DatabaseUnreachable(DuepostError):
     """No connection to PostgreSQL could be made."""
 
 
+class PooledSession(DatabaseUnreachable):
+    """A session that has to last was given out by a pooler, which may give it to others."""
+
+
 class NestedTransaction(DuepostError):
     """A transaction was opened inside another of the same thread."""
 

@@ -83,6 +83,11 @@ def client_database() -> Database:
     return Database(database_url(), application_name="duepost command")
 
 
+def session_database() -> Database:
+    """The way to PostgreSQL itself, past a pooler, for sessions that have to last."""
+    return Database(settings().session_url or database_url(), application_name="duepost command")
+
+
 def operator_database() -> Database:
     """The database, its schema checked; the actors of this process are pointed at it too.
 

@@ -1,5 +1,6 @@
 """`duepost doctor`: is everything as it should be?"""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,10 +14,10 @@ from actors.rendering import Templates
 from actors.settings import BadSettings, settings
 from actors.smtp.connection import Connection
 from actors.smtp.relay import Timeouts
-from duepost.commands.context import Json, client_database, explain, print_json, uses_up
+from duepost.commands.context import Json, client_database, explain, print_json, session_database, uses_up
 from models import control, reports, workers
 from models.database import Database
-from models.errors import DuepostError
+from models.errors import DatabaseUnreachable, DuepostError
 from models.migrate import check_schema
 
 #: The oldest PostgreSQL that will do.
@@ -27,6 +28,9 @@ CLOCK_TOLERANCE = 5.0
 
 #: Seconds that each step with the relay may take.
 RELAY_PATIENCE = 10.0
+
+#: Seconds that a worker process may be silent about its progress.
+PROGRESS_TOLERANCE = 60.0
 
 #: Seconds that an email may be due while all is well.
 OVERDUE = 300.0
@@ -55,14 +59,18 @@ COLOURS = {Health.OK: typer.colors.GREEN, Health.WARNING: typer.colors.YELLOW, H
 def doctor(
     as_json: Json = False,
     relay: Annotated[bool, typer.Option(help="Also log in to the relay.")] = True,
+    worker: Annotated[
+        bool,
+        typer.Option("--worker", help="Only this host's workers: is there progress? A liveness probe."),
+    ] = False,
 ) -> None:
-    """Checks database, schema, roles, clock, sender, relay login, templates, workers, delivery; a line each.
+    """Checks database, session, schema, roles, clock, sender, relay login, templates, workers, delivery; a line each.
 
-    Exit status 1 if any fails.
+    Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
 
-    Example: duepost doctor --json
+    Examples: duepost doctor --json; duepost doctor --worker
     """
-    found = list(examine(relay=relay))
+    found = [_checked("worker", _progress)] if worker else list(examine(relay=relay))
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
@@ -78,6 +86,7 @@ def examine(*, relay: bool) -> Iterator[Finding]:
     database, reachable = _database()
     yield reachable
     if database is not None:
+        yield _checked("session", _session)
         schema = _checked("schema", lambda: _schema(database))
         yield schema
         yield _checked("clock", lambda: _clock(database))
@@ -114,6 +123,26 @@ def _database() -> tuple[Database | None, Finding]:
         detail = f"PostgreSQL {server.version}: 14 or later is needed"
         return database, Finding("database", Health.FAILED, detail)
     return database, Finding("database", Health.OK, f"PostgreSQL {server.version}")
+
+
+def _session() -> tuple[Health, str]:
+    session_database().connect().close()
+    past = "past the pooler, by DUEPOST_SESSION_DATABASE_URL" if settings().session_url else "PostgreSQL's own"
+    return Health.OK, past
+
+
+def _progress() -> tuple[Health, str]:
+    host = socket.gethostname()
+    try:
+        found = workers.of_host(client_database(), host)
+    except DatabaseUnreachable as error:
+        return Health.WARNING, f"the database is away, and workers wait for it: {error}"
+    wedged = [pid for pid, seconds in found.items() if seconds > PROGRESS_TOLERANCE]
+    if wedged:
+        return Health.FAILED, f"no progress for {max(found.values()):.0f} s: process {', '.join(map(str, wedged))}"
+    if not found:
+        return Health.FAILED, f"no worker process on {host}"
+    return Health.OK, f"{len(found)} on {host}, all making progress"
 
 
 def _schema(database: Database) -> tuple[Health, str]:

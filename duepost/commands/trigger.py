@@ -12,10 +12,10 @@ import typer
 from actors.broker import BrokerUnreachable
 from actors.scheduler import tick
 from actors.settings import settings
-from duepost.commands.context import operator_database
+from duepost.commands.context import operator_database, session_database
 from models import emails, watching
 from models.database import Connection, Database
-from models.errors import DatabaseUnreachable
+from models.errors import DatabaseUnreachable, PooledSession
 
 #: Seconds between two looks for something that falls due earlier than what is known.
 LOOK_INTERVAL = 0.2
@@ -46,7 +46,7 @@ def trigger(
         return
     database = operator_database()
     if watch:
-        Watch(database).run()
+        Watch(database, session_database()).run()
         return
     asked = tick()
     if not quiet:
@@ -58,14 +58,19 @@ def trigger(
 class Watch:
     """Ticks when the next row falls due. Of several on one database, one acts; the others take over when it ends."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, session_database: Database) -> None:
         self._database = database
+        self._session_database = session_database
         self._session: Connection | None = None
         self._stopped = threading.Event()
         self._ticked_at = -LONGEST_SILENCE
 
     def run(self) -> None:
-        """Stays until SIGTERM or Ctrl-C; outlives a database that goes away."""
+        """Stays until SIGTERM or Ctrl-C; outlives a database that goes away.
+
+        Raises:
+            PooledSession: there is a pooler where a session has to last.
+        """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         away = False
@@ -75,6 +80,8 @@ class Watch:
                 if away:
                     typer.echo("duepost: the database is back", err=True)
                 away = False
+            except PooledSession:
+                raise
             except (DatabaseUnreachable, BrokerUnreachable):
                 if not away:
                     typer.echo("duepost: the database is away; waiting for it", err=True)
@@ -91,7 +98,7 @@ class Watch:
         if self._session is not None:
             watching.prove(self._session)
             return True
-        session = self._database.connect()
+        session = self._session_database.connect()
         if watching.lead(session):
             self._session = session
             return True

@@ -1,0 +1,128 @@
+"""What lies between workers and their database: networks that are cut, poolers that share sessions."""
+
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Site
+from tests.network import Network
+from tests.pooler import PGBOUNCER, Pooler
+from tests.processes import Workers, duepost, environment
+from tests.relays import ScriptedRelay
+from tests.waiting import wait_until
+
+needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed")
+
+
+def no_copy_but_the_named(site: Site) -> bool:
+    """Whether every email that came twice is one of which the ledger says so."""
+    named = {address for (address,) in site.query("SELECT address FROM duepost.delivery WHERE unknowns > 0")}
+    return {address for address, count in Counter(site.received()).items() if count > 1} <= named
+
+
+def test_a_cut_network_is_got_over_in_bounded_time(url: str, relay: ScriptedRelay, tmp_path: Path) -> None:
+    with Network(url) as network:
+        site = Site(url, relay, environment(url, relay.url), tmp_path)
+        with site.watch(), site.workers(DUEPOST_DATABASE_URL=network.url, DUEPOST_STATEMENT_TIMEOUT="2") as workers:
+            site.schedule(2000)
+            wait_until(lambda: len(relay.messages) > 50, state=site.logs)
+            network.cut()
+            wait_until(lambda: "session is lost" in workers.output, what="the cut to be noticed", state=site.logs)
+            network.mend()
+            site.wait_until_finished(2000, timeout=60)
+            assert workers.stop() == 0
+        assert site.outcomes() == {"sent": 2000}
+        assert no_copy_but_the_named(site)
+        assert set(Counter(site.received()).values()) <= {1, 2}
+
+
+def test_a_worker_that_is_cut_off_begins_nothing_and_others_take_over(
+    url: str, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    with Network(url) as network:
+        site = Site(url, relay, environment(url, relay.url), tmp_path)
+        with site.watch(), site.workers("cut-off", DUEPOST_DATABASE_URL=network.url) as cut_off:
+            site.schedule(2000)
+            wait_until(lambda: len(relay.messages) > 20, state=site.logs)
+            network.cut()
+            with site.workers("whole"):
+                # Its session lives on behind the network: the server ends it when no proof has come for a while.
+                site.wait_until_finished(2000, timeout=90)
+            cut_off.kill()
+        assert site.outcomes() == {"sent": 2000}
+        assert no_copy_but_the_named(site)
+
+
+@needs_pgbouncer
+def test_all_but_the_marking_session_goes_through_a_pooler_in_transaction_mode(
+    url: str, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    with Pooler(url) as pooler:
+        pooled = environment(pooler.url, relay.url, DUEPOST_SESSION_DATABASE_URL=url)
+        site = Site(url, relay, pooled, tmp_path)
+        with site.watch(), site.workers("first", processes=2) as first, site.workers("second"):
+            ids = site.schedule(300)
+            wait_until(lambda: len(relay.messages) > 50, state=site.logs)
+            first.kill()
+            site.wait_until_finished(300)
+            assert len(ids) == 300
+        assert site.outcomes() == {"sent": 300}
+        assert no_copy_but_the_named(site)
+        for command in (["list"], ["stats"], ["show", str(ids[0])], ["doctor", "--no-relay"]):
+            assert duepost(*command, env=pooled, cwd=tmp_path).returncode == 0, command
+
+
+@needs_pgbouncer
+def test_nothing_of_ours_is_left_in_a_pooled_session(url: str, relay: ScriptedRelay, tmp_path: Path) -> None:
+    with Pooler(url, connections=1) as pooler:
+        pooled = environment(pooler.url, relay.url, DUEPOST_SESSION_DATABASE_URL=url)
+        site, through = Site(url, relay, pooled, tmp_path), Site(pooler.url, relay, pooled, tmp_path)
+        with site.watch(), site.workers():
+            site.schedule(20)
+            site.wait_until_finished(20)
+            for name in (
+                "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout",
+                "timezone", "synchronous_commit",
+            ):  # fmt: skip
+                setting = "SELECT current_setting(%s)"
+                assert through.query(setting, name) == site.query(setting, name), name
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            assert through.query(held) == [(0,)]
+
+
+@needs_pgbouncer
+def test_a_marking_session_through_a_pooler_is_refused_in_one_line(
+    url: str, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    with Pooler(url) as pooler:
+        site = Site(url, relay, environment(pooler.url, relay.url), tmp_path)
+        for command in (["trigger", "--watch"], ["doctor", "--no-relay"]):
+            done = duepost(*command, env=site.env, cwd=tmp_path)
+            assert done.returncode == 1
+            assert "DUEPOST_SESSION_DATABASE_URL" in done.stdout + done.stderr
+            assert "Traceback" not in done.stderr
+        with Workers(site.env, tmp_path / "refused.log", ready=False) as workers:
+            assert workers.wait() == 1
+            assert "DUEPOST_SESSION_DATABASE_URL" in workers.output
+
+
+def test_back_ends_that_are_terminated_again_and_again_cost_nothing(
+    url: str, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    site = Site(url, relay, environment(url, relay.url), tmp_path)
+    with site.watch(), site.workers(processes=2) as workers:
+        site.schedule(400)
+        for step in range(5):
+            wait_until(lambda step=step: len(relay.messages) > step * 60, state=site.logs)  # type: ignore[misc]
+            site.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        site.wait_until_finished(400)
+        assert workers.popen.poll() is None
+        workers.signal(signal.SIGTERM)
+        assert workers.wait() == 0
+    assert site.outcomes() == {"sent": 400}
+    assert no_copy_but_the_named(site)
