@@ -224,18 +224,19 @@ class PostgresConsumer(Consumer):
         self._poll.found(now, all_of_it=len(claimed) < room)
         with self._changed:
             self._in_hand.update(each.claim for each in claimed)
-        for each in claimed:
-            self._take(each, worker_id)
+        unreadable = [each for each in claimed if not self._take(each, worker_id)]
+        for each in unreadable:
+            self._write_off(each.claim, DecodeError.__name__)
+            self._put_down([each.claim])
 
-    def _take(self, claimed: ClaimedContent, worker_id: int) -> None:
+    def _take(self, claimed: ClaimedContent, worker_id: int) -> bool:
         try:
             message = decoded(claimed.content)
-        except DecodeError as error:
-            logger.critical("Message %s cannot be read (%s); it is a dead letter.", claimed.claim.message_id, error)
-            self._write_off(claimed.claim, type(error).__name__)
-            self._put_down([claimed.claim])
-        else:
-            self._claimed.append(ClaimedMessage(message, claimed, worker_id))
+        except DecodeError:
+            logger.critical("Message %s cannot be read; it is a dead letter.", claimed.claim.message_id)
+            return False
+        self._claimed.append(ClaimedMessage(message, claimed, worker_id))
+        return True
 
     def _give_back_claimed(self) -> None:
         self.requeue(self._claimed)

@@ -83,10 +83,15 @@ USING unnest(%(message_ids)s::uuid[], %(claims)s::bigint[]) AS done (message_id,
 WHERE message.message_id = done.message_id AND message.claim = done.claim
 
 -- name: reject
--- consumed → rejected: a dead letter, with the type of what it failed of.
+-- consumed → rejected: a dead letter, with the type of what it failed of, if it is a message at all.
 UPDATE dramatiq.queue
 SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL,
-    message = jsonb_set(message, '{options,failure}', coalesce(to_jsonb(%(failure)s::text), 'null'))
+    message = CASE
+        WHEN jsonb_typeof(message) = 'object' THEN message || jsonb_build_object(
+            'options', coalesce(message -> 'options', '{}') || jsonb_build_object('failure', %(failure)s::text)
+        )
+        ELSE message
+    END
 WHERE message_id = %(message_id)s AND claim = %(claim)s
 
 -- name: give_back
@@ -107,14 +112,15 @@ WHERE message.worker_id = worker.id AND message.state = 'consumed' AND worker.go
 SELECT pg_advisory_xact_lock(1148543345, 1)
 
 -- name: waits
--- Whether a message for an actor is there to be read at once; served by queue_claimable.
+-- Whether a message for an actor is there to be read at once; served by queue_claimable. By the statement's time: the
+-- transaction may have begun before the one that it has just waited for.
 SELECT EXISTS (
     SELECT
     FROM dramatiq.queue
     WHERE queue_name = %(queue_name)s
       AND priority = %(priority)s
       AND state = 'queued'
-      AND eta <= now()
+      AND eta <= statement_timestamp()
       AND message ->> 'actor_name' = %(actor_name)s
 )
 
@@ -140,7 +146,11 @@ DELETE FROM dramatiq.queue WHERE queue_name = ANY (%(queue_names)s)
 -- name: dead_letters
 -- The newest first; served by queue_dead.
 SELECT message_id::text, queue_name, message ->> 'actor_name', mtime,
-       message #>> '{options,failure}', coalesce((message #>> '{options,retries}')::integer, 0)
+       message #>> '{options,failure}',
+       CASE WHEN jsonb_typeof(message #> '{options,retries}') = 'number'
+           THEN (message #>> '{options,retries}')::integer
+           ELSE 0
+       END
 FROM dramatiq.queue
 WHERE state = 'rejected'
 ORDER BY mtime DESC
@@ -151,7 +161,7 @@ LIMIT %(limit)s
 UPDATE dramatiq.queue
 SET state = 'queued', mtime = now(), eta = now(),
     message = message #- '{options,failure}' #- '{options,retries}' #- '{options,failures}'
-WHERE message_id = %(message_id)s AND state = 'rejected'
+WHERE message_id = %(message_id)s AND state = 'rejected' AND jsonb_typeof(message) = 'object'
 RETURNING message_id
 
 -- name: purge

@@ -1,11 +1,16 @@
 """Connections and durable transactions."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
+import psycopg2
 import pytest
 
-from models.database import Database
+from models.database import Database, Limits
 from models.errors import DatabaseUnreachable, NestedTransaction
+from tests.network import Network
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -94,3 +99,95 @@ def test_every_session_has_limits_and_speaks_utc(database: Database) -> None:
         [(value,)] = database.execute(f"SHOW {setting}")
         assert value != "0"
     assert database.execute("SHOW timezone") == [("UTC",)]
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"postgresql://somebody@127.0.0.1:{listener.getsockname()[1]}/somewhere"
+
+
+def test_a_server_that_never_answers_is_given_up(url: str) -> None:
+    with Network(url) as network:
+        database = Database(network.url, limits=Limits(statement=1, patience=0.5))
+        assert database.execute("SELECT 1") == [(1,)]
+        network.cut()
+        with pytest.raises(DatabaseUnreachable):
+            database.execute("SELECT 1")
+        network.mend()
+        assert database.execute("SELECT 1") == [(1,)]
+        database.close()
+
+
+def test_a_connection_that_is_never_answered_is_given_up(silent_server: str) -> None:
+    database = Database(f"{silent_server}?connect_timeout=2")
+    with pytest.raises(DatabaseUnreachable, match="timeout"):
+        database.execute("SELECT 1")
+
+
+def test_a_statement_that_takes_too_long_is_given_up(url: str) -> None:
+    database = Database(url, limits=Limits(statement=0.1))
+    with pytest.raises(DatabaseUnreachable, match="statement timeout"):
+        database.execute("SELECT pg_sleep(10)")
+    with pytest.raises(DatabaseUnreachable, match="statement timeout"), database.transaction() as cursor:
+        cursor.execute("SELECT pg_sleep(10)")
+    assert database.execute("SELECT 1") == [(1,)]
+    database.close()
+
+
+def test_a_lock_that_is_not_to_be_had_is_given_up(url: str, database: Database) -> None:
+    waiting = Database(url, limits=Limits(lock=0.1))
+    with database.transaction() as cursor:
+        cursor.execute("LOCK TABLE duepost.control")
+        with pytest.raises(DatabaseUnreachable, match="lock timeout"):
+            waiting.execute("SELECT paused FROM duepost.control")
+    assert waiting.execute("SELECT paused FROM duepost.control") == [(False,)]
+    waiting.close()
+
+
+def test_a_transaction_that_idles_too_long_is_ended_by_the_server_and_leaves_nothing(
+    url: str, database: Database
+) -> None:
+    idle = Database(url, limits=Limits(idle=0.1))
+
+    def idle_too_long() -> None:
+        with idle.transaction() as cursor:
+            cursor.execute("INSERT INTO duepost.email_kind (kind) VALUES ('k')")
+            wait_until(
+                lambda: (
+                    database.execute(
+                        "SELECT 1 FROM pg_stat_activity WHERE state LIKE 'idle in transaction%%'"
+                        " AND datname = current_database()",
+                        {},
+                    )
+                    == []
+                )
+            )
+
+    with pytest.raises(DatabaseUnreachable):
+        idle_too_long()
+    assert idle.execute("SELECT count(*) FROM duepost.email_kind") == [(0,)]
+    idle.close()
+
+
+def test_a_transaction_in_which_a_statement_failed_is_not_taken_for_committed(database: Database) -> None:
+    def go_on_after_an_error() -> None:
+        with database.transaction() as cursor:
+            cursor.execute("INSERT INTO duepost.email_kind (kind) VALUES ('k')")
+            with suppress(psycopg2.ProgrammingError):
+                cursor.execute("SELECT nonsense")
+
+    with pytest.raises(psycopg2.Error, match="nothing was committed"):
+        go_on_after_an_error()
+    assert database.execute("SELECT count(*) FROM duepost.email_kind") == [(0,)]
+
+
+def test_limits_end_with_their_transaction(database: Database) -> None:
+    with database.transaction() as cursor:
+        cursor.execute("SELECT current_setting('statement_timeout')")
+        assert cursor.fetchone() == ("30s",)
+    database.execute("SELECT 1")
+    with database._own_connection().cursor() as cursor:
+        cursor.execute("SELECT current_setting('statement_timeout')")
+        assert cursor.fetchone() == ("0",)
