@@ -97,6 +97,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Begins."""
+        self._rearm()
         self._thread.start()
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from dramatiq.middleware import Retries
 
 from actors.broker import BrokerUnreachable, PostgresBroker
-from models import workers
+from models import messages, workers
 from models.database import Database
 from tests.postgres import Connection
 from tests.waiting import wait_until
@@ -251,8 +251,6 @@ def test_messages_of_a_worker_that_is_gone_are_claimable_again(
     attendance._thread.join()  # type: ignore[union-attr]
     attendance._connection.close()  # type: ignore[union-attr]
     wait_until(lambda: workers.bury_the_dead(database, grace=0), what="the death to be seen")
-    from models import messages
-
     messages.give_back_of_the_gone(database)
     assert states(database) == {"queued": 1}
 
@@ -288,3 +286,18 @@ def test_a_tick_is_enqueued_once_however_many_ask(broker: PostgresBroker, databa
         answers = list(pool.map(lambda _: broker.enqueue_unless_one_waits(tick.message()), range(8)))
     assert answers.count(True) == 1
     assert states(database) == {"queued": 1}
+
+
+def test_a_tick_is_seen_by_a_transaction_that_began_before_it(
+    broker: PostgresBroker, database: Database, url: str
+) -> None:
+    @dramatiq.actor(broker=broker)
+    def tick() -> None: ...
+
+    earlier = Database(url)
+    with earlier.transaction() as cursor:
+        cursor.execute("SELECT now()")
+        assert broker.enqueue_unless_one_waits(tick.message())
+        _, stored = broker._prepare(tick.message(), None)
+        assert not messages.insert_unless_one_waits(cursor, stored(), "tick")
+    earlier.close()

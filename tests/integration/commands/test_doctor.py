@@ -24,7 +24,18 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         health = {check: health for check, (health, _) in shell.findings().items()}
     assert health.pop("workers") == "warning"
     assert set(health.values()) == {"ok"}
-    assert {"database", "schema", "clock", "roles", "delivery", "sender", "relay", "templates", "sentry"} == set(health)
+    assert {
+        "database",
+        "session",
+        "schema",
+        "clock",
+        "roles",
+        "delivery",
+        "sender",
+        "relay",
+        "templates",
+        "sentry",
+    } == set(health)
 
 
 def test_the_doctor_says_what_fails(url: str, tmp_path: Path) -> None:

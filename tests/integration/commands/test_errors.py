@@ -69,6 +69,11 @@ BAD_SETTINGS = [
     ("DUEPOST_SMTP_TIMEOUT", "-1", "greater than 0"),
     ("DUEPOST_SMTP_TIMEOUT", "soon", "number"),
     ("DUEPOST_RETENTION_DAYS", "0", "greater than or equal to 1"),
+    ("DUEPOST_DEAD_LETTER_DAYS", "none", "valid integer"),
+    ("DUEPOST_STATEMENT_TIMEOUT", "0", "greater than or equal to 1"),
+    ("DUEPOST_STALL_TIMEOUT", "0", "greater than or equal to 1"),
+    ("DUEPOST_BUSY_TIMEOUT", "0", "greater than or equal to 1"),
+    ("DUEPOST_SESSION_DATABASE_URL", "localhost", "must be a libpq URL"),
     ("SENTRY_DSN", "nonsense", "a Sentry DSN"),
 ]
 
