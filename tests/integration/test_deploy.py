@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -388,3 +388,30 @@ def test_every_setting_of_the_example_is_explained_in_the_line_before() -> None:
     for before, line in itertools.pairwise(lines):
         if not line.startswith("#"):
             assert before.startswith("# "), line
+
+
+# Kubernetes
+
+
+@pytest.fixture
+def cluster() -> dict[str, dict[str, Any]]:
+    """The pod of each object of kubernetes.yaml, by the object's name."""
+    objects = pytest.importorskip("yaml").safe_load_all(read("kubernetes.yaml"))
+    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in objects}
+
+
+def test_the_cluster_runs_migration_workers_and_watch_and_none_is_root(cluster: dict[str, dict[str, Any]]) -> None:
+    commands = {name: pod["containers"][0]["command"][1] for name, pod in cluster.items()}
+    assert commands == {"duepost-migrate": "migrate", "duepost-worker": "worker", "duepost-watch": "trigger"}
+    for pod in cluster.values():
+        [container] = pod["containers"]
+        assert container["securityContext"]["runAsNonRoot"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_the_cluster_asks_for_progress_and_waits_longer_than_a_relay_may_take(
+    cluster: dict[str, dict[str, Any]],
+) -> None:
+    pod = cluster["duepost-worker"]
+    assert pod["terminationGracePeriodSeconds"] > AFTER_THE_DOT
+    assert pod["containers"][0]["livenessProbe"]["exec"]["command"] == ["duepost", "doctor", "--worker"]

@@ -125,6 +125,20 @@ def test_the_hot_statements_are_served_by_an_index_at_a_million_rows(
         assert not re.search(rf"Seq Scan on {table}\b", plan), plan
 
 
+def test_a_claim_among_a_million_messages_touches_few_pages_and_takes_no_lock_that_stays(million: Database) -> None:
+    def blocks(size: int) -> int:
+        statement = statements(str(ROOT / "models" / "messages.py"))["claim"]
+        filled = re.sub(r"%\((\w+)\)s", lambda match: {**SAMPLES, "size": str(size)}[match[1]], statement)
+        rows = million.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {filled}")
+        assert isinstance(rows[0][0], list)
+        top = rows[0][0][0]["Plan"]
+        assert top["Actual Rows"] == size
+        return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+    assert blocks(16) < 16 * 40
+    assert million.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+
+
 @pytest.mark.parametrize(
     "statement",
     [
