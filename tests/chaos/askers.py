@@ -1,0 +1,193 @@
+"""Applications that schedule, clear and reschedule, and keep book of what they were promised."""
+
+import random
+import threading
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+import psycopg2
+
+from tests.postgres import Connection
+
+#: Users whom all askers share, so that their clears meet.
+USERS = tuple(f"user-{number}" for number in range(24))
+
+
+def address_of(user: str) -> str:
+    """Where a user's mail goes."""
+    return f"{user}@example.com"
+
+
+@dataclass
+class Asked:
+    """One email as it was asked for, and what was promised about it since. Times are UNIX times."""
+
+    key: str
+    email_id: int
+    kind: str
+    addresses: dict[str, str]
+    not_before: float
+    expires_at: float | None
+    cleared: set[str] = field(default_factory=set)
+    unsure: bool = False
+
+
+@dataclass
+class Book:
+    """All that was asked."""
+
+    emails: dict[int, Asked] = field(default_factory=dict)
+    slowest: float = 0.0
+    errors: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, asked: Asked) -> None:
+        """One more email."""
+        with self.lock:
+            self.emails[asked.email_id] = asked
+
+    def of_users(self, users: list[str]) -> list[Asked]:
+        """The emails to any of these users."""
+        with self.lock:
+            return [each for each in self.emails.values() if set(users) & set(each.addresses)]
+
+    def took(self, seconds: float) -> None:
+        """How long a call took, its transaction included."""
+        with self.lock:
+            self.slowest = max(self.slowest, seconds)
+
+
+class Asker(threading.Thread):
+    """One application, at its own pace, until it is told to stop."""
+
+    def __init__(self, url: str, book: Book, seed: str, *, pause: float = 0.02) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self._book = book
+        self._seed = seed
+        self._chance = random.Random(seed)
+        self._pause = pause
+        self._count = 0
+        self._connection: Connection | None = None
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Asks and asks."""
+        while not self.stopping.is_set():
+            [ask] = self._chance.choices(
+                [self.schedule, self.clear_users, self.clear_one, self.reschedule], [12, 2, 1, 2]
+            )
+            try:
+                ask()
+            except psycopg2.OperationalError:
+                self._hang_up()
+            except psycopg2.Error as error:
+                if type(error) is psycopg2.DatabaseError or isinstance(error, psycopg2.InterfaceError):
+                    self._hang_up()
+                else:
+                    self._book.errors.append(f"{ask.__name__}: {error!r}")
+                    self._hang_up()
+            self.stopping.wait(self._pause)
+        self._hang_up()
+
+    def schedule(self) -> None:
+        """One email, again and again under the same key until the answer is there."""
+        self._count += 1
+        key = f"{self._seed}-{self._count}"
+        kind = self._chance.choice(["resend", "resend", "hold"])
+        users = self._chance.sample(USERS, self._chance.choice([1, 1, 2, 3])) if self._chance.random() < 0.6 else None
+        later = self._chance.choice([0.0, 0.0, 0.5, 2.0])
+        not_before = time.time() + later
+        expires_at = not_before + 600 if self._chance.random() < 0.1 else None
+        arguments = (
+            kind, None if users else f"{key}@example.com", users, not_before, f"{key}", key, expires_at,
+        )  # fmt: skip
+        while not self.stopping.is_set():
+            with suppress(psycopg2.OperationalError, psycopg2.InterfaceError):
+                email_id = self._call(
+                    "SELECT duepost.schedule_email(kind => %s, address => %s, users => %s, scheduled_at =>"
+                    " to_timestamp(%s), subject => %s, body_text => repeat('World. ', 200), key => %s,"
+                    " expires_at => to_timestamp(%s))",
+                    *arguments,
+                )[0][0]
+                addresses = {user: address_of(user) for user in users} if users else {"": f"{key}@example.com"}
+                self._book.add(Asked(key, int(str(email_id)), kind, addresses, not_before, expires_at))
+                return
+            self._hang_up()
+            self.stopping.wait(0.1)
+
+    def clear_users(self) -> None:
+        """Takes a few users off everything."""
+        users = self._chance.sample(USERS, self._chance.randrange(1, 6))
+        touched = self._book.of_users(users)
+        try:
+            receipts = self._call("SELECT * FROM duepost.clear_scheduled_emails(%s)", users)
+        except psycopg2.Error:
+            for each in touched:
+                each.unsure = True
+            raise
+        self._note({int(str(email_id)): str(receipt) for email_id, receipt in receipts}, set(users))
+
+    def clear_one(self) -> None:
+        """Clears one email whole."""
+        asked = self._some()
+        if asked is None:
+            return
+        try:
+            [(receipt,)] = self._call("SELECT duepost.clear_scheduled_email(%s)", asked.email_id)
+        except psycopg2.Error:
+            asked.unsure = True
+            raise
+        if receipt == "cleared":
+            asked.cleared |= set(asked.addresses)
+
+    def reschedule(self) -> None:
+        """Moves one email a little."""
+        asked = self._some()
+        if asked is None:
+            return
+        moment = time.time() + self._chance.choice([0.0, 1.0])
+        try:
+            [(receipt,)] = self._call("SELECT duepost.reschedule_email(%s, to_timestamp(%s))", asked.email_id, moment)
+        except psycopg2.Error:
+            # It may have been moved to earlier.
+            asked.not_before = min(asked.not_before, moment)
+            raise
+        if receipt == "rescheduled":
+            asked.not_before = moment
+
+    def _note(self, receipts: dict[int, str], users: set[str]) -> None:
+        # An email of another asker may be known to the database before it is in the book.
+        for email_id, receipt in receipts.items():
+            asked = self._wait_for(email_id)
+            if asked is not None and receipt in {"cleared", "user_removed"}:
+                asked.cleared |= set(asked.addresses) if receipt == "cleared" else users & set(asked.addresses)
+
+    def _wait_for(self, email_id: int) -> Asked | None:
+        until = time.monotonic() + 60
+        while email_id not in self._book.emails and time.monotonic() < until:
+            time.sleep(0.01)
+        return self._book.emails.get(email_id)
+
+    def _some(self) -> Asked | None:
+        with self._book.lock:
+            latest = list(self._book.emails.values())[-40:]
+        return self._chance.choice(latest) if latest else None
+
+    def _call(self, statement: str, *arguments: object) -> list[tuple[object, ...]]:
+        if self._connection is None:
+            self._connection = psycopg2.connect(self._url, connect_timeout=5)
+            self._connection.autocommit = True
+        begun = time.monotonic()
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(statement, arguments)
+            rows = list(cursor.fetchall())
+        self._book.took(time.monotonic() - begun)
+        return rows
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            with suppress(psycopg2.Error):
+                self._connection.close()
+        self._connection = None

@@ -1,0 +1,286 @@
+"""One run: everything real, everything going wrong by plan, and a judgement at the end."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg2
+
+from tests.chaos.askers import USERS, Asker, Book, address_of
+from tests.chaos.judge import Site, judge
+from tests.chaos.plan import Event, Trouble, plan
+from tests.chaos.relay import ChaosRelay
+from tests.network import Network
+from tests.postgres import PostgresServer
+from tests.processes import ROOT, Process, Watch, duepost, environment
+
+#: Seconds after which what has not settled is stuck.
+PATIENCE = 120.0
+
+#: What the sweep says when a queued row has lost its message: never, as both commit together.
+LOST_MESSAGE = "had lost their message"
+
+
+@dataclass
+class Report:
+    """What a run came to."""
+
+    seed: int
+    wrong: list[str]
+    troubles: Counter[str]
+    outcomes: dict[str, int]
+    resends: dict[str, int]
+    emails: int
+    copies: int
+    held: int
+    slowest: float
+    log: str = ""
+
+    def __str__(self) -> str:
+        troubles = ", ".join(f"{count} × {trouble}" for trouble, count in sorted(self.troubles.items()))
+        resends = ", ".join(f"{count} × {reason}" for reason, count in sorted(self.resends.items())) or "none"
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
+        return (
+            f"seed {self.seed}: {self.emails} emails ({outcomes}; {self.held} held as unknown), {self.copies} copies at"
+            f" the relay; {troubles}; unknown outcomes: {resends}; slowest call {self.slowest:.2f} s;"
+            f" {len(self.wrong) or 'nothing'} wrong"
+        )
+
+
+@dataclass
+class Chaos:
+    """A server, a relay, workers, watches and askers; all of them may be hit at any time.
+
+    Args:
+        seed: of the plan, and of what is asked.
+        seconds: how long things go wrong.
+        folder: for logs.
+        module: what `dramatiq` runs.
+        env: more environment for the workers.
+    """
+
+    seed: int
+    seconds: float
+    folder: Path
+    binaries: Path
+    module: str = "actors"
+    env: Mapping[str, str] = field(default_factory=dict)
+    say: Callable[[str], None] = print
+
+    def run(self) -> Report:
+        """Runs it to its judgement."""
+        with ExitStack() as stack:
+            self.server = PostgresServer(self.binaries)
+            self.server.start()
+            stack.callback(self._remove_server)
+            self.url = stack.enter_context(self.server.fresh_database())
+            self.relay = stack.enter_context(ChaosRelay())
+            self.network = stack.enter_context(Network(self.url))
+            self.processes: dict[str, Process] = {}
+            stack.callback(self._kill_all)
+            self.book = Book()
+            self.troubles: Counter[str] = Counter()
+            self._prepare()
+            askers = [Asker(self.url, self.book, f"{self.seed}-{number}") for number in range(4)]
+            for asker in askers:
+                asker.start()
+            self._go_through_the_plan()
+            for asker in askers:
+                asker.stopping.set()
+            for asker in askers:
+                asker.join(timeout=60)
+            self._settle()
+            return self._report()
+
+    def _prepare(self) -> None:
+        self.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('resend', 'resend'), ('hold', 'hold')")
+        for user in USERS:
+            self.query("INSERT INTO duepost.recipient (user_id, address) VALUES (%s, %s)", user, address_of(user))
+        for name in ("worker-0", "worker-1", "worker-2", "watch-0", "watch-1"):
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        # The last worker lives behind a network that is cut now and then.
+        url = self.network.url if name == "worker-2" else self.url
+        limits = {"DUEPOST_STATEMENT_TIMEOUT": "2", "DUEPOST_SMTP_TIMEOUT": "2", "DUEPOST_SMTP_DOT_TIMEOUT": "3"}
+        env = environment(url, self.relay.url, **limits, **self.env)
+        log = self.folder / f"{name}.log"
+        if name.startswith("watch"):
+            self.processes[name] = Watch(env, log)
+        else:
+            arguments = [sys.executable, "-m", "dramatiq", self.module, "--processes", "1", "--threads", "4"]
+            self.processes[name] = Process(arguments, env, log)
+
+    def _go_through_the_plan(self) -> None:
+        begun = time.monotonic()
+        later: list[tuple[float, Callable[[], object]]] = []
+        events = plan(self.seed, self.seconds)
+        while events or later:
+            now = time.monotonic() - begun
+            for each in [each for each in later if each[0] <= now]:
+                later.remove(each)
+                each[1]()
+            if events and events[0].at <= now:
+                event = events.pop(0)
+                self.say(str(event))
+                self.troubles[str(event.trouble)] += 1
+                undo = self._do(event)
+                if undo is not None:
+                    later.append((time.monotonic() - begun + event.seconds, undo))
+            self._keep_running()
+            time.sleep(0.02)
+
+    def _do(self, event: Event) -> Callable[[], object] | None:
+        workers = [name for name in self.processes if name.startswith("worker")]
+        watches = [name for name in self.processes if name.startswith("watch")]
+        worker = workers[event.target % len(workers)]
+        acts: dict[Trouble, Callable[[], Callable[[], object] | None]] = {
+            Trouble.KILL_WORKER: self.processes[worker].kill,
+            Trouble.END_WORKER: lambda: self._signal(worker, signal.SIGTERM),
+            Trouble.STOP_WORKER: lambda: self._stop(worker),
+            Trouble.KILL_WATCH: self.processes[watches[event.target % len(watches)]].kill,
+            Trouble.RESTART_FAST: lambda: self.server.restart("fast"),
+            Trouble.RESTART_IMMEDIATE: lambda: self.server.restart("immediate"),
+            Trouble.TERMINATE: self._terminate,
+            Trouble.CUT_NETWORK: self._cut,
+            Trouble.PAUSE: self._pause,
+            Trouble.MIGRATE: self._migrate,
+            Trouble.RELAY: lambda: self.relay.misbehave(event.how, 1 + event.target % 4),
+        }
+        return acts[event.trouble]()
+
+    def _signal(self, name: str, number: int) -> None:
+        process = self.processes[name]
+        if process.popen.poll() is None:
+            with suppress(ProcessLookupError):
+                if number in {signal.SIGSTOP, signal.SIGCONT}:
+                    os.killpg(process.popen.pid, number)
+                else:
+                    process.signal(number)
+
+    def _stop(self, name: str) -> Callable[[], object]:
+        self._signal(name, signal.SIGSTOP)
+        return lambda: self._signal(name, signal.SIGCONT)
+
+    def _terminate(self) -> None:
+        with suppress(psycopg2.OperationalError):
+            self.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.5"
+            )
+
+    def _cut(self) -> Callable[[], object]:
+        self.network.cut()
+        return self.network.mend
+
+    def _pause(self) -> Callable[[], object]:
+        self.query("UPDATE duepost.control SET paused = true")
+        return lambda: self.query("UPDATE duepost.control SET paused = false")
+
+    def _migrate(self) -> None:
+        done = duepost("migrate", env=environment(self.url, self.relay.url))
+        if done.returncode:
+            self.book.errors.append(f"migrate: {done.stderr}")
+
+    def _keep_running(self) -> None:
+        for name, process in list(self.processes.items()):
+            if process.popen.poll() is not None:
+                self._start(name)
+
+    def _settle(self) -> None:
+        self.network.mend()
+        self.relay.forget()
+        self.relay.release()
+        for name in self.processes:
+            self._signal(name, signal.SIGCONT)
+        self.query("UPDATE duepost.control SET paused = false")
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            self._keep_running()
+            # Time is moved: what waits for its next attempt or probe has it now.
+            self.query("UPDATE duepost.control SET probe_at = now() WHERE circuit_open")
+            self.query(
+                "UPDATE duepost.scheduled_email SET due_at = now()"
+                " WHERE state = 'scheduled' AND due_at > now() AND scheduled_at <= now()"
+            )
+            if self.query("SELECT count(*) FROM duepost.scheduled_email WHERE state <> 'unknown'") == [(0,)]:
+                return
+            time.sleep(0.5)
+
+    def _report(self) -> Report:
+        site = Site.of(self.query, self.relay.taken)
+        logs = self.logs()
+        wrong = judge(self.book.emails, site) + self.book.errors
+        if LOST_MESSAGE in logs:
+            wrong.append("a queued email had no message")
+        [(deadlocks,)] = self.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        if deadlocks:
+            wrong.append(f"{deadlocks} deadlocks")
+        return Report(
+            seed=self.seed,
+            wrong=wrong,
+            troubles=self.troubles,
+            outcomes=self._counts("SELECT outcome, count(*) FROM duepost.delivery GROUP BY 1"),
+            resends=self._counts(
+                "SELECT coalesce(phase, 'its worker was gone'), count(*) FROM duepost.attempt"
+                " WHERE verdict = 'unknown' GROUP BY 1"
+            ),
+            emails=len(self.book.emails),
+            copies=len(self.relay.taken),
+            held=len(site.held),
+            slowest=self.book.slowest,
+            log=logs,
+        )
+
+    def _counts(self, statement: str) -> dict[str, int]:
+        return {str(name): int(str(count)) for name, count in self.query(statement)}
+
+    def query(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
+        """Asks the database, as anyone could; waits while it is away."""
+        until = time.monotonic() + 60
+        while True:
+            try:
+                connection = psycopg2.connect(self.url, connect_timeout=5)
+                try:
+                    connection.autocommit = True
+                    with connection.cursor() as cursor:
+                        cursor.execute(statement, parameters or None)
+                        return list(cursor.fetchall()) if cursor.description else []
+                finally:
+                    connection.close()
+            except psycopg2.OperationalError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+    def logs(self) -> str:
+        """All that the processes have said."""
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
+    def _kill_all(self) -> None:
+        for process in self.processes.values():
+            if process.popen.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.popen.pid, signal.SIGCONT)
+                process.kill()
+
+    def _remove_server(self) -> None:
+        with suppress(RuntimeError):
+            self.server.stop("immediate")
+        self.server.remove()
+
+
+def random_seed() -> int:
+    """A seed that is easy to type."""
+    return random.SystemRandom().randrange(1, 100_000)
+
+
+__all__ = ["ROOT", "Chaos", "Report", "random_seed", "subprocess"]

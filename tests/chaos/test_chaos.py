@@ -1,0 +1,30 @@
+"""A short run in which everything goes wrong; `make chaos MINUTES=n` makes long ones."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.plan import plan
+from tests.chaos.run import Chaos, random_seed
+from tests.postgres import installed_binaries
+
+
+@pytest.fixture
+def binaries() -> Path:
+    return installed_binaries()["embedded-18"]
+
+
+def test_nothing_is_lost_doubled_or_stuck(tmp_path: Path, binaries: Path) -> None:
+    seed = int(os.environ.get("SEED", "0")) or random_seed()
+    print(f"seed {seed}: SEED={seed} replays the plan")
+    report = Chaos(seed, 25, tmp_path, binaries).run()
+    print(report)
+    assert report.wrong == [], f"{report}\n{report.log[-5000:]}"
+    assert report.emails > 100
+    assert report.outcomes.get("sent", 0) > 50
+
+
+def test_a_seed_gives_the_same_plan_again() -> None:
+    assert plan(7, 60) == plan(7, 60)
+    assert plan(7, 60) != plan(8, 60)
