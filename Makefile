@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format bench up build clean
+.PHONY: help demo test chaos lint format bench up build clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
@@ -22,6 +22,9 @@ up: $(READY) ## everything on this machine, until Ctrl-C
 
 test: $(READY) ## the tests: unit, integration on a real PostgreSQL, end to end
 	$(BIN)/python -m pytest -q $(ARGS)
+
+chaos: $(READY) ## everything goes wrong, for MINUTES=n, by the plan of SEED=s
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),0)
 
 lint: $(READY) ## style, types, direction of imports
 	$(BIN)/ruff check .

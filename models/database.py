@@ -53,7 +53,7 @@ class Limits:
 
     statement: float = 30.0
     lock: float = 10.0
-    idle: float = 20.0
+    idle: float = 5.0
     session: float = 0.0
     patience: float = 5.0
 

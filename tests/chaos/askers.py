@@ -143,8 +143,8 @@ class Asker(threading.Thread):
             asked.cleared |= set(asked.addresses)
 
     def reschedule(self) -> None:
-        """Moves one email a little."""
-        asked = self._some()
+        """Moves one email of its own a little: of two that move the same one, nobody could say who was last."""
+        asked = self._some(f"{self._seed}-")
         if asked is None:
             return
         moment = time.time() + self._chance.choice([0.0, 1.0])
@@ -170,9 +170,9 @@ class Asker(threading.Thread):
             time.sleep(0.01)
         return self._book.emails.get(email_id)
 
-    def _some(self) -> Asked | None:
+    def _some(self, prefix: str = "") -> Asked | None:
         with self._book.lock:
-            latest = list(self._book.emails.values())[-40:]
+            latest = [each for each in list(self._book.emails.values())[-60:] if each.key.startswith(prefix)]
         return self._chance.choice(latest) if latest else None
 
     def _call(self, statement: str, *arguments: object) -> list[tuple[object, ...]]:

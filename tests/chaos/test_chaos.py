@@ -25,6 +25,19 @@ def test_nothing_is_lost_doubled_or_stuck(tmp_path: Path, binaries: Path) -> Non
     assert report.outcomes.get("sent", 0) > 50
 
 
+@pytest.mark.parametrize(
+    ("bug", "symptom"),
+    [
+        ("conclude_before_the_dot", "the relay never took it"),
+        ("enqueue_outside_the_transaction", "without its message"),
+    ],
+)
+def test_a_planted_bug_is_caught(tmp_path: Path, binaries: Path, bug: str, symptom: str) -> None:
+    chaos = Chaos(4711, 20, tmp_path, binaries, module="tests.chaos.bugged", env={"CHAOS_BUG": bug})
+    wrong = chaos.run().wrong
+    assert any(symptom in each for each in wrong), wrong
+
+
 def test_a_seed_gives_the_same_plan_again() -> None:
     assert plan(7, 60) == plan(7, 60)
     assert plan(7, 60) != plan(8, 60)

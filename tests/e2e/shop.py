@@ -15,7 +15,7 @@ database = Database(
     os.environ["SHOP_URL"],
     limits=Limits(
         statement=float(os.environ.get("SHOP_STATEMENT_TIMEOUT", "30")),
-        idle=float(os.environ.get("SHOP_IDLE", "20")),
+        idle=float(os.environ.get("SHOP_IDLE", "5")),
         patience=1,
     ),
 )

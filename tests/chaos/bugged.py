@@ -1,0 +1,48 @@
+"""Duepost's workers with a bug planted: `dramatiq tests.chaos.bugged`, and CHAOS_BUG says which."""
+
+import os
+import threading
+from collections.abc import Mapping
+from uuid import UUID
+
+from actors import broker, runtime, scheduler, sender
+from actors.settings import settings
+from actors.smtp.connection import Connection, Envelope
+from actors.smtp.verdicts import Phase, Ruling, Scope
+from models import emails
+from models.words import Verdict
+
+
+def conclude_before_the_dot() -> None:
+    """Says `sent` at once, and delivers afterwards."""
+    deliver = Connection.deliver
+
+    def say_sent(connection: Connection, envelope: Envelope) -> Mapping[str, Ruling]:
+        later = Connection(settings().need_relay(), settings().timeouts)
+        threading.Thread(target=deliver, args=(later, envelope), daemon=True).start()
+        return {
+            recipient: Ruling(Verdict.SENT, Scope.RECIPIENT, Phase.DOT, code=250) for recipient in envelope.recipients
+        }
+
+    Connection.deliver = say_sent  # type: ignore[assignment, method-assign]
+
+
+def enqueue_outside_the_transaction() -> None:
+    """Sends the message once the row is marked, in a transaction of its own."""
+
+    def enqueue(email_id: int, *, probe: bool = False) -> bool:
+        message = sender.send_email.message(email_id)
+        with runtime.database.transaction() as cursor:
+            marked = emails.enqueue(cursor, email_id, UUID(message.message_id), probe=probe)
+            if not marked:
+                emails.expire(cursor, email_id)
+        if marked:
+            broker.enqueue(message)
+        return marked
+
+    scheduler.enqueue_or_expire = enqueue
+
+
+BUGS = {each.__name__: each for each in (conclude_before_the_dot, enqueue_outside_the_transaction)}
+
+BUGS[os.environ["CHAOS_BUG"]]()
