@@ -88,6 +88,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> PostgresConsumer:
         """A consumer of one queue, with at most `prefetch` messages in hand; `timeout` in milliseconds."""
+        predecessor = self.progress.consumers.get(queue_name)
         consumer = self.progress.consumers[queue_name] = PostgresConsumer(
             self.database,
             self.attendance,
@@ -95,6 +96,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             queue_name=queue_name,
             prefetch=prefetch,
             timeout=timeout / 1000,
+            predecessor=predecessor if predecessor is not None and predecessor.closed else None,
         )
         return consumer
 

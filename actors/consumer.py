@@ -35,6 +35,10 @@ LONGEST_POLL = 0.1
 LINGER = 0.003
 
 
+#: Seconds between two looks for messages that were claimed in an answer that never arrived.
+STRAYS_INTERVAL = 1.0
+
+
 class ClaimedMessage(MessageProxy):
     """A message in hand, and the worker's right to it."""
 
@@ -85,6 +89,7 @@ class PostgresConsumer(Consumer):
         stopping: set when nothing new is to be begun.
         queue_name: the queue.
         prefetch: how many messages may be in hand.
+        predecessor: the queue's consumer before this one, if Dramatiq has begun anew: what it has in hand counts.
         timeout: seconds after which the thread wants to look whether it is to stop.
     """
 
@@ -97,6 +102,7 @@ class PostgresConsumer(Consumer):
         queue_name: str,
         prefetch: int,
         timeout: float,
+        predecessor: "PostgresConsumer | None" = None,
     ) -> None:
         self.queue_name = queue_name
         self.closed = False
@@ -108,11 +114,17 @@ class PostgresConsumer(Consumer):
         self._prefetch = prefetch
         self._timeout = timeout
         self._claimed: deque[ClaimedMessage] = deque()
-        self._in_hand: set[Claim] = set()
+        #: The claims of what was read and has not ended.
+        self.in_hand: set[Claim] = predecessor.in_hand if predecessor else set()
         self._done: list[Claim] = []
         self._changed = threading.Condition()
         self._poll = Poll()
         self._away = False
+        #: Until when a claim may be carried out whose answer never arrives, by the monotonic clock.
+        self._strays_until = -float("inf")
+        self._strays_due_at = 0.0
+        if predecessor is not None:
+            self._expect_strays()
 
     def __next__(self) -> ClaimedMessage | None:
         """The next message, or None after a short wait so that the thread can look whether it is to stop.
@@ -135,13 +147,13 @@ class PostgresConsumer(Consumer):
     @property
     def has_room(self) -> bool:
         """Whether more messages may be claimed."""
-        return len(self._in_hand) < self._prefetch
+        return len(self.in_hand) < self._prefetch
 
     def ack(self, message: ClaimedMessage) -> None:
         """Deletes a message that is done with the next few, unless the transaction of the work has done so."""
         with self._changed:
             if message.settled:
-                self._in_hand.discard(message.claim)
+                self.in_hand.discard(message.claim)
             else:
                 self._done.append(message.claim)
             self._changed.notify_all()
@@ -193,7 +205,7 @@ class PostgresConsumer(Consumer):
                 self._changed.wait_for(self._is_half_free, LINGER)
 
     def _is_half_free(self) -> bool:
-        return len(self._in_hand) - len(self._done) <= self._prefetch // 2
+        return len(self.in_hand) - len(self._done) <= self._prefetch // 2
 
     def _next_look(self) -> float:
         return self._poll.due_at if self.has_room and not self._stopping.is_set() else float("inf")
@@ -208,7 +220,7 @@ class PostgresConsumer(Consumer):
             self._put_down(done)
 
     def _claim(self) -> None:
-        room = self._prefetch - len(self._in_hand)
+        room = self._prefetch - len(self.in_hand)
         now = time.monotonic()
         if room <= 0 or now < self._poll.due_at or self._stopping.is_set():
             return
@@ -216,6 +228,7 @@ class PostgresConsumer(Consumer):
             self._poll.due_at = now + LONGEST_POLL
             return
         worker_id = self._attendance.worker_id
+        self._give_back_strays(now, worker_id)
         claimed = messages.claim(self._database, self.queue_name, room, worker_id)
         self.looked_at = now = time.monotonic()
         if not claimed:
@@ -223,11 +236,18 @@ class PostgresConsumer(Consumer):
             return
         self._poll.found(now, all_of_it=len(claimed) < room)
         with self._changed:
-            self._in_hand.update(each.claim for each in claimed)
+            self.in_hand.update(each.claim for each in claimed)
         unreadable = [each for each in claimed if not self._take(each, worker_id)]
         for each in unreadable:
             self._write_off(each.claim, DecodeError.__name__)
             self._put_down([each.claim])
+
+    def _give_back_strays(self, now: float, worker_id: int) -> None:
+        if self._strays_due_at > min(now, self._strays_until):
+            return
+        # No claim of this queue is under way, but one that we hung up on may still be carried out by the server.
+        messages.give_back_strays(self._database, self.queue_name, worker_id, list(self.in_hand))
+        self._strays_due_at = now + STRAYS_INTERVAL
 
     def _take(self, claimed: ClaimedContent, worker_id: int) -> bool:
         try:
@@ -244,7 +264,7 @@ class PostgresConsumer(Consumer):
 
     def _put_down(self, claims: Sequence[Claim]) -> None:
         with self._changed:
-            self._in_hand.difference_update(claims)
+            self.in_hand.difference_update(claims)
             self._changed.notify_all()
 
     def _write_off(self, claim: Claim, failure: str | None) -> None:
@@ -265,6 +285,11 @@ class PostgresConsumer(Consumer):
         if not self._away:
             logger.warning("The queue %s cannot be read: %s. Waiting.", self.queue_name, cause(error))
         self._away = True
+        self._expect_strays()
+
+    def _expect_strays(self) -> None:
+        self._strays_due_at = time.monotonic()
+        self._strays_until = self._strays_due_at + self._database.limits.answer + STRAYS_INTERVAL
 
 
 def encoded(message: Message) -> str:

@@ -122,6 +122,12 @@ def give_back(database: Database, claims: Sequence[Claim]) -> None:
     database.execute(SQL["give_back"], _pairs(claims))
 
 
+def give_back_strays(database: Database, queue_name: str, worker_id: int, in_hand: Iterable[Claim]) -> None:
+    """Consumed → queued for messages of a queue that a living worker has claimed, and knows nothing of."""
+    claims = [each.number for each in in_hand]
+    database.execute(SQL["give_back_strays"], {"queue_name": queue_name, "worker_id": worker_id, "claims": claims})
+
+
 def give_back_of_the_gone(database: Database) -> None:
     """Consumed → queued for all that workers had in hand when they ended."""
     database.execute(SQL["give_back_of_the_gone"])

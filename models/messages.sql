@@ -101,6 +101,13 @@ SET state = 'queued', worker_id = NULL, claim = NULL
 FROM unnest(%(message_ids)s::uuid[], %(claims)s::bigint[]) AS unbegun (message_id, claim)
 WHERE message.message_id = unbegun.message_id AND message.claim = unbegun.claim
 
+-- name: give_back_strays
+-- consumed → queued for what a living worker was given in an answer that never arrived; served by queue_claimed.
+UPDATE dramatiq.queue
+SET state = 'queued', worker_id = NULL, claim = NULL
+WHERE worker_id = %(worker_id)s AND queue_name = %(queue_name)s AND state = 'consumed'
+  AND claim <> ALL (%(claims)s::bigint[])
+
 -- name: give_back_of_the_gone
 -- consumed → queued for workers that are gone; served by queue_claimed.
 UPDATE dramatiq.queue AS message

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import dramatiq
 import psycopg2
 import pytest
 
@@ -30,7 +31,9 @@ class Shop:
         self.query("CREATE TABLE IF NOT EXISTS shop_order (number integer, pid integer)")
         os.environ["SHOP_URL"] = url
         sys.modules.pop("tests.e2e.shop", None)
+        before = dramatiq.get_broker()
         self.actors: ModuleType = importlib.import_module("tests.e2e.shop")
+        dramatiq.set_broker(before)
 
     def query(self, statement: str) -> list[tuple[object, ...]]:
         connection = psycopg2.connect(self.url)

@@ -30,14 +30,14 @@ def test_a_cut_network_is_got_over_in_bounded_time(url: str, relay: ScriptedRela
     with Network(url) as network:
         site = Site(url, relay, environment(url, relay.url), tmp_path)
         with site.watch(), site.workers(DUEPOST_DATABASE_URL=network.url, DUEPOST_STATEMENT_TIMEOUT="2") as workers:
-            site.schedule(2000)
+            site.schedule(600)
             wait_until(lambda: len(relay.messages) > 50, state=site.logs)
             network.cut()
             wait_until(lambda: "session is lost" in workers.output, what="the cut to be noticed", state=site.logs)
             network.mend()
-            site.wait_until_finished(2000, timeout=60)
+            site.wait_until_finished(600, timeout=60)
             assert workers.stop() == 0
-        assert site.outcomes() == {"sent": 2000}
+        assert site.outcomes() == {"sent": 600}
         assert no_copy_but_the_named(site)
         assert set(Counter(site.received()).values()) <= {1, 2}
 

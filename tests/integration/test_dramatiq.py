@@ -570,8 +570,10 @@ def test_another_encoder_is_used(broker: PostgresBroker, start_worker: StartWork
     assert notes == [{1, 2, 3}]
 
 
-def test_generic_actors_and_actor_classes_run(broker: PostgresBroker, start_worker: StartWorker, notes: Notes) -> None:
-    dramatiq.set_broker(broker)
+def test_generic_actors_and_actor_classes_run(
+    broker: PostgresBroker, start_worker: StartWorker, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq.broker.global_broker", broker)
 
     class Task(dramatiq.GenericActor):
         class Meta:

@@ -102,6 +102,7 @@ HOT = [
     ("messages", "put_back", "queue_pkey"),
     ("messages", "reject", "queue_pkey"),
     ("messages", "give_back", "queue_pkey"),
+    ("messages", "give_back_strays", "queue_claimed"),
     ("messages", "waits", "queue_claimable"),
     ("messages", "overdue", "queue_claimable"),
     ("messages", "dead_letters", "queue_dead"),

@@ -12,6 +12,7 @@ from actors.consumer import PostgresConsumer
 from actors.upkeep import WEDGED, Patience, Upkeep
 from models import messages, workers
 from models.database import Database
+from models.errors import DatabaseUnreachable
 from tests.waiting import wait_until
 
 
@@ -255,3 +256,28 @@ def test_a_message_is_not_begun_once_its_claim_may_have_passed_on(broker: Postgr
 
     assert skips(lose_the_session_while_stopping)
     assert begun == []
+
+
+def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_and_nothing_else(
+    broker: PostgresBroker, database: Database, consumer: PostgresConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(broker, 3)
+    first = next(consumer)
+    second = next(consumer)
+    assert first is not None
+    assert second is not None
+    consumer._prefetch = 5
+    claim = messages.claim
+
+    def lose_the_answer(*arguments: object) -> None:
+        assert claim(*arguments)  # type: ignore[arg-type]
+        raise DatabaseUnreachable("the network is cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(messages, "claim", lose_the_answer)
+        assert wait_until(lambda: next(consumer) is None and consumer._away)
+    assert database.execute("SELECT count(*) FROM dramatiq.queue WHERE state = 'consumed'") == [(3,)]
+    found = wait_until(lambda: next(consumer))
+    assert found is not None
+    assert found.message_id not in {first.message_id, second.message_id}
+    assert len(consumer.in_hand) == 3
