@@ -1,0 +1,99 @@
+"""A worker that claims and delivers one email, and drops dead where it is told: run as a process, fed with JSON lines.
+
+Each line forks: `{"at": 7, "moment": "before"}`. The answer is a JSON line: the name of the step at which it died, or
+null where it came to the end.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from actors import runtime
+from actors.sender import send_email
+from actors.smtp.verdicts import Phase
+from actors.smtp.wire import Wire
+from models.database import Cursor
+
+T = TypeVar("T")
+
+
+class Steps:
+    """Counts the steps of the main thread, and ends the process at one of them."""
+
+    def __init__(self, at: int, moment: str, said: int) -> None:
+        self._at = at
+        self._moment = moment
+        self._said = said
+        self._count = 0
+
+    def step(self, name: str, action: Callable[[], T]) -> T:
+        """One step, with death before or after it, if it is the one."""
+        if threading.current_thread() is not threading.main_thread():
+            return action()
+        self._count += 1
+        is_last = self._count == self._at
+        if is_last and self._moment == "before":
+            self._die(name)
+        found = action()
+        if is_last:
+            self._die(name)
+        return found
+
+    def _die(self, name: str) -> None:
+        os.write(self._said, json.dumps(f"{self._moment} {name}").encode() + b"\n")
+        os._exit(9)
+
+
+def watch(steps: Steps) -> None:
+    """From now on every statement and every step of SMTP is counted."""
+    execute, send, receive = Cursor.execute, Wire.send, Wire.receive
+
+    def watched_execute(cursor: Cursor, query: str, vars: object = None) -> None:  # noqa: A002 - the driver's name
+        lines = [line for line in query.splitlines() if line.strip() and not line.startswith("--")]
+        steps.step(f"SQL {lines[0]}", lambda: execute(cursor, query, vars))
+
+    def watched_send(wire: Wire, data: bytes, phase: Phase) -> None:
+        steps.step(f"sending {phase}", lambda: send(wire, data, phase))
+
+    def watched_receive(wire: Wire, phase: Phase) -> object:
+        return steps.step(f"the reply to {phase}", lambda: receive(wire, phase))
+
+    Cursor.execute = watched_execute  # type: ignore[method-assign, assignment]
+    Wire.send = watched_send  # type: ignore[method-assign, assignment]
+    Wire.receive = watched_receive  # type: ignore[method-assign, assignment]
+
+
+def live(at: int, moment: str, said: int) -> None:
+    """One email, from the claim of its message to the acknowledgement."""
+    broker = runtime.broker
+    broker.attendance.start()
+    watch(Steps(at, moment, said))
+    consumer = broker.consume("duepost_send", prefetch=1, timeout=100)
+    message = next(consumer)
+    assert message is not None
+    broker.emit_before("process_message", message)
+    send_email(*message.args)
+    broker.emit_after("process_message", message)
+    consumer.ack(message)
+    consumer.close()
+    os.write(said, b"null\n")
+    os._exit(0)
+
+
+def main() -> None:
+    """A fork for each line."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            live(asked["at"], asked["moment"], sys.stdout.fileno())
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) not in {0, 9}:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

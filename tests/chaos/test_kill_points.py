@@ -1,0 +1,126 @@
+"""A worker dies before and after every statement and every step of SMTP: each point has its outcome."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from actors import recovery
+from models import messages, workers
+from tests.postroom import Postroom
+from tests.processes import ROOT, environment
+from tests.relays import ScriptedRelay
+from tests.waiting import wait_until
+
+
+class Mortals:
+    """Workers that drop dead where they are told."""
+
+    def __init__(self, postroom: Postroom, relay: ScriptedRelay) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.mortal"],
+            env=environment(postroom.application.url, relay.url), cwd=ROOT, text=True, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def die(self, at: int, moment: str) -> str | None:
+        """A worker dies at the nth step; gives the step, None if it came to the end before."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"at": at, "moment": moment}) + "\n")
+        said = json.loads(self._process.stdout.readline())
+        assert said is None or isinstance(said, str)
+        return said
+
+    def end(self) -> None:
+        """No more of them."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        assert self._process.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def mortals(postroom: Postroom, relay: ScriptedRelay) -> Iterator[Mortals]:
+    mortals = Mortals(postroom, relay)
+    yield mortals
+    mortals.end()
+
+
+def bury(postroom: Postroom) -> None:
+    """Others see the death, and take back what was held."""
+    wait_until(
+        lambda: (
+            postroom.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1148543344")
+            == [(1,)]
+        ),
+        what="the session to end",
+    )
+    workers.bury_the_dead(postroom.database, grace=0)
+    workers.bury_the_dead(postroom.database, grace=0)
+    messages.give_back_of_the_gone(postroom.database)
+    recovery.take_back()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("kind", ["resend", "hold"])
+def test_a_worker_may_die_anywhere(
+    postroom: Postroom, relay: ScriptedRelay, mortals: Mortals, moment: str, kind: str
+) -> None:
+    postroom.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES (%(kind)s, %(kind)s)", kind=kind)
+    found: dict[str, tuple[str, int]] = {}
+    for at in range(1, 100):
+        email_id = postroom.schedule(kind=kind, subject=f"email {at}", address=f"email-{at}@example.com")
+        postroom.enqueue()
+        step = mortals.die(at, moment)
+        if step is None:
+            break
+        copies = copies_of(relay, at)
+        [(state,)] = postroom.query(
+            "SELECT coalesce((SELECT state FROM duepost.scheduled_email WHERE id = %(id)s), 'finished')", id=email_id
+        )
+        found[f"{at} {step}"] = (str(state), len(copies))
+        bury(postroom)
+        if state == "sending" and kind == "hold":
+            postroom.send()
+            assert postroom.row(email_id)["state"] == "unknown", step
+            assert len(copies) <= 1, step
+            continue
+        postroom.make_due()
+        postroom.query("UPDATE duepost.control SET swept_at = NULL")
+        postroom.deliver()
+        was_sending = state == "sending"
+        assert postroom.ledger(email_id) == ["sent"], step
+        [(unknowns,)] = postroom.query("SELECT unknowns FROM duepost.delivery WHERE email_id = %(id)s", id=email_id)
+        assert unknowns == int(was_sending), step
+        copies = copies_of(relay, at)
+        assert len(copies) == (found[f"{at} {step}"][1] + 1 if state != "finished" else 1), step
+        assert len(set(copies)) == 1, "a copy is the same, byte for byte"
+        assert postroom.query("SELECT count(*) FROM dramatiq.queue WHERE queue_name = 'duepost_send'") == [(0,)], step
+    else:
+        pytest.fail("it never came to the end")
+    check_the_points(found, moment)
+
+
+def copies_of(relay: ScriptedRelay, at: int) -> list[bytes]:
+    return [message.content for message in relay.messages if message.recipients == (f"email-{at}@example.com",)]
+
+
+def check_the_points(found: dict[str, tuple[str, int]], moment: str) -> None:
+    """The states in which the row was when the worker died, in order, and when the relay had its copy."""
+    states = [state for state, _ in found.values()]
+    order = ["queued", "sending", "finished"]
+    assert states == sorted(states, key=order.index), found
+    # The acknowledgement commits with the conclusion: nothing comes after it.
+    assert set(states) == set(order if moment == "after" else order[:2]), found
+    sending = [(step, copies) for step, (state, copies) in found.items() if state == "sending"]
+    phases = " ".join(step for step, _ in sending)
+    for phase in ("banner", "ehlo", "mail", "rcpt", "data", "dot"):
+        assert f"the reply to {phase}" in phases, phases
+    by_step = {step.split(" ", 1)[1]: copies for step, copies in sending}
+    assert by_step[f"{moment} the reply to data"] == 0
+    assert by_step["after the reply to dot"] == 1 if moment == "after" else True
+    assert sum("COMMIT" in step for step in found) == 2, "the claim's, and the conclusion's"
