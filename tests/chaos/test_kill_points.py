@@ -78,6 +78,7 @@ def test_a_worker_may_die_anywhere(
         step = mortals.die(at, moment)
         if step is None:
             break
+        assert relay.wait_for(lambda relay: relay._open <= 1), "the relay has seen the dead one's connection end"
         copies = copies_of(relay, at)
         [(state,)] = postroom.query(
             "SELECT coalesce((SELECT state FROM duepost.scheduled_email WHERE id = %(id)s), 'finished')", id=email_id
