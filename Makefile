@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test chaos lint format bench up build clean
+.PHONY: help demo test chaos torture lint format bench up build clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
@@ -25,6 +25,9 @@ test: $(READY) ## the tests: unit, integration on a real PostgreSQL, end to end
 
 chaos: $(READY) ## everything goes wrong, for MINUTES=n, by the plan of SEED=s
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),0)
+
+torture: $(READY) ## clients, schedulers and workers fight for the same rows, for SECONDS=n: no deadlock, no long wait
+	TORTURE_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest -q tests/chaos/test_deadlocks.py
 
 lint: $(READY) ## style, types, direction of imports
 	$(BIN)/ruff check .

@@ -147,12 +147,27 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
         Once committed it is final: the message is not run again even if the actor then fails. Without a message in
         process, as when an actor is called like a function, it does nothing.
+
+        Raises:
+            ClaimLost: the message may run elsewhere, so the transaction must not be committed here. Dramatiq skips
+                the message if the actor lets this pass.
+            RuntimeError: no transaction of the broker's database is open.
         """
         message = CurrentMessage.get_current_message()
+        if isinstance(message, ClaimedMessage) and not self.acknowledge_if_held(cursor):
+            forsake(message)
+            raise ClaimLost("the message is another worker's by now, or waits for one")
+
+    def acknowledge_if_held(self, cursor: Cursor) -> bool:
+        """The same for work that is right even if its message runs again; gives whether it was acknowledged."""
+        message = CurrentMessage.get_current_message()
+        if not isinstance(message, ClaimedMessage):
+            return False
         transaction = self.database.current
-        if isinstance(message, ClaimedMessage) and transaction is not None:
-            messages.acknowledge(cursor, [message.claim])
-            transaction.after_commit(message.settle)
+        if transaction is None:
+            raise RuntimeError("an acknowledgement belongs in a transaction of the broker's database")
+        transaction.after_commit(message.settle)
+        return messages.acknowledge(cursor, message.claim)
 
     def flush(self, queue_name: str) -> None:
         """Deletes all messages of a queue, dead letters and what is in hand included."""
@@ -241,6 +256,10 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         return own if isinstance(own, int) else actor.priority if actor is not None else 0
 
 
+class ClaimLost(SkipMessage):
+    """The message in process is no longer this worker's: its work must not be committed here."""
+
+
 class BootFailed(MiddlewareError):
     """A worker cannot begin."""
 
@@ -273,9 +292,7 @@ class Life(Middleware):
         while not broker.attendance.wait_until_proven(AWAY_PAUSE) and not broker.stopping.is_set():
             logger.debug("Message %s waits for this worker's session.", message.message_id)
         if message.worker_id != broker.attendance.worker_id or not broker.attendance.is_proven():
-            message.settle()
-            # Nothing has come of it here: what waits for its result is to get another worker's.
-            message.options["store_results"] = False
+            forsake(message)
             raise SkipMessage("the message may be another worker's by now")
 
     def after_process_message(
@@ -290,6 +307,12 @@ class Life(Middleware):
         broker.progress.moved()
 
 
+def forsake(message: ClaimedMessage) -> None:
+    """Leaves a message to others: nothing has come of it here, and what waits for its result is to get theirs."""
+    message.settle()
+    message.options["store_results"] = False
+
+
 def give_back_unbegun(worker: dramatiq.Worker) -> None:
     """Gives back what waits in a worker's memory for a free thread."""
     unbegun: dict[str, list[ClaimedMessage]] = {}
@@ -302,4 +325,4 @@ def give_back_unbegun(worker: dramatiq.Worker) -> None:
         worker.consumers[queue_name].requeue_messages(each)
 
 
-__all__ = ["BrokerUnreachable", "PostgresBroker", "cause", "wait_for_database"]
+__all__ = ["BrokerUnreachable", "ClaimLost", "PostgresBroker", "cause", "wait_for_database"]

@@ -242,7 +242,7 @@ def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Call
     for result in outcome.dead_addresses:
         emails.suppress(cursor, result)
     reports = outcome.reports() + break_circuit(cursor, email, outcome)
-    broker.acknowledge(cursor)
+    broker.acknowledge_if_held(cursor)
     return reports
 
 
@@ -272,7 +272,7 @@ def already_concluded(cursor: Cursor, email: ClaimedEmail) -> list[Callable[[], 
     """
     if not emails.was_concluded(cursor, email):
         raise LostClaim
-    broker.acknowledge(cursor)
+    broker.acknowledge_if_held(cursor)
     return []
 
 

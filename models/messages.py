@@ -102,9 +102,10 @@ def claim(database: Database, queue_name: str, size: int, worker_id: int) -> lis
     return sorted(claimed, key=lambda each: (each.priority, each.eta))
 
 
-def acknowledge(cursor: Cursor, claims: Sequence[Claim]) -> None:
-    """Consumed → gone, in the transaction that concluded the work."""
-    cursor.execute(SQL["acknowledge"], _pairs(claims))
+def acknowledge(cursor: Cursor, claim: Claim) -> bool:
+    """Consumed → gone, in the transaction that concluded the work; gives whether the claim was still good."""
+    cursor.execute(SQL["acknowledge"], _pairs([claim]))
+    return cursor.rowcount == 1
 
 
 def acknowledge_alone(database: Database, claims: Sequence[Claim]) -> None:

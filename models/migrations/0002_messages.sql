@@ -8,7 +8,7 @@ ALTER TABLE dramatiq.queue
 COMMENT ON COLUMN dramatiq.queue.eta IS 'A message is not read before this.';
 COMMENT ON COLUMN dramatiq.queue.priority IS 'The lower, the more urgent, as with Dramatiq''s actors.';
 COMMENT ON COLUMN dramatiq.queue.claim IS
-    'Set while a worker has the message in hand. Only grows: a worker whose number is no longer the message''s ends nothing.';
+    'Set while a worker has the message in hand. A worker whose number is no longer the message''s ends nothing.';
 
 CREATE SEQUENCE dramatiq.claim_number;
 

@@ -3,10 +3,12 @@
 import random
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import psycopg2
+import psycopg2.errors
 
 from tests.postgres import Connection
 
@@ -61,13 +63,26 @@ class Book:
 class Asker(threading.Thread):
     """One application, at its own pace, until it is told to stop."""
 
-    def __init__(self, url: str, book: Book, seed: str, *, pause: float = 0.02) -> None:
+    def __init__(
+        self,
+        url: str,
+        book: Book,
+        seed: str,
+        *,
+        pause: float = 0.02,
+        weights: Sequence[int] = (12, 2, 1, 2),
+        later: Sequence[float] = (0.0, 0.0, 0.5, 2.0),
+        lock_timeout: float = 0.0,
+    ) -> None:
         super().__init__(daemon=True)
         self._url = url
         self._book = book
         self._seed = seed
         self._chance = random.Random(seed)
         self._pause = pause
+        self._weights = weights
+        self._later = later
+        self._options = f"-c lock_timeout={lock_timeout * 1000:.0f}"
         self._count = 0
         self._connection: Connection | None = None
         self.stopping = threading.Event()
@@ -76,10 +91,12 @@ class Asker(threading.Thread):
         """Asks and asks."""
         while not self.stopping.is_set():
             [ask] = self._chance.choices(
-                [self.schedule, self.clear_users, self.clear_one, self.reschedule], [12, 2, 1, 2]
+                [self.schedule, self.clear_users, self.clear_one, self.reschedule], self._weights
             )
             try:
                 ask()
+            except (psycopg2.errors.DeadlockDetected, psycopg2.errors.LockNotAvailable) as error:
+                self._book.errors.append(f"{ask.__name__}: {error!r}")
             except psycopg2.OperationalError:
                 self._hang_up()
             except psycopg2.Error as error:
@@ -97,8 +114,7 @@ class Asker(threading.Thread):
         key = f"{self._seed}-{self._count}"
         kind = self._chance.choice(["resend", "resend", "hold"])
         users = self._chance.sample(USERS, self._chance.choice([1, 1, 2, 3])) if self._chance.random() < 0.6 else None
-        later = self._chance.choice([0.0, 0.0, 0.5, 2.0])
-        not_before = time.time() + later
+        not_before = time.time() + self._chance.choice(self._later)
         expires_at = not_before + 600 if self._chance.random() < 0.1 else None
         arguments = (
             kind, None if users else f"{key}@example.com", users, not_before, f"{key}", key, expires_at,
@@ -177,7 +193,7 @@ class Asker(threading.Thread):
 
     def _call(self, statement: str, *arguments: object) -> list[tuple[object, ...]]:
         if self._connection is None:
-            self._connection = psycopg2.connect(self._url, connect_timeout=5)
+            self._connection = psycopg2.connect(self._url, connect_timeout=5, options=self._options)
             self._connection.autocommit = True
         begun = time.monotonic()
         with closing(self._connection.cursor()) as cursor:

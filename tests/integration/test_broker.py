@@ -169,6 +169,30 @@ def test_an_acknowledgement_commits_or_vanishes_with_the_work(
     assert len(tries) == 2
 
 
+def test_work_whose_claim_was_lost_is_rolled_back_and_done_by_the_next(
+    broker: PostgresBroker, database: Database, start_worker: Callable[[], dramatiq.Worker], url: str
+) -> None:
+    database.execute("CREATE TABLE work (n integer)")
+    tries: list[int] = []
+    other = Database(url)
+
+    @dramatiq.actor(broker=broker, max_retries=None)
+    def work() -> None:
+        tries.append(1)
+        with database.transaction() as cursor:
+            cursor.execute("INSERT INTO work VALUES (%s)", (len(tries),))
+            if len(tries) == 1:
+                # As a server does that crashes before the claim is on disk.
+                other.execute("UPDATE dramatiq.queue SET state = 'queued', worker_id = NULL, claim = NULL")
+            broker.acknowledge(cursor)
+
+    work.send()
+    start_worker()
+    wait_until(lambda: states(database) == {})
+    assert database.execute("SELECT n FROM work") == [(2,)]
+    other.close()
+
+
 def test_no_more_than_prefetch_is_in_hand(broker: PostgresBroker, database: Database) -> None:
     @dramatiq.actor(broker=broker)
     def note() -> None: ...
