@@ -1,6 +1,7 @@
 """Templates: an email's subject and bodies, rendered in a sandbox from files in one folder."""
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,15 @@ from jinja2 import FileSystemLoader, StrictUndefined, Template, select_autoescap
 from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from actors.overtime import TookTooLong, overtime
 from models.errors import DuepostError
+
+#: Characters of a rendered subject, and of a rendered body.
+LONGEST_SUBJECT = 2_000
+LONGEST_BODY = 10 * 2**20
+
+#: Seconds that an email's rendering may take.
+TIMEOUT = 10.0
 
 SUBJECT = ".subject.txt"
 TEXT = ".txt"
@@ -63,10 +72,12 @@ class Templates:
 
     Args:
         folder: where the files are; need not exist yet.
+        timeout: seconds that one email may take.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, timeout: float = TIMEOUT) -> None:
         self._folder = folder
+        self._timeout = timeout
         self._environment = ImmutableSandboxedEnvironment(
             loader=FileSystemLoader(folder),
             undefined=StrictUndefined,
@@ -83,14 +94,17 @@ class Templates:
             context: what the templates may use, the recipient included.
 
         Raises:
-            RenderError: a file is missing or fails, or the name could lead out of the folder.
+            RenderError: a file is missing, fails, takes too long or gives too much, or the name could lead out of
+                the folder.
         """
         if not _NAME.fullmatch(name) or ".." in name.split("/"):
             raise RenderError("-", "a template's name must be one such as welcome or account/welcome", None)
-        subject = self._render(name + SUBJECT, context)
+        until = time.monotonic() + self._timeout
+        subject = self._render(name + SUBJECT, context, until, LONGEST_SUBJECT)
         if subject is None:
             raise RenderError(name + SUBJECT, "TemplateNotFound: there is no such file", None)
-        text, html = self._render(name + TEXT, context), self._render(name + HTML, context)
+        text = self._render(name + TEXT, context, until, LONGEST_BODY)
+        html = self._render(name + HTML, context, until, LONGEST_BODY)
         if text is None and html is None:
             raise RenderError(name + TEXT, f"TemplateNotFound: neither it nor {name + HTML} is there", None)
         return Content(_one_line(subject), text, html)
@@ -113,11 +127,14 @@ class Templates:
             return self._explained(file, error)
         return None
 
-    def _render(self, file: str, context: Mapping[str, object]) -> str | None:
+    def _render(self, file: str, context: Mapping[str, object], until: float, longest: int) -> str | None:
         """Renders one file; None where there is none."""
         try:
             template = self._find(file)
-            return None if template is None else template.render(context)
+            if template is None:
+                return None
+            with overtime.limited(until - time.monotonic()):
+                return _joined(template.generate(context), longest)
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             failure = self._explained(file, error)
         # Outside the handler: not even as a hidden context may the original, with its values, go along.
@@ -161,12 +178,31 @@ class Templates:
             name = (found[1] or found[2]) if found else ""
             shown = f"'{name}'" if name in re.findall(r"\w+", self._source(file)) else "a value"
             yield f"{shown} is undefined"
+        elif isinstance(error, TookTooLong):
+            yield f"an email may take at most {self._timeout:g} s"
+        elif isinstance(error, TooLong):
+            yield f"at most {error.args[0]:,} characters are allowed"
 
     def _source(self, file: str) -> str:
         try:
             return (self._folder / file).read_text(encoding="utf-8")
         except (OSError, ValueError):
             return ""
+
+
+class TooLong(Exception):
+    """More was rendered than an email may hold."""
+
+
+def _joined(pieces: Iterator[str], longest: int) -> str:
+    joined: list[str] = []
+    length = 0
+    for piece in pieces:
+        length += len(piece)
+        if length > longest:
+            raise TooLong(longest)
+        joined.append(piece)
+    return "".join(joined)
 
 
 def _one_line(text: str) -> str:

@@ -2,7 +2,6 @@
 
 import threading
 from datetime import timedelta
-from pathlib import Path
 
 from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
 
@@ -41,7 +40,7 @@ broker = PostgresBroker(
     patience=Patience(idle=settings().stall_timeout, busy=settings().busy_timeout),
     dead_letters_kept=timedelta(days=settings().dead_letter_days),
 )
-templates = Templates(Path(settings().templates))
+templates = Templates(settings().templates, settings().render_timeout)
 
 _thread = threading.local()
 

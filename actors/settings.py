@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     smtp_connect_timeout: float = Field(default=30.0, gt=0, validation_alias="DUEPOST_SMTP_CONNECT_TIMEOUT")
     smtp_timeout: float = Field(default=300.0, gt=0, validation_alias="DUEPOST_SMTP_TIMEOUT")
     smtp_dot_timeout: float = Field(default=600.0, gt=0, validation_alias="DUEPOST_SMTP_DOT_TIMEOUT")
+    render_timeout: float = Field(default=10.0, gt=0, validation_alias="DUEPOST_RENDER_TIMEOUT")
+    memory_limit: int = Field(default=1024, ge=0, validation_alias="DUEPOST_MEMORY_LIMIT")
     retention_days: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, ge=1, validation_alias="DUEPOST_RETENTION_DAYS"
     )

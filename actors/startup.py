@@ -6,6 +6,7 @@ import dramatiq
 import psycopg2
 from dramatiq.middleware import Middleware
 
+from actors import memory
 from actors.recovery import Recovery
 from actors.runtime import broker, database
 from actors.settings import BadSettings, settings
@@ -42,8 +43,9 @@ class Startup(Middleware):
             leave(error, FAILED)
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
-        """Looks after emails of workers that are gone."""
+        """Looks after emails of workers that are gone; bounds what any email may take from now on."""
         self._recovery.start()
+        memory.limit(settings().memory_limit)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks no more."""

@@ -237,6 +237,27 @@ def test_endless_recursion_is_an_error(failure: Callable[..., RenderError]) -> N
     assert failure("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").reason == "RecursionError"
 
 
+def test_a_template_that_loops_for_ever_is_ended(folder: Path, write: Write) -> None:
+    endless = "\n{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}"
+    write(welcome_subject_txt="Hi", welcome_txt=endless, well_subject_txt="Hi", well_txt="Hello")
+    templates = Templates(folder, timeout=0.3)
+    with pytest.raises(RenderError) as caught:
+        templates.render("welcome", {})
+    assert str(caught.value) == "welcome.txt line 2: TookTooLong: an email may take at most 0.3 s"
+    assert templates.render("well", {}).text == "Hello"
+
+
+@pytest.mark.parametrize(("part", "most"), [("subject", "2,000"), ("txt", "10,485,760"), ("html", "10,485,760")])
+def test_an_endless_part_is_ended_before_it_fills_the_memory(
+    templates: Templates, write: Write, part: str, most: str
+) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}lines and lines{% endfor %}{% endfor %}"
+    parts = {"subject": "Hi", "txt": "Hello", "html": "Hello", part: endless}
+    write(welcome_subject_txt=parts["subject"], welcome_txt=parts["txt"], welcome_html=parts["html"])
+    with pytest.raises(RenderError, match=f"TooLong: at most {most} characters are allowed"):
+        templates.render("welcome", {})
+
+
 class Spiteful:
     """A value whose every use raises an exception that tells it."""
 

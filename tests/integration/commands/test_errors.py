@@ -69,6 +69,8 @@ BAD_SETTINGS = [
     ("DUEPOST_SMTP_TIMEOUT", "-1", "greater than 0"),
     ("DUEPOST_SMTP_TIMEOUT", "soon", "number"),
     ("DUEPOST_RETENTION_DAYS", "0", "greater than or equal to 1"),
+    ("DUEPOST_RENDER_TIMEOUT", "0", "greater than 0"),
+    ("DUEPOST_MEMORY_LIMIT", "-1", "greater than or equal to 0"),
     ("DUEPOST_DEAD_LETTER_DAYS", "none", "valid integer"),
     ("DUEPOST_STATEMENT_TIMEOUT", "0", "greater than or equal to 1"),
     ("DUEPOST_STALL_TIMEOUT", "0", "greater than or equal to 1"),

@@ -1,0 +1,74 @@
+"""Emails that would bring a worker down: each is bounded and reported, and the others flow."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Site
+from tests.sentry import SentryEndpoint
+from tests.waiting import wait_until
+
+#: Templates by the word that names what becomes of them.
+POISON = {
+    "TookTooLong": "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}",
+    "TooLong": "{% for a in range(99999) %}{% for b in range(99999) %}lines and lines{% endfor %}{% endfor %}",
+    "MemoryError": "{{ ('x' * 10**10) | length }}",
+    "RecursionError": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "UndefinedError": "{{ nobody.knows.it }}",
+    "SecurityError": "{{ ''.__class__.__mro__ }}",
+}
+
+
+def test_poisoned_emails_are_bounded_and_reported_and_the_others_flow(site: Site, tmp_path: Path) -> None:
+    for name, source in POISON.items():
+        (tmp_path / f"{name}.subject.txt").write_text("Hello")
+        (tmp_path / f"{name}.txt").write_text(source)
+    (tmp_path / "doubling.subject.txt").write_text("Hello")
+    (tmp_path / "doubling.txt").write_text(
+        "{% set x = namespace(s='x') %}{% for i in range(40) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s | length }}"
+    )
+    poisoned = [*POISON, "doubling"]
+    with SentryEndpoint() as sentry:
+        site.env |= {"SENTRY_DSN": sentry.dsn, "DUEPOST_RENDER_TIMEOUT": "2", "DUEPOST_MEMORY_LIMIT": "256"}
+        with site.workers(threads=4) as workers, site.watch():
+            [worker] = workers.worker_pids()
+            for name in poisoned:
+                site.query(
+                    "SELECT duepost.schedule_email(kind => 'welcome', address => 'ann@example.com', template => %s)",
+                    name,
+                )
+            site.schedule(50)
+            wait_until(lambda: site.outcomes() == {"sent": 50}, timeout=60, state=site.logs)
+            wait_until(
+                lambda: (
+                    site.query("SELECT count(*) FROM duepost.scheduled_email WHERE attempts = 1") == [(len(poisoned),)]
+                ),
+                state=site.logs,
+            )
+            wait_until(lambda: len(sentry.events) == len(poisoned), state=lambda: sentry.events)
+            assert workers.worker_pids() == [worker], "no process has ended"
+    errors = {
+        name: str(error) for name, error in site.query("SELECT template, last_error FROM duepost.scheduled_email")
+    }
+    for name in POISON:
+        assert name in errors[name]
+    assert "MemoryError" in errors["doubling"]
+    assert site.query("SELECT DISTINCT state FROM duepost.scheduled_email WHERE due_at > now()") == [("scheduled",)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("""headers => jsonb_build_object('X-Big', repeat('x', 1048576))""", "headers: must be at most 65536 bytes"),
+        (
+            "template => 'welcome', context => (SELECT jsonb_object_agg(i, i) FROM generate_series(1, 1000000) AS i)",
+            "context: must be at most 262144 bytes",
+        ),
+        ("""headers => '{"Content-Type": "application/x-nobody-knows"}'""", "Content-Type is set by Duepost"),
+    ],
+)
+def test_what_no_worker_could_stomach_is_refused_when_it_is_scheduled(site: Site, arguments: str, said: str) -> None:
+    content = "" if "template" in arguments else ", subject => 's', body_text => 'b'"
+    with pytest.raises(Exception, match=said):
+        site.query(f"SELECT duepost.schedule_email(kind => 'k', address => 'a@example.com' {content}, {arguments})")
+    assert site.pending() == {}
