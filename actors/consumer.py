@@ -17,6 +17,7 @@ from dramatiq.errors import DecodeError
 from dramatiq.message import get_encoder
 
 from actors.attendance import Attendance
+from actors.ration import Ration
 from actors.waiting import AWAY_PAUSE, BrokerUnreachable, cause
 from models import messages
 from models.database import Database
@@ -119,6 +120,8 @@ class PostgresConsumer(Consumer):
         self._done: list[Claim] = []
         self._changed = threading.Condition()
         self._poll = Poll()
+        self._ration = Ration()
+        self._places: dict[int, datetime] = {}
         self._away = False
         #: Until when a claim may be carried out whose answer never arrives, by the monotonic clock.
         self._strays_until = -float("inf")
@@ -229,7 +232,7 @@ class PostgresConsumer(Consumer):
             return
         worker_id = self._attendance.worker_id
         self._give_back_strays(now, worker_id)
-        claimed = messages.claim(self._database, self.queue_name, room, worker_id)
+        claimed = self._read(room, worker_id)
         self.looked_at = now = time.monotonic()
         if not claimed:
             self._poll.empty(now)
@@ -241,6 +244,16 @@ class PostgresConsumer(Consumer):
         for each in unreadable:
             self._write_off(each.claim, DecodeError.__name__)
             self._put_down([each.claim])
+
+    def _read(self, room: int, worker_id: int) -> list[ClaimedContent]:
+        if self._ration.is_due:
+            with self._ration.measured():
+                claimed = messages.claim(self._database, self.queue_name, room, worker_id)
+        else:
+            claimed = messages.claim(self._database, self.queue_name, room, worker_id, self._places)
+        for each in claimed:
+            self._places[each.priority] = each.eta
+        return claimed
 
     def _give_back_strays(self, now: float, worker_id: int) -> None:
         if self._strays_due_at > min(now, self._strays_until):

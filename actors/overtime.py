@@ -10,8 +10,10 @@ from contextlib import contextmanager
 #: Seconds between two looks at what takes too long.
 LOOK_INTERVAL = 0.25
 
-_raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_raise_in.argtypes = (ctypes.c_ulong, ctypes.py_object)
+# A prototype of our own: the types of `ctypes.pythonapi`'s are everybody's.
+_raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
 _NOTHING: "ctypes.py_object[Exception]" = ctypes.py_object()
 
 

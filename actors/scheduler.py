@@ -2,11 +2,15 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import dramatiq
 
 from actors import reporting
+from actors.ration import Ration
 from actors.runtime import broker, database
 from actors.sender import SCHEDULER, send_email, tick_message
 from actors.settings import settings
@@ -19,6 +23,17 @@ PAGE = 1000
 
 #: A pass over many rows takes as long as it takes.
 NO_TIME_LIMIT = float("inf")
+
+
+@dataclass
+class Passed:
+    """How far this process's passes have come in due order."""
+
+    place: tuple[datetime, int] = emails.BEGINNING
+
+
+passed = Passed()
+ration = Ration()
 
 
 @dramatiq.actor(
@@ -45,13 +60,18 @@ def enqueue_due_emails() -> None:
 
 def due_emails() -> Iterator[int]:
     """The ids of due emails in due order, page by page, until nothing is due or nothing may be sent."""
-    place = emails.BEGINNING
+    begins_anew = ration.is_due
+    place = emails.BEGINNING if begins_anew else passed.place
     while True:
         state = control.read(database)
-        page = [] if state.paused or state.circuit_open else emails.due_page(database, PAGE, place)
+        if state.paused or state.circuit_open:
+            return
+        with ration.measured() if begins_anew else nullcontext():
+            page = emails.due_page(database, PAGE, place)
+        begins_anew = False
         for due_at, email_id in page:
             yield email_id
-            place = (due_at, email_id)
+            place = passed.place = (due_at, email_id)
         if len(page) < PAGE:
             return
 

@@ -98,9 +98,12 @@ def due_page(database: Database, size: int, after: tuple[datetime, int] = BEGINN
     return [(due_at, id_) for id_, due_at in rows if isinstance(id_, int) and isinstance(due_at, datetime)]
 
 
-def seconds_until_due(database: Database) -> float | None:
-    """Seconds until the scheduler has something to do; None while there is nothing, or while paused."""
-    for (seconds,) in database.execute(SQL["next_due_at"]):
+def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
+    """Seconds until the scheduler has something to do; None while there is nothing, or while paused.
+
+    Without `anew` it does not see what has been due for more than 5 s.
+    """
+    for (seconds,) in database.execute(SQL["next_due_at"], {"anew": anew}):
         return float(str(seconds))
     return None
 

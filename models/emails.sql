@@ -12,9 +12,13 @@ ORDER BY due_at, id
 LIMIT %(size)s
 
 -- name: next_due_at
--- Seconds until something is to be done: the next due row, or the next probe while the circuit is open.
+-- Seconds until something is to be done: the next due row, or the next probe while the circuit is open. Either from
+-- the beginning, or among what has been due for no longer than a few seconds.
 WITH next AS MATERIALIZED (
-    SELECT min(due_at) AS due_at FROM duepost.scheduled_email WHERE state = 'scheduled'
+    SELECT min(due_at) AS due_at
+    FROM duepost.scheduled_email
+    WHERE state = 'scheduled'
+      AND due_at >= CASE WHEN %(anew)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
 )
 SELECT extract(epoch FROM greatest(
     CASE WHEN control.circuit_open THEN greatest(next.due_at, control.probe_at) ELSE next.due_at END, now()

@@ -1,6 +1,6 @@
 """The store of the broker's messages: what happens to a message, in order. Knows nothing of email."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -74,6 +74,10 @@ class DeadLetter:
     retries: int
 
 
+#: By priority, the eta (UTC) of the last message that was claimed.
+Places = Mapping[int, datetime]
+
+
 def insert(cursor: Cursor, message: StoredMessage) -> None:
     """Inserts a message, or puts one back that was inserted before. No NOTIFY: it would serialise all commits."""
     cursor.execute(SQL["insert"], message.parameters)
@@ -94,9 +98,30 @@ def put_back_alone(database: Database, message: StoredMessage, claim: Claim) -> 
     database.execute(SQL["put_back"], {**message.parameters, "claim": claim.number})
 
 
-def claim(database: Database, queue_name: str, size: int, worker_id: int) -> list[ClaimedContent]:
-    """Queued → consumed for at most `size` due messages: the most urgent first, then the oldest."""
-    rows = database.execute(SQL["claim"], {"queue_name": queue_name, "size": size, "worker_id": worker_id})
+def claim(
+    database: Database, queue_name: str, size: int, worker_id: int, places: Places | None = None
+) -> list[ClaimedContent]:
+    """Queued → consumed for at most `size` due messages: the most urgent first, then the oldest.
+
+    Args:
+        database: where.
+        queue_name: the queue.
+        size: at most so many.
+        worker_id: for whom.
+        places: where to go on, the eta (UTC) of each priority; from the beginning without.
+    """
+    ordered = sorted((places or {}).items())
+    rows = database.execute(
+        SQL["claim"],
+        {
+            "queue_name": queue_name,
+            "size": size,
+            "worker_id": worker_id,
+            "anew": places is None,
+            "priorities": [priority for priority, _ in ordered],
+            "etas": [eta for _, eta in ordered],
+        },
+    )
     claimed = [_claimed(row) for row in rows]
     # UPDATE returns them in any order.
     return sorted(claimed, key=lambda each: (each.priority, each.eta))

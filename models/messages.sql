@@ -31,13 +31,15 @@ SET queue_name = %(queue_name)s,
 WHERE message_id = %(message_id)s AND claim = %(claim)s
 
 -- name: claim
--- queued → consumed, the most urgent first, then the oldest; served by queue_claimable. The priorities in use are
--- found one after the other, each with one look at the index, so that delayed messages of one never hide the due ones
--- of the next. What is to be updated is materialised because PostgreSQL may run a LIMIT subquery more than once inside
--- an UPDATE. The commit need not wait for the disk: a crash that loses it leaves the messages queued.
+-- queued → consumed, the most urgent first, then the oldest; served by queue_claimable. Either from the beginning
+-- (`anew`): the priorities in use are then found one after the other, each with one look at the index, so that delayed
+-- messages of one never hide the due ones of the next. Or from where the last claim of each priority ended: with a
+-- snapshot held open, the beginning is where all lies that is done. What is to be updated is materialised because
+-- PostgreSQL may run a LIMIT subquery more than once inside an UPDATE. The commit need not wait for the disk: a crash
+-- that loses it leaves the messages queued.
 WITH RECURSIVE unhurried AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
-), urgency AS (
+), in_use AS (
     SELECT (
         SELECT message.priority
         FROM dramatiq.queue AS message
@@ -45,25 +47,30 @@ WITH RECURSIVE unhurried AS MATERIALIZED (
         ORDER BY message.priority
         LIMIT 1
     ) AS priority
+    WHERE %(anew)s
     UNION ALL
     SELECT (
         SELECT message.priority
         FROM dramatiq.queue AS message
         WHERE message.queue_name = %(queue_name)s AND message.state = 'queued'
-          AND message.priority > urgency.priority
+          AND message.priority > in_use.priority
         ORDER BY message.priority
         LIMIT 1
     )
-    FROM urgency
-    WHERE urgency.priority IS NOT NULL
+    FROM in_use
+    WHERE in_use.priority IS NOT NULL
+), place AS (
+    SELECT priority, '-infinity'::timestamptz AS eta FROM in_use WHERE priority IS NOT NULL
+    UNION ALL
+    SELECT priority, eta FROM unnest(%(priorities)s::integer[], %(etas)s::timestamptz[]) AS left_off (priority, eta)
 ), next AS MATERIALIZED (
     SELECT due.message_id
-    FROM urgency
+    FROM place
     CROSS JOIN LATERAL (
         SELECT message.message_id
         FROM dramatiq.queue AS message
         WHERE message.queue_name = %(queue_name)s AND message.state = 'queued'
-          AND message.priority = urgency.priority AND message.eta <= now()
+          AND message.priority = place.priority AND message.eta >= place.eta AND message.eta <= now()
         ORDER BY message.eta
         LIMIT %(size)s
         FOR UPDATE SKIP LOCKED

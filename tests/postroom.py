@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dramatiq
 
-from actors import runtime
+from actors import runtime, scheduler
 from actors.attendance import Attendance
 from actors.broker import SESSION_LIMITS
 from actors.consumer import ClaimedMessage
@@ -67,7 +67,8 @@ class Postroom:
             path.write_text(content, encoding="utf-8")
 
     def enqueue(self) -> None:
-        """One pass of the scheduler."""
+        """One pass of the scheduler, from the beginning."""
+        scheduler.ration.__init__()  # type: ignore[misc]  # the scheduler holds this very object
         enqueue_due_emails()
 
     def send(self) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from actors.broker import BrokerUnreachable
+from actors.ration import Ration
 from actors.scheduler import tick
 from actors.settings import settings
 from duepost.commands.context import operator_database, session_database
@@ -64,6 +65,7 @@ class Watch:
         self._session: Connection | None = None
         self._stopped = threading.Event()
         self._ticked_at = -LONGEST_SILENCE
+        self._ration = Ration()
 
     def run(self) -> None:
         """Stays until SIGTERM or Ctrl-C; outlives a database that goes away.
@@ -109,13 +111,19 @@ class Watch:
         """Ticks if it is time to; gives the seconds until the next look."""
         if settings().disabled:
             return LOOK_INTERVAL
-        seconds = emails.seconds_until_due(self._database)
+        seconds = self._seconds_until_due()
         silent_for = time.monotonic() - self._ticked_at
         if (seconds is not None and seconds <= 0) or silent_for >= LONGEST_SILENCE:
             tick()
             self._ticked_at = time.monotonic()
             return TICK_INTERVAL
         return min(LOOK_INTERVAL, seconds if seconds is not None else LOOK_INTERVAL)
+
+    def _seconds_until_due(self) -> float | None:
+        if not self._ration.is_due:
+            return emails.seconds_until_due(self._database, anew=False)
+        with self._ration.measured():
+            return emails.seconds_until_due(self._database)
 
     def _give_up_session(self) -> None:
         if self._session is not None:

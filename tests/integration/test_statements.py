@@ -40,6 +40,9 @@ SAMPLES = {
     "mailbox_full": "false",
     "pause": "15.0::double precision",
     "error": "'error'",
+    "anew": "true",
+    "priorities": "ARRAY[]::integer[]",
+    "etas": "ARRAY[]::timestamptz[]",
     "actor_name": "'enqueue_due_emails'",
 }
 
