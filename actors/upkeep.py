@@ -25,6 +25,9 @@ LOOK_INTERVAL = 1.0
 #: Seconds between two stamps of progress in the table of workers.
 STAMP_INTERVAL = 5.0
 
+#: Seconds by which the database's clock may go back without anything being done about it.
+CLOCK_TOLERANCE = 1.0
+
 #: Seconds between two purges of dead letters and results.
 PURGE_INTERVAL = 600.0
 
@@ -89,11 +92,14 @@ class Upkeep:
         self._thread = threading.Thread(target=self._run, name="duepost-upkeep", daemon=True)
         self._turns: Mapping[Callable[[], None], float] = {
             self.give_back: LOOK_INTERVAL,
+            self.follow_the_clock: LOOK_INTERVAL,
             self.stamp_or_end: min(STAMP_INTERVAL, patience.idle / 4),
             self.purge: PURGE_INTERVAL,
         }
         self._next = dict.fromkeys(self._turns, 0.0)
         self._proven_since: float | None = None
+        #: How far the database's clock is ahead of the monotonic one.
+        self._clock_ahead = -float("inf")
 
     def start(self) -> None:
         """Begins."""
@@ -127,6 +133,15 @@ class Upkeep:
         """Sees who is gone, and gives back the messages that they had in hand."""
         workers.bury_the_dead(self._database)
         messages.give_back_of_the_gone(self._database)
+
+    def follow_the_clock(self) -> None:
+        """Sees that the database's clock was put back, and lets nothing wait for it to come round again."""
+        ahead = messages.clock(self._database) - time.monotonic()
+        back = self._clock_ahead - ahead
+        if back > CLOCK_TOLERANCE:
+            logger.warning("The database's clock went back by %.0f s.", back)
+            messages.follow_clock_back(self._database)
+        self._clock_ahead = ahead
 
     def stamp_or_end(self) -> None:
         """Says in the table that this process makes progress; ends it if it does not while work is due."""

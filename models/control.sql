@@ -1,8 +1,9 @@
--- The one row that all workers share: the operator's pause and the relay's circuit.
+-- The one row that all workers share: the operator's pause and the relay's circuit. A time that lies further ahead than
+-- it can is from before the clock was put back, and counts as past.
 
 -- name: read
 SELECT paused, circuit_open, circuit_opened_at, circuit_reason, probe_at,
-       circuit_open AND probe_at <= now() AS probe_is_due
+       circuit_open AND probe_at NOT BETWEEN now() AND now() + make_interval(secs => probe_pause) AS probe_is_due
 FROM duepost.control
 
 -- name: pause
@@ -32,7 +33,7 @@ RETURNING probe_pause
 -- One scheduler may enqueue one probe in each pause.
 UPDATE duepost.control
 SET probe_at = now() + make_interval(secs => probe_pause)
-WHERE circuit_open AND NOT paused AND probe_at <= now()
+WHERE circuit_open AND NOT paused AND probe_at NOT BETWEEN now() AND now() + make_interval(secs => probe_pause)
 RETURNING one
 
 -- name: close_circuit
@@ -46,19 +47,19 @@ RETURNING one
 -- One scheduler looks for lost messages, at most twice a minute.
 UPDATE duepost.control
 SET swept_at = now()
-WHERE swept_at IS NULL OR swept_at < now() - interval '30 s'
+WHERE swept_at IS NULL OR swept_at NOT BETWEEN now() - interval '30 s' AND now()
 RETURNING one
 
 -- name: take_check_in
 UPDATE duepost.control
 SET checked_in_at = now()
-WHERE checked_in_at IS NULL OR checked_in_at < now() - interval '20 s'
+WHERE checked_in_at IS NULL OR checked_in_at NOT BETWEEN now() - interval '20 s' AND now()
 RETURNING one
 
 -- name: take_maintenance
 UPDATE duepost.control
 SET maintained_at = now()
-WHERE maintained_at IS NULL OR maintained_at < now() - interval '6 h'
+WHERE maintained_at IS NULL OR maintained_at NOT BETWEEN now() - interval '6 h' AND now()
 RETURNING one
 
 -- name: set_message_id_domain

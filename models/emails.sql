@@ -21,7 +21,12 @@ WITH next AS MATERIALIZED (
       AND due_at >= CASE WHEN %(anew)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
 )
 SELECT extract(epoch FROM greatest(
-    CASE WHEN control.circuit_open THEN greatest(next.due_at, control.probe_at) ELSE next.due_at END, now()
+    CASE
+        WHEN control.circuit_open
+            THEN greatest(next.due_at, least(control.probe_at, now() + make_interval(secs => control.probe_pause)))
+        ELSE next.due_at
+    END,
+    now()
 ) - now())::double precision
 FROM duepost.control AS control, next
 WHERE next.due_at IS NOT NULL AND NOT control.paused

@@ -159,6 +159,17 @@ def give_back_of_the_gone(database: Database) -> None:
     database.execute(SQL["give_back_of_the_gone"])
 
 
+def clock(database: Database) -> float:
+    """The database's clock, in seconds since 1970."""
+    [(seconds,)] = database.execute(SQL["clock"])
+    return float(str(seconds))
+
+
+def follow_clock_back(database: Database) -> None:
+    """After the clock was put back: delays count from now, and what could be read can be read. Scans the table."""
+    database.execute(SQL["follow_clock_back"])
+
+
 def insert_unless_one_waits(cursor: Cursor, message: StoredMessage, actor_name: str) -> bool:
     """Inserts a message unless one for the same actor is there to be read at once; racing callers insert one.
 

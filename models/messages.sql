@@ -122,6 +122,15 @@ SET state = 'queued', worker_id = NULL, claim = NULL
 FROM duepost.worker AS worker
 WHERE message.worker_id = worker.id AND message.state = 'consumed' AND worker.gone_at IS NOT NULL
 
+-- name: clock
+SELECT extract(epoch FROM clock_timestamp())::double precision
+
+-- name: follow_clock_back
+-- What was written before the clock was put back would wait until it has come round again.
+UPDATE dramatiq.queue
+SET eta = eta - (mtime - now()), mtime = now()
+WHERE state = 'queued' AND mtime > now()
+
 -- name: lock_tick
 SELECT pg_advisory_xact_lock(1148543345, 1)
 

@@ -96,6 +96,20 @@ def server(database: Database) -> Server:
     return Server(*row)  # type: ignore[arg-type]  # the statement's columns are the fields
 
 
+def horizons(database: Database) -> list[tuple[str, float | None]]:
+    """What keeps done rows from being removed, and for how many seconds, None where that is not known.
+
+    Sessions of others are only seen by members of pg_read_all_stats.
+    """
+    rows = database.execute(SQL["horizons"], {})
+    return [(str(holder), None if seconds is None else float(str(seconds))) for holder, seconds in rows]
+
+
+def sees_all_sessions(database: Database) -> bool:
+    """Whether our role may see what the sessions of others do."""
+    return database.execute(SQL["sees_all_sessions"]) == [(True,)]
+
+
 def roles(database: Database) -> dict[str, bool]:
     """Duepost's roles that exist, and whether each may do its work."""
     return {str(name): bool(able) for name, able in database.execute(SQL["roles"])}

@@ -61,6 +61,31 @@ SELECT count(*) FROM dramatiq.queue WHERE state = 'rejected'
 SELECT current_setting('server_version'), current_setting('server_version_num')::integer,
        extract(epoch FROM clock_timestamp())::double precision
 
+-- name: horizons
+-- What keeps done rows from being removed, and for how many seconds: transactions of this database, prepared ones, and
+-- slots that nobody reads from, whose time is not known. The longest first.
+SELECT format(
+    'session %%s of %%s (%%s, %%s)', pid, coalesce(usename, '?'), coalesce(nullif(application_name, ''), 'no name'), state
+) AS holder, extract(epoch FROM now() - xact_start)::double precision AS seconds
+FROM pg_stat_activity
+WHERE (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+  AND datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+UNION ALL
+SELECT format('prepared transaction %%s of %%s', gid, owner), extract(epoch FROM now() - prepared)::double precision
+FROM pg_prepared_xacts
+WHERE database = current_database()
+UNION ALL
+SELECT format(
+    'replication slot %%s (nobody reads from it; it keeps %%s of WAL)',
+    slot_name, pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn))
+), NULL
+FROM pg_replication_slots
+WHERE NOT active AND NOT pg_is_in_recovery()
+ORDER BY seconds DESC NULLS FIRST
+
+-- name: sees_all_sessions
+SELECT pg_has_role('pg_read_all_stats', 'USAGE')
+
 -- name: roles
 -- Which of Duepost's roles exist, and may do their work.
 SELECT rolname::text,

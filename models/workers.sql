@@ -34,7 +34,8 @@ UPDATE duepost.worker SET progressed_at = now() WHERE id = %(worker_id)s
 UPDATE duepost.worker SET gone_at = now() WHERE id = %(worker_id)s AND gone_at IS NULL
 
 -- name: miss
--- Workers whose session is not there are missing from now on; those that are back are not.
+-- Workers whose session is not there are missing from now on; those that are back are not. A time that is still to
+-- come is from before the clock was put back.
 WITH present AS (
     SELECT objid::bigint AS id
     FROM pg_locks
@@ -45,7 +46,7 @@ WITH present AS (
 UPDATE duepost.worker AS worker
 SET missing_since = CASE WHEN worker.id IN (SELECT id FROM present) THEN NULL ELSE now() END
 WHERE worker.gone_at IS NULL
-  AND (worker.missing_since IS NULL) = (worker.id NOT IN (SELECT id FROM present))
+  AND ((worker.missing_since IS NULL) = (worker.id NOT IN (SELECT id FROM present)) OR worker.missing_since > now())
 
 -- name: overdue
 -- Missing for longer than the grace: a short one where the session ended by itself, a longer one where the whole

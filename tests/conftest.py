@@ -44,6 +44,16 @@ def server() -> PostgresServer:
 
 
 @pytest.fixture
+def own_server(server: PostgresServer) -> Iterator[PostgresServer]:
+    """A PostgreSQL of the test's own, to be stopped and started."""
+    own = PostgresServer(server.binaries)
+    own.start()
+    yield own
+    own.stop("immediate")
+    own.remove()
+
+
+@pytest.fixture
 def url(server: PostgresServer) -> Iterator[str]:
     """A fresh, migrated database on the embedded PostgreSQL."""
     with server.fresh_database() as url:

@@ -40,9 +40,10 @@ def installed_binaries() -> dict[str, Path]:
 class PostgresServer:
     """A server of the tests' own, on a Unix socket, with its data in a temporary folder."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path | None = None, **env: str) -> None:
         self.binaries = binaries
-        self.folder = Path(tempfile.mkdtemp(prefix="duepost-pg-", dir="/tmp"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="duepost-pg-", dir="/tmp"))
+        self._env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **env}
         self._user = "pgserver" if os.geteuid() == 0 else None
         if self._user:
             self._let_user_in()
@@ -76,6 +77,15 @@ class PostgresServer:
     def restart(self, mode: str = "fast") -> None:
         self.stop(mode)
         self.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server is there."""
+        try:
+            self._run("pg_ctl", "-D", str(self.data), "status")
+        except RuntimeError:
+            return False
+        return True
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -118,7 +128,7 @@ class PostgresServer:
             stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
             stderr=subprocess.STDOUT if program == "initdb" else subprocess.DEVNULL,
             cwd="/",
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            env=self._env,
             check=False,
         )
         if done.returncode:

@@ -32,6 +32,9 @@ RELAY_PATIENCE = 10.0
 #: Seconds that a worker process may be silent about its progress.
 PROGRESS_TOLERANCE = 60.0
 
+#: Seconds for which a transaction may keep done rows from being removed.
+OLD_SNAPSHOT = 60.0
+
 #: Seconds that an email may be due while all is well.
 OVERDUE = 300.0
 
@@ -64,8 +67,9 @@ def doctor(
         typer.Option("--worker", help="Only this host's workers: is there progress? A liveness probe."),
     ] = False,
 ) -> None:
-    """Checks database, session, schema, roles, clock, sender, relay login, templates, workers, delivery; a line each.
+    """Checks database, session, schema, clock, snapshots, roles, workers, delivery, sender, relay login, templates.
 
+    A line for each.
     Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
@@ -90,6 +94,7 @@ def examine(*, relay: bool) -> Iterator[Finding]:
         schema = _checked("schema", lambda: _schema(database))
         yield schema
         yield _checked("clock", lambda: _clock(database))
+        yield _checked("snapshots", lambda: _snapshots(database))
         if schema.health is Health.OK:
             yield _checked("roles", lambda: _roles(database))
             yield _checked("workers", lambda: _workers(database))
@@ -157,6 +162,19 @@ def _clock(database: Database) -> tuple[Health, str]:
     off = max(before - server, server - after, 0.0)
     detail = f"{off:.1f} s apart from the database's"
     return (Health.OK if off <= CLOCK_TOLERANCE else Health.FAILED), detail
+
+
+def _snapshots(database: Database) -> tuple[Health, str]:
+    held = [
+        holder if seconds is None else f"{holder} for {seconds:.0f} s"
+        for holder, seconds in reports.horizons(database)
+        if seconds is None or seconds > OLD_SNAPSHOT
+    ]
+    if held:
+        return Health.WARNING, f"done rows cannot be removed, and pile up; end what holds them: {'; '.join(held)}"
+    if not reports.sees_all_sessions(database):
+        return Health.OK, "none of our own is old; those of others are seen by members of pg_read_all_stats"
+    return Health.OK, f"none is older than {OLD_SNAPSHOT:.0f} s"
 
 
 def _roles(database: Database) -> tuple[Health, str]:

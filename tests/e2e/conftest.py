@@ -7,7 +7,6 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.postgres import PostgresServer
 from tests.processes import Watch, Workers, environment
 from tests.relays import ScriptedRelay
 from tests.waiting import wait_until
@@ -87,16 +86,6 @@ def relay() -> Iterator[ScriptedRelay]:
 def site(url: str, relay: ScriptedRelay, tmp_path: Path) -> Site:
     """A fresh site; nothing runs yet."""
     return Site(url, relay, environment(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path)), tmp_path)
-
-
-@pytest.fixture
-def own_server(server: PostgresServer) -> Iterator[PostgresServer]:
-    """A PostgreSQL of the test's own, to be stopped and started."""
-    own = PostgresServer(server.binaries)
-    own.start()
-    yield own
-    own.stop("immediate")
-    own.remove()
 
 
 @pytest.fixture

@@ -72,6 +72,15 @@ def test_pauses_between_probes_double_up_to_five_minutes(postroom: Postroom, rel
     assert pauses == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
 
+def test_a_clock_that_goes_back_does_not_put_off_the_next_probe(postroom: Postroom, relay: ScriptedRelay) -> None:
+    relay.on(Phase.BANNER, reply("554 5.7.1 go away"), times=1)
+    email_id = postroom.schedule()
+    postroom.deliver()
+    postroom.query("UPDATE duepost.control SET probe_at = probe_at + interval '1 h', swept_at = now() + interval '1 h'")
+    postroom.deliver()
+    assert postroom.ledger(email_id) == ["sent"]
+
+
 def test_the_first_success_closes_it_and_everything_flows_on(postroom: Postroom, relay: ScriptedRelay) -> None:
     relay.on(Phase.BANNER, reply("554 5.7.1 go away"))
     ids = [postroom.schedule() for _ in range(10)]

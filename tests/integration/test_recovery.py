@@ -45,6 +45,20 @@ def test_what_a_dead_worker_was_sending_is_unknown_and_resent_once(postroom: Pos
     assert [each["verdict"] for each in postroom.attempts(email_id)] == ["unknown", "sent"]
 
 
+def test_a_clock_that_goes_back_does_not_keep_a_dead_worker_alive(postroom: Postroom) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    claim_as_a_worker_that_dies(postroom, email_id)
+    wait_until(lambda: workers.bury_the_dead(postroom.database, grace=3600) == [] and missing(postroom))
+    postroom.query("UPDATE duepost.worker SET missing_since = now() + interval '1 h' WHERE missing_since IS NOT NULL")
+    look_until_seen(postroom, email_id)
+    assert postroom.row(email_id)["unknowns"] == 1
+
+
+def missing(postroom: Postroom) -> bool:
+    return bool(postroom.query("SELECT FROM duepost.worker WHERE missing_since IS NOT NULL"))
+
+
 def test_what_a_dead_worker_was_sending_is_held_where_the_kind_says_so(postroom: Postroom) -> None:
     postroom.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('invoice', 'hold')")
     email_id = postroom.schedule(kind="invoice")

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from models.database import UNLIMITED, Database
@@ -129,17 +131,40 @@ def test_the_hot_statements_are_served_by_an_index_at_a_million_rows(
         assert not re.search(rf"Seq Scan on {table}\b", plan), plan
 
 
-def test_a_claim_among_a_million_messages_touches_few_pages_and_takes_no_lock_that_stays(million: Database) -> None:
-    def blocks(size: int) -> int:
-        statement = statements(str(ROOT / "models" / "messages.py"))["claim"]
-        filled = re.sub(r"%\((\w+)\)s", lambda match: {**SAMPLES, "size": str(size)}[match[1]], statement)
-        rows = million.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {filled}")
-        assert isinstance(rows[0][0], list)
-        top = rows[0][0][0]["Plan"]
-        assert top["Actual Rows"] == size
-        return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+def blocks_of_a_claim(database: Database, size: int, **samples: str) -> int:
+    """How many pages a claim of so many messages touches."""
+    statement = statements(str(ROOT / "models" / "messages.py"))["claim"]
+    filled = re.sub(r"%\((\w+)\)s", lambda match: {**SAMPLES, "size": str(size), **samples}[match[1]], statement)
+    rows = database.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {filled}")
+    assert isinstance(rows[0][0], list)
+    top = rows[0][0][0]["Plan"]
+    assert top["Actual Rows"] == size
+    return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
 
-    assert blocks(16) < 16 * 40
+
+def test_with_a_snapshot_held_open_a_claim_that_goes_on_does_not_wade_through_what_is_done(url: str) -> None:
+    database, reader = Database(url), psycopg2.connect(url)
+    database.execute(
+        "INSERT INTO dramatiq.queue (message_id, queue_name, state, message, eta)"
+        " SELECT gen_random_uuid(), 'duepost_send', 'queued', '{}', now() - interval '1 h' + i * interval '1 ms'"
+        " FROM generate_series(1, 50000) AS i",
+        limits=UNLIMITED,
+    )
+    reader.set_session(isolation_level="REPEATABLE READ")
+    with closing(reader), reader.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM dramatiq.queue")
+        [(place,)] = database.execute(
+            "SELECT (now() - interval '1 h' + 49000 * interval '1 ms')::text FROM dramatiq.queue LIMIT 1"
+        )
+        database.execute("DELETE FROM dramatiq.queue WHERE eta < %(place)s::timestamptz", {"place": place})
+        from_place = {"anew": "false", "priorities": "ARRAY[0]", "etas": f"ARRAY['{place}']"}
+        assert blocks_of_a_claim(database, 16, **from_place) < 16 * 40
+        assert blocks_of_a_claim(database, 16) > 2000, "what is done is really in the way"
+    database.close()
+
+
+def test_a_claim_among_a_million_messages_touches_few_pages_and_takes_no_lock_that_stays(million: Database) -> None:
+    assert blocks_of_a_claim(million, 16) < 16 * 40
     assert million.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 

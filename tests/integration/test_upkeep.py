@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from uuid import uuid4
 
 import dramatiq
 import pytest
@@ -13,6 +14,7 @@ from actors.upkeep import WEDGED, Patience, Upkeep
 from models import messages, workers
 from models.database import Database
 from models.errors import DatabaseUnreachable
+from models.messages import StoredMessage
 from tests.waiting import wait_until
 
 
@@ -281,3 +283,22 @@ def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_and_noth
     assert found is not None
     assert found.message_id not in {first.message_id, second.message_id}
     assert len(consumer.in_hand) == 3
+
+
+def test_when_the_clock_goes_back_nothing_waits_for_it_to_come_round_again(
+    upkeep: Upkeep, consumer: PostgresConsumer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages.insert_alone(database, StoredMessage(str(uuid4()), "default", "{}"))
+    messages.insert_alone(database, StoredMessage(str(uuid4()), "default", "{}", delay=600))
+    upkeep.follow_the_clock()
+    # What an hour back makes of what was written before it.
+    database.execute("UPDATE dramatiq.queue SET eta = eta + interval '1 h', mtime = mtime + interval '1 h'")
+    clock = messages.clock
+    upkeep.follow_the_clock()
+    assert next(consumer) is None
+    monkeypatch.setattr(messages, "clock", lambda database: clock(database) - 3600)
+    upkeep.follow_the_clock()
+    waits = database.execute(
+        "SELECT round(extract(epoch FROM eta - now()) / 60)::integer FROM dramatiq.queue ORDER BY eta"
+    )
+    assert waits == [(0,), (10,)]

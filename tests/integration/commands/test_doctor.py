@@ -6,11 +6,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from actors.smtp.verdicts import Phase
+from duepost.commands.doctor import _snapshots
+from models.database import Database
 from tests.integration.commands.shell import Shell
 from tests.postgres import PostgresServer
 from tests.processes import Process, duepost
@@ -29,6 +33,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "session",
         "schema",
         "clock",
+        "snapshots",
         "roles",
         "delivery",
         "sender",
@@ -55,6 +60,28 @@ def failed(shell: Shell) -> dict[str, str]:
     """The checks that fail, and what is said of them."""
     found = shell.findings(status=1)
     return {check: detail for check, (health, detail) in found.items() if health == "failed"}
+
+
+def test_the_doctor_names_who_keeps_done_rows_from_being_removed(
+    own_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("duepost.commands.doctor.OLD_SNAPSHOT", -1.0)
+    with own_server.fresh_database() as url:
+        shell = Shell(url, "smtp://127.0.0.1:1", DUEPOST_TEMPLATES=str(tmp_path))
+        reader = psycopg2.connect(url, application_name="nightly dump")
+        reader.set_session(isolation_level="REPEATABLE READ")
+        writer = psycopg2.connect(url, application_name="forgotten shell")
+        with closing(reader), closing(writer), reader.cursor() as reading, writer.cursor() as writing:
+            reading.execute("SELECT 1 FROM duepost.control")
+            writing.execute("INSERT INTO duepost.recipient (user_id, address) VALUES ('ann', 'ann@example.com')")
+            shell.query("SELECT pg_create_physical_replication_slot('old_standby', true)")
+            health, detail = _snapshots(Database(url))
+            pids = reader.info.backend_pid, writer.info.backend_pid
+        shell.query("SELECT pg_drop_replication_slot('old_standby')")
+    assert health == "warning"
+    assert f"session {pids[0]} of postgres (nightly dump, idle in transaction) for 0 s" in detail
+    assert f"session {pids[1]} of postgres (forgotten shell, idle in transaction) for 0 s" in detail
+    assert "replication slot old_standby (nobody reads from it" in detail
 
 
 def test_a_relay_that_refuses_the_login_fails(url: str, tmp_path: Path) -> None:
