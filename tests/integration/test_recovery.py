@@ -56,7 +56,7 @@ def test_a_clock_that_goes_back_does_not_keep_a_dead_worker_alive(postroom: Post
 
 
 def missing(postroom: Postroom) -> bool:
-    return bool(postroom.query("SELECT FROM duepost.worker WHERE missing_since IS NOT NULL"))
+    return bool(postroom.query("SELECT id FROM duepost.worker WHERE missing_since IS NOT NULL"))
 
 
 def test_what_a_dead_worker_was_sending_is_held_where_the_kind_says_so(postroom: Postroom) -> None:
