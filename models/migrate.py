@@ -2,18 +2,31 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from models.database import UNLIMITED, Cursor, Database
-from models.errors import MigrationRefused, SchemaMismatch
+from psycopg2.errors import LockNotAvailable
+
+from models.database import Cursor, Database, Limits
+from models.errors import DatabaseUnreachable, MigrationRefused, SchemaMismatch
 from models.statements import statements
 
 FOLDER = Path(__file__).parent / "migrations"
 GRANTS = Path(__file__).parent / "grants.sql"
 FILE_NAME = re.compile(r"^(?P<number>\d{4})_\w+\.sql$")
 SQL = statements(__file__)
+T = TypeVar("T")
+
+#: A migration waits this long (seconds) for a lock. Whoever comes after it waits too, so it gives way, and tries again.
+GIVING_WAY = Limits(statement=0, lock=2.0, idle=0)
+
+#: Seconds between two tries, and how many there are.
+PAUSE = 1.0
+TRIES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,8 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
 def migrate(database: Database, *, queue_schema: str, folder: Path = FOLDER) -> Iterator[str]:
     """Brings the schema up to date; safe to repeat and to race.
 
-    Each migration is committed on its own, under an advisory lock that a racing run waits for.
+    Each migration is committed on its own, under an advisory lock that a racing run waits for. One that has to wait
+    for a long transaction lets the others pass every two seconds: what runs goes on.
 
     Args:
         database: where to; its role needs the right to create schemas, not superuser.
@@ -62,30 +76,15 @@ def migrate(database: Database, *, queue_schema: str, folder: Path = FOLDER) -> 
         the name of each file as it has been applied.
 
     Raises:
-        MigrationRefused: an applied file has changed since, or the database is newer than this code.
+        MigrationRefused: an applied file has changed since, or another transaction was in the way for ten minutes.
         DatabaseUnreachable: no connection could be made.
     """
     known = migrations(folder)
-    with database.transaction(UNLIMITED) as cursor:
-        _lock(cursor)
-        cursor.execute(SQL["create_record"])
-        cursor.execute(SQL["queue_exists"])
-        if cursor.fetchone() == (False,):
-            cursor.execute(queue_schema)
+    _locked(database, lambda cursor: _prepare(cursor, queue_schema))
     for migration in known:
-        with database.transaction(UNLIMITED) as cursor:
-            _lock(cursor)
-            if _is_applied(cursor, migration):
-                continue
-            cursor.execute(migration.sql)
-            cursor.execute(
-                SQL["record"],
-                {"number": migration.number, "name": migration.name, "checksum": migration.checksum},
-            )
-        yield migration.name
-    with database.transaction(UNLIMITED) as cursor:
-        _lock(cursor)
-        cursor.execute(GRANTS.read_text(encoding="utf-8"))
+        if _locked(database, partial(_apply, migration=migration)):
+            yield migration.name
+    _locked(database, lambda cursor: cursor.execute(GRANTS.read_text(encoding="utf-8")))
 
 
 def check_schema(database: Database) -> None:
@@ -105,8 +104,35 @@ def check_schema(database: Database) -> None:
         )
 
 
-def _lock(cursor: Cursor) -> None:
-    cursor.execute(SQL["lock"])
+def _locked(database: Database, work: Callable[[Cursor], T]) -> T:
+    """One transaction under the lock of migrations; gives way, and tries again, where another one is in the way."""
+    for _ in range(TRIES):
+        try:
+            with database.transaction(GIVING_WAY) as cursor:
+                cursor.execute(SQL["lock"])
+                return work(cursor)
+        except DatabaseUnreachable as error:
+            if not isinstance(error.__cause__, LockNotAvailable):
+                raise
+            time.sleep(PAUSE)
+    raise MigrationRefused(
+        "another transaction has been in the way for ten minutes: end it (`duepost doctor` names it), and try again"
+    )
+
+
+def _prepare(cursor: Cursor, queue_schema: str) -> None:
+    cursor.execute(SQL["create_record"])
+    cursor.execute(SQL["queue_exists"])
+    if cursor.fetchone() == (False,):
+        cursor.execute(queue_schema)
+
+
+def _apply(cursor: Cursor, migration: Migration) -> bool:
+    if _is_applied(cursor, migration):
+        return False
+    cursor.execute(migration.sql)
+    cursor.execute(SQL["record"], {"number": migration.number, "name": migration.name, "checksum": migration.checksum})
+    return True
 
 
 def _is_applied(cursor: Cursor, migration: Migration) -> bool:
