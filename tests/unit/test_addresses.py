@@ -141,3 +141,27 @@ def test_a_wrong_sender_is_told_what_would_be_right(text: str) -> None:
 def test_a_sender_with_a_control_character_is_refused(text: str, control: str) -> None:
     with pytest.raises(ValueError, match="one line without control characters"):
         parse_sender(text.format(control))
+
+
+def read(address: str) -> str | None:
+    """As it goes out, or None where it is refused."""
+    try:
+        return ascii_address(address)
+    except UndeliverableAddress:
+        return None
+
+
+LOCAL = st.text(st.sampled_from('aZ9.!+-_"@ é()'), max_size=70)
+LONG_LABELS = ("a" * 63 + ".com", "a" * 64 + ".com", "abcdefgh." * 27 + "com", "abcdefgh." * 28 + "com")
+DOMAIN = st.text(st.sampled_from("aZ9.-ü_xn"), max_size=20) | st.sampled_from(
+    ["example.com", "xn--bcher-kva.example", "[1.2.3.4]", *LONG_LABELS]
+)
+
+
+@given(LOCAL, DOMAIN)
+def test_an_address_is_read_alike_whether_its_domain_is_known_or_not(local_part: str, domain: str) -> None:
+    address = f"{local_part}@{domain}"
+    quick = read(address)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actors.addresses.LONGEST_LOCAL_PART", -1)
+        assert quick == read(address)

@@ -314,3 +314,22 @@ def test_control_characters_of_a_body_travel_encoded() -> None:
 
 def test_a_line_that_begins_with_from_stays_as_it_is() -> None:
     assert build(text="From here on").endswith(b"\r\nFrom here on\r\n")
+
+
+PLAIN = st.lists(
+    st.text(st.characters(min_codepoint=9, max_codepoint=127), max_size=90), max_size=8
+).map("\n".join)  # fmt: skip
+
+
+@given(PLAIN | BODY, PLAIN | BODY | st.none())
+def test_a_body_that_is_spliced_is_to_the_byte_what_composing_makes(text: str, html: str | None) -> None:
+    spliced = build(text=text, html=html)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actors.mime._as_it_stands", lambda _body: None)
+        assert spliced == build(text=text, html=html)
+
+
+def test_a_body_that_holds_the_skeletons_boundary_is_whole() -> None:
+    body = f"--=_{'0' * 40}\nthe html body\n"
+    assert body_of(build(text=body, html=body)) == body
+    assert body_of(build(text=body, html=body), "html") == body
