@@ -8,7 +8,7 @@ instead of one for each message; delayed messages stay in the table until they a
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from queue import Empty
@@ -121,6 +121,23 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             self._insert_alone(stored(), wait=current is not None)
         self.emit_after("enqueue", message, delay)
         return message
+
+    def enqueue_through(
+        self, messages_: Sequence[Message], store: Callable[[list[StoredMessage]], Collection[str]]
+    ) -> None:
+        """Stores messages by a statement of the caller's, which belongs to the caller's own data.
+
+        Args:
+            messages_: the messages.
+            store: inserts them, and gives the ids of those that were inserted.
+        """
+        prepared = [self._prepare(message, None)[1] for message in messages_]
+        for message in messages_:
+            self.emit_before("enqueue", message, None)
+        stored = store([each() for each in prepared])
+        for message in messages_:
+            if message.message_id in stored:
+                self.emit_after("enqueue", message, None)
 
     def enqueue_unless_one_waits(self, message: Message) -> bool:
         """Stores a message unless one for the same actor is there to be read at once.

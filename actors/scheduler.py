@@ -1,13 +1,14 @@
 """The scheduler: while something is due, lock it and enqueue it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import dramatiq
+import psycopg2
 
 from actors import reporting
 from actors.ration import Ration
@@ -50,15 +51,15 @@ def enqueue_due_emails() -> None:
     """One pass: enqueues what is due, the oldest first, each email in a transaction of its own."""
     if not settings().disabled:
         bring_back_lost_messages()
-        for email_id in due_emails():
-            enqueue_or_expire(email_id)
+        for page in due_pages():
+            enqueue_each(page)
         probe_an_open_circuit()
     keep_house()
     if control.take_check_in(database):
         reporting.check_in()
 
 
-def due_emails() -> Iterator[int]:
+def due_pages() -> Iterator[list[int]]:
     """The ids of due emails in due order, page by page, until nothing is due or nothing may be sent."""
     begins_anew = ration.is_due
     place = emails.BEGINNING if begins_anew else passed.place
@@ -69,11 +70,38 @@ def due_emails() -> Iterator[int]:
         with ration.measured() if begins_anew else nullcontext():
             page = emails.due_page(database, PAGE, place)
         begins_anew = False
-        for due_at, email_id in page:
-            yield email_id
-            place = passed.place = (due_at, email_id)
+        if page:
+            yield [email_id for _, email_id in page]
+            place = passed.place = page[-1]
         if len(page) < PAGE:
             return
+
+
+def enqueue_each(email_ids: Sequence[int]) -> None:
+    """Enqueues emails, each in a transaction of its own, or moves it to the ledger if its time is over.
+
+    Raises:
+        psycopg2.Error: of the first that failed; all the others are done.
+    """
+    try:
+        broker.enqueue_through(
+            [send_email.message(email_id) for email_id in email_ids],
+            lambda stored: emails.enqueue_each(database, email_ids, stored),
+        )
+    except psycopg2.Error:
+        # What came before it is committed. The rest is taken one by one, so that one row never blocks another.
+        failures = [failure for email_id in email_ids if (failure := failure_of(email_id))]
+        if failures:
+            raise failures[0] from None
+
+
+def failure_of(email_id: int) -> psycopg2.Error | None:
+    """Enqueues one email; gives what that fails of."""
+    try:
+        enqueue_or_expire(email_id)
+    except psycopg2.Error as failure:
+        return failure
+    return None
 
 
 def enqueue_or_expire(email_id: int, *, probe: bool = False) -> bool:

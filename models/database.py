@@ -242,6 +242,21 @@ class Database:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall()) if cursor.description else []
 
+    def call(self, statement: str, parameters: Mapping[str, object]) -> list[Row]:
+        """Calls a procedure that commits on its own, and sets its own limits; this end hangs up as with any other.
+
+        Returns:
+            its row.
+
+        Raises:
+            NestedTransaction: this thread has a transaction open.
+            DatabaseUnreachable: no connection could be made, or it was lost; some of it may be committed.
+        """
+        with self._cursor(self._own_connection(), self.limits) as cursor:
+            cursor.opening = ""
+            cursor.execute(statement, parameters)
+            return list(cursor.fetchall())
+
     def close(self) -> None:
         """Closes this thread's connection."""
         connection: Connection | None = getattr(self._thread, "connection", None)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from models.database import Cursor, Database, rows_as_dicts
+from models.messages import StoredMessage
 from models.statements import statements
 from models.words import Outcome, State, Verdict
 
@@ -106,6 +107,32 @@ def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
     for (seconds,) in database.execute(SQL["next_due_at"], {"anew": anew}):
         return float(str(seconds))
     return None
+
+
+def enqueue_each(database: Database, email_ids: Sequence[int], messages: Sequence[StoredMessage]) -> set[str]:
+    """Scheduled → queued with its message, or → ledger as `expired`: each in its own transaction, in one round trip.
+
+    Args:
+        database: where; no transaction may be open.
+        email_ids: what is due, in order.
+        messages: the message of each, all for one queue and of one priority.
+
+    Returns:
+        the ids of the messages that were inserted; not those of emails that another transaction holds, or that may
+        not be sent any more.
+    """
+    [first, *_] = messages
+    [(inserted,)] = database.call(
+        SQL["enqueue_each"],
+        {
+            "email_ids": list(email_ids),
+            "message_ids": [each.message_id for each in messages],
+            "contents": [each.content for each in messages],
+            "queue_name": first.queue_name,
+            "priority": first.priority,
+        },
+    )
+    return set(str(inserted).strip("{}").split(",")) - {""}
 
 
 def enqueue(cursor: Cursor, email_id: int, message_id: UUID, *, probe: bool = False) -> bool:

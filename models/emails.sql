@@ -31,8 +31,14 @@ SELECT extract(epoch FROM greatest(
 FROM duepost.control AS control, next
 WHERE next.due_at IS NOT NULL AND NOT control.paused
 
+-- name: enqueue_each
+-- scheduled → queued, with their messages, each in a transaction of its own.
+CALL duepost.enqueue_emails(
+    %(email_ids)s::bigint[], %(message_ids)s::uuid[], %(contents)s::jsonb[], %(queue_name)s, %(priority)s, NULL
+)
+
 -- name: enqueue
--- scheduled → queued. Nothing where another transaction holds the row, or where nothing may be enqueued.
+-- scheduled → queued, for a probe. Nothing where another transaction holds the row, or where nothing may be enqueued.
 -- Rows are locked by id alone and looked at afterwards: with the state in the same WHERE the planner may take a
 -- partial index, and read everything that is due for each row.
 -- The commit need not wait for the disk: a crash that loses it leaves the row scheduled, and without a message.

@@ -16,7 +16,7 @@ BEGIN
     END LOOP;
 
     REVOKE ALL ON SCHEMA duepost FROM PUBLIC;
-    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA duepost FROM PUBLIC;
+    REVOKE ALL ON ALL ROUTINES IN SCHEMA duepost FROM PUBLIC;
 
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_client') THEN
         GRANT USAGE ON SCHEMA duepost TO duepost_client;
@@ -41,6 +41,7 @@ BEGIN
             duepost.schedule_email, duepost.clear_scheduled_emails, duepost.clear_scheduled_emails_to,
             duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish, duepost.maintain_partitions
         TO duepost_worker;
+        GRANT EXECUTE ON PROCEDURE duepost.enqueue_emails TO duepost_worker;
         -- A team's own view of its users may belong to somebody else, who then grants it.
         BEGIN
             GRANT SELECT ON duepost.recipient TO duepost_worker;

@@ -456,6 +456,59 @@ $$;
 COMMENT ON FUNCTION duepost.reschedule_email IS
     'Moves one email to another time: rescheduled, or too_late (it is being sent, finished or unknown).';
 
+-- The scheduler's page, row by row: each is locked, looked at and marked, and its message inserted, in a transaction of
+-- its own, which need not wait for the disk: a crash that loses it leaves the row scheduled, and without a message.
+-- All of it in one round trip. A row that another transaction holds, or that may not be sent now, is passed over; one
+-- whose time is over goes to the ledger. Called by workers, with their own rights.
+CREATE PROCEDURE duepost.enqueue_emails(
+    email_ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priority integer, INOUT enqueued uuid[]
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    email duepost.scheduled_email.id%TYPE;
+BEGIN
+    enqueued := '{}';
+    FOR i IN 1 .. coalesce(cardinality(email_ids), 0) LOOP
+        PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+        PERFORM pg_catalog.set_config('lock_timeout', '10s', true);
+        WITH due AS MATERIALIZED (
+            SELECT e.id, e.state, e.due_at, e.expires_at
+            FROM duepost.scheduled_email AS e
+            WHERE e.id = email_ids[i]
+            FOR UPDATE SKIP LOCKED
+        ), marked AS (
+            UPDATE duepost.scheduled_email AS row
+            SET state = 'queued', message_id = message_ids[i], probe = false
+            FROM due, duepost.control AS control
+            WHERE row.id = due.id
+              AND due.state = 'scheduled'
+              AND due.due_at <= now()
+              AND (due.expires_at IS NULL OR due.expires_at > now())
+              AND NOT control.paused
+              AND NOT control.circuit_open
+            RETURNING row.id
+        )
+        INSERT INTO dramatiq.queue (message_id, queue_name, state, mtime, message, eta, priority)
+        SELECT message_ids[i], enqueue_emails.queue_name, 'queued', now(), contents[i], now(), enqueue_emails.priority
+        FROM marked;
+        IF FOUND THEN
+            enqueued := enqueued || message_ids[i];
+        ELSE
+            SELECT e.id INTO email
+            FROM duepost.scheduled_email AS e
+            WHERE e.id = email_ids[i] AND e.state IN ('scheduled', 'queued') AND e.expires_at <= now()
+            FOR UPDATE SKIP LOCKED;
+            IF FOUND THEN
+                PERFORM duepost.finish(email, 'expired', NULL);
+            END IF;
+        END IF;
+        COMMIT;
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE duepost.enqueue_emails IS
+    'Locks due emails one by one and enqueues each in a transaction of its own; gives the messages that were inserted.';
+
 -- Partitions by month, a few ahead, and none older than the retention: run by the scheduler, which owns no table.
 -- Its dates are ISO ones: PostgreSQL before 18 does not read every zone's name as it writes it.
 CREATE FUNCTION duepost.maintain_partitions(retention interval DEFAULT NULL) RETURNS void

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from actors import broker, runtime, scheduler, sender
@@ -30,17 +30,20 @@ def conclude_before_the_dot() -> None:
 def enqueue_outside_the_transaction() -> None:
     """Sends the message once the row is marked, in a transaction of its own."""
 
-    def enqueue(email_id: int, *, probe: bool = False) -> bool:
+    def enqueue_each(email_ids: Sequence[int]) -> None:
+        for email_id in email_ids:
+            enqueue(email_id)
+
+    def enqueue(email_id: int) -> None:
         message = sender.send_email.message(email_id)
         with runtime.database.transaction() as cursor:
-            marked = emails.enqueue(cursor, email_id, UUID(message.message_id), probe=probe)
+            marked = emails.enqueue(cursor, email_id, UUID(message.message_id))
             if not marked:
                 emails.expire(cursor, email_id)
         if marked:
             broker.enqueue(message)
-        return marked
 
-    scheduler.enqueue_or_expire = enqueue
+    scheduler.enqueue_each = enqueue_each
 
 
 BUGS = {each.__name__: each for each in (conclude_before_the_dot, enqueue_outside_the_transaction)}

@@ -2,6 +2,8 @@
 
 from email import message_from_bytes, policy
 
+import psycopg2
+import psycopg2.errors
 import pytest
 
 from actors.smtp.verdicts import Phase
@@ -51,6 +53,24 @@ def test_each_email_is_enqueued_in_a_transaction_of_its_own(postroom: Postroom) 
         "SELECT count(*), count(DISTINCT xmin::text) FROM duepost.scheduled_email WHERE state = 'queued'"
     )
     assert (rows, transactions) == (5, 5)
+
+
+def test_a_row_that_fails_blocks_no_other(each_postroom: Postroom, relay: ScriptedRelay) -> None:
+    postroom = each_postroom
+    bad = [postroom.schedule(kind="cursed") for _ in range(2)]
+    good = [postroom.schedule(address=f"a{number}@example.com") for number in range(3)]
+    postroom.schedule(kind="cursed")
+    postroom.query(
+        "CREATE FUNCTION curse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'cursed'; END $$;"
+        "CREATE TRIGGER curse BEFORE UPDATE ON duepost.scheduled_email FOR EACH ROW"
+        " WHEN (NEW.kind = 'cursed') EXECUTE FUNCTION curse()"
+    )
+    with pytest.raises(psycopg2.errors.RaiseException, match="cursed"):
+        postroom.deliver()
+    postroom.send()
+    assert [postroom.ledger(each) for each in good] == [["sent"]] * 3
+    assert [postroom.row(each)["state"] for each in bad] == ["scheduled"] * 2
+    assert len(relay.messages) == 3
 
 
 def test_the_row_and_its_message_are_enqueued_together(postroom: Postroom) -> None:

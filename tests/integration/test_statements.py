@@ -42,6 +42,8 @@ SAMPLES = {
     "mailbox_full": "false",
     "pause": "15.0::double precision",
     "error": "'error'",
+    "email_ids": "ARRAY[1]",
+    "contents": "ARRAY['{}']",
     "anew": "true",
     "priorities": "ARRAY[]::integer[]",
     "etas": "ARRAY[]::timestamptz[]",
