@@ -112,8 +112,8 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         """
         message, stored = self._prepare(message, delay)
         self.emit_before("enqueue", message, delay)
-        current = CurrentMessage.get_current_message()
-        if isinstance(current, ClaimedMessage) and current.message_id == message.message_id:
+        current = self.message_in_process
+        if current is not None and current.message_id == message.message_id:
             self._put_back(current, stored())
         elif self.database.current is not None:
             messages.insert(self.database.current.cursor, stored())
@@ -170,21 +170,34 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
                 the message if the actor lets this pass.
             RuntimeError: no transaction of the broker's database is open.
         """
-        message = CurrentMessage.get_current_message()
-        if isinstance(message, ClaimedMessage) and not self.acknowledge_if_held(cursor):
+        message = self.message_in_process
+        if message is not None and not self.acknowledge_if_held(cursor):
             forsake(message)
             raise ClaimLost("the message is another worker's by now, or waits for one")
 
     def acknowledge_if_held(self, cursor: Cursor) -> bool:
         """The same for work that is right even if its message runs again; gives whether it was acknowledged."""
-        message = CurrentMessage.get_current_message()
-        if not isinstance(message, ClaimedMessage):
-            return False
+        message = self.message_in_process
+        return message is not None and self.acknowledge_each(cursor, [message])
+
+    def acknowledge_each(self, cursor: Cursor, messages_: Sequence[ClaimedMessage]) -> bool:
+        """The same for the messages of several threads, whose work shares the transaction.
+
+        Raises:
+            RuntimeError: no transaction of the broker's database is open.
+        """
         transaction = self.database.current
         if transaction is None:
             raise RuntimeError("an acknowledgement belongs in a transaction of the broker's database")
-        transaction.after_commit(message.settle)
-        return messages.acknowledge(cursor, message.claim)
+        for message in messages_:
+            transaction.after_commit(message.settle)
+        return not messages_ or messages.acknowledge(cursor, [message.claim for message in messages_])
+
+    @property
+    def message_in_process(self) -> ClaimedMessage | None:
+        """The message that this thread is working on, if any."""
+        message = CurrentMessage.get_current_message()
+        return message if isinstance(message, ClaimedMessage) else None
 
     def flush(self, queue_name: str) -> None:
         """Deletes all messages of a queue, dead letters and what is in hand included."""

@@ -42,6 +42,11 @@ class Conclusion:
         )
 
     @property
+    def is_plain(self) -> bool:
+        """It moves to the ledger, and nothing else changes: no address is dead, no circuit opens or is probed."""
+        return self.is_finished and not self.dead_addresses and self.relay_failure is None and not self.email.probe
+
+    @property
     def is_unknown(self) -> bool:
         """For some recipient nobody knows whether the relay took it."""
         return any(ruling.verdict is Verdict.UNKNOWN for ruling in self.rulings)

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,6 +11,7 @@ import dramatiq
 from actors import conclusion, reporting
 from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, parse_sender
 from actors.conclusion import Conclusion
+from actors.consumer import ClaimedMessage
 from actors.mime import build_message
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
 from actors.rendering import Content, RenderError
@@ -18,6 +19,7 @@ from actors.runtime import broker, database, relay_connection, templates
 from actors.settings import settings
 from actors.smtp.connection import Envelope
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
+from actors.together import Together
 from actors.waiting import wait_for_database
 from models import control, emails
 from models.database import Cursor
@@ -99,19 +101,29 @@ def send_email(email_id: int) -> None:
         holdings.drop(email.claim)
 
 
+def claim_each(email_ids: Sequence[int]) -> list[ClaimedEmail | None]:
+    """Claims the emails of several threads; one that two threads want is the first's."""
+    claimed = {email.id: email for email in emails.claim(database, email_ids, broker.attendance.worker_id)}
+    return [claimed.pop(email_id, None) for email_id in email_ids]
+
+
+claims: Together[int, ClaimedEmail | None] = Together(claim_each)
+
+
 def claim(email_id: int) -> ClaimedEmail | None:
     """Queued → sending, in one short transaction; None where there is nothing to send.
 
     Raises:
         dramatiq.Retry: another transaction holds the row just now.
     """
-    with database.transaction() as cursor:
-        if settings().disabled:
+    if settings().disabled:
+        with database.transaction() as cursor:
             emails.release(cursor, email_id, anyway=True)
-            return None
-        email = emails.claim(cursor, email_id, broker.attendance.worker_id)
-        if email is not None:
-            return email
+        return None
+    email = claims.do(email_id)
+    if email is not None:
+        return email
+    with database.transaction() as cursor:
         if emails.expire(cursor, email_id) or emails.release(cursor, email_id):
             return None
         busy = emails.is_claimable(cursor, email_id)
@@ -221,6 +233,8 @@ def conclude(email: ClaimedEmail, judged: list[Judged]) -> None:
     outcome = Conclusion.of(email, [(each.recipient, each.ruling) for each in judged])
 
     def write() -> list[Callable[[], None]]:
+        if outcome.is_plain and conclusions.do((outcome, broker.message_in_process)):
+            return outcome.reports()
         with database.transaction() as cursor:
             return apply(cursor, email, outcome)
 
@@ -231,10 +245,23 @@ def conclude(email: ClaimedEmail, judged: list[Judged]) -> None:
         broker.enqueue_unless_one_waits(tick_message())
 
 
+def conclude_each(plain: Sequence[tuple[Conclusion, ClaimedMessage | None]]) -> list[bool]:
+    """Concludes the emails of several threads, and acknowledges their messages; says of each whether it did."""
+    with database.transaction() as cursor:
+        done = emails.conclude_finished(cursor, [(outcome.email, outcome.results) for outcome, _ in plain])
+        broker.acknowledge_each(
+            cursor, [message for outcome, message in plain if message is not None and outcome.email.id in done]
+        )
+    return [outcome.email.id in done for outcome, _ in plain]
+
+
+conclusions: Together[tuple[Conclusion, ClaimedMessage | None], bool] = Together(conclude_each)
+
+
 def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
     """Writes a conclusion; gives what is to be reported once it is committed."""
     if outcome.is_finished:
-        concluded = emails.conclude_finished(cursor, email, outcome.results)
+        concluded = bool(emails.conclude_finished(cursor, [(email, outcome.results)]))
     else:
         concluded = put_back(cursor, email, outcome)
     if not concluded:

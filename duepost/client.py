@@ -113,7 +113,8 @@ def clear_scheduled_emails(cursor: Cursor, users: Sequence[str], kind: str | Non
     """Takes users off their scheduled emails, of one kind or all.
 
     Returns:
-        an id and a receipt for each email: `cleared` (never sent), `user_removed` or `too_late`.
+        an id and a receipt for each email: `cleared` (never sent), `user_removed` or `too_late`; two for one that
+        some of these users have already and others are taken off: `user_removed`, then `too_late`.
     """
     cursor.execute(
         "SELECT email_id, receipt FROM duepost.clear_scheduled_emails(%(users)s::text[], %(kind)s::text)",

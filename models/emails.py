@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from models.database import Cursor, Database, rows_as_dicts
+from models.database import Cursor, Database, Row
 from models.messages import StoredMessage
 from models.statements import statements
 from models.words import Outcome, State, Verdict
@@ -157,19 +157,20 @@ def expire(cursor: Cursor, email_id: int) -> bool:
     return True
 
 
-def claim(cursor: Cursor, email_id: int, worker_id: int) -> ClaimedEmail | None:
-    """Queued → sending: locks the row, checks that it is still to be sent, and journals the claim."""
-    cursor.execute(SQL["claim"], {"id": email_id, "worker_id": worker_id})
-    rows = rows_as_dicts(cursor)
-    if not rows:
-        return None
-    [row] = rows
-    recipients = row.pop("recipients") or []
-    assert isinstance(recipients, list)  # noqa: S101 - jsonb_agg gives an array
-    return ClaimedEmail(
-        **row,  # type: ignore[arg-type]  # the statement's columns are the class's fields
-        recipients=tuple(Recipient(**recipient) for recipient in recipients),
-    )
+def claim(database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
+    """Queued → sending: locks the rows by ascending id, and looks whether each is still to be sent.
+
+    One statement in a transaction of its own; a row that another transaction holds is passed over.
+    """
+    rows = database.execute(SQL["claim"], {"ids": list(email_ids), "worker_id": worker_id})
+    return [_claimed(row) for row in rows]
+
+
+def _claimed(row: Row) -> ClaimedEmail:
+    *columns, recipients = row
+    assert isinstance(recipients, list | None)  # noqa: S101 - jsonb_agg gives an array
+    # The statement's columns are the class's fields.
+    return ClaimedEmail(*columns, tuple(Recipient(**each) for each in recipients or []))  # type: ignore[arg-type, call-arg]
 
 
 def release(cursor: Cursor, email_id: int, *, anyway: bool = False) -> bool:
@@ -206,10 +207,23 @@ def journal(cursor: Cursor, email: ClaimedEmail | Lost, results: Sequence[Result
     cursor.execute(SQL["journal"], _of(email, [result for result in results if result.verdict]))
 
 
-def conclude_finished(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result]) -> bool:
-    """Sending → ledger, with the attempt's journal; False where the claim is no longer the row's."""
-    cursor.execute(SQL["conclude_finished"], _of(email, results))
-    return cursor.fetchone() is not None
+def conclude_finished(cursor: Cursor, finished: Sequence[tuple[ClaimedEmail, Sequence[Result]]]) -> set[int]:
+    """Sending → ledger, with the attempts' journal, each locked by ascending id.
+
+    Returns:
+        the ids of those whose claim was still the row's; the others are left alone.
+    """
+    cursor.execute(
+        SQL["conclude_finished"],
+        {
+            "ids": [email.id for email, _ in finished],
+            "claims": [email.claim for email, _ in finished],
+            "results": json.dumps(
+                [{"email_id": email.id, **_fields(result)} for email, results in finished for result in results]
+            ),
+        },
+    )
+    return {email_id for (email_id,) in cursor.fetchall()}
 
 
 def conclude_later(
@@ -323,9 +337,13 @@ def state_of(cursor: Cursor, email_id: int) -> State | None:
 
 
 def _of(email: ClaimedEmail | Lost, results: Sequence[Result]) -> dict[str, object]:
-    fields = ("user_id", "address", "verdict", "outcome", "phase", "code", "enhanced_code", "reply")
     return {
         "id": email.id,
         "claim": email.claim,
-        "results": json.dumps([{name: getattr(result, name) for name in fields} for result in results]),
+        "results": json.dumps([_fields(result) for result in results]),
     }
+
+
+def _fields(result: Result) -> dict[str, object]:
+    fields = ("user_id", "address", "verdict", "outcome", "phase", "code", "enhanced_code", "reply")
+    return {name: getattr(result, name) for name in fields}

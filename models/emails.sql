@@ -70,9 +70,14 @@ SELECT id FROM email WHERE state IN ('scheduled', 'queued') AND expires_at <= no
 SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 
 -- name: claim
--- queued → sending, under the next claim number; gives the email with the recipients that are still to get it.
+-- queued → sending, each under a claim number of its own; gives the emails with the recipients that are still to get
+-- them. Several threads' claims share one statement and one commit.
 WITH email AS MATERIALIZED (
-    SELECT id, state, due_at, expires_at FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+    SELECT id, state, due_at, expires_at
+    FROM duepost.scheduled_email
+    WHERE id = ANY (%(ids)s::bigint[])
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
 )
 UPDATE duepost.scheduled_email AS row
 SET state = 'sending',
@@ -174,16 +179,24 @@ FROM jsonb_to_recordset(%(results)s) AS result (
 WHERE u.email_id = %(id)s AND u.user_id = result.user_id AND u.outcome IS NULL
 
 -- name: conclude_finished
--- sending → ledger: every recipient has an outcome, now or from an earlier attempt.
-WITH email AS (
+-- sending → ledger: every recipient has an outcome, now or from an earlier attempt. Several threads' conclusions share
+-- one statement and one commit; each names its claim, and gives its results. Locked by id alone, as in `enqueue`.
+WITH held AS MATERIALIZED (
+    SELECT id, claim, state
+    FROM duepost.scheduled_email
+    WHERE id = ANY (%(ids)s::bigint[])
+    ORDER BY id
+    FOR UPDATE
+), email AS (
     DELETE FROM duepost.scheduled_email AS row
-    WHERE row.id = %(id)s AND row.claim = %(claim)s AND row.state = 'sending'
+    USING held, unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS claimed (id, claim)
+    WHERE row.id = held.id AND held.state = 'sending' AND held.id = claimed.id AND held.claim = claimed.claim
     RETURNING row.*
 ), result AS MATERIALIZED (
     SELECT *
     FROM jsonb_to_recordset(%(results)s) AS result (
-        user_id text, address text, phase text, verdict text, outcome text, code integer, enhanced_code text,
-        reply text
+        email_id bigint, user_id text, address text, phase text, verdict text, outcome text, code integer,
+        enhanced_code text, reply text
     )
 ), journal AS (
     INSERT INTO duepost.attempt (
@@ -191,15 +204,17 @@ WITH email AS (
     )
     SELECT email.id, email.claim, email.worker_id, result.user_id, email.claimed_at, now(), result.phase,
            result.verdict, result.code, result.enhanced_code, result.reply
-    FROM email, result
+    FROM email
+    JOIN result ON result.email_id = email.id
     WHERE result.verdict IS NOT NULL
 ), settled AS (
-    SELECT u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
+    SELECT u.email_id, u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
     FROM duepost.scheduled_email_user AS u
-    WHERE u.email_id = %(id)s AND u.outcome IS NOT NULL
-      AND NOT EXISTS (SELECT FROM result WHERE result.user_id = u.user_id)
+    WHERE u.email_id = ANY (%(ids)s::bigint[]) AND u.outcome IS NOT NULL
+      AND NOT EXISTS (SELECT FROM result WHERE result.email_id = u.email_id AND result.user_id = u.user_id)
     UNION ALL
-    SELECT result.user_id, result.address, result.outcome, result.code, result.enhanced_code, result.reply
+    SELECT result.email_id, result.user_id, result.address, result.outcome, result.code, result.enhanced_code,
+           result.reply
     FROM result
 ), ledger AS (
     INSERT INTO duepost.delivery (
@@ -208,9 +223,12 @@ WITH email AS (
     )
     SELECT email.id, email.kind, settled.outcome, settled.user_id, settled.address, settled.code,
            settled.enhanced_code, settled.reply,
-           email.attempts + (EXISTS (SELECT FROM result WHERE result.verdict IS NOT NULL))::integer,
+           email.attempts + (EXISTS (
+               SELECT FROM result WHERE result.email_id = email.id AND result.verdict IS NOT NULL
+           ))::integer,
            email.unknowns, email.key, email.scheduled_at, email.message_id_header
-    FROM email, settled
+    FROM email
+    JOIN settled ON settled.email_id = email.id
 )
 SELECT id FROM email
 

@@ -127,10 +127,10 @@ def claim(
     return sorted(claimed, key=lambda each: (each.priority, each.eta))
 
 
-def acknowledge(cursor: Cursor, claim: Claim) -> bool:
-    """Consumed → gone, in the transaction that concluded the work; gives whether the claim was still good."""
-    cursor.execute(SQL["acknowledge"], _pairs([claim]))
-    return cursor.rowcount == 1
+def acknowledge(cursor: Cursor, claims: Sequence[Claim]) -> bool:
+    """Consumed → gone, in the transaction that concluded the work; gives whether all claims were still good."""
+    cursor.execute(SQL["acknowledge"], _pairs(claims))
+    return cursor.rowcount == len(claims)
 
 
 def acknowledge_alone(database: Database, claims: Sequence[Claim]) -> None:

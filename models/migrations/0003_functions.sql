@@ -315,6 +315,7 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     email   record;
     removed integer;
+    late    boolean;
 BEGIN
     IF clear_scheduled_emails.users IS NULL THEN
         PERFORM duepost.refuse('users', 'must be an array of user ids');
@@ -341,6 +342,11 @@ BEGIN
         IF email.state IN ('scheduled', 'queued') AND email.unknowns = 0 THEN
             PERFORM FROM duepost.scheduled_email_user AS u
             WHERE u.email_id = email.id ORDER BY u.user_id FOR UPDATE;
+            late := EXISTS (
+                SELECT FROM duepost.scheduled_email_user AS u
+                WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users)
+                  AND u.outcome IS NOT NULL
+            );
             DELETE FROM duepost.scheduled_email_user AS u
             WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users) AND u.outcome IS NULL;
             GET DIAGNOSTICS removed = ROW_COUNT;
@@ -354,6 +360,11 @@ BEGIN
                     PERFORM duepost.finish(email.id, NULL, NULL);
                 END IF;
                 receipt := 'user_removed';
+                -- Of these users some are off, and some have it already: both is said.
+                IF late THEN
+                    RETURN NEXT;
+                    receipt := 'too_late';
+                END IF;
             END IF;
         END IF;
         RETURN NEXT;
@@ -362,7 +373,8 @@ END
 $$;
 COMMENT ON FUNCTION duepost.clear_scheduled_emails IS
     'Takes these users off their scheduled emails (of one kind, or all). A receipt for each email: cleared (it had no '
-    'other user and is never sent), user_removed, or too_late (it is being sent, or may have been sent). Locks rows by ascending id.';
+    'other user and is never sent), user_removed, or too_late (it is being sent, or may have been sent); the last two '
+    'where some of these users have it and others are taken off. Locks rows by ascending id.';
 
 CREATE FUNCTION duepost.clear_scheduled_email(email_id bigint) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER

@@ -23,16 +23,23 @@ def address_of(user: str) -> str:
 
 @dataclass
 class Asked:
-    """One email as it was asked for, and what was promised about it since. Times are UNIX times."""
+    """One email as it was asked for, and what was promised about it since. Times are UNIX times.
+
+    `promises` are of the time before which it does not leave: when each was made, and that time.
+    """
 
     key: str
     email_id: int
     kind: str
     addresses: dict[str, str]
-    not_before: float
+    promises: list[tuple[float, float]]
     expires_at: float | None
     cleared: set[str] = field(default_factory=set)
     unsure: bool = False
+
+    def not_before(self, moment: float) -> float:
+        """The time before which it was not to leave, by the promise that was in force at a moment."""
+        return next(until for made_at, until in reversed(self.promises) if made_at <= moment)
 
 
 @dataclass
@@ -128,7 +135,7 @@ class Asker(threading.Thread):
                     *arguments,
                 )[0][0]
                 addresses = {user: address_of(user) for user in users} if users else {"": f"{key}@example.com"}
-                self._book.add(Asked(key, int(str(email_id)), kind, addresses, not_before, expires_at))
+                self._book.add(Asked(key, int(str(email_id)), kind, addresses, [(0.0, not_before)], expires_at))
                 return
             self._hang_up()
             self.stopping.wait(0.1)
@@ -143,6 +150,7 @@ class Asker(threading.Thread):
             for each in touched:
                 each.unsure = True
             raise
+        # An email that some of these users have already has two receipts, the last one `too_late`.
         self._note({int(str(email_id)): str(receipt) for email_id, receipt in receipts}, set(users))
 
     def clear_one(self) -> None:
@@ -168,10 +176,11 @@ class Asker(threading.Thread):
             [(receipt,)] = self._call("SELECT duepost.reschedule_email(%s, to_timestamp(%s))", asked.email_id, moment)
         except psycopg2.Error:
             # It may have been moved to earlier.
-            asked.not_before = min(asked.not_before, moment)
+            asked.promises.append((0.0, min(moment, asked.promises[-1][1])))
             raise
         if receipt == "rescheduled":
-            asked.not_before = moment
+            # What left before, for some of its users or for nobody knows whom, left under the promise before.
+            asked.promises.append((time.time(), moment))
 
     def _note(self, receipts: dict[int, str], users: set[str]) -> None:
         # An email of another asker may be known to the database before it is in the book.

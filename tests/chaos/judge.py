@@ -86,8 +86,9 @@ def faults(asked: Asked, user: str, copies: Sequence[Taken], site: Site) -> Iter
         yield f"{len(copies)} copies, {unknowns} named as unknown"
     if len({copy.content for copy in copies}) > 1 or len({copy.message_id for copy in copies}) > 1:
         yield "its copies differ"
-    if copies and min(copy.at for copy in copies) < asked.not_before - CLOCK:
-        yield f"left {asked.not_before - min(copy.at for copy in copies):.3f} s early"
+    for copy in copies:
+        if copy.at < asked.not_before(copy.at) - CLOCK:
+            yield f"left {asked.not_before(copy.at) - copy.at:.3f} s early"
     if user in asked.cleared and copies:
         yield "cleared, and sent all the same"
     outcome = rows[0].outcome if rows else site.settled.get((asked.email_id, user))

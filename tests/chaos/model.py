@@ -70,27 +70,29 @@ class Model:
     circuit_open: bool = False
     probe_is_due: bool = False
 
-    def clear_users(self, users: Iterable[str], kind: str | None) -> dict[int, str]:
-        """Takes users off; gives a receipt for each email that had one of them."""
+    def clear_users(self, users: Iterable[str], kind: str | None) -> list[tuple[int, str]]:
+        """Takes users off; gives the receipts of each email that had one of them."""
         off = set(users)
-        receipts = {}
-        for email_id, email in sorted(self.emails.items()):
-            if off & set(email.users) - {ADDRESS} and kind in {None, email.kind}:
-                receipts[email_id] = self._take_off(email_id, email, off)
-        return receipts
+        return [
+            (email_id, receipt)
+            for email_id, email in sorted(self.emails.items())
+            if off & set(email.users) - {ADDRESS} and kind in {None, email.kind}
+            for receipt in self._take_off(email_id, email, off)
+        ]
 
-    def _take_off(self, email_id: int, email: Email, off: set[str]) -> str:
+    def _take_off(self, email_id: int, email: Email, off: set[str]) -> list[str]:
         removed = [user for user in email.to_go if user in off]
         if not email.is_clearable or not removed:
-            return "too_late"
+            return ["too_late"]
         for user in removed:
             del email.users[user]
         if not email.users:
             self.finish(email_id, "cleared")
-            return "cleared"
+            return ["cleared"]
+        is_late = bool(off & set(email.users))
         if not email.to_go:
             self.finish(email_id, None)
-        return "user_removed"
+        return ["user_removed", "too_late"] if is_late else ["user_removed"]
 
     def clear(self, email_id: int) -> str:
         """Clears one email whole."""

@@ -96,7 +96,7 @@ class Life(RuleBasedStateMachine):
         receipts = self.postroom.query(
             "SELECT * FROM duepost.clear_scheduled_emails(%(users)s, %(kind)s)", users=users, kind=kind
         )
-        assert dict(receipts) == self.model.clear_users(users, kind)  # type: ignore[arg-type]
+        assert receipts == self.model.clear_users(users, kind)
 
     @rule(email_id=ids)
     def clear_one(self, email_id: int) -> None:

@@ -280,6 +280,16 @@ def test_the_others_of_a_partly_sent_email_are_removed_and_the_ledger_keeps_who_
     assert ledger(application) == [(email_id, "sent", "ann")]
 
 
+def test_where_some_have_it_and_others_are_taken_off_both_is_said(application: Connection) -> None:
+    first, second = schedule(application, "ann", "bob", "cleo"), schedule(application, "ann", "bob")
+    settle(application, "ann")
+    assert clear(application, "ann", "bob") == [
+        (first, "user_removed"), (first, "too_late"), (second, "user_removed"), (second, "too_late"),
+    ]  # fmt: skip
+    assert pending(application) == [(first, ["ann", "cleo"])]
+    assert ledger(application) == [(second, "sent", "ann")]
+
+
 def test_a_partly_sent_email_is_not_called_cleared(application: Connection) -> None:
     email_id = schedule(application, "ann", "bob")
     settle(application, "ann")
