@@ -261,7 +261,9 @@ conclusions: Together[tuple[Conclusion, ClaimedMessage | None], bool] = Together
 def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
     """Writes a conclusion; gives what is to be reported once it is committed."""
     if outcome.is_finished:
-        concluded = bool(emails.conclude_finished(cursor, [(email, outcome.results)]))
+        concluded = emails.lock_claimed(cursor, email) and bool(
+            emails.conclude_finished(cursor, [(email, outcome.results)])
+        )
     else:
         concluded = put_back(cursor, email, outcome)
     if not concluded:

@@ -211,7 +211,7 @@ def conclude_finished(cursor: Cursor, finished: Sequence[tuple[ClaimedEmail, Seq
     """Sending → ledger, with the attempts' journal, each locked by ascending id.
 
     Returns:
-        the ids of those whose claim was still the row's; the others are left alone.
+        the ids of those whose claim was still the row's, and that no other transaction holds; the rest is left alone.
     """
     cursor.execute(
         SQL["conclude_finished"],

@@ -180,13 +180,14 @@ WHERE u.email_id = %(id)s AND u.user_id = result.user_id AND u.outcome IS NULL
 
 -- name: conclude_finished
 -- sending → ledger: every recipient has an outcome, now or from an earlier attempt. Several threads' conclusions share
--- one statement and one commit; each names its claim, and gives its results. Locked by id alone, as in `enqueue`.
+-- one statement and one commit; each names its claim, and gives its results. Locked by id alone, as in `enqueue`; a row
+-- that somebody else holds just now is left out, so that it keeps nobody else waiting.
 WITH held AS MATERIALIZED (
     SELECT id, claim, state
     FROM duepost.scheduled_email
     WHERE id = ANY (%(ids)s::bigint[])
     ORDER BY id
-    FOR UPDATE
+    FOR UPDATE SKIP LOCKED
 ), email AS (
     DELETE FROM duepost.scheduled_email AS row
     USING held, unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS claimed (id, claim)

@@ -1,12 +1,16 @@
 """What dead workers leave behind, and what a worker that comes back may not do."""
 
+from collections.abc import Callable
+
 import pytest
 
 from actors import recovery, sender
-from actors.sender import LostClaim, claim, conclude, deliver
+from actors.conclusion import Conclusion
+from actors.sender import LostClaim, claim, conclude, conclude_each, deliver
 from actors.smtp.verdicts import Phase
 from models import emails, workers
 from models.database import Database
+from tests.postgres import Connection
 from tests.postroom import Postroom
 from tests.relays import ScriptedRelay, close, reply
 from tests.waiting import wait_until
@@ -110,6 +114,29 @@ def test_a_commit_whose_answer_was_lost_is_not_concluded_twice(postroom: Postroo
     conclude(email, judged)
     conclude(email, judged)
     assert postroom.ledger(email_id) == ["sent"]
+
+
+def test_a_row_that_somebody_holds_keeps_nobody_else_from_concluding(
+    postroom: Postroom, relay: ScriptedRelay, connect: Callable[[], Connection]
+) -> None:
+    relay.on(Phase.DOT, reply("250 2.0.0 taken"))
+    ids = [postroom.schedule(address=f"a{number}@example.com") for number in range(3)]
+    postroom.enqueue()
+    claimed = [claim(email_id) for email_id in ids]
+    plain = [
+        (Conclusion.of(email, [(each.recipient, each.ruling) for each in deliver(email, {})]), None)
+        for email in claimed
+        if email is not None
+    ]
+    application = connect()
+    with application.cursor() as cursor:
+        cursor.execute("SELECT duepost.clear_scheduled_emails_to('a1@example.com')")
+        cursor.execute("SELECT FROM duepost.scheduled_email WHERE id = %s FOR UPDATE", (ids[1],))
+        assert conclude_each(plain) == [True, False, True]
+        assert [postroom.ledger(each) for each in ids] == [["sent"], [], ["sent"]]
+    application.rollback()
+    assert conclude_each(plain) == [False, True, False]
+    assert [postroom.ledger(each) for each in ids] == [["sent"]] * 3
 
 
 def test_claim_numbers_only_grow(postroom: Postroom, relay: ScriptedRelay) -> None:
