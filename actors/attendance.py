@@ -95,6 +95,8 @@ class Attendance:
 
     def wait_until_proven(self, timeout: float) -> bool:
         """Waits at most `timeout` seconds for the session to be proven."""
+        if self.is_proven():
+            return True
         with self._proven:
             return self._proven.wait_for(self.is_proven, timeout)
 

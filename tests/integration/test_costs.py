@@ -1,0 +1,59 @@
+"""What an email costs, counted: round trips, transactions, bytes of WAL. A guard that does not depend on the clock."""
+
+import threading
+
+import pytest
+
+from models.database import Cursor
+from tests.postroom import Postroom
+
+#: How many emails are counted; some costs are for a page of them.
+EMAILS = 200
+
+#: At most so many for each email, from enqueue to ledger, with one thread: nobody shares a commit.
+ROUND_TRIPS = 4.1
+TRANSACTIONS = 3.2
+WAL_BYTES = 6_000
+
+
+@pytest.fixture
+def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Each statement that this thread sends; proofs of the worker's session go by the clock."""
+    sent: list[str] = []
+    execute = Cursor.execute
+
+    def counted(cursor: Cursor, query: str, vars: object = None) -> None:  # noqa: A002 - the driver's name
+        if threading.current_thread() is threading.main_thread():
+            sent.append(query)
+        execute(cursor, query, vars)
+
+    monkeypatch.setattr(Cursor, "execute", counted)
+    return sent
+
+
+def test_an_email_costs_no_more_than_it_should(each_postroom: Postroom, round_trips: list[str]) -> None:
+    postroom = each_postroom
+    postroom.query(
+        "SELECT count(duepost.schedule_email(kind => 'k', address => 'a' || i || '@example.com', subject => 's',"
+        " body_text => repeat('All work and no play. ', 90))) FROM generate_series(1, %(count)s) AS i",
+        count=EMAILS,
+    )
+    postroom.query("CHECKPOINT")
+    before, wal_before = spent(postroom)
+    round_trips.clear()
+    postroom.deliver()
+    trips = len(round_trips)
+    after, wal_after = spent(postroom)
+    assert postroom.query("SELECT count(*) FROM duepost.delivery WHERE outcome = 'sent'") == [(EMAILS,)]
+    assert trips / EMAILS <= ROUND_TRIPS
+    assert (after - before) / EMAILS <= TRANSACTIONS
+    assert (wal_after - wal_before) / EMAILS <= WAL_BYTES
+
+
+def spent(postroom: Postroom) -> tuple[float, float]:
+    """Transactions that were given a number, and bytes of WAL, so far."""
+    [(transactions, wal)] = postroom.query(
+        "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::float,"
+        " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float"
+    )
+    return float(str(transactions)), float(str(wal))
