@@ -71,9 +71,13 @@ class Together(Generic[Item, Found]):
         with self._lock:
             wishes = self._waiting[: self._most]
             del self._waiting[: self._most]
-        self._fulfil(wishes)
-        for wish in wishes:
-            wish.turn.set()
+        try:
+            self._fulfil(wishes)
+        finally:
+            for wish in wishes:
+                if not wish.is_done:
+                    wish.failure = RuntimeError("the thread that did this for others was interrupted")
+                wish.turn.set()
 
     def _hand_on(self) -> None:
         """The first of those who still wait does the next ones."""
@@ -94,7 +98,7 @@ class Together(Generic[Item, Found]):
                 self._fulfil([wish])
         except BaseException as error:  # noqa: BLE001 - each thread raises it as its own
             for wish in wishes:
-                wish.failure = _of_its_own(error)
+                wish.failure = error if len(wishes) == 1 else _of_its_own(error)
 
 
 def _of_its_own(error: BaseException) -> BaseException:
