@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 #: Seconds that a look from the beginning may take without being rationed.
-CHEAP = 0.02
+CHEAP = 0.005
 
 #: How many times as long as it has taken a dear look is not repeated for.
-REST = 10
+REST = 200
 
 
 class Ration:

@@ -7,7 +7,7 @@ from actors.broker import BrokerUnreachable
 from actors.runtime import broker, database
 from actors.scheduler import tick
 from actors.sender import holdings, lost
-from models import emails
+from models import emails, workers
 from models.errors import DatabaseUnreachable
 
 logger = logging.getLogger(__name__)
@@ -15,8 +15,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks.
 INTERVAL = 1.0
 
-#: How many looks there are between two looks for claims of our own that were forgotten.
-LOOKS_BETWEEN_OWN = 30
+#: How many looks there are between two looks whatever has been seen, for claims of the gone and for forgotten ones of
+#: our own. They read all that is being sent, and with an old snapshot all that ever was since.
+LOOKS_BETWEEN = 30
 
 
 class Recovery:
@@ -39,8 +40,10 @@ class Recovery:
         looks = 0
         while not self._stop.wait(INTERVAL):
             try:
-                take_back()
-                if looks % LOOKS_BETWEEN_OWN == 0:
+                is_turn = looks % LOOKS_BETWEEN == 0
+                if is_turn or workers.went_lately(database):
+                    take_back()
+                if is_turn:
                     take_back_forgotten()
                 looks += 1
             except (DatabaseUnreachable, BrokerUnreachable) as error:

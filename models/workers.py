@@ -79,6 +79,11 @@ def bury_the_dead(
     return [worker_id for worker_id in gone if isinstance(worker_id, int)]
 
 
+def went_lately(database: Database) -> bool:
+    """Whether a worker has ended, or was called gone, within the last minute."""
+    return database.execute(SQL["went_lately"]) == [(True,)]
+
+
 def present(database: Database) -> int:
     """How many workers are alive."""
     [(count,)] = database.execute(SQL["present"])

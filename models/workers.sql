@@ -68,6 +68,9 @@ WHERE id = %(worker_id)s AND gone_at IS NULL AND missing_since IS NOT NULL
   AND pg_try_advisory_xact_lock(1148543344, %(worker_id)s)
 RETURNING id
 
+-- name: went_lately
+SELECT EXISTS (SELECT FROM duepost.worker WHERE gone_at > now() - interval '1 min')
+
 -- name: present
 SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL AND missing_since IS NULL
 
