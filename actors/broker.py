@@ -96,6 +96,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             queue_name=queue_name,
             prefetch=prefetch,
             timeout=timeout / 1000,
+            priorities={0, *(actor.priority for actor in self.actors.values() if actor.queue_name == queue_name)},
             predecessor=predecessor if predecessor is not None and predecessor.closed else None,
         )
         return consumer

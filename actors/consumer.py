@@ -7,8 +7,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import dramatiq
 from dramatiq.broker import Consumer, MessageProxy
@@ -35,6 +36,10 @@ LONGEST_POLL = 0.1
 #: Seconds that acknowledgements and free places are collected for, so that one statement serves many.
 LINGER = 0.003
 
+
+#: How long a message may take from its transaction's beginning to its commit for a look that goes on from where the last
+#: one ended to see it. What takes longer is seen by the next look from the beginning.
+OVERLAP = timedelta(seconds=1)
 
 #: Seconds between two looks for messages that were claimed in an answer that never arrived.
 STRAYS_INTERVAL = 1.0
@@ -92,6 +97,7 @@ class PostgresConsumer(Consumer):
         prefetch: how many messages may be in hand.
         predecessor: the queue's consumer before this one, if Dramatiq has begun anew: what it has in hand counts.
         timeout: seconds after which the thread wants to look whether it is to stop.
+        priorities: of the queue's actors.
     """
 
     def __init__(
@@ -103,6 +109,7 @@ class PostgresConsumer(Consumer):
         queue_name: str,
         prefetch: int,
         timeout: float,
+        priorities: Iterable[int] = (0,),
         predecessor: "PostgresConsumer | None" = None,
     ) -> None:
         self.queue_name = queue_name
@@ -121,7 +128,7 @@ class PostgresConsumer(Consumer):
         self._changed = threading.Condition()
         self._poll = Poll()
         self._ration = Ration()
-        self._places: dict[int, datetime] = {}
+        self._places: dict[int, datetime] = dict.fromkeys(priorities, messages.BEGINNING)
         self._away = False
         #: Until when a claim may be carried out whose answer never arrives, by the monotonic clock.
         self._strays_until = -float("inf")
@@ -246,13 +253,15 @@ class PostgresConsumer(Consumer):
             self._put_down([each.claim])
 
     def _read(self, room: int, worker_id: int) -> list[ClaimedContent]:
-        if self._ration.is_due:
-            with self._ration.measured():
-                claimed = messages.claim(self._database, self.queue_name, room, worker_id)
+        begins_anew = self._ration.is_due
+        with self._ration.measured() if begins_anew else nullcontext():
+            places = None if begins_anew else self._places
+            claimed, now = messages.claim(self._database, self.queue_name, room, worker_id, places)
+        if len(claimed) < room:
+            # All that was due has been seen.
+            self._places.update(dict.fromkeys(self._places, now - OVERLAP))
         else:
-            claimed = messages.claim(self._database, self.queue_name, room, worker_id, self._places)
-        for each in claimed:
-            self._places[each.priority] = each.eta
+            self._places.update({each.priority: min(each.eta, now) - OVERLAP for each in claimed})
         return claimed
 
     def _give_back_strays(self, now: float, worker_id: int) -> None:

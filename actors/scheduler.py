@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import dramatiq
@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 #: How many due ids are read at once. Read once in due order, they are not found again as dead index entries.
 PAGE = 1000
+
+#: How long a row may take from its transaction's beginning to its commit for a pass that goes on from where the last one
+#: ended to see it. What takes longer is seen by the next pass from the beginning.
+OVERLAP = timedelta(seconds=1)
 
 #: A pass over many rows takes as long as it takes.
 NO_TIME_LIMIT = float("inf")
@@ -72,7 +76,8 @@ def due_pages() -> Iterator[list[int]]:
         begins_anew = False
         if page:
             yield [email_id for _, email_id in page]
-            place = passed.place = page[-1]
+            place = page[-1]
+            passed.place = (place[0] - OVERLAP, 0)
         if len(page) < PAGE:
             return
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from models.database import Cursor, Database, Row
@@ -74,8 +74,11 @@ class DeadLetter:
     retries: int
 
 
-#: By priority, the eta (UTC) of the last message that was claimed.
+#: By priority, the eta (UTC) from which on there may be something to claim.
 Places = Mapping[int, datetime]
+
+#: Before any eta.
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 
 def insert(cursor: Cursor, message: StoredMessage) -> None:
@@ -100,8 +103,8 @@ def put_back_alone(database: Database, message: StoredMessage, claim: Claim) -> 
 
 def claim(
     database: Database, queue_name: str, size: int, worker_id: int, places: Places | None = None
-) -> list[ClaimedContent]:
-    """Queued → consumed for at most `size` due messages: the most urgent first, then the oldest.
+) -> tuple[list[ClaimedContent], datetime]:
+    """Queued → consumed for at most `size` due messages: the most urgent first, then the oldest; and the time (UTC).
 
     Args:
         database: where.
@@ -122,9 +125,11 @@ def claim(
             "etas": [eta for _, eta in ordered],
         },
     )
-    claimed = [_claimed(row) for row in rows]
+    now = rows[0][0]
+    assert isinstance(now, datetime)  # noqa: S101 - as the statement has it
+    claimed = [_claimed(row[1:]) for row in rows if row[1] is not None]
     # UPDATE returns them in any order.
-    return sorted(claimed, key=lambda each: (each.priority, each.eta))
+    return sorted(claimed, key=lambda each: (each.priority, each.eta)), now
 
 
 def acknowledge(cursor: Cursor, claims: Sequence[Claim]) -> bool:

@@ -34,7 +34,7 @@ WHERE message_id = %(message_id)s AND claim = %(claim)s
 -- queued → consumed, the most urgent first, then the oldest; served by queue_claimable. Either from the beginning
 -- (`anew`): the priorities in use are then found one after the other, each with one look at the index, so that delayed
 -- messages of one never hide the due ones of the next. Or from where the last claim of each priority ended: with a
--- snapshot held open, the beginning is where all lies that is done. What is to be updated is materialised because
+-- snapshot held open, the beginning is where all lies that is done. Gives the time too, also where there is nothing. What is to be updated is materialised because
 -- PostgreSQL may run a LIMIT subquery more than once inside an UPDATE. The commit need not wait for the disk: a crash
 -- that loses it leaves the messages queued.
 WITH RECURSIVE unhurried AS MATERIALIZED (
@@ -76,12 +76,14 @@ WITH RECURSIVE unhurried AS MATERIALIZED (
         FOR UPDATE SKIP LOCKED
     ) AS due
     LIMIT %(size)s
+), claimed AS (
+    UPDATE dramatiq.queue AS message
+    SET state = 'consumed', worker_id = %(worker_id)s, claim = nextval('dramatiq.claim_number'), mtime = now()
+    FROM next, unhurried
+    WHERE message.message_id = next.message_id
+    RETURNING message.message_id::text, message.claim, message.priority, message.eta, message.message::text
 )
-UPDATE dramatiq.queue AS message
-SET state = 'consumed', worker_id = %(worker_id)s, claim = nextval('dramatiq.claim_number'), mtime = now()
-FROM next, unhurried
-WHERE message.message_id = next.message_id
-RETURNING message.message_id::text, message.claim, message.priority, message.eta, message.message::text
+SELECT now(), claimed.* FROM (SELECT) AS always LEFT JOIN claimed ON true
 
 -- name: acknowledge
 -- consumed → gone, for those whose claim is still the same: what was sent again meanwhile stays.

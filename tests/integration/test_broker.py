@@ -9,6 +9,7 @@ import pytest
 from dramatiq.middleware import Retries
 
 from actors.broker import BrokerUnreachable, PostgresBroker
+from actors.ration import Ration
 from models import messages, workers
 from models.database import Database
 from tests.postgres import Connection
@@ -191,6 +192,23 @@ def test_work_whose_claim_was_lost_is_rolled_back_and_done_by_the_next(
     wait_until(lambda: states(database) == {})
     assert database.execute("SELECT n FROM work") == [(2,)]
     other.close()
+
+
+def test_what_is_sent_is_found_without_a_look_from_the_beginning(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dramatiq.actor(broker=broker, priority=7)
+    def note() -> None: ...
+
+    monkeypatch.setattr(Ration, "is_due", False)
+    consumer = broker.consume("default", prefetch=2, timeout=10)
+    assert next(consumer) is None
+    for _ in range(3):
+        sent = note.send()
+        found = wait_until(lambda: next(consumer))
+        assert found is not None
+        assert found.message_id == sent.message_id
+        consumer.ack(found)
 
 
 def test_no_more_than_prefetch_is_in_hand(broker: PostgresBroker, database: Database) -> None:

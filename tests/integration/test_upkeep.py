@@ -145,7 +145,7 @@ def test_messages_of_a_process_whose_session_ended_are_given_back_after_the_grac
     session = other.connect()
     worker_id = workers.enrol(session, "elsewhere", 1)
     note.send()
-    assert len(messages.claim(database, "default", 5, worker_id)) == 1
+    assert len(messages.claim(database, "default", 5, worker_id)[0]) == 1
 
     def state() -> object:
         upkeep.give_back()
@@ -217,7 +217,7 @@ def test_an_acknowledgement_of_a_claim_that_has_passed_on_changes_nothing(
     stale = next(consumer)
     assert stale is not None
     database.execute("UPDATE dramatiq.queue SET state = 'queued', claim = NULL, worker_id = NULL")
-    [again] = messages.claim(database, "default", 5, broker.attendance.worker_id)
+    [again], _ = messages.claim(database, "default", 5, broker.attendance.worker_id)
     assert again.claim.number > stale.claim.number
     consumer.ack(stale)
     consumer.close()
@@ -272,7 +272,8 @@ def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_and_noth
     claim = messages.claim
 
     def lose_the_answer(*arguments: object) -> None:
-        assert claim(*arguments)  # type: ignore[arg-type]
+        claimed, _ = claim(*arguments)  # type: ignore[arg-type]
+        assert claimed
         raise DatabaseUnreachable("the network is cut")
 
     with monkeypatch.context() as patch:
