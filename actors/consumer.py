@@ -37,8 +37,8 @@ LONGEST_POLL = 0.1
 LINGER = 0.003
 
 
-#: How long a message may take from its transaction's beginning to its commit for a look that goes on from where the last
-#: one ended to see it. What takes longer is seen by the next look from the beginning.
+#: How long a message may take from its transaction's beginning to its commit, for a look that goes on from where the
+#: last one ended to see it. What takes longer is seen by the next look from the beginning.
 OVERLAP = timedelta(seconds=1)
 
 #: Seconds between two looks for messages that were claimed in an answer that never arrived.

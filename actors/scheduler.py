@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 #: How many due ids are read at once. Read once in due order, they are not found again as dead index entries.
 PAGE = 1000
 
-#: How long a row may take from its transaction's beginning to its commit for a pass that goes on from where the last one
-#: ended to see it. What takes longer is seen by the next pass from the beginning.
+#: How long a row may take from its transaction's beginning to its commit, for a pass that goes on from where the last
+#: one ended to see it. What takes longer is seen by the next pass from the beginning.
 OVERLAP = timedelta(seconds=1)
 
 #: A pass over many rows takes as long as it takes.
