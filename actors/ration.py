@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Seconds that a look from the beginning may take without being rationed; of several the shortest counts, for any may be
-#: slow for another reason.
+#: Seconds that a look from the beginning may take without being rationed.
 CHEAP = 0.005
 
+#: Of so many looks the shortest counts: any may be slow for another reason.
 SEVERAL = 3
 
 #: How many times as long as it takes a dear look is not repeated for.
