@@ -76,9 +76,12 @@ class Limits:
     def opening(self) -> str:
         """What goes before a transaction's first statement, in the same round trip.
 
-        The limits hold for that transaction alone: a pooler may give its session to others afterwards.
+        The limits hold for that transaction alone: a pooler may give its session to others afterwards. Each statement
+        has a snapshot of its own, whatever the database's default is: what is looked at once a row is locked must be
+        as it is then.
         """
-        return "".join(f"SET LOCAL {name} = '{value}'; " for name, value in self.parameters.items())
+        settings = {"transaction_isolation": "read committed", **self.parameters}
+        return "".join(f"SET LOCAL {name} = '{value}'; " for name, value in settings.items())
 
 
 #: Work that takes as long as it takes, such as an index over millions of rows.

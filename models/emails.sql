@@ -105,21 +105,7 @@ RETURNING
                 SELECT FROM duepost.suppression AS s WHERE s.address = lower(row.address)
             )
         ))
-        ELSE (
-            SELECT jsonb_agg(jsonb_build_object(
-                'user_id', u.user_id,
-                'known', r.user_id IS NOT NULL,
-                'active', coalesce(r.active, true),
-                'address', r.address,
-                'name', r.name,
-                'locale', r.locale,
-                'timezone', r.timezone,
-                'suppressed', EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = lower(r.address))
-            ) ORDER BY u.user_id)
-            FROM duepost.scheduled_email_user AS u
-            LEFT JOIN duepost.recipient AS r ON r.user_id = u.user_id
-            WHERE u.email_id = row.id AND u.outcome IS NULL
-        )
+        ELSE duepost.recipients_to_go(row.id)
     END AS recipients
 
 -- name: release

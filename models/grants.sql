@@ -39,7 +39,8 @@ BEGIN
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.clear_scheduled_emails, duepost.clear_scheduled_emails_to,
-            duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish, duepost.maintain_partitions
+            duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish, duepost.recipients_to_go,
+            duepost.maintain_partitions
         TO duepost_worker;
         GRANT EXECUTE ON PROCEDURE duepost.enqueue_emails TO duepost_worker;
         -- A team's own view of its users may belong to somebody else, who then grants it.

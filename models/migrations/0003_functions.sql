@@ -468,6 +468,31 @@ $$;
 COMMENT ON FUNCTION duepost.reschedule_email IS
     'Moves one email to another time: rescheduled, or too_late (it is being sent, finished or unknown).';
 
+-- Whom an email still goes to. It is called under the lock of the email's row, and volatile, so that it has a snapshot of
+-- its own: what a clear has committed since the calling statement began is in none of that statement's.
+CREATE FUNCTION duepost.recipients_to_go(id bigint) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN (
+        SELECT jsonb_agg(jsonb_build_object(
+            'user_id', u.user_id,
+            'known', r.user_id IS NOT NULL,
+            'active', coalesce(r.active, true),
+            'address', r.address,
+            'name', r.name,
+            'locale', r.locale,
+            'timezone', r.timezone,
+            'suppressed', EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = lower(r.address))
+        ) ORDER BY u.user_id)
+        FROM duepost.scheduled_email_user AS u
+        LEFT JOIN duepost.recipient AS r ON r.user_id = u.user_id
+        WHERE u.email_id = recipients_to_go.id AND u.outcome IS NULL
+    );
+END
+$$;
+COMMENT ON FUNCTION duepost.recipients_to_go IS
+    'The users that an email is still to be sent to, as JSON, as of this moment; the caller holds the row''s lock.';
+
 -- The scheduler's page, row by row: each is locked, looked at and marked, and its message inserted, in a transaction of
 -- its own, which need not wait for the disk: a crash that loses it leaves the row scheduled, and without a message.
 -- All of it in one round trip. A row that another transaction holds, or that may not be sent now, is passed over; one

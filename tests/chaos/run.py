@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -48,6 +49,7 @@ class Report:
     held: int
     slowest: float
     log: str = ""
+    stories: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         troubles = ", ".join(f"{count} × {trouble}" for trouble, count in sorted(self.troubles.items()))
@@ -56,7 +58,7 @@ class Report:
         return (
             f"seed {self.seed}: {self.emails} emails ({outcomes}; {self.held} held as unknown), {self.copies} copies at"
             f" the relay; {troubles}; unknown outcomes: {resends}; slowest call {self.slowest:.2f} s;"
-            f" {len(self.wrong) or 'nothing'} wrong"
+            f" {len(self.wrong) or 'nothing'} wrong" + "".join(f"\n{each}" for each in [*self.wrong, *self.stories])
         )
 
 
@@ -235,7 +237,6 @@ class Chaos:
 
     def _report(self) -> Report:
         site = Site.of(self.query, self.relay.taken)
-        logs = self.logs()
         wrong = judge(self.book.emails, site) + self.book.errors
         if self.torn:
             wrong.append(f"{self.torn} times a queued email was seen without its message")
@@ -255,8 +256,21 @@ class Chaos:
             copies=len(self.relay.taken),
             held=len(site.held),
             slowest=self.book.slowest,
-            log=logs,
+            log=self.logs(),
+            stories=[
+                self._story(int(number)) for number in re.findall(r"^email (\d+)", "\n".join(wrong), re.MULTILINE)
+            ],
         )
+
+    def _story(self, email_id: int) -> str:
+        """All that is known of an email that came out wrong."""
+        asked = self.book.emails.get(email_id)
+        parts: list[object] = [asked, *(copy for copy in self.relay.taken if asked and copy.key == asked.key)]
+        for table in ("scheduled_email", "scheduled_email_user", "attempt", "delivery"):
+            key = "id" if table == "scheduled_email" else "email_id"
+            columns = "to_jsonb(row) - 'body_text'"
+            parts += self.query(f"SELECT '{table}', {columns} FROM duepost.{table} AS row WHERE {key} = %s", email_id)
+        return "\n".join(str(part)[:1000] for part in parts)
 
     def _counts(self, statement: str) -> dict[str, int]:
         return {str(name): int(str(count)) for name, count in self.query(statement)}
