@@ -111,15 +111,29 @@ def held(url: str) -> Iterator[None]:
 
 def deliver(database: Database, count: int) -> float:
     """Delivers a backlog; gives the seconds."""
-    [(before,)] = database.execute("SELECT count(*) FROM duepost.delivery")
+    begun = now(database)
     database.execute(
         "SELECT count(duepost.schedule_email(kind => 'backlog', address => 'a' || i || '@example.com',"
         " subject => 'Benchmark', body_text => %(body)s)) FROM generate_series(1, %(count)s) AS i",
         {"body": BODY, "count": count},
     )
     started = time.monotonic()
-    wait_for(lambda: database.execute("SELECT count(*) FROM duepost.delivery")[0][0] == int(str(before)) + count)
+    wait_for(lambda: finished(database, begun) == count)
     return time.monotonic() - started
+
+
+def now(database: Database) -> object:
+    """The database's time."""
+    [(moment,)] = database.execute("SELECT clock_timestamp()")
+    return moment
+
+
+def finished(database: Database, since: object) -> int:
+    """How many emails are finished. In the ledger nothing is ever dead: this costs the same whatever is held."""
+    [(count,)] = database.execute(
+        "SELECT count(*) FROM duepost.delivery WHERE finished_at > %(since)s", {"since": since}
+    )
+    return int(str(count))
 
 
 def deliver_for(database: Database, seconds: float) -> int:
@@ -146,6 +160,7 @@ def measured(database: Database, given: argparse.Namespace) -> Measured:
 def lateness(database: Database) -> tuple[float, float]:
     """The median and the 99th percentile of emails that fall due one by one, in milliseconds."""
     count = PACE * PACED_SECONDS
+    begun = now(database)
     database.execute(
         "SELECT count(duepost.schedule_email(kind => 'paced', address => 'a' || i || '@example.com',"
         " subject => 'Benchmark', body_text => %(body)s,"
@@ -153,14 +168,15 @@ def lateness(database: Database) -> tuple[float, float]:
         " FROM generate_series(1, %(count)s) AS i",
         {"body": BODY, "count": count, "pace": PACE},
     )
-    wait_for(lambda: database.execute("SELECT count(*) FROM duepost.scheduled_email")[0][0] == 0)
+    wait_for(lambda: finished(database, begun) == count)
     [(p50, p99)] = database.execute(
         "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY late) * 1000,"
         " percentile_cont(0.99) WITHIN GROUP (ORDER BY late) * 1000"
         " FROM (SELECT extract(epoch FROM finished_at - scheduled_at) AS late FROM duepost.delivery"
-        "       WHERE kind = 'paced' ORDER BY finished_at DESC LIMIT %(count)s) AS each",
-        {"count": count},
+        "       WHERE finished_at > %(begun)s) AS each",
+        {"begun": begun},
     )
+    print(f"p50 {p50:.0f} ms, p99 {p99:.0f} ms", file=sys.stderr)
     return float(str(p50)), float(str(p99))
 
 

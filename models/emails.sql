@@ -50,7 +50,8 @@ WITH email AS MATERIALIZED (
 UPDATE duepost.scheduled_email AS row
 SET state = 'queued', message_id = %(message_id)s, probe = control.circuit_open
 FROM email, unhurried, duepost.control AS control
-WHERE row.id = email.id
+WHERE row.id = %(id)s
+  AND row.id = email.id
   AND email.state = 'scheduled'
   AND email.due_at <= now()
   AND (email.expires_at IS NULL OR email.expires_at > now())
@@ -86,7 +87,8 @@ SET state = 'sending',
     claimed_at = now(),
     message_id = NULL
 FROM email, duepost.control AS control
-WHERE row.id = email.id
+WHERE row.id = ANY (%(ids)s::bigint[])
+  AND row.id = email.id
   AND email.state = 'queued'
   AND email.due_at <= now()
   AND (email.expires_at IS NULL OR email.expires_at > now())
@@ -177,7 +179,8 @@ WITH held AS MATERIALIZED (
 ), email AS (
     DELETE FROM duepost.scheduled_email AS row
     USING held, unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS claimed (id, claim)
-    WHERE row.id = held.id AND held.state = 'sending' AND held.id = claimed.id AND held.claim = claimed.claim
+    WHERE row.id = ANY (%(ids)s::bigint[]) AND row.id = held.id AND held.state = 'sending'
+      AND held.id = claimed.id AND held.claim = claimed.claim
     RETURNING row.*
 ), result AS MATERIALIZED (
     SELECT *

@@ -34,9 +34,11 @@ WHERE message_id = %(message_id)s AND claim = %(claim)s
 -- queued → consumed, the most urgent first, then the oldest; served by queue_claimable. Either from the beginning
 -- (`anew`): the priorities in use are then found one after the other, each with one look at the index, so that delayed
 -- messages of one never hide the due ones of the next. Or from where the last claim of each priority ended: with a
--- snapshot held open, the beginning is where all lies that is done. Gives the time too, also where there is nothing. What is to be updated is materialised because
--- PostgreSQL may run a LIMIT subquery more than once inside an UPDATE. The commit need not wait for the disk: a crash
--- that loses it leaves the messages queued.
+-- snapshot held open, the beginning is where all lies that is done. Gives the time too, also where there is nothing.
+-- What is to be updated is materialised because PostgreSQL may run a LIMIT subquery more than once inside an UPDATE; and
+-- it is an array, here and below, because a table in which all is done looks empty to the planner, which then joins by
+-- reading its index from end to end. The commit need not wait for the disk: a crash that loses it leaves the messages
+-- queued.
 WITH RECURSIVE unhurried AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 ), in_use AS (
@@ -79,8 +81,8 @@ WITH RECURSIVE unhurried AS MATERIALIZED (
 ), claimed AS (
     UPDATE dramatiq.queue AS message
     SET state = 'consumed', worker_id = %(worker_id)s, claim = nextval('dramatiq.claim_number'), mtime = now()
-    FROM next, unhurried
-    WHERE message.message_id = next.message_id
+    FROM unhurried
+    WHERE message.message_id = ANY (ARRAY(SELECT next.message_id FROM next))
     RETURNING message.message_id::text, message.claim, message.priority, message.eta, message.message::text
 )
 SELECT now(), claimed.* FROM (SELECT) AS always LEFT JOIN claimed ON true
@@ -89,7 +91,8 @@ SELECT now(), claimed.* FROM (SELECT) AS always LEFT JOIN claimed ON true
 -- consumed → gone, for those whose claim is still the same: what was sent again meanwhile stays.
 DELETE FROM dramatiq.queue AS message
 USING unnest(%(message_ids)s::uuid[], %(claims)s::bigint[]) AS done (message_id, claim)
-WHERE message.message_id = done.message_id AND message.claim = done.claim
+WHERE message.message_id = ANY (%(message_ids)s::uuid[])
+  AND message.message_id = done.message_id AND message.claim = done.claim
 
 -- name: reject
 -- consumed → rejected: a dead letter, with the type of what it failed of, if it is a message at all.
@@ -108,7 +111,8 @@ WHERE message_id = %(message_id)s AND claim = %(claim)s
 UPDATE dramatiq.queue AS message
 SET state = 'queued', worker_id = NULL, claim = NULL
 FROM unnest(%(message_ids)s::uuid[], %(claims)s::bigint[]) AS unbegun (message_id, claim)
-WHERE message.message_id = unbegun.message_id AND message.claim = unbegun.claim
+WHERE message.message_id = ANY (%(message_ids)s::uuid[])
+  AND message.message_id = unbegun.message_id AND message.claim = unbegun.claim
 
 -- name: give_back_strays
 -- consumed → queued for what a living worker was given in an answer that never arrived; served by queue_claimed.

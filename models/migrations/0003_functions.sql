@@ -517,7 +517,8 @@ BEGIN
             UPDATE duepost.scheduled_email AS row
             SET state = 'queued', message_id = message_ids[i], probe = false
             FROM due, duepost.control AS control
-            WHERE row.id = due.id
+            WHERE row.id = email_ids[i]
+              AND row.id = due.id
               AND due.state = 'scheduled'
               AND due.due_at <= now()
               AND (due.expires_at IS NULL OR due.expires_at > now())

@@ -10,7 +10,7 @@ import pytest
 
 from models.database import UNLIMITED, Database
 from models.statements import statements
-from tests.postgres import PostgresServer
+from tests.postgres import Connection, PostgresServer
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "models").glob("*.sql"))
@@ -100,7 +100,7 @@ HOT = [
     ("emails", "enqueue", "scheduled_email_pkey"),
     ("emails", "claim", "scheduled_email_pkey"),
     ("emails", "lock_expired", "scheduled_email_pkey"),
-    ("emails", "conclude_finished", "Index Cond: (id = held.id)"),
+    ("emails", "conclude_finished", "scheduled_email_pkey"),
     ("emails", "conclude_later", "Index Cond: (id = '1'::bigint)"),
     ("emails", "release", "Index Cond: (id = '1'::bigint)"),
     ("emails", "held_by_the_gone", "scheduled_email_sending"),
@@ -132,6 +132,42 @@ def test_the_hot_statements_are_served_by_an_index_at_a_million_rows(
     assert index in plan
     for table in ("scheduled_email", "queue"):
         assert not re.search(rf"Seq Scan on {table}\b", plan), plan
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(module, name) for module, name, index in HOT if index in {"scheduled_email_pkey", "queue_pkey"}]
+    + [("messages", "claim")],
+)
+def test_a_table_in_which_all_is_done_is_still_read_by_its_keys(url: str, module: str, name: str) -> None:
+    database = Database(url)
+    with closing(psycopg2.connect(url)) as reader, reader.cursor() as cursor:
+        reader.set_session(isolation_level="REPEATABLE READ")
+        fill_with_what_is_done(reader, database)
+        plan = plan_of(database, statements(str(ROOT / "models" / f"{module}.py"))[name])
+        for scan in re.findall(r"Scan using \w+_pkey on (?:queue|scheduled_email).*\n.*", plan):
+            assert "Index Cond" in scan, plan
+        assert not re.search(r"Seq Scan on (queue|scheduled_email)\b", plan), plan
+        cursor.execute("SELECT 1")
+    database.close()
+
+
+def fill_with_what_is_done(reader: Connection, database: Database) -> None:
+    """Rows that a snapshot keeps, and a planner that has been told that there are none."""
+    for statement in (
+        "INSERT INTO dramatiq.queue (message_id, queue_name, state, message)"
+        " SELECT gen_random_uuid(), 'duepost_send', 'queued', '{}' FROM generate_series(1, 20000)",
+        "SELECT count(duepost.schedule_email(kind => 'k', address => 'a@example.com', subject => 's', body_text => 'b'))"
+        " FROM generate_series(1, 5000)",
+    ):
+        database.execute(statement, limits=UNLIMITED)
+    with reader.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM dramatiq.queue")
+    database.execute("DELETE FROM dramatiq.queue", limits=UNLIMITED)
+    database.execute("DELETE FROM duepost.scheduled_email", limits=UNLIMITED)
+    with closing(psycopg2.connect(database.url)) as housekeeper, housekeeper.cursor() as cursor:
+        housekeeper.autocommit = True
+        cursor.execute("VACUUM ANALYZE dramatiq.queue, duepost.scheduled_email")
 
 
 def blocks_of_a_claim(database: Database, size: int, **samples: str) -> int:
