@@ -74,10 +74,37 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self._patience = patience or Patience()
         self._dead_letters_kept = dead_letters_kept
         self._upkeep: Upkeep | None = None
+        #: By hook, whose it is, and how many middleware there were when that was found out.
+        self._heard: dict[str, tuple[int, tuple[Middleware, ...]]] = {}
         given = [each() for each in default_middleware] if middleware is None else middleware
         others = [each for each in given if not isinstance(each, CurrentMessage)]
         # These come first, so that CurrentMessage still knows the message while Retries puts it back.
         super().__init__(pool=self.database, results=False, middleware=[Life(), CurrentMessage(), *others])
+
+    def emit_before(self, signal: str, *args: object, **kwargs: object) -> None:
+        """Asks those middleware that have something to say to a signal: most have nothing to most of them."""
+        for middleware in self._listeners(f"before_{signal}"):
+            try:
+                getattr(middleware, f"before_{signal}")(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception:
+                logger.critical("Unexpected failure in before_%s of %r.", signal, middleware, exc_info=True)
+
+    def emit_after(self, signal: str, *args: object, **kwargs: object) -> None:
+        """The same after it, in the opposite order."""
+        for middleware in reversed(self._listeners(f"after_{signal}")):
+            try:
+                getattr(middleware, f"after_{signal}")(self, *args, **kwargs)
+            except Exception:
+                logger.critical("Unexpected failure in after_%s of %r.", signal, middleware, exc_info=True)
+
+    def _listeners(self, hook: str) -> Sequence[Middleware]:
+        known, found = self._heard.get(hook, (0, ()))
+        if known != len(self.middleware):
+            found = tuple(each for each in self.middleware if listens(each, hook))
+            self._heard[hook] = len(self.middleware), found
+        return found
 
     def declare_queue(self, queue_name: str) -> None:
         """Declares a queue. There is no queue for delayed messages: they wait in the table."""
@@ -177,22 +204,18 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             raise ClaimLost("the message is another worker's by now, or waits for one")
 
     def acknowledge_if_held(self, cursor: Cursor) -> bool:
-        """The same for work that is right even if its message runs again; gives whether it was acknowledged."""
-        message = self.message_in_process
-        return message is not None and self.acknowledge_each(cursor, [message])
-
-    def acknowledge_each(self, cursor: Cursor, messages_: Sequence[ClaimedMessage]) -> bool:
-        """The same for the messages of several threads, whose work shares the transaction.
+        """The same for work that is right even if its message runs again; gives whether it was acknowledged.
 
         Raises:
             RuntimeError: no transaction of the broker's database is open.
         """
-        transaction = self.database.current
+        message, transaction = self.message_in_process, self.database.current
         if transaction is None:
             raise RuntimeError("an acknowledgement belongs in a transaction of the broker's database")
-        for message in messages_:
-            transaction.after_commit(message.settle)
-        return not messages_ or messages.acknowledge(cursor, [message.claim for message in messages_])
+        if message is None:
+            return False
+        transaction.after_commit(message.settle)
+        return messages.acknowledge(cursor, message.claim)
 
     @property
     def message_in_process(self) -> ClaimedMessage | None:
@@ -336,6 +359,12 @@ class Life(Middleware):
     ) -> None:
         """Notes that there is progress."""
         broker.progress.moved()
+
+
+def listens(middleware: Middleware, hook: str) -> bool:
+    """Whether a middleware has a hook of its own: what it inherits does nothing."""
+    own = getattr(middleware, hook, None)
+    return own is not None and getattr(own, "__func__", None) is not getattr(Middleware, hook, None)
 
 
 def forsake(message: ClaimedMessage) -> None:

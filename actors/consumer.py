@@ -120,6 +120,8 @@ class PostgresConsumer(Consumer):
         self._attendance = attendance
         self._stopping = stopping
         self._prefetch = prefetch
+        #: With so many in hand it is time for more. Dramatiq prefetches two for each thread: all have work meanwhile.
+        self._low = prefetch * 5 // 8
         self._timeout = timeout
         self._claimed: deque[ClaimedMessage] = deque()
         #: The claims of what was read and has not ended.
@@ -156,17 +158,19 @@ class PostgresConsumer(Consumer):
 
     @property
     def has_room(self) -> bool:
-        """Whether more messages may be claimed."""
-        return len(self.in_hand) < self._prefetch
+        """Whether more messages are to be claimed: not one for one, but once so many are done that it is worth it."""
+        return len(self.in_hand) - len(self._done) <= self._low
 
     def ack(self, message: ClaimedMessage) -> None:
         """Deletes a message that is done with the next few, unless the transaction of the work has done so."""
         with self._changed:
+            had_room, had_done = self.has_room, bool(self._done)
             if message.settled:
                 self.in_hand.discard(message.claim)
             else:
                 self._done.append(message.claim)
-            self._changed.notify_all()
+            if self.has_room != had_room or bool(self._done) != had_done:
+                self._changed.notify_all()
         if self.closed:
             self._acknowledge()
 
@@ -212,7 +216,7 @@ class PostgresConsumer(Consumer):
             while not self._done and (left := min(until, self._next_look()) - time.monotonic()) > 0:
                 self._changed.wait(left)
             if not self._is_half_free():
-                self._changed.wait_for(self._is_half_free, LINGER)
+                self._changed.wait(LINGER)
 
     def _is_half_free(self) -> bool:
         return len(self.in_hand) - len(self._done) <= self._prefetch // 2

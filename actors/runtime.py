@@ -31,6 +31,7 @@ database = Database(
     _url.get_secret_value() if _url else "",
     application_name="duepost worker",
     limits=Limits(statement=settings().statement_timeout),
+    most=settings().database_connections,
 )
 broker = PostgresBroker(
     database,

@@ -247,11 +247,16 @@ def conclude(email: ClaimedEmail, judged: list[Judged]) -> None:
 
 def conclude_each(plain: Sequence[tuple[Conclusion, ClaimedMessage | None]]) -> list[bool]:
     """Concludes the emails of several threads, and acknowledges their messages; says of each whether it did."""
-    with database.transaction() as cursor:
-        done = emails.conclude_finished(cursor, [(outcome.email, outcome.results) for outcome, _ in plain])
-        broker.acknowledge_each(
-            cursor, [message for outcome, message in plain if message is not None and outcome.email.id in done]
-        )
+    done = emails.conclude_finished_each(
+        database,
+        [
+            emails.Finished(outcome.email, outcome.results, message.claim if message else None)
+            for outcome, message in plain
+        ],
+    )
+    for outcome, message in plain:
+        if message is not None and outcome.email.id in done:
+            message.settle()
     return [outcome.email.id in done for outcome, _ in plain]
 
 
@@ -261,9 +266,7 @@ conclusions: Together[tuple[Conclusion, ClaimedMessage | None], bool] = Together
 def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
     """Writes a conclusion; gives what is to be reported once it is committed."""
     if outcome.is_finished:
-        concluded = emails.lock_claimed(cursor, email) and bool(
-            emails.conclude_finished(cursor, [(email, outcome.results)])
-        )
+        concluded = emails.lock_claimed(cursor, email) and emails.conclude_finished(cursor, email, outcome.results)
     else:
         concluded = put_back(cursor, email, outcome)
     if not concluded:

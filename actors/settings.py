@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     session_database_url: Annotated[SecretStr | None, BeforeValidator(_database_url)] = Field(
         default=None, validation_alias="DUEPOST_SESSION_DATABASE_URL"
     )
+    database_connections: int = Field(default=10, ge=1, validation_alias="DUEPOST_DATABASE_CONNECTIONS")
     statement_timeout: float = Field(default=30.0, ge=1, validation_alias="DUEPOST_STATEMENT_TIMEOUT")
     stall_timeout: float = Field(default=60.0, ge=1, validation_alias="DUEPOST_STALL_TIMEOUT")
     busy_timeout: float = Field(default=3600.0, ge=1, validation_alias="DUEPOST_BUSY_TIMEOUT")

@@ -138,11 +138,11 @@ def wait_for(look: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def sink() -> Iterator[int]:
-    """The sink, in a process of its own; gives its port."""
+def sink(latency: float = 0) -> Iterator[int]:
+    """The sink, in a process of its own, so many milliseconds away; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, str(ROOT / "benchmarks" / "sink.py"), str(port)])
+    process = subprocess.Popen([sys.executable, str(ROOT / "benchmarks" / "sink.py"), str(port), str(latency)])
     try:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:

@@ -1,6 +1,9 @@
-"""An SMTP server that takes everything and keeps nothing, as fast as Python can; counts what it took.
+"""An SMTP server that takes everything and keeps nothing, as fast as Python can, at any distance.
 
-Run: python benchmarks/sink.py PORT
+Replies to commands that came together go out together (RFC 2920 section 3.2). With a latency, each group of replies
+arrives that much later, as from a relay that is so far away (a round trip).
+
+Run: python benchmarks/sink.py PORT [LATENCY_MS]
 """
 
 import asyncio
@@ -12,34 +15,67 @@ OK = b"250 2.0.0 ok\r\n"
 GO_AHEAD = b"354 go ahead\r\n"
 BYE = b"221 2.0.0 bye\r\n"
 
-
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One connection, until the client hangs up."""
-    writer.write(GREETING)
-    try:
-        while line := await reader.readline():
-            verb = line[:4].upper()
-            if verb == b"DATA":
-                writer.write(GO_AHEAD)
-                await reader.readuntil(b"\r\n.\r\n")
-                writer.write(OK)
-            elif verb == b"QUIT":
-                writer.write(BYE)
-                break
-            else:
-                writer.write(EHLO if verb == b"EHLO" else OK)
-    except (ConnectionError, asyncio.IncompleteReadError):
-        pass
-    finally:
-        writer.close()
+END_OF_DATA = b"\r\n.\r\n"
 
 
-async def main(port: int) -> None:
+class Session(asyncio.Protocol):
+    """One connection.
+
+    Args:
+        latency: seconds until a reply arrives.
+    """
+
+    def __init__(self, latency: float) -> None:
+        self._latency = latency
+        self._buffer = bytearray()
+        self._in_content = False
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greets."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._reply(GREETING)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes what came, and replies to all of it at once."""
+        self._buffer += data
+        replies = bytearray()
+        while (reply := self._next()) is not None:
+            replies += reply
+        if replies:
+            self._reply(bytes(replies))
+
+    def _next(self) -> bytes | None:
+        end = self._buffer.find(END_OF_DATA if self._in_content else b"\r\n")
+        if end < 0:
+            return None
+        if self._in_content:
+            del self._buffer[: end + len(END_OF_DATA)]
+            self._in_content = False
+            return OK
+        verb = bytes(self._buffer[:4]).upper()
+        del self._buffer[: end + 2]
+        if verb == b"DATA":
+            self._in_content = True
+            return GO_AHEAD
+        return {b"EHLO": EHLO, b"QUIT": BYE}.get(verb, OK)
+
+    def _reply(self, data: bytes) -> None:
+        if self._transport is None:
+            return
+        if self._latency:
+            asyncio.get_running_loop().call_later(self._latency, self._transport.write, data)
+        else:
+            self._transport.write(data)
+
+
+async def main(port: int, latency: float) -> None:
     """Serves until it is killed."""
-    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=2**22)
+    server = await asyncio.get_running_loop().create_server(lambda: Session(latency), "127.0.0.1", port, backlog=512)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0))

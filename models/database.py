@@ -3,7 +3,7 @@
 import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import psycopg2
@@ -151,17 +151,18 @@ class Transaction:
 
 
 class Database:
-    """One PostgreSQL database, a connection for each thread that uses it.
+    """One PostgreSQL database, and the connections that the threads of this process share.
 
-    Building one does no I/O: a connection is made when a thread first needs it, and made anew when
-    the server has closed it meanwhile. There may be a pooler in transaction mode in between: nothing is left in
-    a session but for those of `connect()`.
+    Building one does no I/O: a connection is made when a thread needs one and none is free, and made anew when
+    the server has closed it meanwhile. A thread has one for a transaction, and then another thread may. There may be a
+    pooler in transaction mode in between: nothing is left in a session but for those of `connect()`.
 
     Args:
         url: a libpq URL or connection string.
         application_name: what `pg_stat_activity` shows.
         limits: how long things may take.
         variable: the setting that the URL is from, for errors.
+        most: how many connections at the most; a thread waits for one to be free. Any number without it.
     """
 
     def __init__(
@@ -171,12 +172,15 @@ class Database:
         application_name: str = "duepost",
         limits: Limits | None = None,
         variable: str = "DUEPOST_DATABASE_URL",
+        most: int | None = None,
     ) -> None:
         self.url = url
         self.application_name = application_name
         self.limits = limits or Limits()
         self.variable = variable
         self._thread = threading.local()
+        self._free: list[Connection] = []
+        self._room = threading.Semaphore(most) if most is not None else nullcontext()
 
     def connect(self) -> Connection:
         """A new connection of the caller's own, in autocommit mode; its session has the limits and keepalives.
@@ -215,8 +219,7 @@ class Database:
             NestedTransaction: this thread has one open already.
             DatabaseUnreachable: no connection could be made, or it was lost.
         """
-        connection = self._own_connection()
-        with self._cursor(connection, limits or self.limits) as cursor:
+        with self._borrowed() as connection, self._cursor(connection, limits or self.limits) as cursor:
             cursor.opening = f"BEGIN; {cursor.opening}"
             self._thread.transaction = transaction = Transaction(cursor)
             try:
@@ -241,7 +244,7 @@ class Database:
             NestedTransaction: this thread has a transaction open.
             DatabaseUnreachable: no connection could be made, or it was lost.
         """
-        with self._cursor(self._own_connection(), limits or self.limits) as cursor:
+        with self._borrowed() as connection, self._cursor(connection, limits or self.limits) as cursor:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall()) if cursor.description else []
 
@@ -255,17 +258,16 @@ class Database:
             NestedTransaction: this thread has a transaction open.
             DatabaseUnreachable: no connection could be made, or it was lost; some of it may be committed.
         """
-        with self._cursor(self._own_connection(), self.limits) as cursor:
+        with self._borrowed() as connection, self._cursor(connection, self.limits) as cursor:
             cursor.opening = ""
             cursor.execute(statement, parameters)
             return list(cursor.fetchall())
 
     def close(self) -> None:
-        """Closes this thread's connection."""
-        connection: Connection | None = getattr(self._thread, "connection", None)
-        if connection is not None:
-            connection.close()
-        self._thread.connection = None
+        """Closes the connections that no thread has just now; the next statement makes one anew."""
+        with suppress(IndexError):
+            while True:
+                self._free.pop().close()
 
     def _open(self) -> Connection:
         if not self.url:
@@ -292,14 +294,27 @@ class Database:
         cursor.answer = limits.answer
         return cursor
 
-    def _own_connection(self) -> Connection:
+    @contextmanager
+    def _borrowed(self) -> Iterator[Connection]:
         if self.current is not None:
             raise NestedTransaction("a transaction is open in this thread: transactions are outermost")
-        connection: Connection | None = getattr(self._thread, "connection", None)
-        if connection is None or not is_usable(connection):
-            self.close()
-            connection = self._thread.connection = self._open()
-        return connection
+        with self._room:
+            connection = self._take_free() or self._open()
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    # The one used last is used next: what is not needed stays idle.
+                    self._free.append(connection)
+
+    def _take_free(self) -> Connection | None:
+        with suppress(IndexError):
+            while True:
+                connection = self._free.pop()
+                if is_usable(connection):
+                    return connection
+                connection.close()
+        return None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from models.database import Cursor, Database, Row
+from models.messages import Claim as MessageClaim
 from models.messages import StoredMessage
 from models.statements import statements
 from models.words import Outcome, State, Verdict
@@ -91,6 +92,15 @@ class Lost:
     id: int
     claim: int
     kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An email whose every recipient has an outcome, and the claim of the broker message that it came by, if any."""
+
+    email: ClaimedEmail
+    results: Sequence[Result]
+    message: MessageClaim | None = None
 
 
 def due_page(database: Database, size: int, after: tuple[datetime, int] = BEGINNING) -> list[tuple[datetime, int]]:
@@ -207,23 +217,33 @@ def journal(cursor: Cursor, email: ClaimedEmail | Lost, results: Sequence[Result
     cursor.execute(SQL["journal"], _of(email, [result for result in results if result.verdict]))
 
 
-def conclude_finished(cursor: Cursor, finished: Sequence[tuple[ClaimedEmail, Sequence[Result]]]) -> set[int]:
-    """Sending → ledger, with the attempts' journal, each locked by ascending id.
+def conclude_finished(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result]) -> bool:
+    """Sending → ledger, with the attempt's journal; False where the claim is no longer the row's."""
+    cursor.execute(SQL["conclude_finished"], _finished([Finished(email, results)]))
+    return cursor.fetchone() is not None
+
+
+def conclude_finished_each(database: Database, finished: Sequence[Finished]) -> set[int]:
+    """Sending → ledger, with the attempts' journal, each locked by ascending id; their broker messages go with them.
+
+    One statement in a transaction of its own.
 
     Returns:
         the ids of those whose claim was still the row's, and that no other transaction holds; the rest is left alone.
     """
-    cursor.execute(
-        SQL["conclude_finished"],
-        {
-            "ids": [email.id for email, _ in finished],
-            "claims": [email.claim for email, _ in finished],
-            "results": json.dumps(
-                [{"email_id": email.id, **_fields(result)} for email, results in finished for result in results]
-            ),
-        },
-    )
-    return {email_id for (email_id,) in cursor.fetchall()}
+    return {int(str(email_id)) for (email_id,) in database.execute(SQL["conclude_finished"], _finished(finished))}
+
+
+def _finished(finished: Sequence[Finished]) -> dict[str, object]:
+    return {
+        "ids": [each.email.id for each in finished],
+        "claims": [each.email.claim for each in finished],
+        "results": json.dumps(
+            [{"email_id": each.email.id, **_fields(result)} for each in finished for result in each.results]
+        ),
+        "message_ids": [each.message.message_id if each.message else None for each in finished],
+        "message_claims": [each.message.number if each.message else None for each in finished],
+    }
 
 
 def conclude_later(

@@ -73,42 +73,7 @@ SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 -- name: claim
 -- queued → sending, each under a claim number of its own; gives the emails with the recipients that are still to get
 -- them. Several threads' claims share one statement and one commit.
-WITH email AS MATERIALIZED (
-    SELECT id, state, due_at, expires_at
-    FROM duepost.scheduled_email
-    WHERE id = ANY (%(ids)s::bigint[])
-    ORDER BY id
-    FOR UPDATE SKIP LOCKED
-)
-UPDATE duepost.scheduled_email AS row
-SET state = 'sending',
-    claim = nextval('duepost.claim_number'),
-    worker_id = %(worker_id)s,
-    claimed_at = now(),
-    message_id = NULL
-FROM email, duepost.control AS control
-WHERE row.id = ANY (%(ids)s::bigint[])
-  AND row.id = email.id
-  AND email.state = 'queued'
-  AND email.due_at <= now()
-  AND (email.expires_at IS NULL OR email.expires_at > now())
-  AND NOT control.paused
-  AND (NOT control.circuit_open OR row.probe)
-RETURNING
-    row.id, row.claim, row.kind, row.attempts, row.unknowns, row.last_error, row.probe, row.message_id_header,
-    row.date_header, row.sender, row.reply_to, row.headers, row.template, row.context, row.subject, row.body_text,
-    row.body_html,
-    coalesce(extract(epoch FROM now() - row.mailbox_full_since), 0)::double precision AS mailbox_full_seconds,
-    CASE
-        WHEN row.address IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
-            'user_id', NULL,
-            'address', row.address,
-            'suppressed', EXISTS (
-                SELECT FROM duepost.suppression AS s WHERE s.address = lower(row.address)
-            )
-        ))
-        ELSE duepost.recipients_to_go(row.id)
-    END AS recipients
+SELECT * FROM duepost.claim_emails(%(ids)s::bigint[], %(worker_id)s)
 
 -- name: release
 -- queued → scheduled: nothing may be sent now (paused, or the circuit is open), and that is no attempt.
@@ -167,60 +132,11 @@ FROM jsonb_to_recordset(%(results)s) AS result (
 WHERE u.email_id = %(id)s AND u.user_id = result.user_id AND u.outcome IS NULL
 
 -- name: conclude_finished
--- sending → ledger: every recipient has an outcome, now or from an earlier attempt. Several threads' conclusions share
--- one statement and one commit; each names its claim, and gives its results. Locked by id alone, as in `enqueue`; a row
--- that somebody else holds just now is left out, so that it keeps nobody else waiting.
-WITH held AS MATERIALIZED (
-    SELECT id, claim, state
-    FROM duepost.scheduled_email
-    WHERE id = ANY (%(ids)s::bigint[])
-    ORDER BY id
-    FOR UPDATE SKIP LOCKED
-), email AS (
-    DELETE FROM duepost.scheduled_email AS row
-    USING held, unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS claimed (id, claim)
-    WHERE row.id = ANY (%(ids)s::bigint[]) AND row.id = held.id AND held.state = 'sending'
-      AND held.id = claimed.id AND held.claim = claimed.claim
-    RETURNING row.*
-), result AS MATERIALIZED (
-    SELECT *
-    FROM jsonb_to_recordset(%(results)s) AS result (
-        email_id bigint, user_id text, address text, phase text, verdict text, outcome text, code integer,
-        enhanced_code text, reply text
-    )
-), journal AS (
-    INSERT INTO duepost.attempt (
-        email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
-    )
-    SELECT email.id, email.claim, email.worker_id, result.user_id, email.claimed_at, now(), result.phase,
-           result.verdict, result.code, result.enhanced_code, result.reply
-    FROM email
-    JOIN result ON result.email_id = email.id
-    WHERE result.verdict IS NOT NULL
-), settled AS (
-    SELECT u.email_id, u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
-    FROM duepost.scheduled_email_user AS u
-    WHERE u.email_id = ANY (%(ids)s::bigint[]) AND u.outcome IS NOT NULL
-      AND NOT EXISTS (SELECT FROM result WHERE result.email_id = u.email_id AND result.user_id = u.user_id)
-    UNION ALL
-    SELECT result.email_id, result.user_id, result.address, result.outcome, result.code, result.enhanced_code,
-           result.reply
-    FROM result
-), ledger AS (
-    INSERT INTO duepost.delivery (
-        email_id, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key,
-        scheduled_at, message_id_header
-    )
-    SELECT email.id, email.kind, settled.outcome, settled.user_id, settled.address, settled.code,
-           settled.enhanced_code, settled.reply,
-           email.attempts + (EXISTS (
-               SELECT FROM result WHERE result.email_id = email.id AND result.verdict IS NOT NULL
-           ))::integer,
-           email.unknowns, email.key, email.scheduled_at, email.message_id_header
-    FROM email
-    JOIN settled ON settled.email_id = email.id
+-- sending → ledger, with the journal of the attempts: every recipient has an outcome, now or from an earlier attempt.
+-- Several threads' conclusions share one statement and one commit, and their messages go with them.
+SELECT duepost.conclude_emails(
+    %(ids)s::bigint[], %(claims)s::bigint[], %(results)s::jsonb, %(message_ids)s::uuid[], %(message_claims)s::bigint[]
 )
-SELECT id FROM email
 
 -- name: conclude_later
 -- sending → scheduled: due again after a pause; never later than the expiry, which ends it on time.

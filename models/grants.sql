@@ -40,6 +40,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.clear_scheduled_emails, duepost.clear_scheduled_emails_to,
             duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish, duepost.recipients_to_go,
+            duepost.claim_emails, duepost.conclude_emails,
             duepost.maintain_partitions
         TO duepost_worker;
         GRANT EXECUTE ON PROCEDURE duepost.enqueue_emails TO duepost_worker;

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from models.database import Cursor, Database, Row
@@ -44,16 +45,14 @@ class StoredMessage:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A worker's right to a message: good until somebody else has the message in hand."""
 
     message_id: str
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedContent:
+class ClaimedContent(NamedTuple):
     """What a claim gives: the right to a message, its place in line, and its content as JSON."""
 
     claim: Claim
@@ -132,10 +131,10 @@ def claim(
     return sorted(claimed, key=lambda each: (each.priority, each.eta)), now
 
 
-def acknowledge(cursor: Cursor, claims: Sequence[Claim]) -> bool:
-    """Consumed → gone, in the transaction that concluded the work; gives whether all claims were still good."""
-    cursor.execute(SQL["acknowledge"], _pairs(claims))
-    return cursor.rowcount == len(claims)
+def acknowledge(cursor: Cursor, claim: Claim) -> bool:
+    """Consumed → gone, in the transaction that concluded the work; gives whether the claim was still good."""
+    cursor.execute(SQL["acknowledge"], _pairs([claim]))
+    return cursor.rowcount == 1
 
 
 def acknowledge_alone(database: Database, claims: Sequence[Claim]) -> None:

@@ -178,13 +178,12 @@ class Connection:
             return result
 
     def _do(self, wire: Wire, action: Action) -> Reply | None:
-        match action:
-            case Receive(phase):
-                return wire.receive(phase)
-            case Send(data, phase):
-                wire.send(data, phase)
-            case _:
-                wire.start_tls(self._context())
+        if isinstance(action, Receive):
+            return wire.receive(action.phase)
+        if isinstance(action, Send):
+            wire.send(action.data, action.phase)
+        else:
+            wire.start_tls(self._context())
         return None
 
     def _context(self) -> ssl.SSLContext:

@@ -5,30 +5,26 @@ sent the reply to each `Receive`. When an action fails, its driver throws `Stopp
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from actors.smtp.replies import Reply
 from actors.smtp.verdicts import Phase, Ruling, judge
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Write these bytes. In `Phase.DOT` they are the end of data: once one is out, nobody knows any more."""
 
     data: bytes
     phase: Phase
 
 
-@dataclass(frozen=True, slots=True)
-class Receive:
+class Receive(NamedTuple):
     """Wait for one whole reply."""
 
     phase: Phase
 
 
-@dataclass(frozen=True, slots=True)
-class StartTls:
+class StartTls(NamedTuple):
     """Turn the connection into a TLS one, unless something that came unencrypted is left over."""
 
     phase: Phase = Phase.STARTTLS

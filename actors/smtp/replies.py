@@ -1,8 +1,7 @@
 """Replies of an SMTP relay: bytes in, whole replies out (RFC 5321 section 4.2)."""
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Bytes of one reply line with its line end. RFC 5321 section 4.5.3.1.5 asks for 512; real relays say more.
 MAX_LINE: Final = 4096
@@ -28,8 +27,7 @@ def one_line(text: str) -> str:
     return clean if len(clean) <= MAX_TEXT else clean[: MAX_TEXT - 1] + "…"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One whole reply.
 
     Attributes:

@@ -1,10 +1,9 @@
 """The socket under the dialogue: blocking, and never without a deadline."""
 
+import select
 import socket
 import ssl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from actors.smtp.dialogue import Stopped
@@ -14,6 +13,9 @@ from actors.smtp.verdicts import Phase, judge_failure
 
 #: Bytes that share one `Timeouts.block`.
 BLOCK: Final = 64 * 1024
+
+#: What a wire may fail of.
+FAILURES: Final = (OSError, MalformedReply, UnicodeError)
 
 
 class Wire:
@@ -31,8 +33,10 @@ class Wire:
         self._relay = relay
         self.timeouts = timeouts
         self._parser = ReplyParser()
-        with _failures(Phase.CONNECT, timeouts.connect):
-            self._socket = _connect(relay, timeouts.connect)
+        try:
+            self._use(_connect(relay, timeouts.connect))
+        except FAILURES as failure:
+            raise _stopped(Phase.CONNECT, failure, timeouts.connect) from failure
 
     def send(self, data: bytes, phase: Phase) -> None:
         """Writes bytes.
@@ -45,10 +49,11 @@ class Wire:
             before = Phase.BODY if phase is Phase.DOT else phase
             raise Stopped(judge_failure(before, "the relay spoke out of turn, or hung up"))
         limit = self.timeouts.block if phase in {Phase.BODY, Phase.DOT} else self.timeouts.command
-        blocks = memoryview(data)
-        with _failures(phase, limit):
+        try:
             for start in range(0, len(data), BLOCK):
-                self._send_block(blocks[start : start + BLOCK], time.monotonic() + limit)
+                self._send_block(memoryview(data)[start : start + BLOCK], limit)
+        except FAILURES as failure:
+            raise _stopped(phase, failure, limit) from failure
 
     def receive(self, phase: Phase) -> Reply:
         """Waits for one whole reply.
@@ -57,14 +62,11 @@ class Wire:
             Stopped: it did not come in time, not whole, or it is none.
         """
         limit = self.timeouts.dot if phase is Phase.DOT else self.timeouts.command
-        deadline = time.monotonic() + limit
-        with _failures(phase, limit):
-            while (reply := self._parser.next_reply()) is None:
-                data = self._receive_some(deadline)
-                if not data:
-                    raise ConnectionResetError("the relay closed the connection")
-                self._parser.feed(data)
-        return reply
+        try:
+            reply = self._parser.next_reply()
+            return reply if reply is not None else self._wait_for_reply(limit)
+        except FAILURES as failure:
+            raise _stopped(phase, failure, limit) from failure
 
     def start_tls(self, context: ssl.SSLContext) -> None:
         """Shakes hands; the certificate must be for the relay's host.
@@ -74,16 +76,22 @@ class Wire:
         """
         if self._parser.pending:
             raise Stopped(judge_failure(Phase.STARTTLS, "the relay sent more than its consent to TLS"))
-        with _failures(Phase.STARTTLS, self.timeouts.connect):
-            self._socket.settimeout(self.timeouts.connect)
-            self._socket = context.wrap_socket(self._socket, server_hostname=self._relay.host)
+        limit = self.timeouts.connect
+        try:
+            self._wait_at_most(limit)
+            self._use(context.wrap_socket(self._socket, server_hostname=self._relay.host))
+        except FAILURES as failure:
+            raise _stopped(Phase.STARTTLS, failure, limit) from failure
 
     def is_quiet(self) -> bool:
         """Says, without waiting, whether the connection stands and the relay has said nothing unasked."""
         if self._parser.pending:
             return False
+        if not self._readable.poll(0) and not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            return True
+        # With TLS it may be no more than a session ticket.
         try:
-            self._socket.settimeout(0)
+            self._wait_at_most(0)
             self._parser.feed(self._socket.recv(4096))
         except (BlockingIOError, ssl.SSLWantReadError):
             return True
@@ -95,14 +103,34 @@ class Wire:
         """Closes the connection at once; never fails."""
         self._socket.close()
 
-    def _send_block(self, block: memoryview, deadline: float) -> None:
-        while block:
-            self._socket.settimeout(_remaining(deadline))
-            block = block[self._socket.send(block) :]
+    def _use(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._limit = connected.gettimeout()
+        self._readable = select.poll()
+        self._readable.register(connected, select.POLLIN)
 
-    def _receive_some(self, deadline: float) -> bytes:
-        self._socket.settimeout(_remaining(deadline))
-        return self._socket.recv(16 * 1024)
+    def _wait_at_most(self, seconds: float) -> None:
+        # Each setting is a system call.
+        if seconds != self._limit:
+            self._socket.settimeout(seconds)
+            self._limit = seconds
+
+    def _send_block(self, block: memoryview, limit: float) -> None:
+        deadline = time.monotonic() + limit
+        self._wait_at_most(limit)
+        while block := block[self._socket.send(block) :]:
+            self._wait_at_most(_remaining(deadline))
+
+    def _wait_for_reply(self, limit: float) -> Reply:
+        deadline = time.monotonic() + limit
+        self._wait_at_most(limit)
+        while data := self._socket.recv(16 * 1024):
+            self._parser.feed(data)
+            reply = self._parser.next_reply()
+            if reply is not None:
+                return reply
+            self._wait_at_most(_remaining(deadline))
+        raise ConnectionResetError("the relay closed the connection")
 
 
 def _connect(relay: Relay, timeout: float) -> socket.socket:
@@ -120,14 +148,10 @@ def _remaining(deadline: float) -> float:
     return remaining
 
 
-@contextmanager
-def _failures(phase: Phase, limit: float) -> Iterator[None]:
-    """Turns what goes wrong within into `Stopped`. `limit`, in seconds, is for the message only."""
-    try:
-        yield
-    except (OSError, MalformedReply, UnicodeError) as failure:
-        hung_up = isinstance(failure, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
-        raise Stopped(judge_failure(phase, _describe(failure, limit)), hung_up=hung_up) from failure
+def _stopped(phase: Phase, failure: Exception, limit: float) -> Stopped:
+    """What goes wrong on the wire, as the dialogue is told. `limit`, in seconds, is for the message only."""
+    hung_up = isinstance(failure, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    return Stopped(judge_failure(phase, _describe(failure, limit)), hung_up=hung_up)
 
 
 def _describe(failure: Exception, limit: float) -> str:

@@ -493,6 +493,135 @@ $$;
 COMMENT ON FUNCTION duepost.recipients_to_go IS
     'The users that an email is still to be sent to, as JSON, as of this moment; the caller holds the row''s lock.';
 
+-- What a claim gives. Functions, here and below, so that a session plans their statements once and not with each call;
+-- and by index, whatever a table looked like when it did. Called by workers, with their own rights.
+CREATE FUNCTION duepost.claim_emails(ids bigint[], worker_id integer)
+RETURNS TABLE (
+    id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
+    message_id_header text, date_header timestamptz, sender text, reply_to text, headers jsonb, template text,
+    context jsonb, subject text, body_text text, body_html text, mailbox_full_seconds double precision, recipients jsonb
+)
+LANGUAGE plpgsql ROWS 10
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH email AS MATERIALIZED (
+        SELECT e.id, e.state, e.due_at, e.expires_at
+        FROM duepost.scheduled_email AS e
+        WHERE e.id = ANY (claim_emails.ids)
+        ORDER BY e.id
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE duepost.scheduled_email AS row
+    SET state = 'sending',
+        claim = nextval('duepost.claim_number'),
+        worker_id = claim_emails.worker_id,
+        claimed_at = now(),
+        message_id = NULL
+    FROM email, duepost.control AS control
+    WHERE row.id = ANY (claim_emails.ids)
+      AND row.id = email.id
+      AND email.state = 'queued'
+      AND email.due_at <= now()
+      AND (email.expires_at IS NULL OR email.expires_at > now())
+      AND NOT control.paused
+      AND (NOT control.circuit_open OR row.probe)
+    RETURNING
+        row.id, row.claim, row.kind, row.attempts, row.unknowns, row.last_error, row.probe, row.message_id_header,
+        row.date_header, row.sender, row.reply_to, row.headers, row.template, row.context, row.subject, row.body_text,
+        row.body_html,
+        coalesce(extract(epoch FROM now() - row.mailbox_full_since), 0)::double precision,
+        CASE
+            WHEN row.address IS NULL THEN duepost.recipients_to_go(row.id)
+            ELSE jsonb_build_array(jsonb_build_object(
+                'user_id', NULL,
+                'address', row.address,
+                'suppressed', EXISTS (
+                    SELECT FROM duepost.suppression AS s WHERE s.address = lower(row.address)
+                )
+            ))
+        END;
+END
+$$;
+COMMENT ON FUNCTION duepost.claim_emails IS
+    'queued → sending for those of these emails that nobody holds and that are still to be sent: locks them by ascending '
+    'id, and gives them with the recipients that are still to get them.';
+
+-- Every recipient has an outcome, now or from an earlier attempt. Each email is named with its claim, and with the broker
+-- message that it came by, if any, which goes with it. Locked by id alone, as in `enqueue`; a row that somebody else
+-- holds just now is left out, so that it keeps nobody else waiting.
+CREATE FUNCTION duepost.conclude_emails(
+    ids bigint[], claims bigint[], results jsonb, message_ids uuid[], message_claims bigint[]
+) RETURNS SETOF bigint
+LANGUAGE plpgsql ROWS 10
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT e.id, e.claim, e.state
+        FROM duepost.scheduled_email AS e
+        WHERE e.id = ANY (conclude_emails.ids)
+        ORDER BY e.id
+        FOR UPDATE SKIP LOCKED
+    ), email AS (
+        DELETE FROM duepost.scheduled_email AS row
+        USING held, unnest(conclude_emails.ids, conclude_emails.claims) AS claimed (id, claim)
+        WHERE row.id = ANY (conclude_emails.ids) AND row.id = held.id AND held.state = 'sending'
+          AND held.id = claimed.id AND held.claim = claimed.claim
+        RETURNING row.*
+    ), result AS MATERIALIZED (
+        SELECT *
+        FROM jsonb_to_recordset(conclude_emails.results) AS result (
+            email_id bigint, user_id text, address text, phase text, verdict text, outcome text, code integer,
+            enhanced_code text, reply text
+        )
+    ), journal AS (
+        INSERT INTO duepost.attempt (
+            email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
+        )
+        SELECT email.id, email.claim, email.worker_id, result.user_id, email.claimed_at, now(), result.phase,
+               result.verdict, result.code, result.enhanced_code, result.reply
+        FROM email
+        JOIN result ON result.email_id = email.id
+        WHERE result.verdict IS NOT NULL
+    ), settled AS (
+        SELECT u.email_id, u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
+        FROM duepost.scheduled_email_user AS u
+        WHERE u.email_id = ANY (conclude_emails.ids) AND u.outcome IS NOT NULL
+          AND NOT EXISTS (SELECT FROM result WHERE result.email_id = u.email_id AND result.user_id = u.user_id)
+        UNION ALL
+        SELECT result.email_id, result.user_id, result.address, result.outcome, result.code, result.enhanced_code,
+               result.reply
+        FROM result
+    ), ledger AS (
+        INSERT INTO duepost.delivery (
+            email_id, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key,
+            scheduled_at, message_id_header
+        )
+        SELECT email.id, email.kind, settled.outcome, settled.user_id, settled.address, settled.code,
+               settled.enhanced_code, settled.reply,
+               email.attempts + (EXISTS (
+                   SELECT FROM result WHERE result.email_id = email.id AND result.verdict IS NOT NULL
+               ))::integer,
+               email.unknowns, email.key, email.scheduled_at, email.message_id_header
+        FROM email
+        JOIN settled ON settled.email_id = email.id
+    ), acknowledged AS (
+        DELETE FROM dramatiq.queue AS message
+        USING email, unnest(conclude_emails.ids, conclude_emails.message_ids, conclude_emails.message_claims)
+            AS hint (email_id, message_id, claim)
+        WHERE message.message_id = ANY (conclude_emails.message_ids)
+          AND message.message_id = hint.message_id AND message.claim = hint.claim AND hint.email_id = email.id
+    )
+    SELECT email.id FROM email;
+END
+$$;
+COMMENT ON FUNCTION duepost.conclude_emails IS
+    'sending → ledger, with the journal of the attempts and without their messages, for those of these emails whose claim '
+    'is still the row''s and that nobody holds: locks them by ascending id, and gives their ids.';
+
 -- The scheduler's page, row by row: each is locked, looked at and marked, and its message inserted, in a transaction of
 -- its own, which need not wait for the disk: a crash that loses it leaves the row scheduled, and without a message.
 -- All of it in one round trip. A row that another transaction holds, or that may not be sent now, is passed over; one

@@ -1,7 +1,9 @@
 """Connections and durable transactions."""
 
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psycopg2
@@ -188,6 +190,32 @@ def test_limits_end_with_their_transaction(database: Database) -> None:
         cursor.execute("SELECT current_setting('statement_timeout')")
         assert cursor.fetchone() == ("30s",)
     database.execute("SELECT 1")
-    with database._own_connection().cursor() as cursor:
-        cursor.execute("SELECT current_setting('statement_timeout')")
-        assert cursor.fetchone() == ("0",)
+    # A call sets no limits, and comes by the same connection.
+    assert database.call("SELECT current_setting('statement_timeout')", {}) == [("0",)]
+
+
+def test_threads_share_connections_and_wait_for_one_to_be_free(url: str) -> None:
+    database = Database(url, most=2)
+    meeting = threading.Barrier(3)
+
+    def work() -> tuple[object, ...]:
+        meeting.wait(timeout=30)
+        return [database.execute("SELECT pg_backend_pid()")[0] for _ in range(20)][-1]
+
+    with ThreadPoolExecutor(3) as threads:
+        pids = {each.result(timeout=60) for each in [threads.submit(work) for _ in range(3)]}
+    assert 1 <= len(pids) <= 2
+    with database.transaction() as first:
+        first.execute("SELECT 1")
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(database.execute, "SELECT 1").result(timeout=30) == [(1,)]
+    database.close()
+
+
+def test_a_connection_comes_back_from_a_transaction_that_failed(url: str) -> None:
+    database = Database(url, most=1)
+    [(pid,)] = database.execute("SELECT pg_backend_pid()")
+    with pytest.raises(psycopg2.Error), database.transaction() as cursor:
+        cursor.execute("SELECT nonsense")
+    assert database.execute("SELECT pg_backend_pid()") == [(pid,)]
+    database.close()

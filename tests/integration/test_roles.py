@@ -196,7 +196,15 @@ def test_a_worker_can_maintain_the_partitions_that_it_does_not_own(worker: Conne
 
 def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
     assert executable(admin, "duepost_worker") == sorted(
-        [*FUNCTIONS, "enqueue_emails", "finish", "maintain_partitions", "recipients_to_go"]
+        [
+            *FUNCTIONS,
+            "claim_emails",
+            "conclude_emails",
+            "enqueue_emails",
+            "finish",
+            "maintain_partitions",
+            "recipients_to_go",
+        ]
     )
 
 
@@ -402,7 +410,7 @@ def test_roles_that_come_later_get_their_rights_from_the_next_migrate(
     with roles_hidden(each_server):
         apply(plain_owner)
     assert apply(plain_owner) == []
-    for role, functions in (("duepost_client", 5), ("duepost_worker", 9)):
+    for role, functions in (("duepost_client", 5), ("duepost_worker", 11)):
         assert plain_owner.execute(
             "SELECT count(*) FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
             f" AND has_schema_privilege('{role}', pronamespace, 'USAGE')"

@@ -23,8 +23,8 @@ SAMPLES = {
     "after_id": "0",
     "size": "100",
     "message_id": "'00000000-0000-0000-0000-000000000001'::uuid",
-    "message_ids": "ARRAY['00000000-0000-0000-0000-000000000001']",
-    "claims": "ARRAY[1]",
+    "message_ids": "ARRAY['00000000-0000-0000-0000-000000000001']::uuid[]",
+    "claims": "ARRAY[1]::bigint[]",
     "queue_names": "ARRAY['duepost_send']",
     "content": "'{}'::jsonb",
     "failure": "'RuntimeError'",
@@ -42,7 +42,8 @@ SAMPLES = {
     "mailbox_full": "false",
     "pause": "15.0::double precision",
     "error": "'error'",
-    "ids": "ARRAY[1, 2]",
+    "ids": "ARRAY[1, 2]::bigint[]",
+    "message_claims": "ARRAY[1]::bigint[]",
     "email_ids": "ARRAY[1]",
     "contents": "ARRAY['{}']",
     "anew": "true",
@@ -119,7 +120,18 @@ HOT = [
 ]
 
 
+def statement_of(database: Database, statement: str) -> str:
+    """The statement itself, or that of the function that it calls, with the function's arguments for parameters."""
+    called = re.search(r"duepost\.(claim_emails|conclude_emails)\(", statement)
+    if called is None:
+        return statement
+    [(body,)] = database.execute(f"SELECT prosrc FROM pg_proc WHERE proname = '{called[1]}'")
+    inner = str(body).split("RETURN QUERY")[1].rsplit("END", 1)[0].strip().removesuffix(";")
+    return re.sub(rf"{called[1]}\.(\w+)", r"%(\1)s", inner)
+
+
 def plan_of(database: Database, statement: str) -> str:
+    statement = statement_of(database, statement)
     filled = re.sub(r"%\((\w+)\)s", lambda match: SAMPLES[match[1]], statement)
     return "\n".join(str(row[0]) for row in database.execute(f"EXPLAIN {filled}"))
 
@@ -157,8 +169,8 @@ def fill_with_what_is_done(reader: Connection, database: Database) -> None:
     for statement in (
         "INSERT INTO dramatiq.queue (message_id, queue_name, state, message)"
         " SELECT gen_random_uuid(), 'duepost_send', 'queued', '{}' FROM generate_series(1, 20000)",
-        "SELECT count(duepost.schedule_email(kind => 'k', address => 'a@example.com', subject => 's', body_text => 'b'))"
-        " FROM generate_series(1, 5000)",
+        "SELECT count(duepost.schedule_email(kind => 'k', address => 'a@example.com', subject => 's',"
+        " body_text => 'b')) FROM generate_series(1, 5000)",
     ):
         database.execute(statement, limits=UNLIMITED)
     with reader.cursor() as cursor:

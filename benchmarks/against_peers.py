@@ -1,0 +1,327 @@
+"""How fast, next to others? Duepost and its peers in turns, on one server, into one sink.
+
+Each peer is installed from PyPI into an environment of its own, at its best settings (`benchmarks/peers/`). Three
+scenes: a sink without latency; a sink 20 ms away with 16 connections for each; the same with as many connections as
+suits each, at most 128. Every turn has a fresh database. Jobs and rows are stored before the clock runs; Duepost's time
+includes its scheduler.
+
+Prints a Markdown table of medians, the bars, and what machine it was; writes both and a chart where it is told.
+
+Run: python benchmarks/against_peers.py --turns 3 --write docs
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg2
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from actors.broker_schema import queue_schema  # noqa: E402 - the path comes first
+from benchmarks.chart import chart  # noqa: E402
+from benchmarks.delivery import BODY, sink, wait_for  # noqa: E402
+from benchmarks.usage import cpu_seconds, largest_megabytes  # noqa: E402
+from duepost.embedded import EmbeddedPostgres  # noqa: E402
+from models.database import Database  # noqa: E402
+from models.migrate import migrate  # noqa: E402
+
+PEERS = Path(__file__).parent / "peers"
+ENVIRONMENTS = Path(__file__).parent / ".environments"
+
+NEAR, FAR, FAR_OWN = "no latency", "20 ms, 16 connections", "20 ms, own best"
+
+
+@dataclass(frozen=True)
+class System:
+    """What is measured.
+
+    Attributes:
+        name: for people.
+        script: of `peers/`; none for Duepost itself.
+        requirements: what its environment holds; none for this one.
+        connections: for each scene, how many suit it; a scene without is left out.
+        emails: for each scene, how many it is given: fewer where it is slow.
+    """
+
+    name: str
+    script: str
+    requirements: tuple[str, ...]
+    connections: dict[str, int]
+    emails: dict[str, int]
+
+
+SYSTEMS = (
+    System("Duepost", "", (), {NEAR: 112, FAR: 16, FAR_OWN: 128}, {NEAR: 10_000, FAR: 2_000, FAR_OWN: 8_000}),
+    System(
+        "PGQueuer",
+        "pgqueuer_peer",
+        ("pgqueuer>=1.6,<2", "asyncpg>=0.30,<1", "uvloop>=0.21,<1", "aiosmtplib>=5,<6"),
+        {NEAR: 32, FAR: 16, FAR_OWN: 128},
+        {NEAR: 10_000, FAR: 2_000, FAR_OWN: 8_000},
+    ),
+    System(
+        "django-post_office",
+        "post_office_peer",
+        ("django-post_office>=3.12,<4", "django>=5.2,<6", "psycopg[binary]>=3.2,<4"),
+        {NEAR: 8, FAR: 16, FAR_OWN: 64},
+        {NEAR: 10_000, FAR: 2_000, FAR_OWN: 4_000},
+    ),
+    System(
+        "Procrastinate",
+        "procrastinate_peer",
+        ("procrastinate>=3.10,<4", "aiosmtplib>=5,<6"),
+        {NEAR: 16, FAR: 16, FAR_OWN: 64},
+        {NEAR: 4_000, FAR: 2_000, FAR_OWN: 4_000},
+    ),
+    System(
+        "stock dramatiq-pg",
+        "dramatiq_pg_peer",
+        ("dramatiq-pg>=0.12,<1", "dramatiq>=1.18,<2", "psycopg2-binary>=2.9,<3", "setuptools<80"),
+        {NEAR: 16, FAR: 16, FAR_OWN: 16},
+        {NEAR: 4_000, FAR: 600, FAR_OWN: 600},
+    ),
+    System(
+        "Zulip-shaped loop", "zulip_shaped_peer", (), {NEAR: 1, FAR_OWN: 1}, {NEAR: 2_000, FAR_OWN: 150}
+    ),
+    System(
+        "limit: no table", "pipelined_peer", (), {NEAR: 16, FAR: 16, FAR_OWN: 128},
+        {NEAR: 10_000, FAR: 2_000, FAR_OWN: 8_000},
+    ),
+)  # fmt: skip
+
+
+@dataclass
+class Measured:
+    """Emails a second by system and scene, turn by turn; and what Duepost's 1,000 emails cost."""
+
+    rates: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    cpu: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+
+    def median(self, name: str, scene: str) -> float | None:
+        """Emails a second; none where the scene was left out."""
+        rates = self.rates.get((name, scene))
+        return statistics.median(rates) if rates else None
+
+
+def main() -> None:
+    """Runs all turns, and prints."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--turns", type=int, default=3, help="turns; medians are shown")
+    options.add_argument("--share", type=float, default=1.0, help="of the emails of each turn, for a quick look")
+    options.add_argument("--only", nargs="*", default=[], help="names of systems; all without it")
+    options.add_argument("--scenes", nargs="*", default=[NEAR, FAR, FAR_OWN], help="scenes; all without it")
+    options.add_argument("--write", type=Path, help="a folder for peers.md and peers.svg")
+    given = options.parse_args()
+    systems = [each for each in SYSTEMS if not given.only or each.name in given.only]
+    interpreters = {each.name: interpreter(each) for each in systems}
+    measured = Measured()
+    with tempfile.TemporaryDirectory(prefix="duepost-bench-") as folder, ExitStack() as stack:
+        Path(folder).chmod(0o755)
+        postgres = EmbeddedPostgres(Path(folder) / "postgres")
+        url = postgres.start()
+        stack.callback(postgres.stop)
+        postmaster = int((Path(folder) / "postgres" / "postmaster.pid").read_text().split()[0])
+        near, far = stack.enter_context(sink()), stack.enter_context(sink(latency=20))
+        for turn in range(given.turns):
+            for scene in given.scenes:
+                for system in systems:
+                    if scene not in system.connections:
+                        continue
+                    emails = max(20, round(system.emails[scene] * given.share))
+                    port = near if scene == NEAR else far
+                    with fresh_database(url, f"turn_{turn}") as own:
+                        seconds = (
+                            peer_turn(system, interpreters[system.name], own, port, emails, system.connections[scene])
+                            if system.script
+                            else duepost_turn(own, port, emails, system.connections[scene], postmaster, measured, scene)
+                        )
+                    measured.rates.setdefault((system.name, scene), []).append(emails / seconds)
+                    print(f"turn {turn + 1}, {scene}: {system.name} {emails / seconds:.0f}/s", file=sys.stderr)
+    text = report(measured, systems, given.turns)
+    print(text)
+    if given.write:
+        (given.write / "peers.md").write_text(text + "\n", encoding="utf-8")
+        (given.write / "peers.svg").write_text(
+            chart({each.name: measured.median(each.name, NEAR) or 0 for each in systems if "limit" not in each.name}),
+            encoding="utf-8",
+        )
+
+
+def interpreter(system: System) -> str:
+    """The Python of a peer's own environment, which is made where it is not there yet."""
+    if not system.requirements:
+        return sys.executable
+    folder = ENVIRONMENTS / system.script
+    python = folder / "bin" / "python"
+    if not (folder / ".ready").exists():
+        print(f"Installing {system.name} …", file=sys.stderr)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *system.requirements], check=True)
+        (folder / ".ready").touch()
+    return str(python)
+
+
+@contextmanager
+def fresh_database(url: str, name: str) -> Iterator[str]:
+    """A database of a turn's own; gives its URL."""
+    admin = psycopg2.connect(url)
+    admin.autocommit = True
+    database = admin.info.dbname
+    with admin.cursor() as cursor:
+        cursor.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        cursor.execute(f'CREATE DATABASE "{name}"')
+        cursor.execute("CHECKPOINT")
+    yield url.replace(f"/{database}?", f"/{name}?", 1)
+    with admin.cursor() as cursor:
+        cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    admin.close()
+
+
+def peer_turn(system: System, python: str, url: str, port: int, emails: int, connections: int) -> float:
+    """Seconds that a peer takes, from the word to the end of its process."""
+    process = subprocess.Popen(
+        [python, str(PEERS / f"{system.script}.py"), url, str(port), str(emails), str(connections)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        raise SystemExit(f"{system.name} did not get ready")
+    begun = time.monotonic()
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    if process.wait() != 0:
+        raise SystemExit(f"{system.name} failed")
+    return time.monotonic() - begun
+
+
+def duepost_turn(
+    url: str,
+    port: int,
+    emails: int,
+    connections: int,
+    postmaster: int,
+    measured: Measured,
+    scene: str,
+) -> float:
+    """Seconds from the tick to the last row of the ledger, scheduler included; the workers are up before."""
+    database = Database(url)
+    list(migrate(database, queue_schema=queue_schema()))
+    environment = {
+        **os.environ,
+        "DUEPOST_DATABASE_URL": url,
+        "DUEPOST_SMTP_URL": f"smtp://127.0.0.1:{port}",
+        "DUEPOST_FROM": "a@example.com",
+    }
+    workers = subprocess.Popen(
+        [sys.executable, "-m", "dramatiq", "actors", "--processes", "2", "--threads", str(connections // 2)],
+        env=environment,
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: database.execute("SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL")[0][0] == 2)
+        database.execute(
+            "SELECT count(duepost.schedule_email(kind => 'benchmark', address => 'a' || i || '@example.com',"
+            " subject => 'Benchmark', body_text => %(body)s)) FROM generate_series(1, %(count)s) AS i",
+            {"body": BODY, "count": emails},
+        )
+        trees = [workers.pid, postmaster]
+        used = sum(cpu_seconds(pid) for pid in trees)
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-m", "duepost", "trigger", "--quiet"], env=environment, cwd=ROOT, check=True)
+        wait_for(lambda: database.execute("SELECT count(*) FROM duepost.delivery")[0][0] == emails)
+        seconds = time.monotonic() - begun
+        if scene == NEAR:
+            measured.cpu.append((sum(cpu_seconds(pid) for pid in trees) - used) / emails * 1000)
+            measured.memory.append(largest_megabytes(workers.pid))
+        return seconds
+    finally:
+        workers.terminate()
+        workers.wait()
+        database.close()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What is to be reached, and what was."""
+
+    what: str
+    asked: float
+    found: float
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        is_met = self.found <= self.asked if self.at_most else self.found >= self.asked
+        relation = "at most" if self.at_most else "at least"
+        return f"| {self.what} | {relation} {self.asked:g} | {self.found:.2f} | {'yes' if is_met else '**no**'} |"
+
+
+def bars(measured: Measured, systems: Sequence[System]) -> Iterator[Bar]:
+    """Each bar whose systems were measured."""
+
+    def ratio(scene: str, peers: Sequence[str]) -> float | None:
+        ours = measured.median("Duepost", scene)
+        theirs = [rate for rate in (measured.median(each, scene) for each in peers) if rate]
+        return ours / max(theirs) if ours and theirs else None
+
+    names = [each.name for each in systems if each.name != "Duepost" and "limit" not in each.name]
+    asked: list[tuple[str, float, float | None]] = [
+        ("no latency, × PGQueuer", 1.0, ratio(NEAR, ["PGQueuer"])),
+        ("no latency, × django-post_office", 1.5, ratio(NEAR, ["django-post_office"])),
+        ("no latency, × Zulip-shaped loop", 10.0, ratio(NEAR, ["Zulip-shaped loop"])),
+        ("20 ms, 16 connections, × the fastest peer", 1.9, ratio(FAR, names)),
+        ("20 ms, 16 connections, × the limit", 0.9, ratio(FAR, ["limit: no table"])),
+        ("20 ms, own best, × PGQueuer", 1.0, ratio(FAR_OWN, ["PGQueuer"])),
+    ]
+    yield from (Bar(what, least, found) for what, least, found in asked if found is not None)
+    if measured.cpu:
+        yield Bar("CPU seconds for 1,000 emails, workers, scheduler and PostgreSQL", 0.9,
+                  statistics.median(measured.cpu), at_most=True)  # fmt: skip
+        yield Bar("MB of the larger worker process", 120, statistics.median(measured.memory), at_most=True)
+
+
+def report(measured: Measured, systems: Sequence[System], turns: int) -> str:
+    """The tables, in Markdown."""
+    scenes = (NEAR, FAR, FAR_OWN)
+    lines = [
+        f"Emails a second, text of 2 KB, one recipient, due now; median of {turns} turns. {machine()}",
+        "",
+        "| | " + " | ".join(scenes) + " |",
+        "| --- |" + " ---: |" * len(scenes),
+    ]
+    show: Callable[[float | None], str] = lambda rate: "–" if rate is None else f"{rate:,.0f}"  # noqa: E731
+    lines += [
+        f"| {each.name} | " + " | ".join(show(measured.median(each.name, scene)) for scene in scenes) + " |"
+        for each in systems
+    ]
+    lines += ["", "| bar | asked | measured | met |", "| --- | ---: | ---: | --- |"]
+    lines += [str(bar) for bar in bars(measured, systems)]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    return (
+        f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}, Python {platform.python_version()},"
+        " embedded PostgreSQL with fsync and synchronous_commit on."
+    )
+
+
+if __name__ == "__main__":
+    main()
