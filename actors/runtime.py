@@ -1,6 +1,5 @@
 """What the actors of this process share. Building it does no I/O."""
 
-import threading
 from datetime import timedelta
 
 from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
@@ -14,6 +13,7 @@ from actors.smtp.connection import Connection
 from actors.upkeep import Patience
 from actors.version import RELEASE
 from models.database import Database, Limits
+from models.pool import Pool
 
 #: Seconds that a dialogue waits, before its last dot, for the worker's own session to be proven.
 PROOF_PATIENCE = 10.0
@@ -43,16 +43,14 @@ broker = PostgresBroker(
 )
 templates = Templates(settings().templates, settings().render_timeout)
 
-_thread = threading.local()
+
+def _relay_connection() -> Connection:
+    return Connection(
+        settings().need_relay(),
+        settings().timeouts,
+        may_send=lambda: broker.attendance.wait_until_proven(PROOF_PATIENCE),
+    )
 
 
-def relay_connection() -> Connection:
-    """This thread's connection to the relay: made when it is first used, and kept between emails."""
-    connection: Connection | None = getattr(_thread, "relay", None)
-    if connection is None:
-        connection = _thread.relay = Connection(
-            settings().need_relay(),
-            settings().timeouts,
-            may_send=lambda: broker.attendance.wait_until_proven(PROOF_PATIENCE),
-        )
-    return connection
+#: Connections to the relay, kept between emails. A thread takes one before it claims an email, so that no claim waits.
+relay_connections = Pool(_relay_connection, most=settings().smtp_connections)

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,9 +16,9 @@ from actors.consumer import ClaimedMessage
 from actors.mime import build_message
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
 from actors.rendering import Content, RenderError
-from actors.runtime import broker, database, relay_connection, templates
+from actors.runtime import broker, database, relay_connections, templates
 from actors.settings import settings
-from actors.smtp.connection import Envelope
+from actors.smtp.connection import Connection, Envelope
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
 from actors.together import Together
 from actors.waiting import wait_for_database
@@ -86,19 +87,24 @@ holdings = Holdings()
 )
 def send_email(email_id: int) -> None:
     """Delivers one scheduled email, if it is still to be sent."""
-    email = claim(email_id)
-    if email is None:
-        return
-    holdings.take(email.claim)
     failures: dict[str, RenderError] = {}
-    try:
-        conclude(email, list(deliver(email, failures)))
-        report_new(email, failures)
-    except LostClaim:
-        logger.warning("Email %d went to another worker; its conclusion here changes nothing.", email.id)
-        reporting.lost_claim(email.id, email.kind)
-    finally:
-        holdings.drop(email.claim)
+    with ExitStack() as relay:
+        connection = relay.enter_context(relay_connections.lent())
+        email = claim(email_id)
+        if email is None:
+            return
+        holdings.take(email.claim)
+        try:
+            judged = list(deliver(email, connection, failures))
+            # Another thread may speak to the relay while this one writes down what came of it.
+            relay.close()
+            conclude(email, judged)
+            report_new(email, failures)
+        except LostClaim:
+            logger.warning("Email %d went to another worker; its conclusion here changes nothing.", email.id)
+            reporting.lost_claim(email.id, email.kind)
+        finally:
+            holdings.drop(email.claim)
 
 
 def claim_each(email_ids: Sequence[int]) -> list[ClaimedEmail | None]:
@@ -132,7 +138,7 @@ def claim(email_id: int) -> ClaimedEmail | None:
     return None
 
 
-def deliver(email: ClaimedEmail, failures: dict[str, RenderError]) -> Iterator[Judged]:
+def deliver(email: ClaimedEmail, connection: Connection, failures: dict[str, RenderError]) -> Iterator[Judged]:
     """Attempts each recipient in turn; no transaction is open meanwhile. Ends early when the relay fails.
 
     What fails in rendering is added to `failures`, by its text.
@@ -140,7 +146,7 @@ def deliver(email: ClaimedEmail, failures: dict[str, RenderError]) -> Iterator[J
     waiting = list(email.recipients)
     while waiting:
         recipient = waiting.pop(0)
-        judged = Judged(recipient, attempt(email, recipient, failures))
+        judged = Judged(recipient, attempt(email, recipient, connection, failures))
         if waiting and judged.ruling.scope is not Scope.RELAY:
             # Each copy that is out is on disk before the next one goes.
             note(email, judged)
@@ -149,7 +155,9 @@ def deliver(email: ClaimedEmail, failures: dict[str, RenderError]) -> Iterator[J
             return
 
 
-def attempt(email: ClaimedEmail, recipient: Recipient, failures: dict[str, RenderError]) -> Ruling:
+def attempt(
+    email: ClaimedEmail, recipient: Recipient, connection: Connection, failures: dict[str, RenderError]
+) -> Ruling:
     """Renders and delivers one copy."""
     refusal = conclusion.refusal_without_asking(recipient)
     if refusal is not None:
@@ -175,7 +183,7 @@ def attempt(email: ClaimedEmail, recipient: Recipient, failures: dict[str, Rende
     except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
         failure = RenderError(email.template or "-", type(error).__name__, None)
     else:
-        return relay_connection().deliver(Envelope(sender.address, (address,), message))[address]
+        return connection.deliver(Envelope(sender.address, (address,), message))[address]
     failures[str(failure)] = failure
     return Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
 

@@ -3,7 +3,7 @@
 import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg2
@@ -12,6 +12,7 @@ from psycopg2 import extensions
 
 from models.deadlines import deadlines
 from models.errors import DatabaseUnreachable, NestedTransaction, PooledSession
+from models.pool import Pool
 
 #: What the driver raises when the server or the connection is gone, or the server takes no writes (a failover).
 _DISCONNECTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.ReadOnlySqlTransaction)
@@ -179,8 +180,7 @@ class Database:
         self.limits = limits or Limits()
         self.variable = variable
         self._thread = threading.local()
-        self._free: list[Connection] = []
-        self._room = threading.Semaphore(most) if most is not None else nullcontext()
+        self._pool = Pool(self._open, is_usable, most)
 
     def connect(self) -> Connection:
         """A new connection of the caller's own, in autocommit mode; its session has the limits and keepalives.
@@ -265,9 +265,8 @@ class Database:
 
     def close(self) -> None:
         """Closes the connections that no thread has just now; the next statement makes one anew."""
-        with suppress(IndexError):
-            while True:
-                self._free.pop().close()
+        while (connection := self._pool.take_free()) is not None:
+            connection.close()
 
     def _open(self) -> Connection:
         if not self.url:
@@ -294,27 +293,10 @@ class Database:
         cursor.answer = limits.answer
         return cursor
 
-    @contextmanager
-    def _borrowed(self) -> Iterator[Connection]:
+    def _borrowed(self) -> AbstractContextManager[Connection]:
         if self.current is not None:
             raise NestedTransaction("a transaction is open in this thread: transactions are outermost")
-        with self._room:
-            connection = self._take_free() or self._open()
-            try:
-                yield connection
-            finally:
-                if not connection.closed:
-                    # The one used last is used next: what is not needed stays idle.
-                    self._free.append(connection)
-
-    def _take_free(self) -> Connection | None:
-        with suppress(IndexError):
-            while True:
-                connection = self._free.pop()
-                if is_usable(connection):
-                    return connection
-                connection.close()
-        return None
+        return self._pool.lent()
 
 
 @contextmanager
@@ -360,7 +342,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def is_usable(connection: Connection) -> bool:
-    """Whether an idle connection is still good; asks the kernel, not the server."""
+    """Whether an idle connection is still good; asks the kernel, not the server. One that is not is closed."""
     if connection.closed:
         return False
     readable, _, _ = select.select([connection], [], [], 0)
@@ -369,7 +351,10 @@ def is_usable(connection: Connection) -> bool:
         try:
             connection.poll()
         except _DISCONNECTS:
-            return False
+            connection.close()
+    elif connection.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE:
+        # A thread was interrupted in the middle of something.
+        connection.close()
     return not connection.closed
 
 

@@ -1,19 +1,20 @@
 """The actors of this process, pointed at a test's own database and relay, and called by hand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dramatiq
 
-from actors import runtime, scheduler
+from actors import runtime, scheduler, sender
 from actors.attendance import Attendance
 from actors.broker import SESSION_LIMITS
 from actors.consumer import ClaimedMessage
 from actors.scheduler import enqueue_due_emails
-from actors.sender import send_email
+from actors.sender import Judged, send_email
 from actors.settings import settings
 from duepost import client
 from models.database import Database, Row
+from models.emails import ClaimedEmail
 
 
 class Postroom:
@@ -137,7 +138,11 @@ class Postroom:
         )
 
     def _forget_relay(self) -> None:
-        connection = getattr(runtime._thread, "relay", None)
-        if connection is not None:
+        while (connection := runtime.relay_connections.take_free()) is not None:
             connection.close()
-        runtime._thread.relay = None
+
+
+def deliveries(email: ClaimedEmail) -> Iterator[Judged]:
+    """The attempts at an email, one recipient after the other, as the sender makes them."""
+    with runtime.relay_connections.lent() as connection:
+        yield from sender.deliver(email, connection, {})

@@ -36,7 +36,7 @@ def _always() -> bool:
 class Connection:
     """A connection to a relay: opened when it is needed, kept between emails, renewed when in doubt.
 
-    It belongs to one thread.
+    One thread at a time has it.
 
     Args:
         relay: where emails go.

@@ -32,7 +32,7 @@ from models import control, emails
 from models.emails import ClaimedEmail, Lost
 from tests.chaos.model import ADDRESS, Email, Model, Verdict
 from tests.integration.conftest import settings_of
-from tests.postroom import Postroom
+from tests.postroom import Postroom, deliveries
 from tests.relays import ScriptedRelay, accept, close, reply
 
 #: How many lives of a whole database, of at most so many steps each.
@@ -216,7 +216,7 @@ class Life(RuleBasedStateMachine):
         """Goes on to the end; `again` where the answer to the commit was lost."""
         email, users = claim
         self.prepare(email.id, users, verdicts)
-        judged = list(sender.deliver(email, {}))
+        judged = list(deliveries(email))
         sender.conclude(email, judged)
         if again:
             sender.conclude(email, judged)
@@ -226,7 +226,7 @@ class Life(RuleBasedStateMachine):
         """Ends after so many copies, and is taken for gone; what then comes back concludes nothing."""
         email, users = claim
         self.relay.forget()
-        judged = list(islice(sender.deliver(email, {}), copies))
+        judged = list(islice(deliveries(email), copies))
         done = users[:copies]
         self.model.take(email.id, done, [Verdict.SENT] * len(done))
         for user in done[: len(users) - 1]:

@@ -6,12 +6,12 @@ import pytest
 
 from actors import recovery, sender
 from actors.conclusion import Conclusion
-from actors.sender import LostClaim, claim, conclude, conclude_each, deliver
+from actors.sender import LostClaim, claim, conclude, conclude_each
 from actors.smtp.verdicts import Phase
 from models import emails, workers
 from models.database import Database
 from tests.postgres import Connection
-from tests.postroom import Postroom
+from tests.postroom import Postroom, deliveries
 from tests.relays import ScriptedRelay, close, reply
 from tests.waiting import wait_until
 
@@ -100,7 +100,7 @@ def test_a_worker_whose_claim_was_taken_over_concludes_nothing(postroom: Postroo
     sender.lost(emails.Lost(email.id, email.claim, email.kind))
     postroom.query("UPDATE duepost.scheduled_email SET attempts = 0")
     with pytest.raises(LostClaim):
-        conclude(email, list(deliver(email, {})))
+        conclude(email, list(deliveries(email)))
     assert postroom.ledger(email_id) == []
     assert postroom.row(email_id)["state"] == "scheduled"
 
@@ -110,7 +110,7 @@ def test_a_commit_whose_answer_was_lost_is_not_concluded_twice(postroom: Postroo
     postroom.enqueue()
     email = claim(email_id)
     assert email is not None
-    judged = list(deliver(email, {}))
+    judged = list(deliveries(email))
     conclude(email, judged)
     conclude(email, judged)
     assert postroom.ledger(email_id) == ["sent"]
@@ -124,7 +124,7 @@ def test_a_row_that_somebody_holds_keeps_nobody_else_from_concluding(
     postroom.enqueue()
     claimed = [claim(email_id) for email_id in ids]
     plain = [
-        (Conclusion.of(email, [(each.recipient, each.ruling) for each in deliver(email, {})]), None)
+        (Conclusion.of(email, [(each.recipient, each.ruling) for each in deliveries(email)]), None)
         for email in claimed
         if email is not None
     ]
@@ -160,7 +160,7 @@ def test_a_copy_that_is_out_is_not_sent_again_when_the_worker_dies_between_copie
     postroom.enqueue()
     email = claim(email_id)
     assert email is not None
-    copies = deliver(email, {})
+    copies = deliveries(email)
     next(copies)
     sender.lost(emails.Lost(email.id, email.claim, email.kind))
     postroom.deliver()
