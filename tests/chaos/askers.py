@@ -25,7 +25,8 @@ def address_of(user: str) -> str:
 class Asked:
     """One email as it was asked for, and what was promised about it since. Times are UNIX times.
 
-    `promises` are of the time before which it does not leave: when each was made, and that time.
+    `promises` are of the time before which it does not leave: when each was made, and that time. `either` are users of
+    whom some were taken off and the others have it already.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Asked:
     promises: list[tuple[float, float]]
     expires_at: float | None
     cleared: set[str] = field(default_factory=set)
+    either: set[str] = field(default_factory=set)
     unsure: bool = False
 
     def not_before(self, moment: float) -> float:
@@ -150,8 +152,10 @@ class Asker(threading.Thread):
             for each in touched:
                 each.unsure = True
             raise
-        # An email that some of these users have already has two receipts, the last one `too_late`.
-        self._note({int(str(email_id)): str(receipt) for email_id, receipt in receipts}, set(users))
+        by_email: dict[int, set[str]] = {}
+        for email_id, receipt in receipts:
+            by_email.setdefault(int(str(email_id)), set()).add(str(receipt))
+        self._note(by_email, set(users))
 
     def clear_one(self) -> None:
         """Clears one email whole."""
@@ -182,12 +186,18 @@ class Asker(threading.Thread):
             # What left before, for some of its users or for nobody knows whom, left under the promise before.
             asked.promises.append((time.time(), moment))
 
-    def _note(self, receipts: dict[int, str], users: set[str]) -> None:
+    def _note(self, receipts: dict[int, set[str]], users: set[str]) -> None:
         # An email of another asker may be known to the database before it is in the book.
-        for email_id, receipt in receipts.items():
+        for email_id, said in receipts.items():
             asked = self._wait_for(email_id)
-            if asked is not None and receipt in {"cleared", "user_removed"}:
-                asked.cleared |= set(asked.addresses) if receipt == "cleared" else users & set(asked.addresses)
+            if asked is None:
+                continue
+            if said == {"cleared"}:
+                asked.cleared |= set(asked.addresses)
+            elif said == {"user_removed"}:
+                asked.cleared |= users & set(asked.addresses)
+            elif "user_removed" in said:
+                asked.either |= users & set(asked.addresses)
 
     def _wait_for(self, email_id: int) -> Asked | None:
         until = time.monotonic() + 60

@@ -96,6 +96,7 @@ def faults(asked: Asked, user: str, copies: Sequence[Taken], site: Site) -> Iter
         yield "lost: the ledger says sent, the relay never took it"
     if outcome in {"undeliverable", "cleared", "expired"} and copies and not unknowns:
         yield f"{outcome}, but the relay took it"
-    is_accounted = bool(outcome) or bool(whole) or asked.email_id in site.held or user in asked.cleared or asked.unsure
+    was_taken_off = user in asked.cleared or user in asked.either or asked.unsure
+    is_accounted = bool(outcome) or bool(whole) or asked.email_id in site.held or was_taken_off
     if not is_accounted and asked.email_id not in site.stuck:
         yield "nobody knows what became of it"
