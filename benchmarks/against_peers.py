@@ -42,6 +42,10 @@ ENVIRONMENTS = Path(__file__).parent / ".environments"
 
 NEAR, FAR, FAR_OWN = "no latency", "20 ms, 16 connections", "20 ms, own best"
 
+#: Duepost's worker processes, and the threads of each: more than connections, as some write while others send.
+PROCESSES = 2
+THREADS = {NEAR: 56, FAR: 20, FAR_OWN: 96}
+
 
 @dataclass(frozen=True)
 class System:
@@ -93,13 +97,20 @@ SYSTEMS = (
         {NEAR: 4_000, FAR: 600, FAR_OWN: 600},
     ),
     System(
-        "Zulip-shaped loop", "zulip_shaped_peer", (), {NEAR: 1, FAR_OWN: 1}, {NEAR: 2_000, FAR_OWN: 150}
+        "Zulip-shaped loop",
+        "zulip_shaped_peer",
+        ("django>=5.2,<6", "psycopg[binary]>=3.2,<4"),
+        {NEAR: 1, FAR_OWN: 1},
+        {NEAR: 2_000, FAR_OWN: 150},
     ),
     System(
-        "limit: no table", "pipelined_peer", (), {NEAR: 16, FAR: 16, FAR_OWN: 128},
+        "limit: no table",
+        "pipelined_peer",
+        (),
+        {NEAR: 16, FAR: 16, FAR_OWN: 128},
         {NEAR: 10_000, FAR: 2_000, FAR_OWN: 8_000},
     ),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -227,15 +238,18 @@ def duepost_turn(
         "DUEPOST_DATABASE_URL": url,
         "DUEPOST_SMTP_URL": f"smtp://127.0.0.1:{port}",
         "DUEPOST_FROM": "a@example.com",
+        "DUEPOST_SMTP_CONNECTIONS": str(connections // PROCESSES),
     }
     workers = subprocess.Popen(
-        [sys.executable, "-m", "dramatiq", "actors", "--processes", "2", "--threads", str(connections // 2)],
+        [sys.executable, "-m", "dramatiq", "actors", "--processes", str(PROCESSES), "--threads", str(THREADS[scene])],
         env=environment,
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: database.execute("SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL")[0][0] == 2)
+        wait_for(
+            lambda: database.execute("SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL")[0][0] == PROCESSES
+        )
         database.execute(
             "SELECT count(duepost.schedule_email(kind => 'benchmark', address => 'a' || i || '@example.com',"
             " subject => 'Benchmark', body_text => %(body)s)) FROM generate_series(1, %(count)s) AS i",

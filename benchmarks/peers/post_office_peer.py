@@ -3,12 +3,11 @@
 import logging
 import tempfile
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import django
 from django.conf import settings
 from django.core.management import call_command
-from turn import BODY, SENDER, Turn, begin
+from turn import BODY, SENDER, Turn, begin, database
 
 PROCESSES = 2
 BATCH = 1000
@@ -16,18 +15,8 @@ BATCH = 1000
 
 def configure(turn: Turn) -> None:
     """Django with nothing but it."""
-    url = urlsplit(turn.url)
     settings.configure(
-        DATABASES={
-            "default": {
-                "ENGINE": "django.db.backends.postgresql",
-                "NAME": url.path.lstrip("/").split("?")[0],
-                "USER": unquote(url.username or ""),
-                "PASSWORD": unquote(url.password or ""),
-                "HOST": host(turn.url) or url.hostname or "",
-                "PORT": str(url.port or ""),
-            }
-        },
+        DATABASES={"default": database(turn)},
         INSTALLED_APPS=["django.contrib.contenttypes", "post_office"],
         EMAIL_BACKEND="post_office.EmailBackend",
         EMAIL_HOST="127.0.0.1",
@@ -45,13 +34,6 @@ def configure(turn: Turn) -> None:
     )
     logging.disable(logging.CRITICAL)
     django.setup()
-
-
-def host(url: str) -> str:
-    """The socket's folder, where the URL has one."""
-    from urllib.parse import parse_qs
-
-    return parse_qs(urlsplit(url).query).get("host", [""])[0]
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Procrastinate: asynchronous workers, jobs fetched one by one; two processes."""
 
 import asyncio
+import logging
 import multiprocessing
 
 import procrastinate
@@ -55,6 +56,7 @@ def work(turn: Turn, go: "multiprocessing.synchronize.Event") -> None:
 
 def main() -> None:
     """A turn."""
+    logging.disable(logging.WARNING)
     turn = Turn.given()
     asyncio.run(prepare(turn))
     go = multiprocessing.Event()

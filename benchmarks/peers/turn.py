@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from email.mime.text import MIMEText
+from urllib.parse import parse_qs, unquote, urlsplit
 
 SENDER = "a@example.com"
 BODY = "All work and no play makes a dull benchmark.\n" * 45
@@ -44,3 +45,16 @@ def content(to: str) -> bytes:
     message = MIMEText(BODY)
     message["Subject"], message["From"], message["To"] = "Benchmark", SENDER, to
     return message.as_bytes()
+
+
+def database(turn: Turn) -> dict[str, str]:
+    """The database as Django wants it said; the host may be a socket's folder."""
+    url = urlsplit(turn.url)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": url.path.lstrip("/"),
+        "USER": unquote(url.username or ""),
+        "PASSWORD": unquote(url.password or ""),
+        "HOST": parse_qs(url.query).get("host", [""])[0] or url.hostname or "",
+        "PORT": str(url.port or ""),
+    }

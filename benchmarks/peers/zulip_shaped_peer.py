@@ -1,32 +1,74 @@
-"""A loop shaped like Zulip's: one process, one connection, a transaction for each row; lock, send, delete."""
+"""A loop shaped like Zulip's: one process, a transaction for each row through Django; lock, send, delete."""
 
-import smtplib
+import django
+from django.conf import settings
+from turn import BODY, SENDER, Turn, begin, database
 
-import psycopg2
-from turn import SENDER, Turn, begin, content
+
+def configure(turn: Turn) -> None:
+    """Django with nothing but models."""
+    settings.configure(
+        DATABASES={"default": database(turn)},
+        INSTALLED_APPS=["django.contrib.contenttypes"],
+        EMAIL_BACKEND="django.core.mail.backends.smtp.EmailBackend",
+        EMAIL_HOST="127.0.0.1",
+        EMAIL_PORT=turn.port,
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        USE_TZ=True,
+    )
+    django.setup()
 
 
 def main() -> None:
     """A turn."""
     turn = Turn.given()
-    connection = psycopg2.connect(turn.url)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE email (id serial PRIMARY KEY, due_at timestamptz DEFAULT now(), address text)")
-        cursor.execute("CREATE INDEX ON email (due_at)")
-        cursor.execute("INSERT INTO email (address) SELECT unnest(%s)", (turn.addresses,))
+    configure(turn)
+    from django.core.mail import EmailMultiAlternatives, get_connection
+    from django.db import connection, models, transaction
+    from django.utils.timezone import now
+
+    class Person(models.Model):
+        address = models.TextField()
+
+        class Meta:
+            app_label = "contenttypes"
+
+    class ScheduledEmail(models.Model):
+        due_at = models.DateTimeField(db_index=True, default=now)
+        people = models.ManyToManyField(Person)
+        subject = models.TextField()
+        body = models.TextField()
+
+        class Meta:
+            app_label = "contenttypes"
+
+    with connection.schema_editor() as editor:
+        editor.create_model(Person)
+        editor.create_model(ScheduledEmail)
+    people = Person.objects.bulk_create(Person(address=to) for to in turn.addresses)
+    emails = ScheduledEmail.objects.bulk_create(ScheduledEmail(subject="Benchmark", body=BODY) for _ in people)
+    ScheduledEmail.people.through.objects.bulk_create(
+        ScheduledEmail.people.through(scheduledemail_id=email.id, person_id=person.id)
+        for email, person in zip(emails, people, strict=True)
+    )
     begin()
-    with smtplib.SMTP("127.0.0.1", turn.port) as client:
-        while True:
-            with connection, connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT id, address FROM email WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED"
-                )
-                row = cursor.fetchone()
-                if row is None:
-                    break
-                client.sendmail(SENDER, [row[1]], content(row[1]))
-                cursor.execute("DELETE FROM email WHERE id = %s", (row[0],))
-    connection.close()
+    relay = get_connection()
+    relay.open()
+    while True:
+        with transaction.atomic(durable=True):
+            email = (
+                ScheduledEmail.objects.filter(due_at__lte=now())
+                .prefetch_related("people")
+                .select_for_update(skip_locked=True)
+                .order_by("due_at")
+                .first()
+            )
+            if email is None:
+                break
+            to = [person.address for person in email.people.all()]
+            relay.send_messages([EmailMultiAlternatives(email.subject, email.body, SENDER, to)])
+            email.delete()
+    relay.close()
 
 
 if __name__ == "__main__":
