@@ -287,6 +287,8 @@ class ScriptedRelay:
         while not self.stopped.is_set():
             try:
                 sock, _ = self._listener.accept()
+                # Replies are small writes one after the other: they are not to wait for an ACK.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except TimeoutError:
                 continue
             with self._changed:

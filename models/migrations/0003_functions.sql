@@ -494,7 +494,8 @@ COMMENT ON FUNCTION duepost.recipients_to_go IS
     'The users that an email is still to be sent to, as JSON, as of this moment; the caller holds the row''s lock.';
 
 -- What a claim gives. Functions, here and below, so that a session plans their statements once and not with each call;
--- and by index, whatever a table looked like when it did. Called by workers, with their own rights.
+-- and by index, whatever a table looked like when it did. A plan that cannot do without a scan then seems so dear that
+-- PostgreSQL would compile it, which takes a hundred times as long as the plan. Called by workers, with their own rights.
 CREATE FUNCTION duepost.claim_emails(ids bigint[], worker_id integer)
 RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
@@ -502,7 +503,7 @@ RETURNS TABLE (
     context jsonb, subject text, body_text text, body_html text, mailbox_full_seconds double precision, recipients jsonb
 )
 LANGUAGE plpgsql ROWS 10
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
@@ -555,7 +556,7 @@ CREATE FUNCTION duepost.conclude_emails(
     ids bigint[], claims bigint[], results jsonb, message_ids uuid[], message_claims bigint[]
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql ROWS 10
-SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
