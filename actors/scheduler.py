@@ -65,7 +65,7 @@ def enqueue_due_emails() -> None:
 
 def due_pages() -> Iterator[list[int]]:
     """The ids of due emails in due order, page by page, until nothing is due or nothing may be sent."""
-    begins_anew = ration.is_due
+    begins_anew, is_long = ration.is_due, False
     place = emails.BEGINNING if begins_anew else passed.place
     while True:
         state = control.read(database)
@@ -74,11 +74,16 @@ def due_pages() -> Iterator[list[int]]:
         with ration.measured() if begins_anew else nullcontext():
             page = emails.due_page(database, PAGE, place)
         begins_anew = False
+        if len(page) == PAGE:
+            is_long = True
+            control.note_long_pass(database)
         if page:
             yield [email_id for _, email_id in page]
             place = page[-1]
             passed.place = (place[0] - OVERLAP, 0)
         if len(page) < PAGE:
+            if is_long:
+                control.end_long_pass(database)
             return
 
 

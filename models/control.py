@@ -67,6 +67,16 @@ def take_probe(database: Database) -> bool:
     return bool(database.execute(SQL["take_probe"]))
 
 
+def note_long_pass(database: Database) -> None:
+    """A scheduler goes through many due emails: for the next 2 s no watch need ask for another one."""
+    database.execute(SQL["note_long_pass"])
+
+
+def end_long_pass(database: Database) -> None:
+    """It has come to the end."""
+    database.execute(SQL["end_long_pass"])
+
+
 def take_sweep(database: Database) -> bool:
     """Whether it is this caller's turn to look for lost messages: at most twice a minute."""
     return bool(database.execute(SQL["take_sweep"]))

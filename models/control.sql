@@ -43,6 +43,13 @@ SET circuit_open = false, circuit_opened_at = NULL, circuit_reason = NULL, probe
 WHERE circuit_open
 RETURNING one
 
+-- name: note_long_pass
+-- A watch need not tick beside it. What a pass that dies leaves behind is over soon.
+UPDATE duepost.control SET passing_until = now() + interval '2 s'
+
+-- name: end_long_pass
+UPDATE duepost.control SET passing_until = NULL WHERE passing_until IS NOT NULL
+
 -- name: take_sweep
 -- One scheduler looks for lost messages, at most twice a minute.
 UPDATE duepost.control

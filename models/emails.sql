@@ -13,7 +13,8 @@ LIMIT %(size)s
 
 -- name: next_due_at
 -- Seconds until something is to be done: the next due row, or the next probe while the circuit is open. Either from
--- the beginning, or among what has been due for no longer than a few seconds.
+-- the beginning, or among what has been due for no longer than a few seconds. Nothing while a scheduler is at a long
+-- pass: another one beside it would only be in its way.
 WITH next AS MATERIALIZED (
     SELECT min(due_at) AS due_at
     FROM duepost.scheduled_email
@@ -29,7 +30,9 @@ SELECT extract(epoch FROM greatest(
     now()
 ) - now())::double precision
 FROM duepost.control AS control, next
-WHERE next.due_at IS NOT NULL AND NOT control.paused
+WHERE next.due_at IS NOT NULL
+  AND NOT control.paused
+  AND control.passing_until BETWEEN now() AND now() + interval '2 s' IS NOT TRUE
 
 -- name: enqueue_each
 -- scheduled → queued, with their messages, each in a transaction of its own.

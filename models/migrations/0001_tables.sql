@@ -172,6 +172,7 @@ CREATE TABLE duepost.control (
     circuit_reason    text,
     probe_at          timestamptz,
     probe_pause       double precision NOT NULL DEFAULT 0,
+    passing_until     timestamptz,
     checked_in_at     timestamptz,
     swept_at          timestamptz,
     maintained_at     timestamptz,
@@ -179,5 +180,7 @@ CREATE TABLE duepost.control (
     CONSTRAINT there_is_one_row CHECK (one),
     CONSTRAINT an_open_circuit_has_a_probe CHECK (NOT circuit_open OR probe_at IS NOT NULL)
 );
+COMMENT ON COLUMN duepost.control.passing_until IS
+    'A scheduler is going through a long line of due emails; it says so again before this time is over.';
 COMMENT ON COLUMN duepost.control.probe_pause IS 'Seconds until the next probe of an open circuit.';
 INSERT INTO duepost.control DEFAULT VALUES;
