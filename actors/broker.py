@@ -20,6 +20,7 @@ from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError, Ski
 from dramatiq_pg import PostgresBroker as StockBroker
 
 from actors.attendance import Attendance
+from actors.company import Companion, take_next
 from actors.consumer import ClaimedMessage, Message, PostgresConsumer, encoded
 from actors.upkeep import Patience, Progress, Upkeep
 from actors.waiting import AWAY_PAUSE, BrokerUnreachable, cause, wait_for_database
@@ -74,6 +75,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self._patience = patience or Patience()
         self._dead_letters_kept = dead_letters_kept
         self._upkeep: Upkeep | None = None
+        self._worker: dramatiq.Worker | None = None
         #: By hook, whose it is, and how many middleware there were when that was found out.
         self._heard: dict[str, tuple[int, tuple[Middleware, ...]]] = {}
         given = [each() for each in default_middleware] if middleware is None else middleware
@@ -115,6 +117,9 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> PostgresConsumer:
         """A consumer of one queue, with at most `prefetch` messages in hand; `timeout` in milliseconds."""
+        actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
+        # Each message that an actor takes along is in hand beside those that Dramatiq prefetches for its threads.
+        prefetch += max((actor.options.get("company", 0) for actor in actors), default=0)
         predecessor = self.progress.consumers.get(queue_name)
         consumer = self.progress.consumers[queue_name] = PostgresConsumer(
             self.database,
@@ -123,7 +128,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             queue_name=queue_name,
             prefetch=prefetch,
             timeout=timeout / 1000,
-            priorities={0, *(actor.priority for actor in self.actors.values() if actor.queue_name == queue_name)},
+            priorities={0, *(actor.priority for actor in actors)},
             predecessor=predecessor if predecessor is not None and predecessor.closed else None,
         )
         return consumer
@@ -223,6 +228,21 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         message = CurrentMessage.get_current_message()
         return message if isinstance(message, ClaimedMessage) else None
 
+    def take_along(self, actor_name: str) -> Companion | None:
+        """The next message that waits in this process for a free thread, if it is for that actor; else None.
+
+        For actors that are better at several messages at once; the option `company` says how many more than Dramatiq
+        prefetches may wait. Each that is given has to be ended.
+        """
+        while self._worker is not None and not self.stopping.is_set():
+            message = take_next(self._worker, actor_name)
+            if message is None:
+                return None
+            companion = Companion(self, self._worker, message)
+            if companion.begin():
+                return companion
+        return None
+
     def flush(self, queue_name: str) -> None:
         """Deletes all messages of a queue, dead letters and what is in hand included."""
         messages.flush(self.database, [queue_name])
@@ -243,13 +263,14 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
                 raise QueueJoinTimeout(queue_name)
             time.sleep(JOIN_INTERVAL)
 
-    def boot(self) -> None:
+    def boot(self, worker: dramatiq.Worker) -> None:
         """Marks this process as a worker; done by Dramatiq's worker as it starts.
 
         Raises:
             BootFailed: the database is away.
         """
         self.stopping.clear()
+        self._worker = worker
         try:
             self.attendance.start()
         except DatabaseUnreachable as error:
@@ -265,6 +286,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
     def shut_down(self) -> None:
         """Takes the mark away; done by Dramatiq's worker when it has ended."""
+        self._worker = None
         if self._upkeep is not None:
             self._upkeep.stop()
         self.attendance.stop()
@@ -321,9 +343,14 @@ class BootFailed(MiddlewareError):
 class Life(Middleware):
     """The life of a worker process: it is present while it works, and begins nothing that it has no right to."""
 
-    def before_worker_boot(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+    @property
+    def actor_options(self) -> set[str]:
+        """The options that actors may have: how many messages of its queue more than prefetched may be in hand."""
+        return {"company"}
+
+    def before_worker_boot(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Marks the process as a worker."""
-        broker.boot()
+        broker.boot(worker)
 
     def before_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Nothing new is begun, and what was only prefetched is given back at once; what runs may finish."""

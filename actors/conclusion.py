@@ -1,8 +1,8 @@
 """What an attempt means for the email as a whole. Plain values: no clock, no connection."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from actors import reporting
 from actors.pauses import MAILBOX_FULL_FOR, retry_pause
@@ -17,8 +17,7 @@ BEFORE_THE_EMAIL = frozenset({Phase.CONNECT, Phase.BANNER, Phase.EHLO, Phase.STA
 ABOUT_THE_EMAIL = frozenset({Phase.RCPT, Phase.DATA, Phase.BODY, Phase.DOT, Phase.QUIT})
 
 
-@dataclass(frozen=True, slots=True)
-class Conclusion:
+class Conclusion(NamedTuple):
     """How a claimed email goes on, from the rulings on its recipients."""
 
     email: ClaimedEmail

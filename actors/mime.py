@@ -12,7 +12,7 @@ from email.charset import Charset
 from email.message import MIMEPart
 from email.policy import SMTP
 from email.utils import format_datetime
-from functools import cache
+from functools import cache, lru_cache
 
 from actors.addresses import Mailbox, parse_sender
 from actors.rendering import Content
@@ -96,10 +96,10 @@ def build_message(
         raise ValueError("a Message-ID must be ASCII in angle brackets, such as <1@x.example>")
     lines = [
         f"Message-ID: {message_id}",
-        f"Date: {format_datetime(date.astimezone(UTC))}",
-        _folded("From", _mailboxes("From", [sender])),
+        _date(date),
+        _from(sender),
         _folded("To", _mailboxes("To", recipients)),
-        _unstructured("Subject", content.subject),
+        _subject(content.subject),
     ]
     if reply_to is not None:
         lines.append(_folded("Reply-To", _mailboxes("Reply-To", [parse_sender(reply_to)])))
@@ -107,6 +107,21 @@ def build_message(
     # RFC 3834 section 5.2: vacation responders leave it alone.
     lines += ["Auto-Submitted: auto-generated", "MIME-Version: 1.0", ""]
     return "\r\n".join(lines).encode("ascii") + _body(content, message_id)
+
+
+@lru_cache(maxsize=1_000)
+def _date(date: datetime) -> str:
+    return f"Date: {format_datetime(date.astimezone(UTC))}"
+
+
+@lru_cache(maxsize=1_000)
+def _from(sender: Mailbox) -> str:
+    return _folded("From", _mailboxes("From", [sender]))
+
+
+@lru_cache(maxsize=1_000)
+def _subject(subject: str) -> str:
+    return _unstructured("Subject", subject)
 
 
 def _body(content: Content, message_id: str) -> bytes:

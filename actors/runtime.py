@@ -13,7 +13,6 @@ from actors.smtp.connection import Connection
 from actors.upkeep import Patience
 from actors.version import RELEASE
 from models.database import Database, Limits
-from models.pool import Pool
 
 #: Seconds that a dialogue waits, before its last dot, for the worker's own session to be proven.
 PROOF_PATIENCE = 10.0
@@ -44,13 +43,10 @@ broker = PostgresBroker(
 templates = Templates(settings().templates, settings().render_timeout)
 
 
-def _relay_connection() -> Connection:
+def relay_connection() -> Connection:
+    """A connection to the relay, which is made once it is needed."""
     return Connection(
         settings().need_relay(),
         settings().timeouts,
         may_send=lambda: broker.attendance.wait_until_proven(PROOF_PATIENCE),
     )
-
-
-#: Connections to the relay, kept between emails. A thread takes one before it claims an email, so that no claim waits.
-relay_connections = Pool(_relay_connection, most=settings().smtp_connections)

@@ -2,29 +2,37 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import dramatiq
+import psycopg2
 
 from actors import conclusion, reporting
 from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, parse_sender
+from actors.company import Companion
 from actors.conclusion import Conclusion
 from actors.consumer import ClaimedMessage
+from actors.crew import Crew, Job
 from actors.mime import build_message
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
 from actors.rendering import Content, RenderError
-from actors.runtime import broker, database, relay_connections, templates
+from actors.runtime import broker, database, relay_connection, templates
 from actors.settings import settings
 from actors.smtp.connection import Connection, Envelope
+from actors.smtp.dialogue import Aside, Script
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
-from actors.together import Together
-from actors.waiting import wait_for_database
+from actors.waiting import BrokerUnreachable, wait_for_database
 from models import control, emails
 from models.database import Cursor
 from models.emails import ClaimedEmail, Recipient
+from models.errors import DatabaseUnreachable
 from models.words import State, Verdict
 
 logger = logging.getLogger(__name__)
@@ -35,12 +43,17 @@ SCHEDULER = "enqueue_due_emails"
 #: Ten minutes after the dot are legal (RFC 5321 section 4.5.3.2.6): nothing may cut a dialogue short.
 NO_TIME_LIMIT = float("inf")
 
+#: Messages in hand for each connection to the relay: some are being sent, some claimed, some read ahead.
+IN_HAND = 4
+
+#: Threads that write down what is not plain.
+OTHERS = 4
+
 #: Milliseconds until a row that another transaction holds is looked at again.
 BUSY_DELAY = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """A recipient, and what the attempt came to for it."""
 
     recipient: Recipient
@@ -84,36 +97,148 @@ holdings = Holdings()
     min_backoff=1_000,
     max_backoff=60_000,
     time_limit=NO_TIME_LIMIT,
+    company=IN_HAND * settings().smtp_connections,
 )
 def send_email(email_id: int) -> None:
     """Delivers one scheduled email, if it is still to be sent."""
-    failures: dict[str, RenderError] = {}
-    with ExitStack() as relay:
-        connection = relay.enter_context(relay_connections.lent())
-        email = claim(email_id)
-        if email is None:
-            return
-        holdings.take(email.claim)
+    crew.do(email_id)
+
+
+@dataclass(eq=False, slots=True)
+class Delivery:
+    """A claimed email on its way.
+
+    Attributes:
+        email: it.
+        job: whose it is.
+        message: the broker message that it came by, if any.
+        judged: what has come of it so far.
+        failures: what failed in rendering, by its text.
+    """
+
+    email: ClaimedEmail
+    job: Job
+    message: ClaimedMessage | None
+    judged: list[Judged] = field(default_factory=list)
+    failures: dict[str, RenderError] = field(default_factory=dict)
+
+
+class Senders:
+    """What a crew does: claim, render, deliver, conclude.
+
+    What may have to wait for a row that an application holds is left to other threads while there is company.
+    """
+
+    def __init__(self) -> None:
+        self._others = ThreadPoolExecutor(OTHERS, "duepost-conclusion")
+
+    def begin(self, jobs: Sequence[tuple[int, Job]], *, in_company: bool) -> list[Delivery]:
+        """Claims emails in one statement; of two jobs for one email the first has it."""
         try:
-            judged = list(deliver(email, connection, failures))
-            # Another thread may speak to the relay while this one writes down what came of it.
-            relay.close()
-            conclude(email, judged)
-            report_new(email, failures)
+            if settings().disabled:
+                claimed = {}
+            else:
+                found = emails.claim(database, [email_id for email_id, _ in jobs], broker.attendance.worker_id)
+                claimed = {email.id: email for email in found}
+        except DatabaseUnreachable as failure:
+            for _, job in jobs:
+                job.end(of_its_own(failure))
+            return []
+        except psycopg2.Error as failure:
+            if len(jobs) > 1:
+                # One email's failure is no other's.
+                return [delivery for each in jobs for delivery in self.begin([each], in_company=True)]
+            jobs[0][1].end(failure)
+            return []
+        deliveries = []
+        for email_id, job in jobs:
+            email = claimed.pop(email_id, None)
+            if email is None:
+                self._end(job, partial(job.run, leave, email_id), in_company=in_company)
+                continue
+            holdings.take(email.claim)
+            deliveries.append(Delivery(email, job, job.run(current_message)))
+        return deliveries
+
+    def script(self, work: Delivery, connection: Connection) -> Script[None]:
+        """Attempts each recipient."""
+        return deliver(work.email, connection, work.failures, work.judged)
+
+    def conclude(self, works: Sequence[Delivery], *, in_company: bool) -> None:
+        """Concludes those that are plain in one statement, and the others one by one."""
+        outcomes = [(work, conclusion_of(work.email, work.judged)) for work in works]
+        plain = [(outcome, work.message) for work, outcome in outcomes if outcome.is_plain]
+        done: set[int] = set()
+        if len(plain) > 1:
+            with suppress(psycopg2.Error, BrokerUnreachable):
+                # What fails here is tried alone.
+                done = wait_for_database(partial(conclude_each, plain), broker.stopping)
+        for work, outcome in outcomes:
+            is_done = work.email.id in done
+            action = partial(self._conclude, work, outcome, is_done=is_done)
+            self._end(work.job, action, in_company=in_company and not is_done)
+
+    def fail(self, work: Delivery, failure: BaseException) -> None:
+        """Something else than the relay went wrong."""
+        holdings.drop(work.email.claim)
+        if isinstance(failure, LostClaim):
+            work.job.run(report_lost_claim, work.email)
+            work.job.end()
+        else:
+            work.job.end(of_its_own(failure))
+
+    def take_along(self) -> tuple[int, Companion] | None:
+        """The next message in this process's memory."""
+        companion = broker.take_along(send_email.actor_name)
+        return None if companion is None else (companion.message.args[0], companion)
+
+    def _end(self, job: Job, action: Callable[[], None], *, in_company: bool) -> None:
+        if in_company:
+            self._others.submit(ended, job, action)
+        else:
+            ended(job, action)
+
+    def _conclude(self, work: Delivery, outcome: Conclusion, *, is_done: bool) -> None:
+        try:
+            if is_done:
+                for report in outcome.reports():
+                    work.job.run(report)
+            else:
+                work.job.run(conclude_outcome, outcome)
+            if work.failures:
+                work.job.run(report_new, work.email, work.failures)
         except LostClaim:
-            logger.warning("Email %d went to another worker; its conclusion here changes nothing.", email.id)
-            reporting.lost_claim(email.id, email.kind)
+            work.job.run(report_lost_claim, work.email)
         finally:
-            holdings.drop(email.claim)
+            holdings.drop(work.email.claim)
 
 
-def claim_each(email_ids: Sequence[int]) -> list[ClaimedEmail | None]:
-    """Claims the emails of several threads; one that two threads want is the first's."""
-    claimed = {email.id: email for email in emails.claim(database, email_ids, broker.attendance.worker_id)}
-    return [claimed.pop(email_id, None) for email_id in email_ids]
+def ended(job: Job, action: Callable[[], None]) -> None:
+    """Does the last of a job, and ends it, with what was raised."""
+    try:
+        action()
+    except BaseException as failure:  # noqa: BLE001 - the job's own thread, or Dramatiq's middleware, is to see it
+        job.end(failure)
+    else:
+        job.end()
 
 
-claims: Together[int, ClaimedEmail | None] = Together(claim_each)
+def of_its_own(failure: BaseException) -> BaseException:
+    """An exception that several threads can raise: each has a traceback of its own."""
+    own = type(failure)(*failure.args)
+    own.__cause__ = failure.__cause__
+    return own
+
+
+def current_message() -> ClaimedMessage | None:
+    """The broker message in process."""
+    return broker.message_in_process
+
+
+def report_lost_claim(email: ClaimedEmail) -> None:
+    """Says that a claim went to another worker while this one was away."""
+    logger.warning("Email %d went to another worker; its conclusion here changes nothing.", email.id)
+    reporting.lost_claim(email.id, email.kind)
 
 
 def claim(email_id: int) -> ClaimedEmail | None:
@@ -122,42 +247,50 @@ def claim(email_id: int) -> ClaimedEmail | None:
     Raises:
         dramatiq.Retry: another transaction holds the row just now.
     """
-    if settings().disabled:
-        with database.transaction() as cursor:
-            emails.release(cursor, email_id, anyway=True)
-        return None
-    email = claims.do(email_id)
-    if email is not None:
-        return email
-    with database.transaction() as cursor:
-        if emails.expire(cursor, email_id) or emails.release(cursor, email_id):
-            return None
-        busy = emails.is_claimable(cursor, email_id)
-    if busy:
-        raise dramatiq.errors.Retry("another transaction holds the row", delay=BUSY_DELAY)
+    if not settings().disabled:
+        for email in emails.claim(database, [email_id], broker.attendance.worker_id):
+            return email
+    leave(email_id)
     return None
 
 
-def deliver(email: ClaimedEmail, connection: Connection, failures: dict[str, RenderError]) -> Iterator[Judged]:
+def leave(email_id: int) -> None:
+    """An email that could not be claimed: it goes back in line where nothing may be sent now, or has expired.
+
+    Raises:
+        dramatiq.Retry: another transaction holds the row just now.
+    """
+    disabled = settings().disabled
+    with database.transaction() as cursor:
+        if (not disabled and emails.expire(cursor, email_id)) or emails.release(cursor, email_id, anyway=disabled):
+            return
+        busy = not disabled and emails.is_claimable(cursor, email_id)
+    if busy:
+        raise dramatiq.errors.Retry("another transaction holds the row", delay=BUSY_DELAY)
+
+
+def deliver(
+    email: ClaimedEmail, connection: Connection, failures: dict[str, RenderError], judged: list[Judged]
+) -> Script[None]:
     """Attempts each recipient in turn; no transaction is open meanwhile. Ends early when the relay fails.
 
-    What fails in rendering is added to `failures`, by its text.
+    What comes of it is added to `judged`; what fails in rendering to `failures`, by its text.
     """
-    waiting = list(email.recipients)
+    waiting = deque(email.recipients)
     while waiting:
-        recipient = waiting.pop(0)
-        judged = Judged(recipient, attempt(email, recipient, connection, failures))
-        if waiting and judged.ruling.scope is not Scope.RELAY:
+        recipient = waiting.popleft()
+        each = Judged(recipient, (yield from attempt(email, recipient, connection, failures)))
+        if waiting and each.ruling.scope is not Scope.RELAY:
             # Each copy that is out is on disk before the next one goes.
-            note(email, judged)
-        yield judged
-        if judged.ruling.scope is Scope.RELAY:
+            yield Aside(partial(note, email, each))
+        judged.append(each)
+        if each.ruling.scope is Scope.RELAY:
             return
 
 
 def attempt(
     email: ClaimedEmail, recipient: Recipient, connection: Connection, failures: dict[str, RenderError]
-) -> Ruling:
+) -> Script[Ruling]:
     """Renders and delivers one copy."""
     refusal = conclusion.refusal_without_asking(recipient)
     if refusal is not None:
@@ -167,25 +300,62 @@ def attempt(
     except UndeliverableAddress as error:
         return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
     try:
-        sender = parse_sender(email.sender) if email.sender else settings().need_sender()
-        content = render(email, recipient)
-        message = build_message(
-            content=content,
-            sender=sender,
-            recipients=[Mailbox(recipient.name or "", address)],
-            message_id=email.message_id_header,
-            date=email.date_header,
-            reply_to=email.reply_to,
-            headers=email.headers or {},
-        )
+        copy = Copy(email, recipient, address)
+        if email.template is None or email.template in quick_templates:
+            copy.make()
+        else:
+            # Whoever else is being spoken to does not wait for it.
+            yield Aside(copy.make)
     except RenderError as error:
         failure = error
     except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
         failure = RenderError(email.template or "-", type(error).__name__, None)
     else:
-        return connection.deliver(Envelope(sender.address, (address,), message))[address]
+        envelope = Envelope(copy.sender.address, (address,), copy.message)
+        return (yield from connection.delivering(envelope))[address]
     failures[str(failure)] = failure
     return Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
+
+
+#: Templates that were rendered in no time when they were rendered last: not worth a thread.
+quick_templates: set[str] = set()
+
+#: Seconds that are no time.
+QUICK = 0.005
+
+
+class Copy:
+    """An email as one recipient gets it."""
+
+    def __init__(self, email: ClaimedEmail, recipient: Recipient, address: str) -> None:
+        self._email = email
+        self._recipient = recipient
+        self._address = address
+        self.message = b""
+        self.sender = parse_sender(email.sender) if email.sender else settings().need_sender()
+
+    def make(self) -> None:
+        """Renders it, and builds the message.
+
+        Raises:
+            RenderError: the template is missing or fails.
+            ValueError: its content makes no message.
+        """
+        email = self._email
+        begun = time.monotonic()
+        quick_templates.discard(email.template or "")
+        content = render(email, self._recipient)
+        if email.template is not None and time.monotonic() - begun < QUICK:
+            quick_templates.add(email.template)
+        self.message = build_message(
+            content=content,
+            sender=self.sender,
+            recipients=[Mailbox(self._recipient.name or "", self._address)],
+            message_id=email.message_id_header,
+            date=email.date_header,
+            reply_to=email.reply_to,
+            headers=email.headers or {},
+        )
 
 
 def render(email: ClaimedEmail, recipient: Recipient) -> Content:
@@ -232,16 +402,30 @@ def note(email: ClaimedEmail, judged: Judged) -> None:
         raise LostClaim
 
 
-def conclude(email: ClaimedEmail, judged: list[Judged]) -> None:
+def conclusion_of(email: ClaimedEmail, judged: Sequence[Judged]) -> Conclusion:
+    """What an attempt came to."""
+    return Conclusion.of(email, [(each.recipient, each.ruling) for each in judged])
+
+
+def conclude(email: ClaimedEmail, judged: Sequence[Judged]) -> None:
     """Moves the row on, writes the journal and acknowledges the message, in one transaction.
 
     Raises:
         LostClaim: the row is no longer this worker's, and nothing was changed.
     """
-    outcome = Conclusion.of(email, [(each.recipient, each.ruling) for each in judged])
+    conclude_outcome(conclusion_of(email, judged))
+
+
+def conclude_outcome(outcome: Conclusion) -> None:
+    """The same for what it came to.
+
+    Raises:
+        LostClaim: the row is no longer this worker's, and nothing was changed.
+    """
+    email = outcome.email
 
     def write() -> list[Callable[[], None]]:
-        if outcome.is_plain and conclusions.do((outcome, broker.message_in_process)):
+        if outcome.is_plain and conclude_each([(outcome, broker.message_in_process)]):
             return outcome.reports()
         with database.transaction() as cursor:
             return apply(cursor, email, outcome)
@@ -253,8 +437,12 @@ def conclude(email: ClaimedEmail, judged: list[Judged]) -> None:
         broker.enqueue_unless_one_waits(tick_message())
 
 
-def conclude_each(plain: Sequence[tuple[Conclusion, ClaimedMessage | None]]) -> list[bool]:
-    """Concludes the emails of several threads, and acknowledges their messages; says of each whether it did."""
+def conclude_each(plain: Sequence[tuple[Conclusion, ClaimedMessage | None]]) -> set[int]:
+    """Concludes emails of which nothing else is to be said, and acknowledges their messages.
+
+    Returns:
+        the ids of those that it did; what somebody else holds, or has, is left out.
+    """
     done = emails.conclude_finished_each(
         database,
         [
@@ -265,10 +453,7 @@ def conclude_each(plain: Sequence[tuple[Conclusion, ClaimedMessage | None]]) -> 
     for outcome, message in plain:
         if message is not None and outcome.email.id in done:
             message.settle()
-    return [outcome.email.id in done for outcome, _ in plain]
-
-
-conclusions: Together[tuple[Conclusion, ClaimedMessage | None], bool] = Together(conclude_each)
+    return done
 
 
 def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
@@ -354,3 +539,6 @@ def lost(lost_claim: emails.Lost) -> State | None:
         logger.warning("Email %d: its worker ended in the middle; it is %s.", lost_claim.id, state)
         reporting.unknown(lost_claim.id, lost_claim.kind)
     return state
+
+
+crew = Crew(Senders(), relay_connection, settings().smtp_connections)

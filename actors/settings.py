@@ -98,9 +98,7 @@ class Settings(BaseSettings):
     stall_timeout: float = Field(default=60.0, ge=1, validation_alias="DUEPOST_STALL_TIMEOUT")
     busy_timeout: float = Field(default=3600.0, ge=1, validation_alias="DUEPOST_BUSY_TIMEOUT")
     dead_letter_days: int = Field(default=7, ge=1, validation_alias="DUEPOST_DEAD_LETTER_DAYS")
-    smtp_connections: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(
-        default=None, ge=1, validation_alias="DUEPOST_SMTP_CONNECTIONS"
-    )
+    smtp_connections: int = Field(default=8, ge=1, validation_alias="DUEPOST_SMTP_CONNECTIONS")
     smtp_connect_timeout: float = Field(default=30.0, gt=0, validation_alias="DUEPOST_SMTP_CONNECT_TIMEOUT")
     smtp_timeout: float = Field(default=300.0, gt=0, validation_alias="DUEPOST_SMTP_TIMEOUT")
     smtp_dot_timeout: float = Field(default=600.0, gt=0, validation_alias="DUEPOST_SMTP_DOT_TIMEOUT")

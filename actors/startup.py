@@ -9,6 +9,7 @@ from dramatiq.middleware import Middleware
 from actors import memory
 from actors.recovery import Recovery
 from actors.runtime import broker, database
+from actors.sender import crew
 from actors.settings import BadSettings, settings
 from models import control
 from models.errors import DuepostError
@@ -48,8 +49,9 @@ class Startup(Middleware):
         memory.limit(settings().memory_limit)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
-        """Looks no more."""
+        """Looks no more, and takes leave of the relay."""
         self._recovery.stop()
+        crew.close()
 
 
 def leave(error: Exception, status: int) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from models.database import Cursor, Database, Row
@@ -25,8 +26,7 @@ BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
 LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(NamedTuple):
     """Whom a claimed email still has to reach. `user_id` is None for an email to an address."""
 
     user_id: str | None
@@ -39,8 +39,7 @@ class Recipient:
     suppressed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedEmail:
+class ClaimedEmail(NamedTuple):
     """One email that this worker, and nobody else, is to deliver.
 
     `claim` is the number that its conclusion must name. `mailbox_full_seconds` is for how long a
@@ -68,8 +67,7 @@ class ClaimedEmail:
     recipients: tuple[Recipient, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What an attempt came to for one recipient; `outcome` where that finishes the email for this recipient.
 
     `verdict` is None where nothing was attempted, as for a user who is inactive.
@@ -94,8 +92,7 @@ class Lost:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """An email whose every recipient has an outcome, and the claim of the broker message that it came by, if any."""
 
     email: ClaimedEmail
@@ -110,7 +107,7 @@ def due_page(database: Database, size: int, after: tuple[datetime, int] = BEGINN
 
 
 def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
-    """Seconds until the scheduler has something to do; None while there is nothing, or while paused.
+    """Seconds until the scheduler has something to do; None while there is nothing, while paused, or in a long pass.
 
     Without `anew` it does not see what has been due for more than 5 s.
     """
@@ -239,7 +236,7 @@ def _finished(finished: Sequence[Finished]) -> dict[str, object]:
         "ids": [each.email.id for each in finished],
         "claims": [each.email.claim for each in finished],
         "results": json.dumps(
-            [{"email_id": each.email.id, **_fields(result)} for each in finished for result in each.results]
+            [{"email_id": each.email.id, **result._asdict()} for each in finished for result in each.results]
         ),
         "message_ids": [each.message.message_id if each.message else None for each in finished],
         "message_claims": [each.message.number if each.message else None for each in finished],
@@ -360,10 +357,5 @@ def _of(email: ClaimedEmail | Lost, results: Sequence[Result]) -> dict[str, obje
     return {
         "id": email.id,
         "claim": email.claim,
-        "results": json.dumps([_fields(result) for result in results]),
+        "results": json.dumps([result._asdict() for result in results]),
     }
-
-
-def _fields(result: Result) -> dict[str, object]:
-    fields = ("user_id", "address", "verdict", "outcome", "phase", "code", "enhanced_code", "reply")
-    return {name: getattr(result, name) for name in fields}

@@ -138,11 +138,27 @@ class Postroom:
         )
 
     def _forget_relay(self) -> None:
-        while (connection := runtime.relay_connections.take_free()) is not None:
-            connection.close()
+        sender.crew.close()
+        sender.quick_templates.clear()
 
 
 def deliveries(email: ClaimedEmail) -> Iterator[Judged]:
     """The attempts at an email, one recipient after the other, as the sender makes them."""
-    with runtime.relay_connections.lent() as connection:
-        yield from sender.deliver(email, connection, {})
+    connection = runtime.relay_connection()
+    judged: list[Judged] = []
+    script = sender.deliver(email, connection, {}, judged)
+    try:
+        action = next(script)
+        while True:
+            yield from judged
+            judged.clear()
+            try:
+                reply = connection.do(action)
+            except Exception as error:  # noqa: BLE001 - it is the script's
+                action = script.throw(error)
+            else:
+                action = script.send(reply)
+    except StopIteration:
+        yield from judged
+    finally:
+        connection.close()

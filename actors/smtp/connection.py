@@ -4,9 +4,10 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeVar
 
-from actors.smtp.dialogue import Action, Receive, Script, Send, Stopped
+from actors.smtp.dialogue import Action, Aside, Receive, Script, Send, StartTls, Stopped
 from actors.smtp.envelope import Envelope
 from actors.smtp.greeting import Offer, farewell, greet, hello_name
 from actors.smtp.relay import Relay, Timeouts
@@ -58,12 +59,17 @@ class Connection:
         self._may_send = may_send
         self._tls = tls
         self._wire: Wire | None = None
+        self._refusal: Ruling | None = None
         self._offer = Offer()
         self._needs_reset = False
         self._emails = 0
         self._used_at = 0.0
 
     def deliver(self, envelope: Envelope) -> dict[str, Ruling]:
+        """Submits one email, and waits; see `delivering`."""
+        return self._drive(self.delivering(envelope))
+
+    def delivering(self, envelope: Envelope) -> Script[dict[str, Ruling]]:
         """Submits one email; what the relay or the network do wrong is in the rulings, never an exception.
 
         A kept connection that turns out dead before the relay answered anything is replaced once, in
@@ -73,11 +79,17 @@ class Connection:
             A ruling for each recipient.
         """
         try:
-            return self._deliver(envelope)
+            if self._wire is not None and not self._is_fresh(self._wire):
+                yield Aside(self._renew)
+            kept = self._wire is not None
+            submitted = yield from self._attempt(envelope)
+            if kept and submitted.untouched:
+                submitted = yield from self._attempt(envelope)
         except BaseException:
             # A worker that is stopped here leaves the relay in mid-transaction.
             self._drop()
             raise
+        return submitted.rulings
 
     def check(self) -> Ruling | None:
         """Connects, greets, logs in and quits, on a connection of its own.
@@ -90,13 +102,17 @@ class Connection:
         except Stopped as stopped:
             return stopped.ruling
         try:
-            greeted = self._drive(wire, greet(self._relay, hello_name()))
+            greeted = self._converse(wire, greet(self._relay, hello_name()))
             if isinstance(greeted, Ruling):
                 return greeted
             self._part(wire)
             return None
         finally:
             wire.close()
+
+    def abandon(self) -> None:
+        """Closes it at once, in mid-dialogue."""
+        self._drop()
 
     def close(self) -> None:
         """Quits politely but briefly; failures are ignored. The next email opens a new connection."""
@@ -106,19 +122,17 @@ class Connection:
             finally:
                 self._drop()
 
-    def _deliver(self, envelope: Envelope) -> dict[str, Ruling]:
-        self._renew()
-        kept = self._wire is not None
-        submitted = self._attempt(envelope)
-        if kept and submitted.untouched:
-            submitted = self._attempt(envelope)
-        return submitted.rulings
+    @property
+    def wire(self) -> Wire | None:
+        """What it speaks over; None while it is not open."""
+        return self._wire
 
-    def _attempt(self, envelope: Envelope) -> Submitted:
-        wire = self._open()
-        if isinstance(wire, Ruling):
-            return Submitted(dict.fromkeys(envelope.recipients, wire), Fitness.USELESS)
-        submitted = self._drive(wire, submit(envelope, self._offer, self._may_send))
+    def _attempt(self, envelope: Envelope) -> Script[Submitted]:
+        if self._wire is None:
+            yield Aside(self._open)
+        if self._refusal is not None:
+            return Submitted(dict.fromkeys(envelope.recipients, self._refusal), Fitness.USELESS)
+        submitted = yield from submit(envelope, self._offer, self._may_send)
         self._emails += 1
         self._used_at = time.monotonic()
         self._needs_reset = submitted.fitness is Fitness.NEEDS_RESET
@@ -126,64 +140,80 @@ class Connection:
             self._drop()
         return submitted
 
-    def _open(self) -> Wire | Ruling:
-        """Gives the connection that is kept, or a new one."""
-        if self._wire is not None:
-            return self._wire
+    def _open(self) -> None:
+        """Makes a connection, or has a refusal."""
+        self._refusal = None
         try:
             self._wire = Wire(self._relay, self._timeouts)
         except Stopped as stopped:
-            return stopped.ruling
+            self._refusal = stopped.ruling
+            return
         self._emails, self._needs_reset = 0, False
-        greeted = self._drive(self._wire, greet(self._relay, hello_name()))
+        greeted = self._converse(self._wire, greet(self._relay, hello_name()))
         if isinstance(greeted, Ruling):
             self._drop()
-            return greeted
-        self._offer = greeted
-        return self._wire
+            self._refusal = greeted
+        else:
+            self._offer = greeted
+
+    def _is_fresh(self, wire: Wire) -> bool:
+        """Whether the connection that is kept is good for one more email as it is."""
+        return self._is_young() and not self._needs_reset and wire.is_quiet()
+
+    def _is_young(self) -> bool:
+        return self._emails < MAX_EMAILS and time.monotonic() - self._used_at <= MAX_IDLE
 
     def _renew(self) -> None:
-        """Gives up the connection that is kept unless it is surely good for one more email."""
+        """Gives up the connection that is kept unless it can be made good for one more email."""
         if self._wire is None:
             return
-        if self._emails >= MAX_EMAILS or time.monotonic() - self._used_at > MAX_IDLE:
+        if not self._is_young():
             self.close()
-        elif not self._wire.is_quiet() or (self._needs_reset and not self._drive(self._wire, reset(), brief=True)):
+        elif not self._wire.is_quiet() or (self._needs_reset and not self._converse(self._wire, reset(), brief=True)):
             self._drop()
 
     def _part(self, wire: Wire) -> None:
         if wire.is_quiet():
-            self._drive(wire, farewell(), brief=True)
+            self._converse(wire, farewell(), brief=True)
 
     def _drop(self) -> None:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
 
-    def _drive(self, wire: Wire, script: Script[T], *, brief: bool = False) -> T:
-        """Does what a script asks for, until it ends."""
+    def _converse(self, wire: Wire, script: Script[T], *, brief: bool = False) -> T:
+        """Does what a script asks for over a wire, and waits for all of it."""
         wire.timeouts = self._brief() if brief else self._timeouts
-        reply: Reply | None = None
         try:
-            action = next(script)
-            while True:
-                try:
-                    reply = self._do(wire, action)
-                except Stopped as stopped:
-                    action = script.throw(stopped)
-                else:
-                    action = script.send(reply)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+            return _played(script, partial(self._do, wire))
+        finally:
+            wire.timeouts = self._timeouts
+
+    def _drive(self, script: Script[T]) -> T:
+        return _played(script, self.do)
+
+    def do(self, action: Action) -> Reply | None:
+        """Does what `delivering` asks for, and waits.
+
+        Raises:
+            Stopped: it failed.
+        """
+        if isinstance(action, Aside):
+            action.work()
+            return None
+        if self._wire is None:
+            raise TypeError("there is no connection to speak over")
+        return self._do(self._wire, action)
 
     def _do(self, wire: Wire, action: Action) -> Reply | None:
         if isinstance(action, Receive):
             return wire.receive(action.phase)
         if isinstance(action, Send):
             wire.send(action.data, action.phase)
-        else:
+        elif isinstance(action, StartTls):
             wire.start_tls(self._context())
+        else:
+            action.work()
         return None
 
     def _context(self) -> ssl.SSLContext:
@@ -193,3 +223,19 @@ class Connection:
 
     def _brief(self) -> Timeouts:
         return replace(self._timeouts, command=min(BRIEFLY, self._timeouts.command))
+
+
+def _played(script: Script[T], do: Callable[[Action], Reply | None]) -> T:
+    """Does what a script asks for, until it ends."""
+    try:
+        action = next(script)
+        while True:
+            try:
+                reply = do(action)
+            except Exception as error:  # noqa: BLE001 - it is the script's
+                action = script.throw(error)
+            else:
+                action = script.send(reply)
+    except StopIteration as end:
+        result: T = end.value
+        return result

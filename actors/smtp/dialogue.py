@@ -4,7 +4,7 @@
 sent the reply to each `Receive`. When an action fails, its driver throws `Stopped` in with the ruling for it.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from actors.smtp.replies import Reply
@@ -30,8 +30,14 @@ class StartTls(NamedTuple):
     phase: Phase = Phase.STARTTLS
 
 
+class Aside(NamedTuple):
+    """Do this, which may block: elsewhere, where others speak over other connections meanwhile."""
+
+    work: Callable[[], None]
+
+
 T = TypeVar("T")
-Action: TypeAlias = Send | Receive | StartTls
+Action: TypeAlias = Send | Receive | StartTls | Aside
 
 #: A part of the dialogue: yields actions, is sent the reply to each `Receive` (else None), ends with a T.
 Script: TypeAlias = Generator[Action, Reply | None, T]

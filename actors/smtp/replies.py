@@ -1,6 +1,7 @@
 """Replies of an SMTP relay: bytes in, whole replies out (RFC 5321 section 4.2)."""
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 #: Bytes of one reply line with its line end. RFC 5321 section 4.5.3.1.5 asks for 512; real relays say more.
@@ -60,6 +61,15 @@ class Reply(NamedTuple):
         return 300 <= self.code <= 399
 
 
+@lru_cache(maxsize=1_000)
+def _read(line: bytes) -> tuple[int, bool, str]:
+    """The code, whether it is the reply's last line, and the text. Relays repeat themselves."""
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise MalformedReply(f"not a reply: {one_line(line[:80].decode('ascii', 'replace'))}")
+    return int(found[1]), found[2] != b"-", (found[3] or b"").decode("utf-8", "replace")
+
+
 class ReplyParser:
     """Takes bytes as they arrive, in pieces of any size, and gives replies as they become whole."""
 
@@ -115,15 +125,12 @@ class ReplyParser:
 
     def _take(self, line: bytes) -> bool:
         """Adds a line to the reply; says whether it was the last."""
-        found = _LINE.fullmatch(line)
-        if found is None:
-            raise MalformedReply(f"not a reply: {one_line(line[:80].decode('ascii', 'replace'))}")
-        code = int(found[1])
+        code, is_last, text = _read(line)
         if self._code not in (None, code):
             raise MalformedReply(f"a reply with two codes, {self._code} and {code}")
         self._code = code
-        self._lines.append((found[3] or b"").decode("utf-8", "replace"))
-        return found[2] != b"-"
+        self._lines.append(text)
+        return is_last
 
     def _finish(self) -> Reply:
         if self._code is None:

@@ -6,7 +6,7 @@ PIPELINING (RFC 2920) is no more than the size of the window: so many commands g
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from actors.smtp.dialogue import Script, Send, Stopped, ask, receive
 from actors.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
@@ -61,8 +61,7 @@ def reset() -> Script[bool]:
     return reply.positive
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
+class _Command(NamedTuple):
     phase: Phase
     line: str
     recipient: str = ""

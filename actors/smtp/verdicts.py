@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from actors.smtp.replies import Reply, one_line
 from models.words import Verdict
@@ -44,8 +46,7 @@ class Pace(StrEnum):
     BROKEN = "broken"
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(NamedTuple):
     """What one attempt came to for one recipient, and why.
 
     Attributes:
@@ -69,6 +70,7 @@ class Ruling:
     suppress: bool = False
 
 
+@lru_cache(maxsize=1_000)
 def judge(phase: Phase, reply: Reply) -> Ruling:
     """Says what a reply means that ends an attempt, for those whom it concerns.
 

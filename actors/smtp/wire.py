@@ -1,4 +1,4 @@
-"""The socket under the dialogue: blocking, and never without a deadline."""
+"""The socket under the dialogue: never without a deadline, whether one waits for it or is told when it is ready."""
 
 import select
 import socket
@@ -17,6 +17,9 @@ BLOCK: Final = 64 * 1024
 #: What a wire may fail of.
 FAILURES: Final = (OSError, MalformedReply, UnicodeError)
 
+#: What a socket that would have to wait says.
+_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
 
 class Wire:
     """One connection to a relay; every failure of it is a `Stopped` with the ruling for the phase.
@@ -33,6 +36,7 @@ class Wire:
         self._relay = relay
         self.timeouts = timeouts
         self._parser = ReplyParser()
+        self._outgoing = memoryview(b"")
         try:
             self._use(_connect(relay, timeouts.connect))
         except FAILURES as failure:
@@ -44,11 +48,8 @@ class Wire:
         Raises:
             Stopped: they may not have gone out; before any of them does, if the relay spoke out of turn.
         """
-        if self._parser.pending or (phase is Phase.DOT and not self.is_quiet()):
-            # A reply that was there before the dot is none to it.
-            before = Phase.BODY if phase is Phase.DOT else phase
-            raise Stopped(judge_failure(before, "the relay spoke out of turn, or hung up"))
-        limit = self.timeouts.block if phase in {Phase.BODY, Phase.DOT} else self.timeouts.command
+        self._expect_silence(phase)
+        limit = self.limit_to_send(phase)
         try:
             for start in range(0, len(data), BLOCK):
                 self._send_block(memoryview(data)[start : start + BLOCK], limit)
@@ -61,12 +62,94 @@ class Wire:
         Raises:
             Stopped: it did not come in time, not whole, or it is none.
         """
-        limit = self.timeouts.dot if phase is Phase.DOT else self.timeouts.command
+        limit = self.limit_to_receive(phase)
         try:
             reply = self._parser.next_reply()
             return reply if reply is not None else self._wait_for_reply(limit)
         except FAILURES as failure:
             raise _stopped(phase, failure, limit) from failure
+
+    def begin(self, data: bytes, phase: Phase) -> int:
+        """Writes as much as goes out without waiting; `go_on` writes the rest. Gives how many bytes went.
+
+        Raises:
+            Stopped: as with `send`.
+        """
+        self._expect_silence(phase)
+        self._outgoing = memoryview(data)
+        return self.go_on(phase)
+
+    def go_on(self, phase: Phase) -> int:
+        """Writes more of what was begun, as far as it goes without waiting; gives how many bytes went.
+
+        Raises:
+            Stopped: as with `send`.
+        """
+        sent = 0
+        try:
+            self._wait_at_most(0)
+            while self._outgoing:
+                gone = self._socket.send(self._outgoing[:BLOCK])
+                self._outgoing = self._outgoing[gone:]
+                sent += gone
+        except _NOT_NOW:
+            return sent
+        except FAILURES as failure:
+            raise _stopped(phase, failure, self.limit_to_send(phase)) from failure
+        return sent
+
+    @property
+    def is_written(self) -> bool:
+        """Whether all that was begun has gone out."""
+        return not self._outgoing
+
+    def reply_at_hand(self, phase: Phase) -> Reply | None:
+        """A reply that has arrived with the one before; None if there is none.
+
+        Raises:
+            Stopped: what has arrived is none.
+        """
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return self.look_for_reply(phase)
+        try:
+            return self._parser.next_reply()
+        except FAILURES as failure:
+            raise _stopped(phase, failure, self.limit_to_receive(phase)) from failure
+
+    def look_for_reply(self, phase: Phase) -> Reply | None:
+        """A whole reply, if it has arrived; never waits.
+
+        Raises:
+            Stopped: the relay hung up, or what has arrived is no reply.
+        """
+        try:
+            self._wait_at_most(0)
+            while (reply := self._parser.next_reply()) is None:
+                data = self._socket.recv(16 * 1024)
+                if not data:
+                    raise _hung_up()
+                self._parser.feed(data)
+        except _NOT_NOW:
+            return None
+        except FAILURES as failure:
+            raise _stopped(phase, failure, self.limit_to_receive(phase)) from failure
+        return reply
+
+    def too_late(self, phase: Phase, limit: float) -> Stopped:
+        """What it means that a step has taken longer than `limit` seconds."""
+        return _stopped(phase, TimeoutError(), limit)
+
+    def limit_to_send(self, phase: Phase) -> float:
+        """Seconds that a command, or a block of content, may take to go out."""
+        return self.timeouts.block if phase in {Phase.BODY, Phase.DOT} else self.timeouts.command
+
+    def limit_to_receive(self, phase: Phase) -> float:
+        """Seconds that a reply may take."""
+        return self.timeouts.dot if phase is Phase.DOT else self.timeouts.command
+
+    def fileno(self) -> int:
+        """What a selector waits for; -1 once it is closed."""
+        return self._socket.fileno()
 
     def start_tls(self, context: ssl.SSLContext) -> None:
         """Shakes hands; the certificate must be for the relay's host.
@@ -103,6 +186,12 @@ class Wire:
         """Closes the connection at once; never fails."""
         self._socket.close()
 
+    def _expect_silence(self, phase: Phase) -> None:
+        if self._parser.pending or (phase is Phase.DOT and not self.is_quiet()):
+            # A reply that was there before the dot is none to it.
+            before = Phase.BODY if phase is Phase.DOT else phase
+            raise Stopped(judge_failure(before, "the relay spoke out of turn, or hung up"))
+
     def _use(self, connected: socket.socket) -> None:
         self._socket = connected
         self._limit = connected.gettimeout()
@@ -130,7 +219,11 @@ class Wire:
             if reply is not None:
                 return reply
             self._wait_at_most(_remaining(deadline))
-        raise ConnectionResetError("the relay closed the connection")
+        raise _hung_up()
+
+
+def _hung_up() -> ConnectionResetError:
+    return ConnectionResetError("the relay closed the connection")
 
 
 def _connect(relay: Relay, timeout: float) -> socket.socket:

@@ -2,12 +2,14 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
 from actors import broker, runtime, scheduler, sender
 from actors.settings import settings
 from actors.smtp.connection import Connection, Envelope
+from actors.smtp.dialogue import Script
 from actors.smtp.verdicts import Phase, Ruling, Scope
 from models import emails
 from models.words import Verdict
@@ -15,16 +17,25 @@ from models.words import Verdict
 
 def conclude_before_the_dot() -> None:
     """Says `sent` at once, and delivers afterwards."""
-    deliver = Connection.deliver
+    delivering = Connection.delivering
 
-    def say_sent(connection: Connection, envelope: Envelope) -> Mapping[str, Ruling]:
+    def say_sent(connection: Connection, envelope: Envelope) -> Script[dict[str, Ruling]]:
         later = Connection(settings().need_relay(), settings().timeouts)
-        threading.Thread(target=deliver, args=(later, envelope), daemon=True).start()
+
+        def deliver() -> None:
+            with suppress(StopIteration):
+                script = delivering(later, envelope)
+                reply = later.do(next(script))
+                while True:
+                    reply = later.do(script.send(reply))
+
+        threading.Thread(target=deliver, daemon=True).start()
+        yield from ()
         return {
             recipient: Ruling(Verdict.SENT, Scope.RECIPIENT, Phase.DOT, code=250) for recipient in envelope.recipients
         }
 
-    Connection.deliver = say_sent  # type: ignore[assignment, method-assign]
+    Connection.delivering = say_sent  # type: ignore[method-assign, assignment]
 
 
 def enqueue_outside_the_transaction() -> None:

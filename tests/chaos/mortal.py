@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from actors import runtime
 from actors.sender import send_email
+from actors.smtp.replies import Reply
 from actors.smtp.verdicts import Phase
 from actors.smtp.wire import Wire
 from models.database import Cursor
@@ -50,6 +51,7 @@ class Steps:
 def watch(steps: Steps) -> None:
     """From now on every statement and every step of SMTP is counted."""
     execute, send, receive = Cursor.execute, Wire.send, Wire.receive
+    begin, at_hand, look = Wire.begin, Wire.reply_at_hand, Wire.look_for_reply
 
     def watched_execute(cursor: Cursor, query: str, vars: object = None) -> None:  # noqa: A002 - the driver's name
         lines = [line for line in query.splitlines() if line.strip() and not line.startswith("--")]
@@ -61,9 +63,22 @@ def watch(steps: Steps) -> None:
     def watched_receive(wire: Wire, phase: Phase) -> object:
         return steps.step(f"the reply to {phase}", lambda: receive(wire, phase))
 
+    def watched_begin(wire: Wire, data: bytes, phase: Phase) -> int:
+        return steps.step(f"sending {phase}", lambda: begin(wire, data, phase))
+
+    def watched_at_hand(wire: Wire, phase: Phase) -> Reply | None:
+        reply = at_hand(wire, phase)
+        return reply and steps.step(f"the reply to {phase}", lambda: reply)
+
+    def watched_look(wire: Wire, phase: Phase) -> Reply | None:
+        return steps.step(f"the reply to {phase}", lambda: look(wire, phase))
+
     Cursor.execute = watched_execute  # type: ignore[method-assign, assignment]
     Wire.send = watched_send  # type: ignore[method-assign, assignment]
     Wire.receive = watched_receive  # type: ignore[method-assign, assignment]
+    Wire.begin = watched_begin  # type: ignore[method-assign, assignment]
+    Wire.reply_at_hand = watched_at_hand  # type: ignore[method-assign, assignment]
+    Wire.look_for_reply = watched_look  # type: ignore[method-assign, assignment]
 
 
 def live(at: int, moment: str, said: int) -> None:

@@ -11,9 +11,9 @@ from tests.postroom import Postroom
 EMAILS = 200
 
 #: At most so many for each email, from enqueue to ledger, with one thread: nobody shares a commit.
-ROUND_TRIPS = 4.1
+ROUND_TRIPS = 2.2
 TRANSACTIONS = 3.2
-WAL_BYTES = 6_000
+WAL_BYTES = 4_800
 
 
 @pytest.fixture

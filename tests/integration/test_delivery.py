@@ -1,5 +1,6 @@
 """The main job, step by step: scheduled, enqueued, claimed, delivered, concluded."""
 
+from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes, policy
 
 import psycopg2
@@ -10,6 +11,7 @@ from actors.smtp.verdicts import Phase
 from models import emails
 from tests.postroom import Postroom
 from tests.relays import Action, ScriptedRelay, accept, close, garbage, hang, reply, reset
+from tests.waiting import wait_until
 
 
 def recipients(relay: ScriptedRelay) -> list[str]:
@@ -492,3 +494,19 @@ def test_a_retry_by_hand_before_its_time_leaves_no_date_in_the_future(postroom: 
         assert emails.retry_now(cursor, email_id)
     postroom.deliver()
     assert "2999" not in message_from_bytes(relay.messages[0].content)["Date"]
+
+
+def test_a_relay_that_hangs_at_one_email_keeps_no_other_waiting(postroom: Postroom, relay: ScriptedRelay) -> None:
+    relay.on(Phase.RCPT, hang(), when=lambda line: "slow" in line)
+    ids = [postroom.schedule(address=f"{name}@example.com") for name in ("a", "slow", "b", "c", "d")]
+    postroom.enqueue()
+    consumer = postroom.runtime.broker.consume("duepost_send", prefetch=100, timeout=1000)
+    with ThreadPoolExecutor(len(ids)) as pool:
+        done = [pool.submit(postroom.process, message) for _ in ids if (message := next(consumer))]
+        others = [email_id for number, email_id in enumerate(ids) if number != 1]
+        wait_until(lambda: all(postroom.ledger(email_id) == ["sent"] for email_id in others))
+        assert postroom.row(ids[1])["state"] == "sending"
+        relay.release()
+        for each in done:
+            each.result(30)
+    consumer.close()

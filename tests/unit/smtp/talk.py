@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
-from actors.smtp.dialogue import Action, Receive, Script, Send, StartTls, Stopped
+from actors.smtp.dialogue import Action, Aside, Receive, Script, Send, StartTls, Stopped
 from actors.smtp.replies import Reply, ReplyParser
 from actors.smtp.verdicts import judge_failure
 
@@ -73,6 +73,7 @@ def talk(script: Script[T], *answers: str | Break, breaks: Callable[[Action], bo
             elif breaks(action):
                 answer = Break.CLOSED
             if isinstance(answer, Break):
+                assert not isinstance(action, Aside)
                 ruling = judge_failure(action.phase, answer.value)
                 action = script.throw(Stopped(ruling, hung_up=answer is Break.CLOSED))
             else:

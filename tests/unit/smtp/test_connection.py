@@ -10,7 +10,9 @@ import pytest
 
 from actors.smtp import connection as module
 from actors.smtp.connection import Connection, Envelope
+from actors.smtp.dialogue import Script
 from actors.smtp.relay import Relay, Timeouts
+from actors.smtp.switchboard import Line, Switchboard
 from actors.smtp.verdicts import Phase, Ruling, Scope
 from models.words import Verdict
 from tests.relays import (
@@ -34,12 +36,32 @@ BRIEF = 0.15
 Connect = Callable[..., Connection]
 
 
-@pytest.fixture
-def connect(relay: ScriptedRelay) -> Iterator[Connect]:
+class SwitchedConnection(Connection):
+    """One whose emails go out over a switchboard."""
+
+    def deliver(self, envelope: Envelope) -> dict[str, Ruling]:
+        board, line = Switchboard(), Line(self)
+        found: list[dict[str, Ruling]] = []
+        failures: list[BaseException | None] = []
+
+        def script() -> Script[None]:
+            found.append((yield from self.delivering(envelope)))
+
+        board.play(line, script(), failures.append)
+        while board:
+            board.wait(60)
+        board.forget(line)
+        if failures[0] is not None:
+            raise failures[0]
+        return found[0]
+
+
+@pytest.fixture(params=[Connection, SwitchedConnection])
+def connect(relay: ScriptedRelay, request: pytest.FixtureRequest) -> Iterator[Connect]:
     opened: list[Connection] = []
 
     def make(timeouts: Timeouts = PATIENT, may_send: Callable[[], bool] = lambda: True) -> Connection:
-        opened.append(Connection(Relay.from_url(relay.url), timeouts, may_send=may_send))
+        opened.append(request.param(Relay.from_url(relay.url), timeouts, may_send=may_send))
         return opened[-1]
 
     yield make
