@@ -39,8 +39,8 @@ format: $(READY) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## the benchmarks
-	$(BIN)/python benchmarks/delivery.py
+bench: $(READY) ## the benchmarks: Duepost and its peers in turns, then the broker alone
+	$(BIN)/python benchmarks/against_peers.py --write docs
 	$(BIN)/python benchmarks/broker.py
 
 build: $(READY) ## the wheel

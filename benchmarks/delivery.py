@@ -131,10 +131,10 @@ def duepost(database: Database, port: int, given: argparse.Namespace) -> float:
         worker.wait()
 
 
-def wait_for(look: Callable[[], bool]) -> None:
-    """Looks ten times a second."""
+def wait_for(look: Callable[[], bool], pause: float = 0.1) -> None:
+    """Looks again after so many seconds."""
     while not look():
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 @contextmanager
