@@ -25,7 +25,8 @@ def address_of(user: str) -> str:
 class Asked:
     """One email as it was asked for, and what was promised about it since. Times are UNIX times.
 
-    `promises` are of the time before which it does not leave: when each was made, and that time. `either` are users of
+    `promises` are of the time before which it does not leave: when each was asked for, when the answer was there, and
+    that time. `either` are users of
     whom some were taken off and the others have it already.
     """
 
@@ -33,15 +34,21 @@ class Asked:
     email_id: int
     kind: str
     addresses: dict[str, str]
-    promises: list[tuple[float, float]]
+    promises: list[tuple[float, float, float]]
     expires_at: float | None
     cleared: set[str] = field(default_factory=set)
     either: set[str] = field(default_factory=set)
     unsure: bool = False
 
     def not_before(self, moment: float) -> float:
-        """The time before which it was not to leave, by the promise that was in force at a moment."""
-        return next(until for made_at, until in reversed(self.promises) if made_at <= moment)
+        """The time before which it was not to leave, by the promises that were or may have been in force then."""
+        in_force = []
+        for asked_at, answered_at, until in reversed(self.promises):
+            if asked_at <= moment:
+                in_force.append(until)
+            if answered_at <= moment:
+                break
+        return min(in_force)
 
 
 @dataclass
@@ -137,7 +144,7 @@ class Asker(threading.Thread):
                     *arguments,
                 )[0][0]
                 addresses = {user: address_of(user) for user in users} if users else {"": f"{key}@example.com"}
-                self._book.add(Asked(key, int(str(email_id)), kind, addresses, [(0.0, not_before)], expires_at))
+                self._book.add(Asked(key, int(str(email_id)), kind, addresses, [(0.0, 0.0, not_before)], expires_at))
                 return
             self._hang_up()
             self.stopping.wait(0.1)
@@ -175,16 +182,17 @@ class Asker(threading.Thread):
         asked = self._some(f"{self._seed}-")
         if asked is None:
             return
-        moment = time.time() + self._chance.choice([0.0, 1.0])
+        asked_at = time.time()
+        moment = asked_at + self._chance.choice([0.0, 1.0])
         try:
             [(receipt,)] = self._call("SELECT duepost.reschedule_email(%s, to_timestamp(%s))", asked.email_id, moment)
         except psycopg2.Error:
             # It may have been moved to earlier.
-            asked.promises.append((0.0, min(moment, asked.promises[-1][1])))
+            asked.promises.append((0.0, 0.0, min(moment, asked.promises[-1][2])))
             raise
         if receipt == "rescheduled":
             # What left before, for some of its users or for nobody knows whom, left under the promise before.
-            asked.promises.append((time.time(), moment))
+            asked.promises.append((asked_at, time.time(), moment))
 
     def _note(self, receipts: dict[int, set[str]], users: set[str]) -> None:
         # An email of another asker may be known to the database before it is in the book.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.askers import Asked
 from tests.chaos.plan import plan
 from tests.chaos.run import Chaos, random_seed
 from tests.postgres import installed_binaries
@@ -41,3 +42,8 @@ def test_a_planted_bug_is_caught(tmp_path: Path, binaries: Path, bug: str, sympt
 def test_a_seed_gives_the_same_plan_again() -> None:
     assert plan(7, 60) == plan(7, 60)
     assert plan(7, 60) != plan(8, 60)
+
+
+def test_a_promise_may_be_in_force_from_when_it_was_asked_for() -> None:
+    asked = Asked("key", 1, "resend", {}, [(0.0, 0.0, 5.0), (10.0, 11.0, 20.0), (12.0, 14.0, 12.0)], None)
+    assert [asked.not_before(moment) for moment in (9.0, 10.5, 11.5, 13.0, 15.0)] == [5.0, 5.0, 20.0, 12.0, 12.0]
