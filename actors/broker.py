@@ -234,7 +234,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         For actors that are better at several messages at once; the option `company` says how many more than Dramatiq
         prefetches may wait. Each that is given has to be ended.
         """
-        while self._worker is not None and not self.stopping.is_set():
+        while self._worker is not None and self.attendance.is_proven() and not self.stopping.is_set():
             message = take_next(self._worker, actor_name)
             if message is None:
                 return None

@@ -1,5 +1,6 @@
 """What the actors of this process share. Building it does no I/O."""
 
+import time
 from datetime import timedelta
 
 from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
@@ -14,7 +15,7 @@ from actors.upkeep import Patience
 from actors.version import RELEASE
 from models.database import Database, Limits
 
-#: Seconds that a dialogue waits, before its last dot, for the worker's own session to be proven.
+#: Seconds that dialogues wait, before their content, for the worker's own session to be proven.
 PROOF_PATIENCE = 10.0
 
 _url = settings().database_url
@@ -43,10 +44,30 @@ broker = PostgresBroker(
 templates = Templates(settings().templates, settings().render_timeout)
 
 
+class Proof:
+    """Of the worker's own session, right before content: waited for once, however many emails come to that point."""
+
+    def __init__(self) -> None:
+        self._until: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether there is one."""
+        if broker.attendance.is_proven():
+            self._until = None
+            return True
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + PROOF_PATIENCE
+        return broker.attendance.wait_until_proven(max(0.0, self._until - now))
+
+
+proof = Proof()
+
+
 def relay_connection() -> Connection:
     """A connection to the relay, which is made once it is needed."""
     return Connection(
         settings().need_relay(),
         settings().timeouts,
-        may_send=lambda: broker.attendance.wait_until_proven(PROOF_PATIENCE),
+        may_send=proof,
     )
