@@ -8,7 +8,7 @@ instead of one for each message; delayed messages stay in the table until they a
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from queue import Empty
@@ -120,6 +120,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
         # Each message that an actor takes along is in hand beside those that Dramatiq prefetches for its threads.
         prefetch += max((actor.options.get("company", 0) for actor in actors), default=0)
+        lesser = {each for actor in actors for each in actor.options.get("lesser_priorities", ())}
         predecessor = self.progress.consumers.get(queue_name)
         consumer = self.progress.consumers[queue_name] = PostgresConsumer(
             self.database,
@@ -128,7 +129,8 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             queue_name=queue_name,
             prefetch=prefetch,
             timeout=timeout / 1000,
-            priorities={0, *(actor.priority for actor in actors)},
+            priorities={0, *(actor.priority for actor in actors), *lesser},
+            is_fair=bool(lesser),
             predecessor=predecessor if predecessor is not None and predecessor.closed else None,
         )
         return consumer
@@ -168,6 +170,8 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         for message in messages_:
             self.emit_before("enqueue", message, None)
         stored = store([each() for each in prepared])
+        if stored:
+            self._look_soon({message.queue_name for message in messages_})
         for message in messages_:
             if message.message_id in stored:
                 self.emit_after("enqueue", message, None)
@@ -307,11 +311,19 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
     def _insert_alone(self, stored: StoredMessage, *, wait: bool) -> None:
         if wait:
             wait_for_database(lambda: messages.insert_alone(self.database, stored), self.stopping)
+            if not stored.delay:
+                self._look_soon({stored.queue_name})
             return
         try:
             messages.insert_alone(self.database, stored)
         except DatabaseUnreachable as error:
             raise BrokerUnreachable(str(error)) from error
+
+    def _look_soon(self, queue_names: Iterable[str]) -> None:
+        """What this process has just stored, it reads without waiting for its next look."""
+        for queue_name in queue_names:
+            if consumer := self.progress.consumers.get(queue_name):
+                consumer.look_soon()
 
     def _prepare(self, message: Message, delay: int | None) -> tuple[Message, Callable[[], StoredMessage]]:
         if delay:
@@ -345,8 +357,12 @@ class Life(Middleware):
 
     @property
     def actor_options(self) -> set[str]:
-        """The options that actors may have: how many messages of its queue more than prefetched may be in hand."""
-        return {"company"}
+        """The options that actors may have.
+
+        `company`: how many messages of its queue more than prefetched may be in hand; `lesser_priorities`: those that
+        some of its messages are stored with, which one read in four begins with.
+        """
+        return {"company", "lesser_priorities"}
 
     def before_worker_boot(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Marks the process as a worker."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import count
 
 import dramatiq
 from dramatiq.broker import Consumer, MessageProxy
@@ -36,6 +37,8 @@ LONGEST_POLL = 0.1
 #: Seconds that acknowledgements and free places are collected for, so that one statement serves many.
 LINGER = 0.003
 
+#: Of so many reads of a fair queue one begins with the least urgent messages.
+LEAST_URGENT_TURN = 4
 
 #: How long a message may take from its transaction's beginning to its commit, for a look that goes on from where the
 #: last one ended to see it. What takes longer is seen by the next look from the beginning.
@@ -98,6 +101,7 @@ class PostgresConsumer(Consumer):
         predecessor: the queue's consumer before this one, if Dramatiq has begun anew: what it has in hand counts.
         timeout: seconds after which the thread wants to look whether it is to stop.
         priorities: of the queue's actors.
+        is_fair: whether what is urgent may delay the rest, but not for ever.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class PostgresConsumer(Consumer):
         prefetch: int,
         timeout: float,
         priorities: Iterable[int] = (0,),
+        is_fair: bool = False,
         predecessor: "PostgresConsumer | None" = None,
     ) -> None:
         self.queue_name = queue_name
@@ -129,7 +134,11 @@ class PostgresConsumer(Consumer):
         self._done: list[Claim] = []
         self._changed = threading.Condition()
         self._poll = Poll()
+        #: Whether something has been stored since the last read began.
+        self._has_news = False
         self._ration = Ration()
+        self._is_fair = is_fair
+        self._reads = count(1)
         self._places: dict[int, datetime] = dict.fromkeys(priorities, messages.BEGINNING)
         self._away = False
         #: Until when a claim may be carried out whose answer never arrives, by the monotonic clock.
@@ -160,6 +169,12 @@ class PostgresConsumer(Consumer):
     def has_room(self) -> bool:
         """Whether more messages are to be claimed: not one for one, but once so many are done that it is worth it."""
         return len(self.in_hand) - len(self._done) <= self._low
+
+    def look_soon(self) -> None:
+        """There is something new in the queue."""
+        with self._changed:
+            self._has_news = True
+            self._changed.notify_all()
 
     def ack(self, message: ClaimedMessage) -> None:
         """Deletes a message that is done with the next few, unless the transaction of the work has done so."""
@@ -222,7 +237,9 @@ class PostgresConsumer(Consumer):
         return len(self.in_hand) - len(self._done) <= self._prefetch // 2
 
     def _next_look(self) -> float:
-        return self._poll.due_at if self.has_room and not self._stopping.is_set() else float("inf")
+        if not self.has_room or self._stopping.is_set():
+            return float("inf")
+        return -float("inf") if self._has_news else self._poll.due_at
 
     def _acknowledge(self) -> None:
         with self._changed:
@@ -236,8 +253,9 @@ class PostgresConsumer(Consumer):
     def _claim(self) -> None:
         room = self._prefetch - len(self.in_hand)
         now = time.monotonic()
-        if room <= 0 or now < self._poll.due_at or self._stopping.is_set():
+        if room <= 0 or (now < self._poll.due_at and not self._has_news) or self._stopping.is_set():
             return
+        self._has_news = False
         if not self._attendance.is_proven():
             self._poll.due_at = now + LONGEST_POLL
             return
@@ -260,7 +278,14 @@ class PostgresConsumer(Consumer):
         begins_anew = self._ration.is_due
         with self._ration.measured() if begins_anew else nullcontext():
             places = None if begins_anew else self._places
-            claimed, now = messages.claim(self._database, self.queue_name, room, worker_id, places)
+            claimed, now = messages.claim(
+                self._database,
+                self.queue_name,
+                room,
+                worker_id,
+                places,
+                least_urgent_first=self._is_fair and next(self._reads) % LEAST_URGENT_TURN == 0,
+            )
         if len(claimed) < room:
             # All that was due has been seen.
             self._places.update(dict.fromkeys(self._places, now - OVERLAP))

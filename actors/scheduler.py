@@ -1,9 +1,9 @@
 """The scheduler: while something is due, lock it and enqueue it."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -11,16 +11,22 @@ import dramatiq
 import psycopg2
 
 from actors import reporting
+from actors.promptness import Allowance
 from actors.ration import Ration
 from actors.runtime import broker, database
-from actors.sender import SCHEDULER, send_email, tick_message
+from actors.sender import LATE_PRIORITY, PRIORITY, SCHEDULER, send_email, tick_message
 from actors.settings import settings
 from models import control, emails, workers
+from models.emails import DueEmail
+from models.messages import StoredMessage
 
 logger = logging.getLogger(__name__)
 
 #: How many due ids are read at once. Read once in due order, they are not found again as dead index entries.
 PAGE = 1000
+
+#: Before each page of a long pass, so many of those that have only just fallen due are looked for.
+NEWEST = 100
 
 #: How long a row may take from its transaction's beginning to its commit, for a pass that goes on from where the last
 #: one ended to see it. What takes longer is seen by the next pass from the beginning.
@@ -39,6 +45,7 @@ class Passed:
 
 passed = Passed()
 ration = Ration()
+allowance = Allowance()
 
 
 @dramatiq.actor(
@@ -63,8 +70,8 @@ def enqueue_due_emails() -> None:
         reporting.check_in()
 
 
-def due_pages() -> Iterator[list[int]]:
-    """The ids of due emails in due order, page by page, until nothing is due or nothing may be sent."""
+def due_pages() -> Iterator[list[DueEmail]]:
+    """Due emails in due order, page by page, until nothing is due or nothing may be sent; between them the newest."""
     begins_anew, is_long = ration.is_due, False
     place = emails.BEGINNING if begins_anew else passed.place
     while True:
@@ -77,9 +84,11 @@ def due_pages() -> Iterator[list[int]]:
         if len(page) == PAGE:
             is_long = True
             control.note_long_pass(database)
+            if newest := emails.newest_due(database, NEWEST):
+                yield newest
         if page:
-            yield [email_id for _, email_id in page]
-            place = page[-1]
+            yield page
+            place = page[-1].due_at, page[-1].id
             passed.place = (place[0] - OVERLAP, 0)
         if len(page) < PAGE:
             if is_long:
@@ -87,22 +96,31 @@ def due_pages() -> Iterator[list[int]]:
             return
 
 
-def enqueue_each(email_ids: Sequence[int]) -> None:
+def enqueue_each(due: Sequence[DueEmail]) -> None:
     """Enqueues emails, each in a transaction of its own, or moves it to the ledger if its time is over.
 
     Raises:
         psycopg2.Error: of the first that failed; all the others are done.
     """
+    email_ids = [each.id for each in due]
+    priorities = [priority_of(each) for each in due]
+
+    def store(messages: Sequence[StoredMessage]) -> Collection[str]:
+        in_line = [replace(message, priority=each) for message, each in zip(messages, priorities, strict=True)]
+        return emails.enqueue_each(database, email_ids, in_line)
+
     try:
-        broker.enqueue_through(
-            [send_email.message(email_id) for email_id in email_ids],
-            lambda stored: emails.enqueue_each(database, email_ids, stored),
-        )
+        broker.enqueue_through([send_email.message(email_id) for email_id in email_ids], store)
     except psycopg2.Error:
         # What came before it is committed. The rest is taken one by one, so that one row never blocks another.
         failures = [failure for email_id in email_ids if (failure := failure_of(email_id))]
         if failures:
             raise failures[0] from None
+
+
+def priority_of(due: DueEmail) -> int:
+    """What is on time goes ahead of what is late, as far as its kind's allowance goes."""
+    return PRIORITY if due.is_on_time and allowance.take(due.kind) else LATE_PRIORITY
 
 
 def failure_of(email_id: int) -> psycopg2.Error | None:
@@ -134,8 +152,8 @@ def probe_an_open_circuit() -> None:
     if not (control.read(database).probe_is_due and emails.due_page(database, 1)):
         return
     if control.take_probe(database):
-        for _, email_id in emails.due_page(database, PAGE):
-            if enqueue_or_expire(email_id, probe=True):
+        for due in emails.due_page(database, PAGE):
+            if enqueue_or_expire(due.id, probe=True):
                 return
 
 

@@ -46,6 +46,9 @@ NO_TIME_LIMIT = float("inf")
 #: Messages in hand for each connection to the relay: some are being sent, some claimed, some read ahead.
 IN_HAND = 4
 
+#: Of the messages of emails that are on time, and of those that are late: the lower goes first.
+PRIORITY, LATE_PRIORITY = 10, 20
+
 #: Threads that write down what is not plain.
 OTHERS = 4
 
@@ -92,7 +95,8 @@ holdings = Holdings()
 @dramatiq.actor(
     broker=broker,
     queue_name="duepost_send",
-    priority=10,
+    priority=PRIORITY,
+    lesser_priorities=(LATE_PRIORITY,),
     max_retries=None,
     min_backoff=1_000,
     max_backoff=60_000,

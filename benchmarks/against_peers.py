@@ -11,39 +11,42 @@ Run: python benchmarks/against_peers.py --turns 3 --write docs
 """
 
 import argparse
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import psycopg2
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from actors.broker_schema import queue_schema  # noqa: E402 - the path comes first
-from benchmarks.chart import chart  # noqa: E402
-from benchmarks.delivery import BODY, sink, wait_for  # noqa: E402
+from benchmarks.chart import chart  # noqa: E402 - the path comes first
+from benchmarks.site import (  # noqa: E402
+    Bar,
+    Server,
+    bars_table,
+    finished,
+    fresh_database,
+    machine,
+    migrated,
+    now,
+    running,
+    schedule,
+    seconds_to_last,
+    server,
+    sink,
+    table,
+    wait_for,
+)
 from benchmarks.usage import cpu_seconds, largest_megabytes  # noqa: E402
-from duepost.embedded import EmbeddedPostgres  # noqa: E402
-from models.database import Database  # noqa: E402
-from models.migrate import migrate  # noqa: E402
 
 PEERS = Path(__file__).parent / "peers"
 ENVIRONMENTS = Path(__file__).parent / ".environments"
 
 NEAR, FAR, FAR_OWN = "no latency", "20 ms, 16 connections", "20 ms, own best"
-
-#: Duepost's worker processes; the threads of each are as many as Dramatiq has without being asked.
-PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -138,13 +141,7 @@ def main() -> None:
     systems = [each for each in SYSTEMS if not given.only or each.name in given.only]
     interpreters = {each.name: interpreter(each) for each in systems}
     measured = Measured()
-    with tempfile.TemporaryDirectory(prefix="duepost-bench-") as folder, ExitStack() as stack:
-        Path(folder).chmod(0o755)
-        postgres = EmbeddedPostgres(Path(folder) / "postgres")
-        url = postgres.start()
-        stack.callback(postgres.stop)
-        postmaster = int((Path(folder) / "postgres" / "postmaster.pid").read_text().split()[0])
-        near, far = stack.enter_context(sink()), stack.enter_context(sink(latency=20))
+    with server() as postgres, sink() as near, sink(latency=20) as far:
         for turn in range(given.turns):
             for scene in given.scenes:
                 for system in systems:
@@ -152,11 +149,11 @@ def main() -> None:
                         continue
                     emails = max(20, round(system.emails[scene] * given.share))
                     port = near if scene == NEAR else far
-                    with fresh_database(url, f"turn_{turn}") as own:
+                    with fresh_database(postgres.url, f"turn_{turn}") as own:
                         seconds = (
                             peer_turn(system, interpreters[system.name], own, port, emails, system.connections[scene])
                             if system.script
-                            else duepost_turn(own, port, emails, system.connections[scene], postmaster, measured, scene)
+                            else duepost_turn(own, port, emails, system.connections[scene], scene, postgres, measured)
                         )
                     measured.rates.setdefault((system.name, scene), []).append(emails / seconds)
                     print(f"turn {turn + 1}, {scene}: {system.name} {emails / seconds:.0f}/s", file=sys.stderr)
@@ -184,22 +181,6 @@ def interpreter(system: System) -> str:
     return str(python)
 
 
-@contextmanager
-def fresh_database(url: str, name: str) -> Iterator[str]:
-    """A database of a turn's own; gives its URL."""
-    admin = psycopg2.connect(url)
-    admin.autocommit = True
-    database = admin.info.dbname
-    with admin.cursor() as cursor:
-        cursor.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        cursor.execute(f'CREATE DATABASE "{name}"')
-        cursor.execute("CHECKPOINT")
-    yield url.replace(f"/{database}?", f"/{name}?", 1)
-    with admin.cursor() as cursor:
-        cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    admin.close()
-
-
 def peer_turn(system: System, python: str, url: str, port: int, emails: int, connections: int) -> float:
     """Seconds that a peer takes, from the word to the end of its process."""
     process = subprocess.Popen(
@@ -221,78 +202,20 @@ def peer_turn(system: System, python: str, url: str, port: int, emails: int, con
 
 
 def duepost_turn(
-    url: str,
-    port: int,
-    emails: int,
-    connections: int,
-    postmaster: int,
-    measured: Measured,
-    scene: str,
+    url: str, port: int, emails: int, connections: int, scene: str, postgres: Server, measured: Measured
 ) -> float:
     """Seconds from the commit that schedules them to the last row of the ledger; workers and watch are up before."""
-    database = Database(url)
-    list(migrate(database, queue_schema=queue_schema()))
-    environment = {
-        **os.environ,
-        "DUEPOST_DATABASE_URL": url,
-        "DUEPOST_SMTP_URL": f"smtp://127.0.0.1:{port}",
-        "DUEPOST_FROM": "a@example.com",
-        "DUEPOST_SMTP_CONNECTIONS": str(connections // PROCESSES),
-    }
-    workers = subprocess.Popen(
-        [sys.executable, "-m", "dramatiq", "actors", "--processes", str(PROCESSES)],
-        env=environment,
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-    )
-    watch = subprocess.Popen(
-        [sys.executable, "-m", "duepost", "trigger", "--watch"],
-        env=environment,
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(
-            lambda: database.execute("SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL")[0][0] == PROCESSES
-        )
-        trees = [workers.pid, watch.pid, postmaster]
-        wait_for(lambda: database.execute("SELECT checked_in_at IS NOT NULL FROM duepost.control") == [(True,)])
-        database.execute(
-            "SELECT count(duepost.schedule_email(kind => 'benchmark', address => 'a' || i || '@example.com',"
-            " subject => 'Benchmark', body_text => %(body)s)) FROM generate_series(1, %(count)s) AS i",
-            {"body": BODY, "count": emails},
-        )
+    with migrated(url) as database, running(database, port, connections) as processes:
+        trees = [processes.workers.pid, processes.watch.pid, postgres.postmaster]
+        schedule(database, emails)
         used = sum(cpu_seconds(pid) for pid in trees)
-        [(begun,)] = database.execute("SELECT clock_timestamp()")
+        begun = now(database)
         # Counting costs what it counts: so not often, and the end is read from the ledger.
-        wait_for(lambda: database.execute("SELECT count(*) FROM duepost.delivery")[0][0] == emails, pause=0.5)
-        [(seconds,)] = database.execute(
-            "SELECT extract(epoch FROM max(finished_at) - %(begun)s)::float FROM duepost.delivery", {"begun": begun}
-        )
+        wait_for(lambda: finished(database, begun) == emails, pause=0.5)
         if scene == NEAR:
             measured.cpu.append((sum(cpu_seconds(pid) for pid in trees) - used) / emails * 1000)
-            measured.memory.append(largest_megabytes(workers.pid))
-        return float(str(seconds))
-    finally:
-        for process in (watch, workers):
-            process.terminate()
-            process.wait()
-        database.close()
-
-
-@dataclass(frozen=True)
-class Bar:
-    """What is to be reached, and what was."""
-
-    what: str
-    asked: float
-    found: float
-    at_most: bool = False
-
-    def __str__(self) -> str:
-        is_met = self.found <= self.asked if self.at_most else self.found >= self.asked
-        relation = "at most" if self.at_most else "at least"
-        return f"| {self.what} | {relation} {self.asked:g} | {self.found:.2f} | {'yes' if is_met else '**no**'} |"
+            measured.memory.append(largest_megabytes(processes.workers.pid))
+        return seconds_to_last(database, begun)
 
 
 def bars(measured: Measured, systems: Sequence[System]) -> Iterator[Bar]:
@@ -322,27 +245,13 @@ def bars(measured: Measured, systems: Sequence[System]) -> Iterator[Bar]:
 def report(measured: Measured, systems: Sequence[System], turns: int) -> str:
     """The tables, in Markdown."""
     scenes = (NEAR, FAR, FAR_OWN)
-    lines = [
-        f"Emails a second, text of 2 KB, one recipient, due now; median of {turns} turns. {machine()}",
-        "",
-        "| | " + " | ".join(scenes) + " |",
-        "| --- |" + " ---: |" * len(scenes),
-    ]
     show: Callable[[float | None], str] = lambda rate: "–" if rate is None else f"{rate:,.0f}"  # noqa: E731
-    lines += [
-        f"| {each.name} | " + " | ".join(show(measured.median(each.name, scene)) for scene in scenes) + " |"
-        for each in systems
-    ]
-    lines += ["", "| bar | asked | measured | met |", "| --- | ---: | ---: | --- |"]
-    lines += [str(bar) for bar in bars(measured, systems)]
-    return "\n".join(lines)
-
-
-def machine() -> str:
-    """What the numbers were measured on."""
+    rates = table(
+        scenes, {each.name: [show(measured.median(each.name, scene)) for scene in scenes] for each in systems}
+    )
     return (
-        f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}, Python {platform.python_version()},"
-        " embedded PostgreSQL with fsync and synchronous_commit on."
+        f"Emails a second, text of 2 KB, one recipient, due now; median of {turns} turns. {machine()}\n\n"
+        f"{rates}\n\n{bars_table(list(bars(measured, systems)))}"
     )
 
 

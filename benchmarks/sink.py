@@ -3,11 +3,18 @@
 Replies to commands that came together go out together (RFC 2920 section 3.2). With a latency, each group of replies
 arrives that much later, as from a relay that is so far away (a round trip).
 
-Run: python benchmarks/sink.py PORT [LATENCY_MS]
+Where it is given a file, it writes a line for each email that it has taken: when the first byte of its dialogue came,
+when its last one did (seconds of the Unix epoch), and to whom it goes.
+
+Run: python benchmarks/sink.py PORT [LATENCY_MS [FILE]]
 """
 
 import asyncio
 import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
 
 GREETING = b"220 sink ESMTP\r\n"
 EHLO = b"250-sink\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
@@ -23,10 +30,14 @@ class Session(asyncio.Protocol):
 
     Args:
         latency: seconds until a reply arrives.
+        record: where a line for each email goes.
     """
 
-    def __init__(self, latency: float) -> None:
+    def __init__(self, latency: float, record: TextIO | None = None) -> None:
         self._latency = latency
+        self._record = record
+        self._began = 0.0
+        self._recipient = ""
         self._buffer = bytearray()
         self._in_content = False
         self._transport: asyncio.Transport | None = None
@@ -53,8 +64,14 @@ class Session(asyncio.Protocol):
         if self._in_content:
             del self._buffer[: end + len(END_OF_DATA)]
             self._in_content = False
+            if self._record:
+                self._record.write(f"{self._began} {time.time()} {self._recipient}\n")
             return OK
         verb = bytes(self._buffer[:4]).upper()
+        if verb == b"MAIL":
+            self._began = time.time()
+        elif verb == b"RCPT":
+            self._recipient = self._buffer[8:end].decode().strip("<>")
         del self._buffer[: end + 2]
         if verb == b"DATA":
             self._in_content = True
@@ -70,12 +87,17 @@ class Session(asyncio.Protocol):
             self._transport.write(data)
 
 
-async def main(port: int, latency: float) -> None:
+async def main(port: int, latency: float, record: TextIO | None) -> None:
     """Serves until it is killed."""
-    server = await asyncio.get_running_loop().create_server(lambda: Session(latency), "127.0.0.1", port, backlog=512)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Session(latency, record), "127.0.0.1", port, backlog=512
+    )
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0))
+    _, port, *options = sys.argv
+    with ExitStack() as stack:
+        record = stack.enter_context(Path(options[1]).open("w", buffering=1)) if len(options) > 1 else None
+        asyncio.run(main(int(port), float(options[0]) / 1000 if options else 0.0, record))

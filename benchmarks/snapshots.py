@@ -8,36 +8,42 @@ Run: python benchmarks/snapshots.py --minutes 3
 """
 
 import argparse
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg2
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from actors.broker_schema import queue_schema  # noqa: E402 - the path comes first
-from benchmarks.delivery import BODY, sink, wait_for  # noqa: E402
-from duepost.embedded import EmbeddedPostgres  # noqa: E402
+from benchmarks.site import (  # noqa: E402 - the path comes first
+    BODY,
+    Bar,
+    bars_table,
+    finished,
+    machine,
+    migrated,
+    now,
+    running,
+    schedule,
+    server,
+    sink,
+    table,
+    wait_for,
+)
 from models.database import Database  # noqa: E402
-from models.migrate import migrate  # noqa: E402
 
 #: Emails that fall due a second while lateness is measured, and for how many seconds.
 PACE = 40
 PACED_SECONDS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """Emails a second of a backlog; lateness of emails one by one, from due to sent, in milliseconds."""
 
     rate: float
@@ -52,44 +58,12 @@ def main() -> None:
     options.add_argument("--emails", type=int, default=3000, help="emails of a measured backlog")
     options.add_argument("--turns", type=int, default=3, help="turns of each; medians are shown")
     given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="duepost-bench-") as folder, ExitStack() as stack:
-        Path(folder).chmod(0o755)
-        postgres = EmbeddedPostgres(Path(folder) / "postgres")
-        database = Database(postgres.start())
-        stack.callback(postgres.stop)
-        list(migrate(database, queue_schema=queue_schema()))
-        port = stack.enter_context(sink())
-        stack.enter_context(running(database.url, port))
-        wait_for(lambda: database.execute("SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL")[0][0] == 2)
+    with server() as postgres, migrated(postgres.url) as database, sink() as port, running(database, port):
         deliver(database, given.emails)
         without = measured(database, given)
-        stack.enter_context(held(database.url))
-        delivered = deliver_for(database, given.minutes * 60)
-        report(without, measured(database, given), delivered, given)
-        database.close()
-
-
-@contextmanager
-def running(url: str, port: int) -> Iterator[None]:
-    """Workers and a watch."""
-    env = {
-        **os.environ,
-        "DUEPOST_DATABASE_URL": url,
-        "DUEPOST_SMTP_URL": f"smtp://127.0.0.1:{port}",
-        "DUEPOST_FROM": "a@example.com",
-    }
-    commands = [
-        ["-m", "dramatiq", "actors", "--processes", "2", "--threads", "8"],
-        ["-m", "duepost", "trigger", "--watch"],
-    ]
-    processes = [
-        subprocess.Popen([sys.executable, *command], env=env, cwd=ROOT, stderr=subprocess.DEVNULL)
-        for command in commands
-    ]
-    yield
-    for process in processes:
-        process.terminate()
-        process.wait()
+        with held(database.url):
+            delivered = deliver_for(database, given.minutes * 60)
+            report(without, measured(database, given), delivered, given)
 
 
 @contextmanager
@@ -112,28 +86,10 @@ def held(url: str) -> Iterator[None]:
 def deliver(database: Database, count: int) -> float:
     """Delivers a backlog; gives the seconds."""
     begun = now(database)
-    database.execute(
-        "SELECT count(duepost.schedule_email(kind => 'backlog', address => 'a' || i || '@example.com',"
-        " subject => 'Benchmark', body_text => %(body)s)) FROM generate_series(1, %(count)s) AS i",
-        {"body": BODY, "count": count},
-    )
+    schedule(database, count)
     started = time.monotonic()
     wait_for(lambda: finished(database, begun) == count)
     return time.monotonic() - started
-
-
-def now(database: Database) -> object:
-    """The database's time."""
-    [(moment,)] = database.execute("SELECT clock_timestamp()")
-    return moment
-
-
-def finished(database: Database, since: object) -> int:
-    """How many emails are finished. In the ledger nothing is ever dead: this costs the same whatever is held."""
-    [(count,)] = database.execute(
-        "SELECT count(*) FROM duepost.delivery WHERE finished_at > %(since)s", {"since": since}
-    )
-    return int(str(count))
 
 
 def deliver_for(database: Database, seconds: float) -> int:
@@ -182,14 +138,15 @@ def lateness(database: Database) -> tuple[float, float]:
 
 def report(without: Measured, with_: Measured, delivered: int, given: argparse.Namespace) -> None:
     """The table, in Markdown."""
-    print(f"A snapshot, a writer and a slot held for {given.minutes:g} min and {delivered} emails;")
-    print(f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}, Python {platform.python_version()}\n")
-    print("| | emails/s | lateness p50, ms | lateness p99, ms |\n| --- | ---: | ---: | ---: |")
-    for name, each in (("nothing held", without), ("held", with_)):
-        print(f"| {name} | {each.rate:.0f} | {each.p50:.0f} | {each.p99:.0f} |")
-    print(
-        f"| ratio | {with_.rate / without.rate:.2f} | {with_.p50 / without.p50:.2f} | {with_.p99 / without.p99:.2f} |"
-    )
+    print(f"A snapshot, a writer and a slot held for {given.minutes:g} min and {delivered} emails. {machine()}\n")
+    rows = {"nothing held": without, "held": with_}
+    columns = ("emails/s", "lateness p50, ms", "lateness p99, ms")
+    print(table(columns, {name: [f"{value:.0f}" for value in each] for name, each in rows.items()}))
+    bars = [
+        Bar("rate, held ÷ nothing held", 0.75, with_.rate / without.rate),
+        Bar("lateness p99, held ÷ nothing held", 1.25, with_.p99 / without.p99, at_most=True),
+    ]
+    print(f"\n{bars_table(bars)}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from models.words import Outcome, State, Verdict
 
 SQL = statements(__file__)
 
+#: For so many seconds after it has fallen due an email is on time.
+ON_TIME = 2.0
+
 #: Before any row in due order.
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
 
@@ -92,6 +95,15 @@ class Lost:
     kind: str
 
 
+class DueEmail(NamedTuple):
+    """An email that is due; on time if it has been so for no longer than `ON_TIME`. `due_at` is UTC."""
+
+    id: int
+    due_at: datetime
+    kind: str
+    is_on_time: bool
+
+
 class Finished(NamedTuple):
     """An email whose every recipient has an outcome, and the claim of the broker message that it came by, if any."""
 
@@ -100,10 +112,18 @@ class Finished(NamedTuple):
     message: MessageClaim | None = None
 
 
-def due_page(database: Database, size: int, after: tuple[datetime, int] = BEGINNING) -> list[tuple[datetime, int]]:
-    """The oldest due emails after a place in due order: at most `size` pairs of due_at (UTC) and id."""
-    rows = database.execute(SQL["due_page"], {"size": size, "after_due_at": after[0], "after_id": after[1]})
-    return [(due_at, id_) for id_, due_at in rows if isinstance(id_, int) and isinstance(due_at, datetime)]
+def due_page(database: Database, size: int, after: tuple[datetime, int] = BEGINNING) -> list[DueEmail]:
+    """The oldest due emails after a place in due order (due_at in UTC, and id): at most `size`."""
+    rows = database.execute(
+        SQL["due_page"], {"size": size, "after_due_at": after[0], "after_id": after[1], "on_time": ON_TIME}
+    )
+    return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the class's fields
+
+
+def newest_due(database: Database, size: int) -> list[DueEmail]:
+    """What has only just fallen due, the newest first: at most `size`."""
+    rows = database.execute(SQL["newest_due"], {"size": size, "on_time": ON_TIME})
+    return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # as above
 
 
 def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
@@ -122,7 +142,7 @@ def enqueue_each(database: Database, email_ids: Sequence[int], messages: Sequenc
     Args:
         database: where; no transaction may be open.
         email_ids: what is due, in order.
-        messages: the message of each, all for one queue and of one priority.
+        messages: the message of each, all for one queue.
 
     Returns:
         the ids of the messages that were inserted; not those of emails that another transaction holds, or that may
@@ -136,7 +156,7 @@ def enqueue_each(database: Database, email_ids: Sequence[int], messages: Sequenc
             "message_ids": [each.message_id for each in messages],
             "contents": [each.content for each in messages],
             "queue_name": first.queue_name,
-            "priority": first.priority,
+            "priorities": [each.priority for each in messages],
         },
     )
     return set(str(inserted).strip("{}").split(",")) - {""}

@@ -3,12 +3,22 @@
 
 -- name: due_page
 -- The oldest due rows after a place in due order; served by scheduled_email_due.
-SELECT id, due_at
+SELECT id, due_at, kind, due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
 FROM duepost.scheduled_email
 WHERE state = 'scheduled'
   AND due_at <= now()
   AND (due_at, id) > (%(after_due_at)s, %(after_id)s)
 ORDER BY due_at, id
+LIMIT %(size)s
+
+-- name: newest_due
+-- What has only just fallen due, the newest first; served by scheduled_email_due.
+SELECT id, due_at, kind, true AS is_on_time
+FROM duepost.scheduled_email
+WHERE state = 'scheduled'
+  AND due_at <= now()
+  AND due_at > now() - make_interval(secs => %(on_time)s)
+ORDER BY due_at DESC, id DESC
 LIMIT %(size)s
 
 -- name: next_due_at
@@ -37,7 +47,8 @@ WHERE next.due_at IS NOT NULL
 -- name: enqueue_each
 -- scheduled → queued, with their messages, each in a transaction of its own.
 CALL duepost.enqueue_emails(
-    %(email_ids)s::bigint[], %(message_ids)s::uuid[], %(contents)s::jsonb[], %(queue_name)s, %(priority)s, NULL
+    %(email_ids)s::bigint[], %(message_ids)s::uuid[], %(contents)s::jsonb[], %(queue_name)s,
+    %(priorities)s::integer[], NULL
 )
 
 -- name: enqueue

@@ -101,7 +101,13 @@ def put_back_alone(database: Database, message: StoredMessage, claim: Claim) -> 
 
 
 def claim(
-    database: Database, queue_name: str, size: int, worker_id: int, places: Places | None = None
+    database: Database,
+    queue_name: str,
+    size: int,
+    worker_id: int,
+    places: Places | None = None,
+    *,
+    least_urgent_first: bool = False,
 ) -> tuple[list[ClaimedContent], datetime]:
     """Queued → consumed for at most `size` due messages: the most urgent first, then the oldest; and the time (UTC).
 
@@ -111,6 +117,7 @@ def claim(
         size: at most so many.
         worker_id: for whom.
         places: where to go on, the eta (UTC) of each priority; from the beginning without.
+        least_urgent_first: take what would be left to the last.
     """
     ordered = sorted((places or {}).items())
     rows = database.execute(
@@ -120,6 +127,7 @@ def claim(
             "size": size,
             "worker_id": worker_id,
             "anew": places is None,
+            "least_urgent_first": least_urgent_first,
             "priorities": [priority for priority, _ in ordered],
             "etas": [eta for _, eta in ordered],
         },

@@ -31,7 +31,8 @@ SET queue_name = %(queue_name)s,
 WHERE message_id = %(message_id)s AND claim = %(claim)s
 
 -- name: claim
--- queued → consumed, the most urgent first, then the oldest; served by queue_claimable. Either from the beginning
+-- queued → consumed, the most urgent first, or the least urgent, then the oldest; served by queue_claimable. Either
+-- from the beginning
 -- (`anew`): the priorities in use are then found one after the other, each with one look at the index, so that delayed
 -- messages of one never hide the due ones of the next. Or from where the last claim of each priority ended: with a
 -- snapshot held open, the beginning is where all lies that is done. Gives the time too, also where there is nothing.
@@ -67,7 +68,9 @@ WITH RECURSIVE unhurried AS MATERIALIZED (
     SELECT priority, eta FROM unnest(%(priorities)s::integer[], %(etas)s::timestamptz[]) AS left_off (priority, eta)
 ), next AS MATERIALIZED (
     SELECT due.message_id
-    FROM place
+    FROM (
+        SELECT priority, eta FROM place ORDER BY CASE WHEN %(least_urgent_first)s THEN -priority ELSE priority END
+    ) AS place
     CROSS JOIN LATERAL (
         SELECT message.message_id
         FROM dramatiq.queue AS message

@@ -22,7 +22,7 @@ from models.errors import DatabaseUnreachable, PooledSession
 LOOK_INTERVAL = 0.2
 
 #: Seconds between two ticks while rows stay due: the pass that was asked for is at work.
-TICK_INTERVAL = 0.05
+TICK_INTERVAL = 0.02
 
 #: Seconds after which there is a tick although nothing is due: the cron monitor wants to hear of it.
 LONGEST_SILENCE = 60.0

@@ -628,7 +628,8 @@ COMMENT ON FUNCTION duepost.conclude_emails IS
 -- All of it in one round trip. A row that another transaction holds, or that may not be sent now, is passed over; one
 -- whose time is over goes to the ledger. Called by workers, with their own rights.
 CREATE PROCEDURE duepost.enqueue_emails(
-    email_ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priority integer, INOUT enqueued uuid[]
+    email_ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[],
+    INOUT enqueued uuid[]
 )
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -657,7 +658,7 @@ BEGIN
             RETURNING row.id
         )
         INSERT INTO dramatiq.queue (message_id, queue_name, state, mtime, message, eta, priority)
-        SELECT message_ids[i], enqueue_emails.queue_name, 'queued', now(), contents[i], now(), enqueue_emails.priority
+        SELECT message_ids[i], enqueue_emails.queue_name, 'queued', now(), contents[i], now(), priorities[i]
         FROM marked;
         IF FOUND THEN
             enqueued := enqueued || message_ids[i];

@@ -12,6 +12,7 @@ from actors.smtp.connection import Connection, Envelope
 from actors.smtp.dialogue import Script
 from actors.smtp.verdicts import Phase, Ruling, Scope
 from models import emails
+from models.emails import DueEmail
 from models.words import Verdict
 
 
@@ -41,9 +42,9 @@ def conclude_before_the_dot() -> None:
 def enqueue_outside_the_transaction() -> None:
     """Sends the message once the row is marked, in a transaction of its own."""
 
-    def enqueue_each(email_ids: Sequence[int]) -> None:
-        for email_id in email_ids:
-            enqueue(email_id)
+    def enqueue_each(due: Sequence[DueEmail]) -> None:
+        for each in due:
+            enqueue(each.id)
 
     def enqueue(email_id: int) -> None:
         message = sender.send_email.message(email_id)

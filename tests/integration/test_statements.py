@@ -22,6 +22,8 @@ SAMPLES = {
     "after_due_at": "'0001-01-01'::timestamptz",
     "after_id": "0",
     "size": "100",
+    "on_time": "2.0",
+    "least_urgent_first": "false",
     "message_id": "'00000000-0000-0000-0000-000000000001'::uuid",
     "message_ids": "ARRAY['00000000-0000-0000-0000-000000000001']::uuid[]",
     "claims": "ARRAY[1]::bigint[]",
@@ -97,6 +99,7 @@ def million(server: PostgresServer) -> Iterator[Database]:
 
 HOT = [
     ("emails", "due_page", "scheduled_email_due"),
+    ("emails", "newest_due", "scheduled_email_due"),
     ("emails", "next_due_at", "scheduled_email_due"),
     ("emails", "enqueue", "scheduled_email_pkey"),
     ("emails", "claim", "scheduled_email_pkey"),

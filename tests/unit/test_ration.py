@@ -1,12 +1,5 @@
 from actors.ration import CHEAP, REST, SEVERAL, Ration
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def look(ration: Ration, clock: Clock, seconds: float) -> None:

@@ -1,0 +1,34 @@
+from actors.promptness import KINDS, Allowance
+from tests.clock import Clock
+
+
+def test_a_kind_may_send_so_many_ahead_at_once_and_no_more() -> None:
+    allowance = Allowance(rate=3, clock=Clock())
+    assert [allowance.take("digest") for _ in range(5)] == [True, True, True, False, False]
+
+
+def test_a_flood_of_one_kind_takes_nothing_from_another() -> None:
+    allowance = Allowance(rate=3, clock=Clock())
+    for _ in range(100):
+        allowance.take("digest")
+    assert allowance.take("sign_in")
+
+
+def test_what_was_taken_comes_back_with_time_and_never_more_than_it_was() -> None:
+    clock = Clock()
+    allowance = Allowance(rate=2, clock=clock)
+    assert [allowance.take("digest") for _ in range(3)] == [True, True, False]
+    clock.now += 0.5
+    assert [allowance.take("digest") for _ in range(2)] == [True, False]
+    clock.now += 1000
+    assert [allowance.take("digest") for _ in range(3)] == [True, True, False]
+
+
+def test_kinds_beyond_counting_are_forgotten_once_they_rest() -> None:
+    clock = Clock()
+    allowance = Allowance(rate=1, clock=clock)
+    for number in range(KINDS):
+        allowance.take(f"kind-{number}")
+    clock.now += 2
+    assert allowance.take("one more")
+    assert not allowance.take("one more")
