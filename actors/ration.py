@@ -2,7 +2,7 @@
 
 A snapshot that is held open keeps PostgreSQL from removing what is done, and each look from the beginning wades through
 all of it. So a look goes on from where the last one ended, and begins anew only where that costs next to nothing, or
-has not been done for two hundred times as long as it takes.
+has not been done for a thousand times as long as it takes.
 """
 
 import time
@@ -17,7 +17,7 @@ CHEAP = 0.005
 SEVERAL = 3
 
 #: How many times as long as it takes a dear look is not repeated for.
-REST = 200
+REST = 1000
 
 
 class Ration:

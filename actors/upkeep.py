@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from actors.attendance import Attendance
 from actors.consumer import PostgresConsumer
+from actors.ration import Ration
 from actors.waiting import cause
 from models import messages, workers
 from models.database import Database
@@ -97,6 +98,7 @@ class Upkeep:
             self.purge: PURGE_INTERVAL,
         }
         self._next = dict.fromkeys(self._turns, 0.0)
+        self._ration = Ration()
         self._proven_since: float | None = None
         #: How far the database's clock is ahead of the monotonic one.
         self._clock_ahead = -float("inf")
@@ -132,7 +134,9 @@ class Upkeep:
     def give_back(self) -> None:
         """Sees who is gone, and gives back the messages that they had in hand."""
         workers.bury_the_dead(self._database)
-        messages.give_back_of_the_gone(self._database)
+        if self._ration.is_due or workers.went_lately(self._database):
+            with self._ration.measured():
+                messages.give_back_of_the_gone(self._database)
 
     def follow_the_clock(self) -> None:
         """Sees that the database's clock was put back, and lets nothing wait for it to come round again."""

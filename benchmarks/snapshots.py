@@ -1,8 +1,9 @@
-"""What does a forgotten transaction cost? Duepost with and without old snapshots held open, on one server, in one run.
+"""What does a forgotten transaction cost? Duepost with and without old snapshots held open, in turns, in one run.
 
-First without: the rate of a backlog, and the lateness of emails that fall due one by one. Then a repeatable-read
-snapshot, a writer that idles and a replication slot are held while a long backlog is delivered, so that all that is
-done stays in the tables and their indexes; then the same two are measured again, with everything still held.
+There are two databases on one server, with workers and a watch for each. In one of them a repeatable-read snapshot, a
+writer that idles and a replication slot are held. Long backlogs are delivered in both, so that in one of them all that
+is done stays in the tables and their indexes. Then, with everything still held, the rate of a backlog and the lateness
+of emails that fall due one by one are measured, in one and the other by turns.
 
 Run: python benchmarks/snapshots.py --minutes 3
 """
@@ -11,7 +12,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,11 +27,13 @@ from benchmarks.site import (  # noqa: E402 - the path comes first
     Bar,
     bars_table,
     finished,
+    fresh_database,
     machine,
     migrated,
     now,
     running,
     schedule,
+    seconds_to_last,
     server,
     sink,
     table,
@@ -54,16 +57,26 @@ class Measured(NamedTuple):
 def main() -> None:
     """Measures both, and prints the table."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--minutes", type=float, default=3, help="how long the snapshots are held under load")
+    options.add_argument(
+        "--minutes", type=float, default=3, help="how long they are held under load before it is measured"
+    )
     options.add_argument("--emails", type=int, default=3000, help="emails of a measured backlog")
-    options.add_argument("--turns", type=int, default=3, help="turns of each; medians are shown")
+    options.add_argument("--turns", type=int, default=5, help="turns of each; medians are shown")
     given = options.parse_args()
-    with server() as postgres, migrated(postgres.url) as database, sink() as port, running(database, port):
-        deliver(database, given.emails)
-        without = measured(database, given)
-        with held(database.url):
-            delivered = deliver_for(database, given.minutes * 60)
-            report(without, measured(database, given), delivered, given)
+    with (
+        server() as postgres,
+        sink() as port,
+        fresh_database(postgres.url, "nothing_held") as free_url,
+        fresh_database(postgres.url, "held") as held_url,
+        migrated(free_url) as free,
+        migrated(held_url) as old,
+        running(free, port),
+        running(old, port),
+        held(held_url),
+    ):
+        delivered = deliver_for((free, old), given.minutes * 60)
+        turns = [(measured(free, given.emails), measured(old, given.emails)) for _ in range(given.turns)]
+        report([each[0] for each in turns], [each[1] for each in turns], delivered, given.minutes)
 
 
 @contextmanager
@@ -87,30 +100,25 @@ def deliver(database: Database, count: int) -> float:
     """Delivers a backlog; gives the seconds."""
     begun = now(database)
     schedule(database, count)
-    started = time.monotonic()
+    scheduled = now(database)
     wait_for(lambda: finished(database, begun) == count)
-    return time.monotonic() - started
+    return seconds_to_last(database, scheduled)
 
 
-def deliver_for(database: Database, seconds: float) -> int:
-    """One backlog after the other for so long; gives how many emails that were."""
+def deliver_for(databases: Sequence[Database], seconds: float) -> int:
+    """One backlog after the other in each, for so long in all; gives how many emails each has delivered."""
     until = time.monotonic() + seconds
     delivered = 0
     while time.monotonic() < until:
-        deliver(database, 2000)
+        for database in databases:
+            deliver(database, 2000)
         delivered += 2000
     return delivered
 
 
-def measured(database: Database, given: argparse.Namespace) -> Measured:
-    """The rate of backlogs, and the lateness of emails one by one."""
-    rates = [given.emails / deliver(database, given.emails) for _ in range(given.turns)]
-    latenesses = [lateness(database) for _ in range(given.turns)]
-    return Measured(
-        statistics.median(rates),
-        statistics.median(each[0] for each in latenesses),
-        statistics.median(each[1] for each in latenesses),
-    )
+def measured(database: Database, emails: int) -> Measured:
+    """The rate of a backlog, and the lateness of emails one by one."""
+    return Measured(emails / deliver(database, emails), *lateness(database))
 
 
 def lateness(database: Database) -> tuple[float, float]:
@@ -136,12 +144,19 @@ def lateness(database: Database) -> tuple[float, float]:
     return float(str(p50)), float(str(p99))
 
 
-def report(without: Measured, with_: Measured, delivered: int, given: argparse.Namespace) -> None:
+def report(free: Sequence[Measured], old: Sequence[Measured], delivered: int, minutes: float) -> None:
     """The table, in Markdown."""
-    print(f"A snapshot, a writer and a slot held for {given.minutes:g} min and {delivered} emails. {machine()}\n")
-    rows = {"nothing held": without, "held": with_}
+    rows = {
+        name: Measured(*(statistics.median(values) for values in zip(*turns, strict=True)))
+        for name, turns in (("nothing held", free), ("held", old))
+    }
+    print(
+        f"A snapshot, a writer and a slot held for {minutes:g} min and {delivered:,} emails;"
+        f" median of {len(free)} turns. {machine()}\n"
+    )
     columns = ("emails/s", "lateness p50, ms", "lateness p99, ms")
     print(table(columns, {name: [f"{value:.0f}" for value in each] for name, each in rows.items()}))
+    without, with_ = rows.values()
     bars = [
         Bar("rate, held ÷ nothing held", 0.75, with_.rate / without.rate),
         Bar("lateness p99, held ÷ nothing held", 1.25, with_.p99 / without.p99, at_most=True),

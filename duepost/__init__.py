@@ -12,6 +12,7 @@ from duepost.client import (
     clear_scheduled_emails_to,
     reschedule_email,
     schedule_email,
+    schedule_emails,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "clear_scheduled_emails_to",
     "reschedule_email",
     "schedule_email",
+    "schedule_emails",
 ]

@@ -109,6 +109,28 @@ def schedule_email(
     return int(str(_single(cursor)))
 
 
+def schedule_emails(cursor: Cursor, emails: Iterable[Mapping[str, object]]) -> list[int]:
+    """Schedules many emails in the cursor's transaction, or none: one round trip, many times as fast as one by one.
+
+    Args:
+        cursor: a DB-API cursor of the application's own.
+        emails: the arguments of `schedule_email()` of each, by name. All must fit into 256 MB of JSON; a few thousand
+            at a time are a good measure.
+
+    Returns:
+        the emails' ids, in their order.
+
+    Raises:
+        ValueError: a time without a time zone.
+        TypeError: one text as `users`, or a value that is no JSON.
+        the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content; the message
+            begins with the email's place, from 0, as in `emails[2]: address: …`.
+    """
+    content = json.dumps([_in_json(place, email) for place, email in enumerate(emails)])
+    cursor.execute("SELECT duepost.schedule_emails(%(emails)s::jsonb)", {"emails": content})
+    return [int(str(_values(row)[0])) for row in cursor.fetchall()]
+
+
 def clear_scheduled_emails(cursor: Cursor, users: Sequence[str], kind: str | None = None) -> list[tuple[int, str]]:
     """Takes users off their scheduled emails, of one kind or all.
 
@@ -145,6 +167,18 @@ def reschedule_email(cursor: Cursor, email_id: int, scheduled_at: datetime | str
         {"email_id": email_id, "scheduled_at": _moment("scheduled_at", scheduled_at)},
     )
     return str(_single(cursor))
+
+
+def _in_json(place: int, email: Mapping[str, object]) -> dict[str, object]:
+    arguments = {name: value for name, value in email.items() if value is not None}
+    for name, value in arguments.items():
+        if isinstance(value, datetime):
+            arguments[name] = str(_moment(f"emails[{place}]: {name}", value))
+        elif name == "users":
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise TypeError(f"emails[{place}]: users: must be a list of user ids")
+            arguments[name] = list(value)
+    return arguments
 
 
 def _single(cursor: Cursor) -> object:

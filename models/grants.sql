@@ -21,8 +21,8 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_client') THEN
         GRANT USAGE ON SCHEMA duepost TO duepost_client;
         GRANT EXECUTE ON FUNCTION
-            duepost.schedule_email, duepost.clear_scheduled_emails, duepost.clear_scheduled_emails_to,
-            duepost.clear_scheduled_email, duepost.reschedule_email
+            duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
+            duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email
         TO duepost_client;
     END IF;
 
@@ -38,8 +38,9 @@ BEGIN
         GRANT SELECT ON duepost.email_kind, duepost.migration TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
-            duepost.schedule_email, duepost.clear_scheduled_emails, duepost.clear_scheduled_emails_to,
-            duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish, duepost.recipients_to_go,
+            duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
+            duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish,
+            duepost.recipients_to_go,
             duepost.claim_emails, duepost.conclude_emails,
             duepost.maintain_partitions
         TO duepost_worker;

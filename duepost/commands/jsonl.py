@@ -23,9 +23,10 @@ class BadLine(DuepostError):
 
 @dataclass(frozen=True, slots=True)
 class EmailLine:
-    """One line: its number from 1, and what it says."""
+    """One line: its number from 1, its length in characters, and what it says."""
 
     number: int
+    length: int
     arguments: dict[str, object]
 
 
@@ -42,7 +43,7 @@ def read_emails(lines: Iterable[str], name: str, *, extra: Collection[str] = ())
     """
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield EmailLine(number, _arguments(line, f"{name}: line {number}", extra))
+            yield EmailLine(number, len(line), _arguments(line, f"{name}: line {number}", extra))
 
 
 def _arguments(line: str, place: str, extra: Collection[str]) -> dict[str, object]:

@@ -2,8 +2,9 @@
 
 import io
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,12 @@ from duepost.commands.jsonl import BadLine, EmailLine, check_time, read_emails
 
 #: Lines from which on a file shows its progress.
 LONG_FILE = 1000
+
+#: Emails of a file that are scheduled in one round trip, and characters of their lines.
+SET, LONGEST_SET = 1000, 16_000_000
+
+#: How the database names what is wrong in a set.
+PLACED = re.compile(r"emails\[(?P<place>\d+)\]: (?P<reason>.*)")
 
 
 def schedule(
@@ -148,27 +155,47 @@ def _schedule_lines(lines: Iterable[str], name: str) -> list[int]:
         emails = list(read_emails(lines, name))
     except UnicodeDecodeError as error:
         raise BadInput(f"{name}: not UTF-8: {error.reason} at byte {error.start}") from error
-    with client_database().transaction() as cursor, progress(emails) as shown:
-        ids = []
-        for email in shown:
-            try:
-                ids.append(client.schedule_email(cursor, **email.arguments))  # type: ignore[arg-type]
-            except psycopg2.Error as error:
-                if error.pgcode not in BAD_INPUT:
-                    raise
-                reason = " ".join((error.diag.message_primary or str(error)).split())
-                raise BadLine(f"{name}: line {email.number}: {reason}") from error
-        return ids
+    ids: list[int] = []
+    with client_database().transaction() as cursor, progress(len(emails)) as advance:
+        for some in sets(emails):
+            ids += _schedule_set(cursor, some, name)
+            advance(len(some))
+    return ids
+
+
+def _schedule_set(cursor: client.Cursor, emails: Sequence[EmailLine], name: str) -> list[int]:
+    try:
+        return client.schedule_emails(cursor, [email.arguments for email in emails])
+    except psycopg2.Error as error:
+        reason = " ".join((error.diag.message_primary or str(error)).split())
+        placed = PLACED.fullmatch(reason)
+        if error.pgcode not in BAD_INPUT or placed is None:
+            raise
+        raise BadLine(f"{name}: line {emails[int(placed['place'])].number}: {placed['reason']}") from error
+
+
+def sets(emails: Iterable[EmailLine]) -> Iterator[list[EmailLine]]:
+    """Emails in sets that are each one round trip: not too many, and not too long."""
+    some: list[EmailLine] = []
+    length = 0
+    for email in emails:
+        if some and (len(some) >= SET or length + email.length > LONGEST_SET):
+            yield some
+            some, length = [], 0
+        some.append(email)
+        length += email.length
+    if some:
+        yield some
 
 
 @contextmanager
-def progress(emails: list[EmailLine]) -> Iterator[Iterable[EmailLine]]:
-    """A bar on stderr while a long file is scheduled, on a terminal only."""
-    if sys.stderr.isatty() and len(emails) >= LONG_FILE:
-        with typer.progressbar(emails, label="Scheduling", file=sys.stderr) as bar:
-            yield bar
+def progress(length: int) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr while a long file is scheduled, on a terminal only; gives what moves it on."""
+    if sys.stderr.isatty() and length >= LONG_FILE:
+        with typer.progressbar(length=length, label="Scheduling", file=sys.stderr) as bar:
+            yield bar.update
     else:
-        yield emails
+        yield lambda _: None
 
 
 def _json(text: str | None) -> object:

@@ -9,32 +9,29 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION duepost.check_line(argument text, value text, most integer) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF value ~ '[\r\n]' THEN
-        PERFORM duepost.refuse(argument, 'must be one line: CR and LF are not allowed');
-    END IF;
-    IF value ~ '[\u0001-\u001f\u007f-\u009f]' THEN
-        PERFORM duepost.refuse(argument, 'must not contain control characters');
-    END IF;
-    IF octet_length(value) > most THEN
-        PERFORM duepost.refuse(argument, format('must be at most %s bytes, is %s', most, octet_length(value)));
-    END IF;
-END
+-- What is wrong with a value, as `argument: what would be right`; NULL where nothing is. Expressions that PostgreSQL
+-- puts in place of the call, as far as it can: they are asked for each email of a set.
+
+CREATE FUNCTION duepost.line_fault(argument text, value text, most integer) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN value ~ '[\u0001-\u001f\u007f-\u009f]' THEN argument || CASE
+            WHEN value ~ '[\r\n]' THEN ': must be one line: CR and LF are not allowed'
+            ELSE ': must not contain control characters'
+        END
+        WHEN octet_length(value) > most
+            THEN format('%s: must be at most %s bytes, is %s', argument, most, octet_length(value))
+    END
 $$;
 
 -- A moment that every worker and driver can read: the years of RFC 5322 and of most languages.
-CREATE FUNCTION duepost.check_moment(argument text, value timestamptz) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT isfinite(value) THEN
-        PERFORM duepost.refuse(argument, 'must be a finite time');
-    END IF;
-    IF value < '1970-01-01 00:00:00+00' OR value >= '9999-12-31 00:00:00+00' THEN
-        PERFORM duepost.refuse(argument, 'must be between the years 1970 and 9999');
-    END IF;
-END
+CREATE FUNCTION duepost.moment_fault(argument text, value timestamptz) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN NOT isfinite(value) THEN argument || ': must be a finite time'
+        WHEN value < '1970-01-01 00:00:00+00' OR value >= '9999-12-31 00:00:00+00'
+            THEN argument || ': must be between the years 1970 and 9999'
+    END
 $$;
 
 -- RFC 5321 section 4.1.2 (dot-string) with UTF-8 (RFC 6531); sizes of section 4.5.3.1. No white space and nothing
@@ -49,14 +46,14 @@ LANGUAGE sql IMMUTABLE AS $$
            '^([[:alnum:]]|[^\x01-\x7f])(([[:alnum:]-]|[^\x01-\x7f]){0,61}([[:alnum:]]|[^\x01-\x7f]))?(\.([[:alnum:]]|[^\x01-\x7f])(([[:alnum:]-]|[^\x01-\x7f]){0,61}([[:alnum:]]|[^\x01-\x7f]))?)*$'
 $$;
 
-CREATE FUNCTION duepost.check_address(argument text, value text) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM duepost.check_line(argument, value, 1000);
-    IF duepost.is_address(value) IS NOT TRUE THEN
-        PERFORM duepost.refuse(argument, 'must be one address such as ann@example.com');
-    END IF;
-END
+CREATE FUNCTION duepost.address_fault(argument text, value text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        duepost.line_fault(argument, value, 1000),
+        CASE
+            WHEN duepost.is_address(value) IS NOT TRUE THEN argument || ': must be one address such as ann@example.com'
+        END
+    )
 $$;
 
 -- The address of `Ann Example <ann@example.com>`, or of a bare one.
@@ -66,105 +63,284 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- A sender or Reply-To: without SMTPUTF8 a local part that is not ASCII can never be sent.
-CREATE FUNCTION duepost.check_mailbox(argument text, value text) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM duepost.check_line(argument, value, 1000);
-    IF duepost.is_address(duepost.mailbox_address(value)) IS NOT TRUE THEN
-        PERFORM duepost.refuse(argument, 'must be an address such as ann@example.com or Ann <ann@example.com>');
-    END IF;
-    IF split_part(duepost.mailbox_address(value), '@', 1) ~ '[^\x01-\x7f]' THEN
-        PERFORM duepost.refuse(argument, 'the part of the address before the @ must be ASCII');
-    END IF;
-END
+CREATE FUNCTION duepost.mailbox_fault(argument text, value text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        duepost.line_fault(argument, value, 1000),
+        CASE
+            WHEN duepost.is_address(duepost.mailbox_address(value)) IS NOT TRUE
+                THEN argument || ': must be an address such as ann@example.com or Ann <ann@example.com>'
+            WHEN split_part(duepost.mailbox_address(value), '@', 1) ~ '[^\x01-\x7f]'
+                THEN argument || ': the part of the address before the @ must be ASCII'
+        END
+    )
 $$;
 
-CREATE FUNCTION duepost.check_headers(headers jsonb) RETURNS void
-LANGUAGE plpgsql AS $$
+CREATE FUNCTION duepost.headers_fault(headers jsonb) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
     header record;
+    fault  text;
 BEGIN
     IF jsonb_typeof(headers) <> 'object' THEN
-        PERFORM duepost.refuse('headers', 'must be a JSON object of header names and strings');
+        RETURN 'headers: must be a JSON object of header names and strings';
     END IF;
     IF octet_length(headers::text) > 65536 THEN
-        PERFORM duepost.refuse('headers', format('must be at most 65536 bytes, are %s', octet_length(headers::text)));
+        RETURN format('headers: must be at most 65536 bytes, are %s', octet_length(headers::text));
     END IF;
     FOR header IN SELECT h.key AS name, h.value FROM jsonb_each(headers) AS h LOOP
         IF header.name !~ '^[!-9;-~]{1,76}$' THEN
-            PERFORM duepost.refuse('headers', 'a header''s name must be 1 to 76 printable ASCII characters without a colon');
+            RETURN 'headers: a header''s name must be 1 to 76 printable ASCII characters without a colon';
         END IF;
         IF lower(header.name) ~ '^(from|sender|to|cc|bcc|reply-to|subject|date|message-id|return-path|received|auto-submitted|mime-version|content-.*|dkim-signature|resent-.*)$' THEN
-            PERFORM duepost.refuse('headers', format('%s is set by Duepost and cannot be given', header.name));
+            RETURN format('headers: %s is set by Duepost and cannot be given', header.name);
         END IF;
         IF jsonb_typeof(header.value) <> 'string' THEN
-            PERFORM duepost.refuse('headers', format('%s must be a string', header.name));
+            RETURN format('headers: %s must be a string', header.name);
         END IF;
         -- A tab is white space here (RFC 5322 section 2.2), as in a subject.
-        PERFORM duepost.check_line(format('headers: %s', header.name), translate(header.value #>> '{}', E'\t', ' '), 8192);
+        fault := duepost.line_fault(
+            format('headers: %s', header.name), translate(header.value #>> '{}', E'\t', ' '), 8192
+        );
+        IF fault IS NOT NULL THEN
+            RETURN fault;
+        END IF;
     END LOOP;
+    RETURN NULL;
 END
 $$;
 
-CREATE FUNCTION duepost.check_users(users text[]) RETURNS void
-LANGUAGE plpgsql AS $$
+CREATE FUNCTION duepost.users_fault(users text[]) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
     user_id text;
+    fault   text;
 BEGIN
     IF cardinality(users) = 0 THEN
-        PERFORM duepost.refuse('users', 'must name at least one user');
+        RETURN 'users: must name at least one user';
     END IF;
     IF cardinality(users) > 1000 THEN
-        PERFORM duepost.refuse('users', format('must be at most 1000, are %s', cardinality(users)));
+        RETURN format('users: must be at most 1000, are %s', cardinality(users));
     END IF;
     FOREACH user_id IN ARRAY users LOOP
         IF user_id IS NULL OR user_id = '' THEN
-            PERFORM duepost.refuse('users', 'must not contain NULL or an empty user id');
+            RETURN 'users: must not contain NULL or an empty user id';
         END IF;
-        PERFORM duepost.check_line('users', user_id, 255);
+        fault := duepost.line_fault('users', user_id, 255);
+        IF fault IS NOT NULL THEN
+            RETURN fault;
+        END IF;
     END LOOP;
+    RETURN NULL;
 END
 $$;
 
-CREATE FUNCTION duepost.check_content(
+CREATE FUNCTION duepost.template_fault(
     template text, context jsonb, subject text, body_text text, body_html text
-) RETURNS void
-LANGUAGE plpgsql AS $$
+) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN subject IS NOT NULL OR body_text IS NOT NULL OR body_html IS NOT NULL
+            THEN 'template: give either a template or a subject with a body, not both'
+        WHEN template !~ '^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$' OR length(template) > 200
+            THEN 'template: must be a name such as welcome or account/welcome'
+        WHEN jsonb_typeof(context) <> 'object' THEN 'context: must be a JSON object'
+        WHEN octet_length(context::text) > 262144
+            THEN format('context: must be at most 262144 bytes (256 KiB), is %s', octet_length(context::text))
+    END
+$$;
+
+CREATE FUNCTION duepost.content_fault(context jsonb, subject text, body_text text, body_html text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        CASE
+            WHEN context IS NOT NULL THEN 'context: goes with a template only'
+            WHEN subject IS NULL THEN 'template: give either a template or a subject with a body'
+            WHEN subject ~ '^[[:space:]\u00a0]*$' THEN 'subject: must not be empty'
+        END,
+        duepost.line_fault('subject', translate(subject, E'\t', ' '), 4096),
+        CASE
+            WHEN coalesce(body_text, '') = '' AND coalesce(body_html, '') = ''
+                THEN 'body_text: a subject needs a body: give body_text, body_html or both'
+            WHEN octet_length(body_text) > 1048576
+                THEN format('body_text: must be at most 1048576 bytes (1 MiB), is %s', octet_length(body_text))
+            WHEN octet_length(body_html) > 1048576
+                THEN format('body_html: must be at most 1048576 bytes (1 MiB), is %s', octet_length(body_html))
+        END
+    )
+$$;
+
+CREATE FUNCTION duepost.email_fault(
+    kind text, address text, users text[], scheduled_at timestamptz, template text, context jsonb, subject text,
+    body_text text, body_html text, key text, expires_at timestamptz, sender text, reply_to text, headers jsonb
+) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        CASE WHEN coalesce(kind, '') = '' THEN 'kind: must not be empty' END,
+        duepost.line_fault('kind', kind, 100),
+        CASE
+            WHEN (address IS NULL) = (users IS NULL) THEN 'address: give either address or users, and not both'
+            WHEN address IS NOT NULL THEN duepost.address_fault('address', address)
+            ELSE duepost.users_fault(users)
+        END,
+        duepost.moment_fault('scheduled_at', scheduled_at),
+        duepost.moment_fault('expires_at', expires_at),
+        CASE
+            WHEN expires_at <= coalesce(scheduled_at, now()) THEN 'expires_at: must be later than scheduled_at'
+        END,
+        CASE
+            WHEN template IS NOT NULL THEN duepost.template_fault(template, context, subject, body_text, body_html)
+            ELSE duepost.content_fault(context, subject, body_text, body_html)
+        END,
+        CASE WHEN sender IS NOT NULL THEN duepost.mailbox_fault('sender', sender) END,
+        CASE WHEN reply_to IS NOT NULL THEN duepost.mailbox_fault('reply_to', reply_to) END,
+        CASE WHEN headers IS NOT NULL THEN duepost.headers_fault(headers) END,
+        CASE WHEN key = '' THEN 'key: must not be empty' END,
+        duepost.line_fault('key', key, 512)
+    )
+$$;
+
+-- What a key stands for. Times are not content: a job that is run again computes them anew and means the same email.
+CREATE FUNCTION duepost.content_digest(
+    kind text, address text, users text[], template text, context jsonb, subject text, body_text text, body_html text,
+    sender text, reply_to text, headers jsonb
+) RETURNS bytea
+LANGUAGE sql STABLE AS $$
+    SELECT sha256(convert_to(jsonb_build_array(
+        kind, address,
+        CASE WHEN users IS NOT NULL THEN to_jsonb(ARRAY(SELECT DISTINCT u FROM unnest(users) AS u ORDER BY u)) END,
+        template, CASE WHEN template IS NOT NULL THEN coalesce(context, '{}') END, subject, body_text, body_html,
+        sender, reply_to, headers
+    )::text, 'UTF8'))
+$$;
+
+-- The arguments of schedule_email(), in their order.
+CREATE TYPE duepost.new_email AS (
+    kind         text,
+    address      text,
+    users        text[],
+    scheduled_at timestamptz,
+    template     text,
+    context      jsonb,
+    subject      text,
+    body_text    text,
+    body_html    text,
+    key          text,
+    expires_at   timestamptz,
+    sender       text,
+    reply_to     text,
+    headers      jsonb
+);
+
+-- Checks all, then stores all: gives their ids in their order. What is wrong is named with its place among many, from 0.
+CREATE FUNCTION duepost.store_emails(given duepost.new_email[], are_many boolean) RETURNS bigint[]
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    email     duepost.new_email;
+    fault     text;
+    ids       bigint[] := '{}';
+    is_new    boolean[];
+    has_keys  boolean := false;
+    has_users boolean := false;
+    wrong     record;
 BEGIN
-    IF template IS NOT NULL THEN
-        IF subject IS NOT NULL OR body_text IS NOT NULL OR body_html IS NOT NULL THEN
-            PERFORM duepost.refuse('template', 'give either a template or a subject with a body, not both');
+    FOREACH email IN ARRAY given LOOP
+        fault := duepost.email_fault(
+            email.kind, email.address, email.users, email.scheduled_at, email.template, email.context, email.subject,
+            email.body_text, email.body_html, email.key, email.expires_at, email.sender, email.reply_to, email.headers
+        );
+        IF fault IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = '22023',
+                MESSAGE = CASE WHEN are_many THEN format('emails[%s]: ', cardinality(ids)) ELSE '' END || fault;
         END IF;
-        IF template !~ '^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$' OR length(template) > 200 THEN
-            PERFORM duepost.refuse('template', 'must be a name such as welcome or account/welcome');
+        ids := ids || nextval('duepost.scheduled_email_id_seq');
+        has_keys := has_keys OR email.key IS NOT NULL;
+        has_users := has_users OR email.users IS NOT NULL;
+    END LOOP;
+
+    IF has_keys THEN
+        -- In the order of the keys, so that two sets with the same ones wait for each other, and not in a circle.
+        INSERT INTO duepost.email_key (key, email_id, digest)
+        SELECT DISTINCT ON (g.key) g.key, ids[g.place], duepost.content_digest(
+            g.kind, g.address, g.users, g.template, g.context, g.subject, g.body_text, g.body_html, g.sender,
+            g.reply_to, g.headers
+        )
+        FROM unnest(given) WITH ORDINALITY AS g (
+            kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at,
+            sender, reply_to, headers, place
+        )
+        WHERE g.key IS NOT NULL
+        ORDER BY g.key, g.place
+        ON CONFLICT (key) DO NOTHING;
+
+        SELECT g.place, k.email_id INTO wrong
+        FROM unnest(given) WITH ORDINALITY AS g (
+            kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at,
+            sender, reply_to, headers, place
+        )
+        JOIN duepost.email_key AS k ON k.key = g.key
+        WHERE k.digest <> duepost.content_digest(
+            g.kind, g.address, g.users, g.template, g.context, g.subject, g.body_text, g.body_html, g.sender,
+            g.reply_to, g.headers
+        )
+        ORDER BY g.place
+        LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE =
+                CASE WHEN are_many THEN format('emails[%s]: ', wrong.place - 1) ELSE '' END
+                || format('key: already used for another content, by email %s', wrong.email_id);
         END IF;
-        IF jsonb_typeof(context) <> 'object' THEN
-            PERFORM duepost.refuse('context', 'must be a JSON object');
-        END IF;
-        IF octet_length(context::text) > 262144 THEN
-            PERFORM duepost.refuse('context', format('must be at most 262144 bytes (256 KiB), is %s', octet_length(context::text)));
-        END IF;
-        RETURN;
+
+        SELECT array_agg(coalesce(k.email_id, ids[g.place]) ORDER BY g.place),
+               array_agg(k.email_id IS NULL OR k.email_id = ids[g.place] ORDER BY g.place)
+        INTO ids, is_new
+        FROM unnest(given) WITH ORDINALITY AS g (
+            kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at,
+            sender, reply_to, headers, place
+        )
+        LEFT JOIN duepost.email_key AS k ON k.key = g.key;
     END IF;
-    IF context IS NOT NULL THEN
-        PERFORM duepost.refuse('context', 'goes with a template only');
+
+    INSERT INTO duepost.scheduled_email (
+        id, kind, scheduled_at, due_at, expires_at, key, message_id_header, date_header, address, sender, reply_to,
+        headers, template, context, subject, body_text, body_html
+    )
+    SELECT g.id, g.kind, coalesce(g.scheduled_at, now()), coalesce(g.scheduled_at, now()),
+           CASE
+               WHEN g.expires_at IS NULL AND k.expire_after IS NOT NULL
+                   THEN least(coalesce(g.scheduled_at, now()) + k.expire_after, '9999-12-31 00:00:00+00')
+               ELSE g.expires_at
+           END,
+           g.key,
+           -- A Message-ID is ASCII; a sender's domain need not be.
+           format('<%s@%s>', gen_random_uuid(), coalesce(
+               substring(duepost.mailbox_address(g.sender) FROM '@([\x01-\x7f]+)$'),
+               c.message_id_domain, 'duepost.invalid'
+           )),
+           greatest(coalesce(g.scheduled_at, now()), now()), g.address, g.sender, g.reply_to, g.headers, g.template,
+           CASE WHEN g.template IS NOT NULL THEN coalesce(g.context, '{}') END,
+           g.subject, g.body_text, g.body_html
+    FROM duepost.control AS c
+    CROSS JOIN unnest(given, ids, is_new) AS g (
+        kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at, sender,
+        reply_to, headers, id, is_new
+    )
+    LEFT JOIN duepost.email_kind AS k ON k.kind = g.kind
+    WHERE g.is_new IS NOT FALSE;
+
+    IF has_users THEN
+        INSERT INTO duepost.scheduled_email_user (email_id, user_id)
+        SELECT DISTINCT g.id, u
+        FROM unnest(given, ids, is_new) AS g (
+            kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at,
+            sender, reply_to, headers, id, is_new
+        )
+        CROSS JOIN unnest(g.users) AS u
+        WHERE g.is_new IS NOT FALSE
+        ORDER BY g.id, u;
     END IF;
-    IF subject IS NULL THEN
-        PERFORM duepost.refuse('template', 'give either a template or a subject with a body');
-    END IF;
-    IF subject ~ '^[[:space:]\u00a0]*$' THEN
-        PERFORM duepost.refuse('subject', 'must not be empty');
-    END IF;
-    PERFORM duepost.check_line('subject', translate(subject, E'\t', ' '), 4096);
-    IF coalesce(body_text, '') = '' AND coalesce(body_html, '') = '' THEN
-        PERFORM duepost.refuse('body_text', 'a subject needs a body: give body_text, body_html or both');
-    END IF;
-    IF octet_length(body_text) > 1048576 THEN
-        PERFORM duepost.refuse('body_text', format('must be at most 1048576 bytes (1 MiB), is %s', octet_length(body_text)));
-    END IF;
-    IF octet_length(body_html) > 1048576 THEN
-        PERFORM duepost.refuse('body_html', format('must be at most 1048576 bytes (1 MiB), is %s', octet_length(body_html)));
-    END IF;
+    RETURN ids;
 END
 $$;
 
@@ -186,102 +362,124 @@ CREATE FUNCTION duepost.schedule_email(
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
-#variable_conflict use_column
-DECLARE
-    email_id   bigint;
-    due        timestamptz := coalesce(schedule_email.scheduled_at, now());
-    expiry     timestamptz := schedule_email.expires_at;
-    recipients text[];
-    domain     text;
-    content    bytea;
-    used       record;
 BEGIN
-    IF coalesce(schedule_email.kind, '') = '' THEN
-        PERFORM duepost.refuse('kind', 'must not be empty');
-    END IF;
-    PERFORM duepost.check_line('kind', schedule_email.kind, 100);
-    IF (schedule_email.address IS NULL) = (schedule_email.users IS NULL) THEN
-        PERFORM duepost.refuse('address', 'give either address or users, and not both');
-    END IF;
-    IF schedule_email.address IS NOT NULL THEN
-        PERFORM duepost.check_address('address', schedule_email.address);
-    ELSE
-        PERFORM duepost.check_users(schedule_email.users);
-        recipients := ARRAY(SELECT DISTINCT u FROM unnest(schedule_email.users) AS u ORDER BY u);
-    END IF;
-    PERFORM duepost.check_moment('scheduled_at', due);
-    IF expiry IS NULL THEN
-        SELECT least(due + k.expire_after, '9999-12-31 00:00:00+00') INTO expiry
-        FROM duepost.email_kind AS k WHERE k.kind = schedule_email.kind AND k.expire_after IS NOT NULL;
-    ELSE
-        PERFORM duepost.check_moment('expires_at', expiry);
-        IF expiry <= due THEN
-            PERFORM duepost.refuse('expires_at', 'must be later than scheduled_at');
-        END IF;
-    END IF;
-    PERFORM duepost.check_content(
-        schedule_email.template, schedule_email.context, schedule_email.subject,
-        schedule_email.body_text, schedule_email.body_html
-    );
-    IF schedule_email.sender IS NOT NULL THEN
-        PERFORM duepost.check_mailbox('sender', schedule_email.sender);
-        -- A Message-ID is ASCII; a sender's domain need not be.
-        domain := substring(duepost.mailbox_address(schedule_email.sender) FROM '@([\x01-\x7f]+)$');
-    END IF;
-    IF schedule_email.reply_to IS NOT NULL THEN
-        PERFORM duepost.check_mailbox('reply_to', schedule_email.reply_to);
-    END IF;
-    IF schedule_email.headers IS NOT NULL THEN
-        PERFORM duepost.check_headers(schedule_email.headers);
-    END IF;
-
-    email_id := nextval('duepost.scheduled_email_id_seq');
-    IF schedule_email.key IS NOT NULL THEN
-        IF schedule_email.key = '' THEN
-            PERFORM duepost.refuse('key', 'must not be empty');
-        END IF;
-        PERFORM duepost.check_line('key', schedule_email.key, 512);
-        -- Times are not content: a job that is run again computes them anew and means the same email.
-        content := sha256(convert_to(jsonb_build_array(
-            schedule_email.kind, schedule_email.address, to_jsonb(recipients), schedule_email.template,
-            CASE WHEN schedule_email.template IS NOT NULL THEN coalesce(schedule_email.context, '{}') END,
-            schedule_email.subject, schedule_email.body_text, schedule_email.body_html,
-            schedule_email.sender, schedule_email.reply_to, schedule_email.headers
-        )::text, 'UTF8'));
-        INSERT INTO duepost.email_key (key, email_id, digest)
-        VALUES (schedule_email.key, email_id, content)
-        ON CONFLICT (key) DO NOTHING;
-        IF NOT FOUND THEN
-            SELECT k.email_id, k.digest INTO used FROM duepost.email_key AS k WHERE k.key = schedule_email.key;
-            IF used.digest = content THEN
-                RETURN used.email_id;
-            END IF;
-            RAISE EXCEPTION USING ERRCODE = '23505',
-                MESSAGE = format('key: already used for another content, by email %s', used.email_id);
-        END IF;
-    END IF;
-
-    INSERT INTO duepost.scheduled_email (
-        id, kind, scheduled_at, due_at, expires_at, key, message_id_header, date_header, address, sender, reply_to,
-        headers, template, context, subject, body_text, body_html
-    )
-    SELECT email_id, schedule_email.kind, due, due, expiry, schedule_email.key,
-           format('<%s@%s>', gen_random_uuid(), coalesce(domain, c.message_id_domain, 'duepost.invalid')),
-           greatest(due, now()), schedule_email.address, schedule_email.sender, schedule_email.reply_to,
-           schedule_email.headers, schedule_email.template,
-           CASE WHEN schedule_email.template IS NOT NULL THEN coalesce(schedule_email.context, '{}') END,
-           schedule_email.subject, schedule_email.body_text, schedule_email.body_html
-    FROM duepost.control AS c;
-    IF recipients IS NOT NULL THEN
-        INSERT INTO duepost.scheduled_email_user (email_id, user_id)
-        SELECT email_id, u FROM unnest(recipients) AS u;
-    END IF;
-    RETURN email_id;
+    RETURN (duepost.store_emails(
+        ARRAY[ROW(
+            kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at,
+            sender, reply_to, headers
+        )::duepost.new_email],
+        are_many => false
+    ))[1];
 END
 $$;
 COMMENT ON FUNCTION duepost.schedule_email IS
     'Schedules one email in the caller''s transaction and returns its id. A bad argument raises 22023 and stores nothing; '
     'a key that is used already returns the first id, or raises 23505 if the content differs (times are not content).';
+
+-- What is wrong with the form of an email in JSON: its type, its keys, the types of its values. NULL where nothing is.
+CREATE FUNCTION duepost.form_fault(email jsonb) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    member record;
+    moment timestamptz;
+BEGIN
+    IF jsonb_typeof(email) <> 'object' THEN
+        RETURN 'must be an object such as {"kind": "welcome", "address": "ann@example.com"}';
+    END IF;
+    FOR member IN
+        SELECT m.key, m.value, known.type, known.example
+        FROM jsonb_each(email) AS m
+        LEFT JOIN (VALUES
+            ('kind', 'string', 'a string'), ('address', 'string', 'a string'), ('users', 'array', 'a list of strings'),
+            ('scheduled_at', 'string', 'a time such as 2026-01-31T09:00:00+01:00'), ('template', 'string', 'a string'),
+            ('context', 'object', 'an object'), ('subject', 'string', 'a string'), ('body_text', 'string', 'a string'),
+            ('body_html', 'string', 'a string'), ('key', 'string', 'a string'),
+            ('expires_at', 'string', 'a time such as 2026-01-31T09:00:00+01:00'), ('sender', 'string', 'a string'),
+            ('reply_to', 'string', 'a string'), ('headers', 'object', 'an object')
+        ) AS known (key, type, example) ON known.key = m.key
+    LOOP
+        IF member.type IS NULL THEN
+            RETURN member.key || ': unknown; known are kind, address, users, scheduled_at, template, context, subject, '
+                'body_text, body_html, key, expires_at, sender, reply_to, headers';
+        END IF;
+        CONTINUE WHEN jsonb_typeof(member.value) = 'null';
+        IF jsonb_typeof(member.value) <> member.type
+            OR (member.type = 'array' AND jsonb_path_exists(member.value, 'strict $[*] ? (@.type() != "string")'))
+        THEN
+            RETURN member.key || ': must be ' || member.example;
+        END IF;
+        IF member.key IN ('scheduled_at', 'expires_at') THEN
+            BEGIN
+                moment := member.value #>> '{}';
+            EXCEPTION
+                WHEN data_exception THEN RETURN member.key || ': must be ' || member.example;
+            END;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+-- Whether an email in JSON has nothing in it that form_fault() would have to be asked about: the common case, in one
+-- expression.
+CREATE FUNCTION duepost.is_plain(email jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_typeof(email) = 'object'
+       AND email - '{kind,address,template,context,subject,body_text,body_html,key,sender,reply_to,headers}'::text[] = '{}'
+       AND jsonb_typeof(email -> 'kind') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'address'), 'string') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'template'), 'string') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'context'), 'object') = 'object'
+       AND coalesce(jsonb_typeof(email -> 'subject'), 'string') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'body_text'), 'string') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'body_html'), 'string') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'key'), 'string') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'sender'), 'string') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'reply_to'), 'string') = 'string'
+       AND coalesce(jsonb_typeof(email -> 'headers'), 'object') = 'object'
+$$;
+
+CREATE FUNCTION duepost.schedule_emails(emails jsonb) RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+#variable_conflict use_column
+DECLARE
+    wrong record;
+BEGIN
+    IF emails IS NULL OR jsonb_typeof(emails) <> 'array' THEN
+        PERFORM duepost.refuse('emails', 'must be a JSON array of objects, with the arguments of schedule_email as keys');
+    END IF;
+    SELECT each.place, duepost.form_fault(each.email) AS fault INTO wrong
+    FROM jsonb_array_elements(emails) WITH ORDINALITY AS each (email, place)
+    WHERE NOT duepost.is_plain(each.email) AND duepost.form_fault(each.email) IS NOT NULL
+    ORDER BY each.place
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM duepost.refuse(format('emails[%s]', wrong.place - 1), wrong.fault);
+    END IF;
+    RETURN QUERY SELECT unnest(duepost.store_emails(
+        ARRAY(
+            SELECT ROW(
+                each.kind, each.address, each.users, each.scheduled_at, each.template, each.context, each.subject,
+                each.body_text, each.body_html, each.key, each.expires_at, each.sender, each.reply_to, each.headers
+            )::duepost.new_email
+            FROM ROWS FROM (jsonb_to_recordset(emails) AS (
+                kind text, address text, users text[], scheduled_at timestamptz, template text, context jsonb,
+                subject text, body_text text, body_html text, key text, expires_at timestamptz, sender text,
+                reply_to text, headers jsonb
+            )) WITH ORDINALITY AS each (
+                kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at,
+                sender, reply_to, headers, place
+            )
+            ORDER BY each.place
+        ),
+        are_many => true
+    ));
+END
+$$;
+COMMENT ON FUNCTION duepost.schedule_emails IS
+    'Schedules many emails, or none: a JSON array of objects with the arguments of schedule_email() as keys. Gives their '
+    'ids in the order of the array. What is wrong raises 22023 or 23505, and is named with its place, from 0.';
 
 -- The caller holds the row's lock. Users that are settled keep their outcomes; `outcome`, where it is given, is the
 -- email's own: for the users that were still to get it, or for its address.
@@ -436,11 +634,15 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 DECLARE
     email record;
+    fault text;
 BEGIN
     IF reschedule_email.scheduled_at IS NULL THEN
         PERFORM duepost.refuse('scheduled_at', 'must be a finite time');
     END IF;
-    PERFORM duepost.check_moment('scheduled_at', reschedule_email.scheduled_at);
+    fault := duepost.moment_fault('scheduled_at', reschedule_email.scheduled_at);
+    IF fault IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = fault;
+    END IF;
     SELECT e.expires_at INTO email
     FROM duepost.scheduled_email AS e
     WHERE e.id = reschedule_email.email_id AND e.state IN ('scheduled', 'queued')

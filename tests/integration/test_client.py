@@ -76,6 +76,43 @@ def test_schedule_email_gives_the_id_and_passes_every_argument_on(connection: Co
         )  # fmt: skip
 
 
+def test_schedule_emails_gives_the_ids_in_order(connection: Connection, cursor: Cursor) -> None:
+    later = datetime(2030, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    ids = duepost.schedule_emails(
+        cursor,
+        (
+            {"kind": "k", "address": f"a{n}@example.com", "subject": "s", "body_text": "b", "scheduled_at": moment}
+            for n, moment in enumerate([None, later, "2031-01-01T00:00Z"])
+        ),
+    )
+    ids += duepost.schedule_emails(cursor, [{"kind": "k", "users": ("ann", "bob"), "template": "t", "context": {}}])
+    with connection.cursor() as look:
+        look.execute(
+            "SELECT e.id, e.address, CASE WHEN e.scheduled_at > now() THEN e.scheduled_at::text END,"
+            " (SELECT count(*) FROM duepost.scheduled_email_user WHERE email_id = e.id)"
+            " FROM duepost.scheduled_email AS e ORDER BY array_position(%s, e.id)",
+            (ids,),
+        )
+        assert look.fetchall() == [
+            (ids[0], "a0@example.com", None, 0),
+            (ids[1], "a1@example.com", "2030-01-01 10:00:00+00", 0),
+            (ids[2], "a2@example.com", "2031-01-01 00:00:00+00", 0),
+            (ids[3], None, None, 2),
+        ]
+
+
+def test_what_is_wrong_in_a_set_is_named_with_its_place(plain: Cursor) -> None:
+    good = {"kind": "k", "address": "ann@example.com", "subject": "s", "body_text": "b"}
+    for wrong, expected, said in (
+        ({"scheduled_at": NAIVE}, ValueError, r"emails\[1\]: scheduled_at: needs a time zone"),
+        ({"users": "ann"}, TypeError, r"emails\[1\]: users: must be a list of user ids"),
+        ({"context": {1, 2}}, TypeError, "not JSON serializable"),
+        ({"address": "nobody"}, psycopg2.errors.InvalidParameterValue, r"emails\[1\]: address: must be one address"),
+    ):
+        with pytest.raises(expected, match=said):
+            duepost.schedule_emails(plain, [good, {**good, **wrong}])
+
+
 def test_clear_scheduled_emails_gives_ids_and_receipts(cursor: Cursor) -> None:
     both, alone = schedule(cursor, users=["ann", "bob"]), schedule(cursor, users=["ann"])
     assert duepost.clear_scheduled_emails(cursor, ["ann"]) == [(both, "user_removed"), (alone, "cleared")]

@@ -22,6 +22,7 @@ FUNCTIONS = [
     "clear_scheduled_emails_to",
     "reschedule_email",
     "schedule_email",
+    "schedule_emails",
 ]
 SCHEDULE = "SELECT duepost.schedule_email(kind => 'k', users => ARRAY['ann'], subject => 's', body_text => 'b')"
 OBJECTS = "('duepost'::regnamespace, 'dramatiq'::regnamespace)"
@@ -136,8 +137,9 @@ def test_a_client_may_touch_no_table_and_no_sequence(admin: Connection) -> None:
         "CREATE FUNCTION duepost.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'",
         "SELECT duepost.finish(1, 'sent', NULL)",
         "SELECT duepost.maintain_partitions('1 day')",
-        "SELECT duepost.check_line('a', 'b', 1)",
-        "SELECT duepost.check_users(ARRAY['ann'])",
+        "SELECT duepost.line_fault('a', 'b', 1)",
+        "SELECT duepost.users_fault(ARRAY['ann'])",
+        "SELECT duepost.store_emails('{}', false)",
         "SELECT duepost.is_address('ann@example.com')",
         "SELECT duepost.refuse('a', 'b')",
         "ALTER FUNCTION duepost.schedule_email RESET search_path",
@@ -184,7 +186,7 @@ def test_a_worker_has_the_rights_that_enqueueing_needs(session: Callable[[str], 
     [(enqueued,)] = run(
         worker,
         f"CALL duepost.enqueue_emails(ARRAY{ids}::bigint[], ARRAY[gen_random_uuid(), gen_random_uuid()],"
-        " ARRAY['{}', '{}']::jsonb[], 'q', 0, NULL)",
+        " ARRAY['{}', '{}']::jsonb[], 'q', ARRAY[0, 0], NULL)",
     )
     assert str(enqueued).count("-") == 4, "one message"
     assert run(worker, "SELECT outcome FROM duepost.delivery") == [("expired",)]
@@ -410,7 +412,7 @@ def test_roles_that_come_later_get_their_rights_from_the_next_migrate(
     with roles_hidden(each_server):
         apply(plain_owner)
     assert apply(plain_owner) == []
-    for role, functions in (("duepost_client", 5), ("duepost_worker", 11)):
+    for role, functions in (("duepost_client", 6), ("duepost_worker", 12)):
         assert plain_owner.execute(
             "SELECT count(*) FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
             f" AND has_schema_privilege('{role}', pronamespace, 'USAGE')"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from duepost.commands.jsonl import EmailLine
+from duepost.commands.schedule import LONGEST_SET, SET, sets
 from tests.integration.commands.shell import BYTECODE, PLAIN, Shell, at_once
 from tests.postgres import PostgresServer
 from tests.processes import Watch, duepost, environment
@@ -88,6 +90,27 @@ def test_a_file_is_scheduled_whole(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("schedule", "--file", str(tmp_path / "emails.jsonl")) == "Scheduled 2 emails.\n"
     printed = shell.run("schedule", "--file", "-", "--json", stdin=json.dumps(line))
     assert json.loads(printed) == {"ids": [3]}
+
+
+def test_a_long_file_is_one_set_after_the_other_and_all_or_nothing(shell: Shell, tmp_path: Path) -> None:
+    line = {"kind": "k", "subject": "s", "body_text": "b"}
+    lines = [json.dumps({**line, "address": f"a{number}@example.com"}) for number in range(2 * SET + 3)]
+    file = tmp_path / "emails.jsonl"
+    file.write_text("\n".join(["", *lines, json.dumps({**line, "address": "nobody"})]))
+    failed = shell.run("schedule", "--file", str(file), status=2)
+    assert f"emails.jsonl: line {2 * SET + 5}: address: must be one address" in failed
+    assert shell.query("SELECT count(*) FROM duepost.scheduled_email") == [(0,)]
+    file.write_text("\n".join(lines))
+    assert shell.run("schedule", "--file", str(file)) == f"Scheduled {2 * SET + 3} emails.\n"
+    assert shell.query("SELECT array_agg(address ORDER BY id) FROM duepost.scheduled_email") == [
+        ([f"a{number}@example.com" for number in range(2 * SET + 3)],)
+    ]
+
+
+def test_long_lines_go_in_shorter_sets() -> None:
+    emails = [EmailLine(number, LONGEST_SET // 2, {}) for number in range(1, 6)]
+    assert [[email.number for email in some] for some in sets(emails)] == [[1, 2], [3, 4], [5]]
+    assert [len(some) for some in sets([EmailLine(1, LONGEST_SET * 2, {})] * 2)] == [1, 1]
 
 
 def test_clear_and_reschedule_print_receipts(shell: Shell) -> None:
