@@ -13,11 +13,11 @@ from models.errors import DatabaseUnreachable
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks.
-INTERVAL = 1.0
+INTERVAL = 0.5
 
 #: How many looks there are between two looks whatever has been seen, for claims of the gone and for forgotten ones of
 #: our own. They read all that is being sent, and with an old snapshot all that ever was since.
-LOOKS_BETWEEN = 30
+LOOKS_BETWEEN = 60
 
 
 class Recovery:

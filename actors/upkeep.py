@@ -21,7 +21,7 @@ from models.errors import DatabaseUnreachable
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks for workers that are gone.
-LOOK_INTERVAL = 1.0
+LOOK_INTERVAL = 0.5
 
 #: Seconds between two stamps of progress in the table of workers.
 STAMP_INTERVAL = 5.0
@@ -115,12 +115,13 @@ class Upkeep:
             self._thread.join(timeout=15)
 
     def _run(self) -> None:
-        while not self._stop.wait(min(LOOK_INTERVAL, self._patience.idle / 4)):
+        while not self._stop.is_set():
             self._rearm()
             try:
                 self._turn()
             except DatabaseUnreachable as error:
                 logger.debug("Upkeep waits for the database: %s", cause(error))
+            self._stop.wait(min(LOOK_INTERVAL, self._patience.idle / 4))
         faulthandler.cancel_dump_traceback_later()
         self._database.close()
 

@@ -271,8 +271,8 @@ def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_and_noth
     consumer._prefetch = 5
     claim = messages.claim
 
-    def lose_the_answer(*arguments: object) -> None:
-        claimed, _ = claim(*arguments)  # type: ignore[arg-type]
+    def lose_the_answer(*arguments: object, **options: object) -> None:
+        claimed, _ = claim(*arguments, **options)  # type: ignore[arg-type]
         assert claimed
         raise DatabaseUnreachable("the network is cut")
 
