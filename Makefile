@@ -39,9 +39,8 @@ format: $(READY) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## the benchmarks: Duepost and its peers in turns, then the broker alone
-	$(BIN)/python benchmarks/against_peers.py --write docs
-	$(BIN)/python benchmarks/broker.py
+bench: $(READY) ## all benchmarks, half an hour: writes docs/measured.md
+	$(BIN)/python benchmarks/all.py docs
 
 build: $(READY) ## the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

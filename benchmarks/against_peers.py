@@ -5,9 +5,9 @@ scenes: a sink without latency; a sink 20 ms away with 16 connections for each; 
 suits each, at most 128. Every turn has a fresh database. Jobs and rows are stored before the clock runs; Duepost's time
 includes its scheduler.
 
-Prints a Markdown table of medians, the bars, and what machine it was; writes both and a chart where it is told.
+Prints a Markdown table of medians, the bars, and what machine it was; draws a chart where it is told.
 
-Run: python benchmarks/against_peers.py --turns 3 --write docs
+Run: python benchmarks/against_peers.py --turns 3
 """
 
 import argparse
@@ -136,7 +136,7 @@ def main() -> None:
     options.add_argument("--share", type=float, default=1.0, help="of the emails of each turn, for a quick look")
     options.add_argument("--only", nargs="*", default=[], help="names of systems; all without it")
     options.add_argument("--scenes", nargs="*", default=[NEAR, FAR, FAR_OWN], help="scenes; all without it")
-    options.add_argument("--write", type=Path, help="a folder for peers.md and peers.svg")
+    options.add_argument("--chart", type=Path, help="an SVG file for the rates without latency")
     given = options.parse_args()
     systems = [each for each in SYSTEMS if not given.only or each.name in given.only]
     interpreters = {each.name: interpreter(each) for each in systems}
@@ -157,11 +157,9 @@ def main() -> None:
                         )
                     measured.rates.setdefault((system.name, scene), []).append(emails / seconds)
                     print(f"turn {turn + 1}, {scene}: {system.name} {emails / seconds:.0f}/s", file=sys.stderr)
-    text = report(measured, systems, given.turns)
-    print(text)
-    if given.write:
-        (given.write / "peers.md").write_text(text + "\n", encoding="utf-8")
-        (given.write / "peers.svg").write_text(
+    print(report(measured, systems, given.turns))
+    if given.chart:
+        given.chart.write_text(
             chart({each.name: measured.median(each.name, NEAR) or 0 for each in systems if "limit" not in each.name}),
             encoding="utf-8",
         )

@@ -1,0 +1,66 @@
+"""All benchmarks, one after the other. What they print goes into one page, as each is done.
+
+Run: python benchmarks/all.py docs, or with names of some: python benchmarks/all.py docs crash scheduling
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+#: What a section of the page is called, and the benchmark whose it is.
+SECTIONS = {
+    "against_peers": "Next to others",
+    "on_time": "On time",
+    "crash": "Everything killed",
+    "growth": "As it grows",
+    "snapshots": "Old snapshots held",
+    "scheduling": "Scheduling",
+    "broker": "The broker alone",
+}
+
+HEAD = """# What was measured?
+
+`make bench` writes this page: each section is what one benchmark printed, bars that were missed included. The machine
+was shared and noisy; ratios are of turns side by side. What the numbers mean: [performance.md](performance.md).
+
+![Emails a second, no latency](peers.svg)
+"""
+
+
+def main() -> None:
+    """Runs them, and writes the page anew after each; the sections of those that are not run stay."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("folder", type=Path, help="where measured.md and peers.svg go")
+    options.add_argument("names", nargs="*", default=list(SECTIONS), choices=[*SECTIONS, []], help="all without it")
+    given = options.parse_args()
+    page = given.folder / "measured.md"
+    found = sections(page.read_text(encoding="utf-8")) if page.exists() else {}
+    for name in given.names:
+        print(f"{SECTIONS[name]} …", file=sys.stderr)
+        extra = ["--chart", str(given.folder / "peers.svg")] if name == "against_peers" else []
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *extra],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        found[SECTIONS[name]] = f"`python benchmarks/{name}.py`\n\n{done.stdout.strip()}"
+        page.write_text(written(found), encoding="utf-8")
+
+
+def sections(page: str) -> dict[str, str]:
+    """The sections of a page, by name."""
+    parts = [part.partition("\n") for part in page.split("\n## ")[1:]]
+    return {name: text.strip() for name, _, text in parts}
+
+
+def written(found: dict[str, str]) -> str:
+    """The page, its sections in their order."""
+    return HEAD + "".join(f"\n## {name}\n\n{found[name]}\n" for name in SECTIONS.values() if name in found)
+
+
+if __name__ == "__main__":
+    main()
