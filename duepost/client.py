@@ -204,6 +204,6 @@ def _user_ids(users: Sequence[str]) -> list[str]:
 
 
 def _moment(argument: str, value: datetime | str | None) -> datetime | str | None:
-    if isinstance(value, datetime) and value.tzinfo is None:
+    if isinstance(value, datetime) and value.utcoffset() is None:
         raise ValueError(f"{argument}: needs a time zone, such as datetime.now(timezone.utc)")
     return value

@@ -5,7 +5,8 @@ CREATE TABLE duepost.email_kind (
     on_unknown   text NOT NULL DEFAULT 'resend',
     expire_after interval,
     CONSTRAINT on_unknown_is_resend_or_hold CHECK (on_unknown IN ('resend', 'hold')),
-    CONSTRAINT expire_after_is_positive CHECK (expire_after > interval '0')
+    CONSTRAINT expire_after_is_positive CHECK (expire_after > interval '0'),
+    CONSTRAINT expire_after_is_at_most_1000_years CHECK (expire_after <= interval '1000 years')
 );
 COMMENT ON TABLE duepost.email_kind IS 'Policies by kind of email; a kind without a row has the defaults.';
 

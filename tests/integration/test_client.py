@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 
 import psycopg2
@@ -178,6 +178,16 @@ def test_errors_are_the_drivers_own(plain: Cursor) -> None:
 def test_a_time_without_a_zone_is_refused(plain: Cursor, argument: str) -> None:
     with pytest.raises(ValueError, match=f"{argument}: needs a time zone"):
         schedule(plain, **{argument: NAIVE})
+
+
+def test_a_zone_that_knows_no_offset_is_none(plain: Cursor) -> None:
+    class Nowhere(tzinfo):
+        def utcoffset(self, moment: datetime | None) -> None: ...
+        def dst(self, moment: datetime | None) -> None: ...
+        def tzname(self, moment: datetime | None) -> None: ...
+
+    with pytest.raises(ValueError, match="scheduled_at: needs a time zone"):
+        schedule(plain, scheduled_at=NAIVE.replace(tzinfo=Nowhere()))
 
 
 def test_a_move_to_a_time_without_a_zone_is_refused(plain: Cursor) -> None:

@@ -430,6 +430,14 @@ def test_a_kind_can_set_the_expiry(application: Connection) -> None:
     assert stored(application, email_id, "expires_at = '2030-01-02T00:00Z'") == (True,)
 
 
+@pytest.mark.parametrize("expire_after", ["0 s", "-1 day", "1000 years 1 day", "170000000 years"])
+def test_a_kinds_expiry_that_no_email_could_have_is_refused(application: Connection, expire_after: str) -> None:
+    one(application, "SAVEPOINT before")
+    with pytest.raises(psycopg2.errors.CheckViolation, match="expire_after_is"):
+        one(application, "INSERT INTO duepost.email_kind (kind, expire_after) VALUES ('digest', %s)", expire_after)
+    one(application, "ROLLBACK TO before")
+
+
 def test_an_expiry_that_is_given_goes_before_the_kinds(application: Connection) -> None:
     one(application, "INSERT INTO duepost.email_kind (kind, expire_after) VALUES ('digest', '1 day')")
     email_id = schedule(application, **without(PLAIN, kind="digest", expires_at="2040-01-01T00:00Z"))
