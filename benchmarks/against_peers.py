@@ -89,14 +89,14 @@ SYSTEMS = (
         "procrastinate_peer",
         ("procrastinate>=3.10,<4", "aiosmtplib>=5,<6"),
         {NEAR: 16, FAR: 16, FAR_OWN: 64},
-        {NEAR: 2_000, FAR: 1_200, FAR_OWN: 3_000},
+        {NEAR: 4_000, FAR: 1_500, FAR_OWN: 4_000},
     ),
     System(
         "stock dramatiq-pg",
         "dramatiq_pg_peer",
         ("dramatiq-pg>=0.12,<1", "dramatiq>=1.18,<2", "psycopg2-binary>=2.9,<3", "setuptools<80"),
         {NEAR: 16, FAR: 16, FAR_OWN: 16},
-        {NEAR: 600, FAR: 200, FAR_OWN: 200},
+        {NEAR: 3_000, FAR: 300, FAR_OWN: 300},
     ),
     System(
         "Zulip-shaped loop",

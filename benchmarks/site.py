@@ -9,13 +9,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg2
+from psycopg2.extensions import parse_dsn
 
 from actors.broker_schema import queue_schema
+from benchmarks.usage import tree
 from duepost.embedded import EmbeddedPostgres
 from models.database import Database
 from models.migrate import migrate
@@ -38,10 +41,21 @@ SCHEDULE = """
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A PostgreSQL server with fsync and synchronous_commit on."""
+    """The embedded PostgreSQL server, with fsync and synchronous_commit on."""
 
     url: str
-    postmaster: int
+    postgres: EmbeddedPostgres
+
+    @property
+    def postmaster(self) -> int:
+        """Its process id."""
+        return int((self.postgres.folder / "postmaster.pid").read_text().split()[0])
+
+    def kill(self) -> None:
+        """All its processes at once, with SIGKILL."""
+        for process in tree(self.postmaster):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @contextmanager
@@ -52,7 +66,7 @@ def server() -> Iterator[Server]:
         postgres = EmbeddedPostgres(Path(folder) / "postgres")
         url = postgres.start()
         try:
-            yield Server(url, int((Path(folder) / "postgres" / "postmaster.pid").read_text().split()[0]))
+            yield Server(url, postgres)
         finally:
             postgres.stop()
 
@@ -60,17 +74,18 @@ def server() -> Iterator[Server]:
 @contextmanager
 def fresh_database(url: str, name: str) -> Iterator[str]:
     """A database of its own on a server; gives its URL."""
-    admin = psycopg2.connect(url)
-    admin.autocommit = True
-    database = admin.info.dbname
-    with admin.cursor() as cursor:
-        cursor.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        cursor.execute(f'CREATE DATABASE "{name}"')
-        cursor.execute("CHECKPOINT")
-    yield url.replace(f"/{database}?", f"/{name}?", 1)
-    with admin.cursor() as cursor:
-        cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    admin.close()
+    default = parse_dsn(url)["dbname"]
+    execute(url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"', "CHECKPOINT")
+    yield url.replace(f"/{default}?", f"/{name}?", 1)
+    execute(url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def execute(url: str, *statements: str) -> None:
+    """Statements that may not be in a transaction."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        for statement in statements:
+            cursor.execute(statement)
 
 
 @contextmanager
