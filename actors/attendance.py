@@ -5,13 +5,13 @@ others may already be doing in its place.
 """
 
 import logging
-import os
 import select
 import socket
 import threading
 import time
 from contextlib import suppress
 
+from actors.process import this_process
 from models import workers
 from models.database import Connection, Database, is_usable
 from models.errors import DatabaseUnreachable
@@ -103,7 +103,7 @@ class Attendance:
     def _enrol(self) -> None:
         asked_at = time.monotonic()
         self._connection = self._database.connect()
-        self._worker_id = workers.enrol(self._connection, socket.gethostname(), os.getpid())
+        self._worker_id = workers.enrol(self._connection, this_process())
         self._prove_since(asked_at)
 
     def _prove_since(self, asked_at: float) -> None:

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from actors.attendance import Attendance
 from actors.consumer import PostgresConsumer
+from actors.process import has_ended
 from actors.ration import Ration
 from actors.waiting import cause
 from models import messages, workers
@@ -134,7 +135,7 @@ class Upkeep:
 
     def give_back(self) -> None:
         """Sees who is gone, and gives back the messages that they had in hand."""
-        workers.bury_the_dead(self._database)
+        workers.bury_the_dead(self._database, has_ended)
         if self._ration.is_due or workers.went_lately(self._database):
             with self._ration.measured():
                 messages.give_back_of_the_gone(self._database)

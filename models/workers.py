@@ -1,5 +1,8 @@
 """Who works: each worker process is known by a database session that ends when the process does."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from models.database import Connection, Database
 from models.statements import statements
 
@@ -12,13 +15,29 @@ GRACE = 2.0
 GRACE_AFTER_RESTART = 15.0
 
 
-def enrol(connection: Connection, host: str, pid: int) -> int:
+class Process(NamedTuple):
+    """A worker's process.
+
+    Attributes:
+        host: the name of the machine or container that it runs on.
+        pid: its process id there.
+        machine: what its process id is unique in; None if that is not known.
+        started_at_tick: what tells it from others that have had its process id there; None if that is not known.
+    """
+
+    host: str
+    pid: int
+    machine: str | None = None
+    started_at_tick: int | None = None
+
+
+def enrol(connection: Connection, process: Process) -> int:
     """A new worker, alive as long as `connection` is. Its id is never used again.
 
     The connection must be in autocommit mode and stay a session of its own.
     """
     with connection.cursor() as cursor:
-        cursor.execute(SQL["enrol"], {"host": host, "pid": pid})
+        cursor.execute(SQL["enrol"], process._asdict())
         [worker_id] = cursor.fetchone() or (0,)
         cursor.execute(SQL["lock"], {"worker_id": worker_id})
     return int(worker_id)
@@ -64,18 +83,33 @@ def leave(connection: Connection, worker_id: int) -> None:
 
 
 def bury_the_dead(
-    database: Database, *, grace: float = GRACE, grace_after_restart: float = GRACE_AFTER_RESTART
+    database: Database,
+    has_ended: Callable[[Process], bool] = lambda _: False,
+    *,
+    grace: float = GRACE,
+    grace_after_restart: float = GRACE_AFTER_RESTART,
 ) -> list[int]:
     """Calls those workers gone whose session has been missing for longer than the grace (seconds).
 
     A worker is called gone under its own lock: it cannot come back at the same moment.
 
+    Args:
+        database: where.
+        has_ended: whether a process is proven to be over. Its worker, once its session is missing, is gone at once.
+        grace: for a session that has ended by itself.
+        grace_after_restart: for one that has ended with the whole server.
+
     Returns:
         the ids of the workers that are gone from now on.
     """
     database.execute(SQL["miss"])
-    overdue = database.execute(SQL["overdue"], {"grace": grace, "grace_after_restart": grace_after_restart})
-    gone = [row[0] for (worker_id,) in overdue for row in database.execute(SQL["bury"], {"worker_id": worker_id})]
+    missing = database.execute(SQL["missing"], {"grace": grace, "grace_after_restart": grace_after_restart})
+    gone = [
+        row[0]
+        for worker_id, is_overdue, *process in missing
+        if is_overdue or has_ended(Process(*process))  # type: ignore[arg-type]  # as the columns are declared
+        for row in database.execute(SQL["bury"], {"worker_id": worker_id})
+    ]
     return [worker_id for worker_id in gone if isinstance(worker_id, int)]
 
 

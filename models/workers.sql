@@ -1,7 +1,9 @@
 -- Worker processes. A worker's life is a session that holds the advisory lock (1148543344, id).
 
 -- name: enrol
-INSERT INTO duepost.worker (host, pid) VALUES (%(host)s, %(pid)s) RETURNING id
+INSERT INTO duepost.worker (host, pid, machine, started_at_tick)
+VALUES (%(host)s, %(pid)s, %(machine)s, %(started_at_tick)s)
+RETURNING id
 
 -- name: lock
 SELECT pg_try_advisory_lock(1148543344, %(worker_id)s)
@@ -48,16 +50,21 @@ SET missing_since = CASE WHEN worker.id IN (SELECT id FROM present) THEN NULL EL
 WHERE worker.gone_at IS NULL
   AND ((worker.missing_since IS NULL) = (worker.id NOT IN (SELECT id FROM present)) OR worker.missing_since > now())
 
--- name: overdue
--- Missing for longer than the grace: a short one where the session ended by itself, a longer one where the whole
+-- name: missing
+-- Whether for longer than the grace: a short one where the session ended by itself, a longer one where the whole
 -- server was restarted or failed over since, which proves nothing about the worker.
-SELECT id
+SELECT
+    id,
+    missing_since < now() - CASE
+        WHEN server_started_at = pg_postmaster_start_time() THEN make_interval(secs => %(grace)s)
+        ELSE make_interval(secs => %(grace_after_restart)s)
+    END,
+    host,
+    pid,
+    machine,
+    started_at_tick
 FROM duepost.worker
-WHERE gone_at IS NULL
-  AND missing_since < now() - CASE
-      WHEN server_started_at = pg_postmaster_start_time() THEN make_interval(secs => %(grace)s)
-      ELSE make_interval(secs => %(grace_after_restart)s)
-  END
+WHERE gone_at IS NULL AND missing_since IS NOT NULL
 ORDER BY id
 
 -- name: bury

@@ -155,6 +155,8 @@ CREATE TABLE duepost.worker (
     id                integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     host              text NOT NULL,
     pid               integer NOT NULL,
+    machine           text,
+    started_at_tick   bigint,
     started_at        timestamptz NOT NULL DEFAULT now(),
     server_started_at timestamptz NOT NULL DEFAULT pg_postmaster_start_time(),
     progressed_at     timestamptz NOT NULL DEFAULT now(),

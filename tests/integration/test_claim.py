@@ -74,7 +74,7 @@ def test_a_user_who_is_cleared_while_a_claim_is_under_way_is_not_claimed(
     )
     first, second = queued(application, "slow"), queued(application, "ann", "bob")
     database = Database(url)
-    worker_id = workers.enrol(database.connect(), "here", 1)
+    worker_id = workers.enrol(database.connect(), workers.Process("here", 1))
     run(application, "SELECT pg_advisory_lock(4711)")
     claimed: list[emails.ClaimedEmail] = []
     claiming = threading.Thread(target=lambda: claimed.extend(emails.claim(database, [first, second], worker_id)))

@@ -1,15 +1,20 @@
 """What dead workers leave behind, and what a worker that comes back may not do."""
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from actors import recovery, sender
 from actors.conclusion import Conclusion
+from actors.process import has_ended, started_at_tick, this_process
 from actors.sender import LostClaim, claim, conclude, conclude_each
 from actors.smtp.verdicts import Phase
 from models import emails, workers
 from models.database import Database
+from models.workers import Process
 from tests.postgres import Connection
 from tests.postroom import Postroom, deliveries
 from tests.relays import ScriptedRelay, close, reply
@@ -20,7 +25,7 @@ def claim_as_a_worker_that_dies(postroom: Postroom, email_id: int) -> None:
     """Claims a row for another worker, whose session then ends."""
     other = Database(postroom.database.url)
     connection = other.connect()
-    worker_id = workers.enrol(connection, "elsewhere", 1)
+    worker_id = workers.enrol(connection, workers.Process("elsewhere", 1))
     assert len(emails.claim(postroom.application, [email_id], worker_id)) == 1
     connection.close()
 
@@ -56,6 +61,70 @@ def test_a_clock_that_goes_back_does_not_keep_a_dead_worker_alive(postroom: Post
     postroom.query("UPDATE duepost.worker SET missing_since = now() + interval '1 h' WHERE missing_since IS NOT NULL")
     look_until_seen(postroom, email_id)
     assert postroom.row(email_id)["unknowns"] == 1
+
+
+@pytest.fixture
+def child() -> Iterator[Process]:
+    """A process of this machine, which lives."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        tick = started_at_tick(process.pid)
+        yield this_process()._replace(pid=process.pid, started_at_tick=tick)
+        process.kill()
+
+
+def lose_session(postroom: Postroom, process: Process) -> int:
+    """A worker whose session has ended with the server, so that the long grace is due to it."""
+    connection = Database(postroom.database.url).connect()
+    worker_id = workers.enrol(connection, process)
+    connection.close()
+    wait_until(lambda: not postroom.query("SELECT FROM pg_locks WHERE objid = %(id)s", id=worker_id))
+    postroom.query(
+        "UPDATE duepost.worker SET server_started_at = server_started_at - interval '1 h' WHERE id = %(id)s",
+        id=worker_id,
+    )
+    return worker_id
+
+
+def test_a_dead_process_of_this_machine_is_gone_at_once_even_after_a_restart(
+    postroom: Postroom, child: Process
+) -> None:
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
+    worker_id = lose_session(postroom, child)
+    assert workers.bury_the_dead(postroom.database, has_ended) == [worker_id]
+
+
+def test_a_process_id_that_was_given_anew_is_not_the_process_that_had_it(postroom: Postroom, child: Process) -> None:
+    assert child.started_at_tick is not None
+    worker_id = lose_session(postroom, child._replace(started_at_tick=child.started_at_tick - 1))
+    assert workers.bury_the_dead(postroom.database, has_ended) == [worker_id]
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_process_that_lives_has_its_grace(postroom: Postroom, child: Process, is_stopped: bool) -> None:
+    if is_stopped:
+        os.kill(child.pid, signal.SIGSTOP)
+    lose_session(postroom, child)
+    assert workers.bury_the_dead(postroom.database, has_ended) == []
+
+
+@pytest.mark.parametrize("machine", ["another machine", None])
+def test_a_process_that_is_not_of_this_machine_has_its_grace(
+    postroom: Postroom, child: Process, machine: str | None
+) -> None:
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
+    lose_session(postroom, child._replace(machine=machine))
+    assert workers.bury_the_dead(postroom.database, has_ended) == []
+
+
+def test_a_dead_process_keeps_what_is_its_own_while_its_session_lives(postroom: Postroom, child: Process) -> None:
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
+    connection = Database(postroom.database.url).connect()
+    workers.enrol(connection, child)
+    assert workers.bury_the_dead(postroom.database, has_ended, grace=0) == []
+    connection.close()
 
 
 def missing(postroom: Postroom) -> bool:
