@@ -53,9 +53,11 @@ class Server:
 
     def kill(self) -> None:
         """All its processes at once, with SIGKILL."""
-        for process in tree(self.postmaster):
+        processes = tree(self.postmaster)
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(processes)
 
 
 @contextmanager
