@@ -1,7 +1,8 @@
 """Does it slow down as it grows? A backlog in a small database, and a long one in a large one, on one server.
 
 The large one has emails scheduled for later, each to a user of its own, and a ledger of those that are long finished.
-While its backlog is delivered, one user after another is cleared.
+While its backlog is delivered, one user after another is cleared, in turns with a plain INSERT of one short row: that
+is what a commit of anything costs beside it.
 
 Run: python benchmarks/growth.py (it takes some 4 GB of disk)
 """
@@ -80,12 +81,18 @@ CLEAR_INTERVAL = 0.02
 
 
 class Clearing(threading.Thread):
-    """An application that clears one user after another; keeps how long each took, in seconds, with its commit."""
+    """An application that clears one user after another, and inserts a row after each.
+
+    Attributes:
+        clears: how long each clear took, in seconds, with its commit.
+        inserts: the same of each INSERT.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
         self.stopping = threading.Event()
-        self.seconds: list[float] = []
+        self.clears: list[float] = []
+        self.inserts: list[float] = []
         self._connection = psycopg2.connect(url)
         self._connection.autocommit = True
 
@@ -93,12 +100,17 @@ class Clearing(threading.Thread):
         """Until it is stopped."""
         number = 0
         with self._connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE short (number integer)")
             while not self.stopping.wait(CLEAR_INTERVAL):
                 number += 37
                 begun = time.perf_counter()
                 cursor.execute("SELECT receipt FROM duepost.clear_scheduled_emails(ARRAY[%s])", (f"user-{number}",))
-                self.seconds.append(time.perf_counter() - begun)
+                self.clears.append(time.perf_counter() - begun)
                 assert cursor.fetchall() == [("cleared",)]
+                self.stopping.wait(CLEAR_INTERVAL)
+                begun = time.perf_counter()
+                cursor.execute("INSERT INTO short VALUES (%s)", (number,))
+                self.inserts.append(time.perf_counter() - begun)
         self._connection.close()
 
 
@@ -115,7 +127,7 @@ def main() -> None:
         before = small(postgres.url, port, given)
         with fresh_database(postgres.url, "large") as url, migrated(url) as database:
             fill(database, given)
-            pace, clears, megabytes = large(database, port, given)
+            pace, clearing, megabytes = large(database, port, given)
         after = small(postgres.url, port, given)
     yardstick = statistics.median([*before, *after])
     print(
@@ -132,11 +144,23 @@ def main() -> None:
     ))  # fmt: skip
     bars = [
         Bar("rate of all in the large one, × the small one", 0.85, len(pace) / sum(1 / r for r in pace) / yardstick),
-        Bar("clear of one user meanwhile, p99 in ms", 5, percentile(clears, 0.99) * 1000, at_most=True),
+        Bar("clear of one user meanwhile, p99 in ms", 5, percentile(clearing.clears, 0.99) * 1000, at_most=True),
         Bar("MB of the larger worker process", 120, megabytes, at_most=True),
     ]
     print(f"\n{bars_table(bars)}")
-    print(f"\nClears: {len(clears):,}, median {statistics.median(clears) * 1000:.1f} ms.")
+    print(f"\n{len(clearing.clears):,} clears, and a plain INSERT of one row after each, committed as they are:\n")
+    print(table(
+        ("median, ms", "p99, ms"),
+        {
+            "clear of one user": in_milliseconds(clearing.clears),
+            "INSERT of one row": in_milliseconds(clearing.inserts),
+        },
+    ))  # fmt: skip
+
+
+def in_milliseconds(seconds: list[float]) -> list[str]:
+    """Median and 99th percentile."""
+    return [f"{statistics.median(seconds) * 1000:.1f}", f"{percentile(seconds, 0.99) * 1000:.1f}"]
 
 
 def small(url: str, port: int, given: argparse.Namespace) -> list[float]:
@@ -165,8 +189,8 @@ def fill(database: Database, given: argparse.Namespace) -> None:
     database.execute("CHECKPOINT", limits=UNLIMITED)
 
 
-def large(database: Database, port: int, given: argparse.Namespace) -> tuple[list[float], list[float], float]:
-    """Emails a second of each tenth of the backlog; seconds of each clear; MB of the larger worker process."""
+def large(database: Database, port: int, given: argparse.Namespace) -> tuple[list[float], Clearing, float]:
+    """Emails a second of each tenth of the backlog; what was cleared; MB of the larger worker process."""
     clearing = Clearing(database.url)
     with running(database, port, given.connections) as processes:
         schedule(database, given.due)
@@ -179,7 +203,7 @@ def large(database: Database, port: int, given: argparse.Namespace) -> tuple[lis
     tenths = database.execute(TENTHS, {"begun": begun}, limits=UNLIMITED)
     pace = [float(str(rate)) for (rate,) in tenths]
     print(f"large, by tenths: {', '.join(f'{rate:.0f}' for rate in pace)}", file=sys.stderr)
-    return pace, clearing.seconds, megabytes
+    return pace, clearing, megabytes
 
 
 def finished_of(database: Database, since: object) -> int:
