@@ -1,11 +1,14 @@
 """Applications that schedule, clear and reschedule, and keep book of what they were promised."""
 
+import json
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import NotRequired, TypedDict
 
 import psycopg2
 import psycopg2.errors
@@ -14,6 +17,10 @@ from tests.postgres import Connection
 
 #: Users whom all askers share, so that their clears meet.
 USERS = tuple(f"user-{number}" for number in range(24))
+
+
+#: How long an email that expires may wait.
+EXPIRY = timedelta(minutes=10)
 
 
 def address_of(user: str) -> str:
@@ -51,6 +58,27 @@ class Asked:
         return min(in_force)
 
 
+class NewEmail(TypedDict):
+    """The arguments of `schedule_email()`, or one element of those of `schedule_emails()`."""
+
+    kind: str
+    scheduled_at: str
+    subject: str
+    body_text: str
+    key: str
+    users: NotRequired[list[str]]
+    address: NotRequired[str]
+    expires_at: NotRequired[str]
+
+
+def asked_for(email_id: int, email: NewEmail) -> Asked:
+    """What is promised when an email is scheduled with these arguments."""
+    addresses = {user: address_of(user) for user in email["users"]} if "users" in email else {"": email["address"]}
+    not_before = datetime.fromisoformat(email["scheduled_at"]).timestamp()
+    expires_at = datetime.fromisoformat(email["expires_at"]).timestamp() if "expires_at" in email else None
+    return Asked(email["key"], email_id, email["kind"], addresses, [(0.0, 0.0, not_before)], expires_at)
+
+
 @dataclass
 class Book:
     """All that was asked."""
@@ -86,7 +114,7 @@ class Asker(threading.Thread):
         seed: str,
         *,
         pause: float = 0.02,
-        weights: Sequence[int] = (12, 2, 1, 2),
+        weights: Sequence[int] = (12, 2, 1, 2, 1),
         later: Sequence[float] = (0.0, 0.0, 0.5, 2.0),
         lock_timeout: float = 0.0,
     ) -> None:
@@ -107,7 +135,7 @@ class Asker(threading.Thread):
         """Asks and asks."""
         while not self.stopping.is_set():
             [ask] = self._chance.choices(
-                [self.schedule, self.clear_users, self.clear_one, self.reschedule], self._weights
+                [self.schedule, self.clear_users, self.clear_one, self.reschedule, self.schedule_many], self._weights
             )
             try:
                 ask()
@@ -125,36 +153,58 @@ class Asker(threading.Thread):
         self._hang_up()
 
     def schedule(self) -> None:
-        """One email, again and again under the same key until the answer is there."""
+        """One email."""
+        email = self._new_email()
+        arguments = ", ".join(f"{name} => %({name})s" for name in email)
+        self._insist([email], f"SELECT duepost.schedule_email({arguments})", email)
+
+    def schedule_many(self) -> None:
+        """Several at once: all or none."""
+        emails = [self._new_email() for _ in range(self._chance.choice([2, 3, 8]))]
+        self._insist(emails, "SELECT duepost.schedule_emails(%(emails)s)", {"emails": json.dumps(emails)})
+
+    def _new_email(self) -> NewEmail:
         self._count += 1
         key = f"{self._seed}-{self._count}"
         kind = self._chance.choice(["resend", "resend", "hold"])
         users = self._chance.sample(USERS, self._chance.choice([1, 1, 2, 3])) if self._chance.random() < 0.6 else None
-        not_before = time.time() + self._chance.choice(self._later)
-        expires_at = not_before + 600 if self._chance.random() < 0.1 else None
-        arguments = (
-            kind, None if users else f"{key}@example.com", users, not_before, f"{key}", key, expires_at,
-        )  # fmt: skip
+        scheduled_at = datetime.now(UTC) + timedelta(seconds=self._chance.choice(self._later))
+        email: NewEmail = {
+            "kind": kind,
+            "scheduled_at": scheduled_at.isoformat(),
+            "subject": key,
+            "body_text": "World. " * 200,
+            "key": key,
+        }
+        if users:
+            email["users"] = users
+        else:
+            email["address"] = f"{key}@example.com"
+        if self._chance.random() < 0.1:
+            email["expires_at"] = (scheduled_at + EXPIRY).isoformat()
+        return email
+
+    def _insist(self, emails: Sequence[NewEmail], statement: str, arguments: Mapping[str, object]) -> None:
+        """Asks again and again, under the same keys, until the answer is there."""
         while not self.stopping.is_set():
-            with suppress(psycopg2.OperationalError, psycopg2.InterfaceError):
-                email_id = self._call(
-                    "SELECT duepost.schedule_email(kind => %s, address => %s, users => %s, scheduled_at =>"
-                    " to_timestamp(%s), subject => %s, body_text => repeat('World. ', 200), key => %s,"
-                    " expires_at => to_timestamp(%s))",
-                    *arguments,
-                )[0][0]
-                addresses = {user: address_of(user) for user in users} if users else {"": f"{key}@example.com"}
-                self._book.add(Asked(key, int(str(email_id)), kind, addresses, [(0.0, 0.0, not_before)], expires_at))
+            try:
+                rows = self._call(statement, arguments)
+            except (psycopg2.errors.DeadlockDetected, psycopg2.errors.LockNotAvailable):
+                raise
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                self._hang_up()
+                self.stopping.wait(0.1)
+            else:
+                for (email_id,), email in zip(rows, emails, strict=True):
+                    self._book.add(asked_for(int(str(email_id)), email))
                 return
-            self._hang_up()
-            self.stopping.wait(0.1)
 
     def clear_users(self) -> None:
         """Takes a few users off everything."""
         users = self._chance.sample(USERS, self._chance.randrange(1, 6))
         touched = self._book.of_users(users)
         try:
-            receipts = self._call("SELECT * FROM duepost.clear_scheduled_emails(%s)", users)
+            receipts = self._call("SELECT * FROM duepost.clear_scheduled_emails(%s)", [users])
         except psycopg2.Error:
             for each in touched:
                 each.unsure = True
@@ -170,7 +220,7 @@ class Asker(threading.Thread):
         if asked is None:
             return
         try:
-            [(receipt,)] = self._call("SELECT duepost.clear_scheduled_email(%s)", asked.email_id)
+            [(receipt,)] = self._call("SELECT duepost.clear_scheduled_email(%s)", [asked.email_id])
         except psycopg2.Error:
             asked.unsure = True
             raise
@@ -185,7 +235,7 @@ class Asker(threading.Thread):
         asked_at = time.time()
         moment = asked_at + self._chance.choice([0.0, 1.0])
         try:
-            [(receipt,)] = self._call("SELECT duepost.reschedule_email(%s, to_timestamp(%s))", asked.email_id, moment)
+            [(receipt,)] = self._call("SELECT duepost.reschedule_email(%s, to_timestamp(%s))", [asked.email_id, moment])
         except psycopg2.Error:
             # It may have been moved to earlier.
             asked.promises.append((0.0, 0.0, min(moment, asked.promises[-1][2])))
@@ -218,7 +268,7 @@ class Asker(threading.Thread):
             latest = [each for each in list(self._book.emails.values())[-60:] if each.key.startswith(prefix)]
         return self._chance.choice(latest) if latest else None
 
-    def _call(self, statement: str, *arguments: object) -> list[tuple[object, ...]]:
+    def _call(self, statement: str, arguments: Sequence[object] | Mapping[str, object]) -> list[tuple[object, ...]]:
         if self._connection is None:
             self._connection = psycopg2.connect(self._url, connect_timeout=5, options=self._options)
             self._connection.autocommit = True

@@ -23,9 +23,9 @@ SECONDS = float(os.environ.get("TORTURE_SECONDS", "12"))
 #: How long it goes on at most where it is to end in a deadlock.
 MOST_SECONDS = 60.0
 
-#: Of schedules, clears of users, clears of one email, reschedules.
-CLEARS = (1, 8, 1, 0)
-SCHEDULES = (10, 0, 0, 4)
+#: Of schedules, clears of users, clears of one email, reschedules, schedules of many at once.
+CLEARS = (1, 8, 1, 0, 0)
+SCHEDULES = (10, 0, 0, 4, 3)
 
 #: Seconds that a client may wait for a lock.
 LONGEST_WAIT = 1.0
