@@ -1,4 +1,4 @@
-"""Takes back the emails that dead workers held. Every worker process looks each second."""
+"""Takes back the emails that dead workers held. Every worker process looks twice a second."""
 
 import logging
 import threading

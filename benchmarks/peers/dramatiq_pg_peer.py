@@ -1,6 +1,7 @@
 """Stock dramatiq and dramatiq-pg: a message for each row, sent and deleted by threads; two processes."""
 
 import os
+import signal
 import smtplib
 import subprocess
 import sys
@@ -51,20 +52,29 @@ def main() -> None:
         for (row_id,) in cursor.fetchall():
             send.send(row_id)
         begin()
-        environment = {**os.environ, "PEER_URL": turn.url, "PEER_PORT": str(turn.port)}
+        environment = {
+            **os.environ,
+            "PEER_URL": turn.url,
+            "PEER_PORT": str(turn.port),
+            # With its own, two for each thread, the consumer sleeps for up to a second whenever it is that much ahead.
+            "dramatiq_queue_prefetch": str(turn.emails),
+        }
         arguments = ["--processes", str(PROCESSES), "--threads", str(turn.share(PROCESSES))]
         workers = subprocess.Popen(
             [sys.executable, "-m", "dramatiq", Path(__file__).stem, *arguments],
             env=environment,
             cwd=Path(__file__).parent,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         while True:
             cursor.execute("SELECT count(*) FROM email")
             if cursor.fetchone() == (0,):
                 break
             time.sleep(0.1)
-        workers.kill()
+        # All its processes: those that are left would work on the next turn.
+        os.killpg(workers.pid, signal.SIGKILL)
+        workers.wait()
     connection.close()
 
 
