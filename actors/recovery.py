@@ -40,6 +40,7 @@ class Recovery:
         looks = 0
         while not self._stop.wait(INTERVAL):
             try:
+                give_back_strays()
                 is_turn = looks % LOOKS_BETWEEN == 0
                 if is_turn or workers.went_lately(database):
                     take_back()
@@ -53,6 +54,12 @@ class Recovery:
 def take_back() -> None:
     """One look: what did workers hold that are gone?"""
     if [each for each in emails.lost_claims(database) if lost(each)]:
+        tick()
+
+
+def give_back_strays() -> None:
+    """What this process has claimed without hearing of it, as it was cut off in that moment."""
+    if holdings.give_back_strays(database, broker.attendance.worker_id):
         tick()
 
 

@@ -1,7 +1,6 @@
 """The sender: claim, render, deliver, conclude."""
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from actors.company import Companion
 from actors.conclusion import Conclusion
 from actors.consumer import ClaimedMessage
 from actors.crew import Crew, Job
+from actors.holdings import Holdings
 from actors.mime import build_message
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
 from actors.rendering import Content, RenderError
@@ -65,28 +65,6 @@ class Judged(NamedTuple):
 
 class LostClaim(Exception):
     """The row went to another worker while this one was away: nothing may be concluded."""
-
-
-@dataclass
-class Holdings:
-    """The claims that this process is working on."""
-
-    _claims: set[int] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def take(self, claim: int) -> None:
-        """A claim is being worked on."""
-        with self._lock:
-            self._claims.add(claim)
-
-    def drop(self, claim: int) -> None:
-        """A claim is concluded, or given up."""
-        with self._lock:
-            self._claims.discard(claim)
-
-    def __contains__(self, claim: int) -> bool:
-        with self._lock:
-            return claim in self._claims
 
 
 holdings = Holdings()
@@ -142,7 +120,7 @@ class Senders:
             if settings().disabled:
                 claimed = {}
             else:
-                found = emails.claim(database, [email_id for email_id, _ in jobs], broker.attendance.worker_id)
+                found = holdings.claim(database, [email_id for email_id, _ in jobs], broker.attendance.worker_id)
                 claimed = {email.id: email for email in found}
         except DatabaseUnreachable as failure:
             for _, job in jobs:
@@ -160,7 +138,6 @@ class Senders:
             if email is None:
                 self._end(job, partial(job.run, leave, email_id), in_company=in_company)
                 continue
-            holdings.take(email.claim)
             deliveries.append(Delivery(email, job, job.run(current_message)))
         return deliveries
 

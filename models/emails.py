@@ -212,6 +212,17 @@ def is_claimable(cursor: Cursor, email_id: int) -> bool:
     return cursor.fetchone() == (True,)
 
 
+def give_back_strays(database: Database, email_ids: Sequence[int], worker_id: int) -> list[int]:
+    """Sending → scheduled for those that a worker holds without knowing it; no attempt is counted; gives their ids.
+
+    None of them may be one that the worker is at work on.
+    """
+    return [
+        int(str(email_id))
+        for (email_id,) in database.execute(SQL["give_back_strays"], {"ids": list(email_ids), "worker_id": worker_id})
+    ]
+
+
 def lock_claimed(cursor: Cursor, email: ClaimedEmail | Lost) -> bool:
     """Locks the row of a claim; False where the claim is no longer the row's: then nothing may be concluded."""
     cursor.execute(SQL["lock_claimed"], {"id": email.id, "claim": email.claim})

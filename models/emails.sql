@@ -105,6 +105,13 @@ SELECT EXISTS (
     SELECT FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'queued' AND due_at <= now()
 )
 
+-- name: give_back_strays
+-- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt.
+UPDATE duepost.scheduled_email
+SET state = 'scheduled', probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
+WHERE id = ANY (%(ids)s::bigint[]) AND state = 'sending' AND worker_id = %(worker_id)s
+RETURNING id
+
 -- name: lock_claimed
 -- The row of a claim, locked: gone where the claim is no longer the row's.
 SELECT id

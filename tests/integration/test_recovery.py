@@ -10,10 +10,11 @@ import pytest
 from actors import recovery, sender
 from actors.conclusion import Conclusion
 from actors.process import has_ended, started_at_tick, this_process
-from actors.sender import LostClaim, claim, conclude, conclude_each
+from actors.sender import LostClaim, claim, conclude, conclude_each, holdings
 from actors.smtp.verdicts import Phase
 from models import emails, workers
 from models.database import Database
+from models.errors import DatabaseUnreachable
 from models.workers import Process
 from tests.postgres import Connection
 from tests.postroom import Postroom, deliveries
@@ -159,6 +160,52 @@ def test_a_claim_that_its_own_worker_has_forgotten_is_taken_back(postroom: Postr
     postroom.query("UPDATE duepost.scheduled_email SET claimed_at = now() - interval '10 min'")
     recovery.take_back_forgotten()
     assert postroom.row(email_id)["unknowns"] == 1
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Claims are carried out, and their answers never arrive."""
+    carried_out = emails.claim
+
+    def unheard(*given: object) -> None:
+        carried_out(*given)  # type: ignore[arg-type]
+        raise DatabaseUnreachable("the network is cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(emails, "claim", unheard)
+        yield
+
+
+def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_at_once_as_never_sent(
+    postroom: Postroom, deaf: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    with pytest.raises(DatabaseUnreachable):
+        holdings.claim(postroom.database, [email_id], postroom.attendance.worker_id)
+    assert postroom.row(email_id)["state"] == "sending"
+    recovery.give_back_strays()
+    row = postroom.row(email_id)
+    assert (row["state"], row["attempts"], row["unknowns"]) == ("scheduled", 0, 0)
+    monkeypatch.undo()
+    postroom.deliver()
+    assert postroom.ledger(email_id) == ["sent"]
+
+
+def test_what_is_being_worked_on_is_not_given_back_although_an_earlier_claim_of_it_was_in_doubt(
+    postroom: Postroom, deaf: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    with pytest.raises(DatabaseUnreachable):
+        holdings.claim(postroom.database, [email_id], postroom.attendance.worker_id)
+    recovery.give_back_strays()
+    monkeypatch.undo()
+    postroom.enqueue()
+    [email] = holdings.claim(postroom.database, [email_id], postroom.attendance.worker_id)
+    recovery.give_back_strays()
+    assert postroom.row(email_id)["state"] == "sending"
+    holdings.drop(email.claim)
 
 
 def test_a_worker_whose_claim_was_taken_over_concludes_nothing(postroom: Postroom) -> None:
