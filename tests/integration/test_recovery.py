@@ -162,45 +162,41 @@ def test_a_claim_that_its_own_worker_has_forgotten_is_taken_back(postroom: Postr
     assert postroom.row(email_id)["unknowns"] == 1
 
 
-@pytest.fixture
-def deaf(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Claims are carried out, and their answers never arrive."""
+def claim_without_hearing_of_it(postroom: Postroom, email_id: int) -> None:
+    """The claim is carried out, and its answer never arrives."""
     carried_out = emails.claim
 
     def unheard(*given: object) -> None:
         carried_out(*given)  # type: ignore[arg-type]
         raise DatabaseUnreachable("the network is cut")
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emails, "claim", unheard)
-        yield
+        with pytest.raises(DatabaseUnreachable):
+            holdings.claim(postroom.database, [email_id], postroom.attendance.worker_id)
 
 
 def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_at_once_as_never_sent(
-    postroom: Postroom, deaf: None, monkeypatch: pytest.MonkeyPatch
+    postroom: Postroom,
 ) -> None:
     email_id = postroom.schedule()
     postroom.enqueue()
-    with pytest.raises(DatabaseUnreachable):
-        holdings.claim(postroom.database, [email_id], postroom.attendance.worker_id)
+    claim_without_hearing_of_it(postroom, email_id)
     assert postroom.row(email_id)["state"] == "sending"
     recovery.give_back_strays()
     row = postroom.row(email_id)
     assert (row["state"], row["attempts"], row["unknowns"]) == ("scheduled", 0, 0)
-    monkeypatch.undo()
     postroom.deliver()
     assert postroom.ledger(email_id) == ["sent"]
 
 
 def test_what_is_being_worked_on_is_not_given_back_although_an_earlier_claim_of_it_was_in_doubt(
-    postroom: Postroom, deaf: None, monkeypatch: pytest.MonkeyPatch
+    postroom: Postroom,
 ) -> None:
     email_id = postroom.schedule()
     postroom.enqueue()
-    with pytest.raises(DatabaseUnreachable):
-        holdings.claim(postroom.database, [email_id], postroom.attendance.worker_id)
+    claim_without_hearing_of_it(postroom, email_id)
     recovery.give_back_strays()
-    monkeypatch.undo()
     postroom.enqueue()
     [email] = holdings.claim(postroom.database, [email_id], postroom.attendance.worker_id)
     recovery.give_back_strays()

@@ -107,6 +107,7 @@ HOT = [
     ("emails", "conclude_finished", "scheduled_email_pkey"),
     ("emails", "conclude_later", "Index Cond: (id = '1'::bigint)"),
     ("emails", "release", "Index Cond: (id = '1'::bigint)"),
+    ("emails", "give_back_strays", "Index"),
     ("emails", "held_by_the_gone", "scheduled_email_sending"),
     ("emails", "held_by", "scheduled_email_sending"),
     ("messages", "claim", "queue_claimable"),
