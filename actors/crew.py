@@ -12,9 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Generic, ParamSpec, Protocol, TypeVar
+from typing import Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from actors.smtp.connection import Connection
+from actors.smtp.connection import Connection, Envelope
 from actors.smtp.dialogue import Script
 from actors.smtp.switchboard import Line, Switchboard
 
@@ -23,6 +23,9 @@ LINGER = 0.02
 
 #: Seconds between two looks for messages that have come meanwhile, while a relay is waited for.
 LOOK_INTERVAL = 0.02
+
+#: Seconds for which an email stays behind another's dot without a reply to that.
+BEHIND_FOR = 1.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,8 +78,11 @@ class Trade(Protocol[Work]):
     def begin(self, jobs: Sequence[tuple[int, Job]], *, in_company: bool) -> list[Work]:
         """Claims what these jobs are for; ends those for which there is nothing to do."""
 
-    def script(self, work: Work, connection: Connection) -> Script[None]:
-        """What is said to the relay."""
+    def script(self, work: Work, connection: Connection, following: Callable[[], Envelope | None]) -> Script[None]:
+        """What is said to the relay; `following` is asked with the last dot, as `Connection.delivering` has it."""
+
+    def prepare(self, work: Work) -> Envelope | None:
+        """What its script will say first, if that is known without waiting; it may go out behind another's dot."""
 
     def conclude(self, works: Sequence[Work], *, in_company: bool) -> None:
         """Writes down what came of it, and ends the jobs; others wait for this thread if it is `in_company`."""
@@ -86,6 +92,13 @@ class Trade(Protocol[Work]):
 
     def take_along(self) -> tuple[int, Job] | None:
         """One more job, if one waits."""
+
+
+class Behind(NamedTuple, Generic[Work]):
+    """What has gone out behind a dot, and until when it stays there, by the monotonic clock."""
+
+    work: Work
+    until: float
 
 
 class Crew(Generic[Work]):
@@ -137,6 +150,8 @@ class Crew(Generic[Work]):
         self._taken: list[tuple[int, Job]] = []
         self._claimed: deque[Work] = deque()
         self._spoken: dict[Line, Work] = {}
+        #: What has gone out behind the dot that a line waits for the reply to, the oldest first.
+        self._behind: dict[Line, Behind[Work]] = {}
         self._done: list[Work] = []
         self._done_at = 0.0
 
@@ -157,6 +172,7 @@ class Crew(Generic[Work]):
             self._speak()
             if self._board:
                 self._board.wait(self._patience())
+                self._take_back()
                 # What is claimed goes out before this thread waits for the database.
                 self._speak()
             elif not self._done:
@@ -165,7 +181,7 @@ class Crew(Generic[Work]):
 
     def _give_up(self, failure: BaseException) -> None:
         jobs = [job for _, job in self._taken]
-        works = [*self._claimed, *self._done, *self._spoken.values()]
+        works = [*self._claimed, *self._done, *self._spoken.values(), *(each.work for each in self._behind.values())]
         for line in self._spoken:
             line.connection.abandon()
         self._begin_anew()
@@ -192,18 +208,42 @@ class Crew(Generic[Work]):
 
     def _speak(self) -> None:
         while self._claimed and (line := self._free_line()):
-            self._spoken[line] = work = self._claimed.popleft()
-            self._board.play(line, self._trade.script(work, line.connection), partial(self._ended, line, work))
+            self._play(line, self._claimed.popleft())
+
+    def _play(self, line: Line, work: Work) -> None:
+        self._spoken[line] = work
+        script = self._trade.script(work, line.connection, partial(self._put_behind, line))
+        self._board.play(line, script, partial(self._ended, line, work))
+
+    def _put_behind(self, line: Line) -> Envelope | None:
+        """Of what is claimed and waits for a line, the next goes out behind this one's last dot."""
+        envelope = self._trade.prepare(self._claimed[0]) if self._claimed else None
+        if envelope is not None:
+            self._behind[line] = Behind(self._claimed.popleft(), time.monotonic() + BEHIND_FOR)
+        return envelope
+
+    def _take_back(self) -> None:
+        """What is behind a dot that has no reply for long goes another way."""
+        while self._behind:
+            line, oldest = next(iter(self._behind.items()))
+            if oldest.until > time.monotonic():
+                return
+            line.connection.forgo()
+            self._claimed.appendleft(self._behind.pop(line).work)
 
     def _ended(self, line: Line, work: Work, failure: BaseException | None) -> None:
         del self._spoken[line]
-        self._free.append(line)
         if failure is not None:
             self._trade.fail(work, failure)
-            return
-        if not self._done:
-            self._done_at = time.monotonic()
-        self._done.append(work)
+        else:
+            if not self._done:
+                self._done_at = time.monotonic()
+            self._done.append(work)
+        behind = self._behind.pop(line, None)
+        if behind is None:
+            self._free.append(line)
+        else:
+            self._play(line, behind.work)
 
     def _conclude(self) -> None:
         if not self._done:
@@ -224,7 +264,9 @@ class Crew(Generic[Work]):
     def _patience(self) -> float:
         if self._done:
             return max(0.0, self._done_at + LINGER - time.monotonic())
-        return LOOK_INTERVAL if self._has_room else float("inf")
+        if self._has_room:
+            return LOOK_INTERVAL
+        return BEHIND_FOR if self._behind else float("inf")
 
     @property
     def _under_way(self) -> int:

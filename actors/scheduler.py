@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -106,8 +106,7 @@ def enqueue_each(due: Sequence[DueEmail]) -> None:
     priorities = [priority_of(each) for each in due]
 
     def store(messages: Sequence[StoredMessage]) -> Collection[str]:
-        in_line = [replace(message, priority=each) for message, each in zip(messages, priorities, strict=True)]
-        return emails.enqueue_each(database, email_ids, in_line)
+        return emails.enqueue_each(database, email_ids, messages, priorities)
 
     try:
         broker.enqueue_through([send_email.message(email_id) for email_id in email_ids], store)

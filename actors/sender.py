@@ -1,39 +1,35 @@
 """The sender: claim, render, deliver, conclude."""
 
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import dramatiq
 import psycopg2
 
-from actors import conclusion, reporting
-from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, parse_sender
+from actors import reporting
 from actors.company import Companion
 from actors.conclusion import Conclusion
 from actors.consumer import ClaimedMessage
 from actors.crew import Crew, Job
+from actors.delivery import Delivery, Judged, LostClaim
 from actors.holdings import Holdings
-from actors.mime import build_message
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
-from actors.rendering import Content, RenderError
-from actors.runtime import broker, database, relay_connection, templates
+from actors.rendering import RenderError
+from actors.runtime import broker, database, relay_connection
 from actors.settings import settings
 from actors.smtp.connection import Connection, Envelope
-from actors.smtp.dialogue import Aside, Script
-from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
+from actors.smtp.dialogue import Script
+from actors.smtp.verdicts import Ruling
 from actors.waiting import BrokerUnreachable, wait_for_database
 from models import control, emails
 from models.database import Cursor
-from models.emails import ClaimedEmail, Recipient
+from models.emails import ClaimedEmail
 from models.errors import DatabaseUnreachable
-from models.words import State, Verdict
+from models.words import State
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +52,6 @@ OTHERS = 4
 BUSY_DELAY = 1_000
 
 
-class Judged(NamedTuple):
-    """A recipient, and what the attempt came to for it."""
-
-    recipient: Recipient
-    ruling: Ruling
-
-
-class LostClaim(Exception):
-    """The row went to another worker while this one was away: nothing may be concluded."""
-
-
 holdings = Holdings()
 
 
@@ -87,22 +72,12 @@ def send_email(email_id: int) -> None:
 
 
 @dataclass(eq=False, slots=True)
-class Delivery:
-    """A claimed email on its way.
+class Work:
+    """A claimed email, whose job it is, and the broker message that it came by, if any."""
 
-    Attributes:
-        email: it.
-        job: whose it is.
-        message: the broker message that it came by, if any.
-        judged: what has come of it so far.
-        failures: what failed in rendering, by its text.
-    """
-
-    email: ClaimedEmail
+    delivery: Delivery
     job: Job
     message: ClaimedMessage | None
-    judged: list[Judged] = field(default_factory=list)
-    failures: dict[str, RenderError] = field(default_factory=dict)
 
 
 class Senders:
@@ -114,7 +89,7 @@ class Senders:
     def __init__(self) -> None:
         self._others = ThreadPoolExecutor(OTHERS, "duepost-conclusion")
 
-    def begin(self, jobs: Sequence[tuple[int, Job]], *, in_company: bool) -> list[Delivery]:
+    def begin(self, jobs: Sequence[tuple[int, Job]], *, in_company: bool) -> list[Work]:
         """Claims emails in one statement; of two jobs for one email the first has it."""
         try:
             if settings().disabled:
@@ -129,25 +104,29 @@ class Senders:
         except psycopg2.Error as failure:
             if len(jobs) > 1:
                 # One email's failure is no other's.
-                return [delivery for each in jobs for delivery in self.begin([each], in_company=True)]
+                return [work for each in jobs for work in self.begin([each], in_company=True)]
             jobs[0][1].end(failure)
             return []
-        deliveries = []
+        works = []
         for email_id, job in jobs:
             email = claimed.pop(email_id, None)
             if email is None:
                 self._end(job, partial(job.run, leave, email_id), in_company=in_company)
                 continue
-            deliveries.append(Delivery(email, job, job.run(current_message)))
-        return deliveries
+            works.append(Work(Delivery(email), job, job.run(current_message)))
+        return works
 
-    def script(self, work: Delivery, connection: Connection) -> Script[None]:
+    def script(self, work: Work, connection: Connection, following: Callable[[], Envelope | None]) -> Script[None]:
         """Attempts each recipient."""
-        return deliver(work.email, connection, work.failures, work.judged)
+        return work.delivery.script(connection, following)
 
-    def conclude(self, works: Sequence[Delivery], *, in_company: bool) -> None:
+    def prepare(self, work: Work) -> Envelope | None:
+        """What its script will say first, if that is known without waiting."""
+        return work.delivery.prepare()
+
+    def conclude(self, works: Sequence[Work], *, in_company: bool) -> None:
         """Concludes those that are plain in one statement, and the others one by one."""
-        outcomes = [(work, conclusion_of(work.email, work.judged)) for work in works]
+        outcomes = [(work, conclusion_of(work.delivery.email, work.delivery.judged)) for work in works]
         plain = [(outcome, work.message) for work, outcome in outcomes if outcome.is_plain]
         done: set[int] = set()
         if len(plain) > 1:
@@ -155,15 +134,15 @@ class Senders:
                 # What fails here is tried alone.
                 done = wait_for_database(partial(conclude_each, plain), broker.stopping)
         for work, outcome in outcomes:
-            is_done = work.email.id in done
+            is_done = work.delivery.email.id in done
             action = partial(self._conclude, work, outcome, is_done=is_done)
             self._end(work.job, action, in_company=in_company and not is_done)
 
-    def fail(self, work: Delivery, failure: BaseException) -> None:
+    def fail(self, work: Work, failure: BaseException) -> None:
         """Something else than the relay went wrong."""
-        holdings.drop(work.email.claim)
+        holdings.drop(work.delivery.email.claim)
         if isinstance(failure, LostClaim):
-            work.job.run(report_lost_claim, work.email)
+            work.job.run(report_lost_claim, work.delivery.email)
             work.job.end()
         else:
             work.job.end(of_its_own(failure))
@@ -179,19 +158,19 @@ class Senders:
         else:
             ended(job, action)
 
-    def _conclude(self, work: Delivery, outcome: Conclusion, *, is_done: bool) -> None:
+    def _conclude(self, work: Work, outcome: Conclusion, *, is_done: bool) -> None:
         try:
             if is_done:
                 for report in outcome.reports():
                     work.job.run(report)
             else:
                 work.job.run(conclude_outcome, outcome)
-            if work.failures:
-                work.job.run(report_new, work.email, work.failures)
+            if work.delivery.failures:
+                work.job.run(report_new, work.delivery.email, work.delivery.failures)
         except LostClaim:
-            work.job.run(report_lost_claim, work.email)
+            work.job.run(report_lost_claim, work.delivery.email)
         finally:
-            holdings.drop(work.email.claim)
+            holdings.drop(work.delivery.email.claim)
 
 
 def ended(job: Job, action: Callable[[], None]) -> None:
@@ -250,137 +229,11 @@ def leave(email_id: int) -> None:
         raise dramatiq.errors.Retry("another transaction holds the row", delay=BUSY_DELAY)
 
 
-def deliver(
-    email: ClaimedEmail, connection: Connection, failures: dict[str, RenderError], judged: list[Judged]
-) -> Script[None]:
-    """Attempts each recipient in turn; no transaction is open meanwhile. Ends early when the relay fails.
-
-    What comes of it is added to `judged`; what fails in rendering to `failures`, by its text.
-    """
-    waiting = deque(email.recipients)
-    while waiting:
-        recipient = waiting.popleft()
-        each = Judged(recipient, (yield from attempt(email, recipient, connection, failures)))
-        if waiting and each.ruling.scope is not Scope.RELAY:
-            # Each copy that is out is on disk before the next one goes.
-            yield Aside(partial(note, email, each))
-        judged.append(each)
-        if each.ruling.scope is Scope.RELAY:
-            return
-
-
-def attempt(
-    email: ClaimedEmail, recipient: Recipient, connection: Connection, failures: dict[str, RenderError]
-) -> Script[Ruling]:
-    """Renders and delivers one copy."""
-    refusal = conclusion.refusal_without_asking(recipient)
-    if refusal is not None:
-        return refusal
-    try:
-        address = ascii_address(recipient.address or "")
-    except UndeliverableAddress as error:
-        return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
-    try:
-        copy = Copy(email, recipient, address)
-        if email.template is None or email.template in quick_templates:
-            copy.make()
-        else:
-            # Whoever else is being spoken to does not wait for it.
-            yield Aside(copy.make)
-    except RenderError as error:
-        failure = error
-    except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
-        failure = RenderError(email.template or "-", type(error).__name__, None)
-    else:
-        envelope = Envelope(copy.sender.address, (address,), copy.message)
-        return (yield from connection.delivering(envelope))[address]
-    failures[str(failure)] = failure
-    return Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
-
-
-#: Templates that were rendered in no time when they were rendered last: not worth a thread.
-quick_templates: set[str] = set()
-
-#: Seconds that are no time.
-QUICK = 0.005
-
-
-class Copy:
-    """An email as one recipient gets it."""
-
-    def __init__(self, email: ClaimedEmail, recipient: Recipient, address: str) -> None:
-        self._email = email
-        self._recipient = recipient
-        self._address = address
-        self.message = b""
-        self.sender = parse_sender(email.sender) if email.sender else settings().need_sender()
-
-    def make(self) -> None:
-        """Renders it, and builds the message.
-
-        Raises:
-            RenderError: the template is missing or fails.
-            ValueError: its content makes no message.
-        """
-        email = self._email
-        begun = time.monotonic()
-        quick_templates.discard(email.template or "")
-        content = render(email, self._recipient)
-        if email.template is not None and time.monotonic() - begun < QUICK:
-            quick_templates.add(email.template)
-        self.message = build_message(
-            content=content,
-            sender=self.sender,
-            recipients=[Mailbox(self._recipient.name or "", self._address)],
-            message_id=email.message_id_header,
-            date=email.date_header,
-            reply_to=email.reply_to,
-            headers=email.headers or {},
-        )
-
-
-def render(email: ClaimedEmail, recipient: Recipient) -> Content:
-    """The content as this recipient gets it.
-
-    Raises:
-        RenderError: the template is missing or fails.
-    """
-    if email.template is None:
-        return Content(email.subject or "", email.body_text, email.body_html)
-    whom = {
-        "user_id": recipient.user_id,
-        "address": recipient.address,
-        "name": recipient.name,
-        "locale": recipient.locale,
-        "timezone": recipient.timezone,
-    }
-    return templates.render(email.template, {**(email.context or {}), "recipient": whom})
-
-
 def report_new(email: ClaimedEmail, failures: dict[str, RenderError]) -> None:
     """A template's failure is ours to mend, and reported when it is new: not with each retry, not for each user."""
     for text, failure in failures.items():
         if text not in (email.last_error or ""):
             reporting.render_error(email.id, email.kind, failure)
-
-
-def note(email: ClaimedEmail, judged: Judged) -> None:
-    """Puts one recipient's result on disk while others are still to go.
-
-    Raises:
-        LostClaim: the row is no longer this worker's.
-    """
-    result = conclusion.result(email, judged.recipient, judged.ruling)
-
-    def write() -> bool:
-        with database.transaction() as cursor:
-            if not emails.lock_claimed(cursor, email):
-                return False
-            emails.settle(cursor, email, [result])
-            return True
-
-    if not wait_for_database(write, broker.stopping):
-        raise LostClaim
 
 
 def conclusion_of(email: ClaimedEmail, judged: Sequence[Judged]) -> Conclusion:

@@ -1,5 +1,6 @@
 """What a worker process does before its first message and after its last."""
 
+import gc
 import sys
 
 import dramatiq
@@ -47,6 +48,8 @@ class Startup(Middleware):
         """Looks after emails of workers that are gone; bounds what any email may take from now on."""
         self._recovery.start()
         memory.limit(settings().memory_limit)
+        # What has been loaded by now stays: collections need not go through it again and again.
+        gc.freeze()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks no more, and takes leave of the relay."""

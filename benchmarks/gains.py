@@ -41,6 +41,9 @@ TURN = 200
 #: Emails in a page of the scheduler, in a claim and in a conclusion.
 PAGE, TOGETHER = 100, 20
 
+#: Of the messages.
+PRIORITY = 10
+
 #: Calls of a turn where nothing but the processor is used.
 CALLS = 2_000
 
@@ -222,7 +225,7 @@ class EmailsWay:
 
     def enqueue_page(self) -> float:
         """A call for each page."""
-        emails.enqueue_each(self._database, [0], [message()])
+        emails.enqueue_each(self._database, [0], [message()], [PRIORITY])
         return turn(self._enqueue_page, self._scheduled, PAGE)
 
     def enqueue_one_by_one(self) -> float:
@@ -268,7 +271,9 @@ class EmailsWay:
         )
 
     def _enqueue_page(self, email_ids: Sequence[int]) -> None:
-        enqueued = emails.enqueue_each(self._database, email_ids, [message() for _ in email_ids])
+        enqueued = emails.enqueue_each(
+            self._database, email_ids, [message() for _ in email_ids], [PRIORITY] * len(email_ids)
+        )
         assert len(enqueued) == len(email_ids)
         self._queued += email_ids
 

@@ -136,13 +136,16 @@ def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
     return None
 
 
-def enqueue_each(database: Database, email_ids: Sequence[int], messages: Sequence[StoredMessage]) -> set[str]:
+def enqueue_each(
+    database: Database, email_ids: Sequence[int], messages: Sequence[StoredMessage], priorities: Sequence[int]
+) -> set[str]:
     """Scheduled → queued with its message, or → ledger as `expired`: each in its own transaction, in one round trip.
 
     Args:
         database: where; no transaction may be open.
         email_ids: what is due, in order.
         messages: the message of each, all for one queue.
+        priorities: in place of the messages' own; the lower, the more urgent.
 
     Returns:
         the ids of the messages that were inserted; not those of emails that another transaction holds, or that may
@@ -156,7 +159,7 @@ def enqueue_each(database: Database, email_ids: Sequence[int], messages: Sequenc
             "message_ids": [each.message_id for each in messages],
             "contents": [each.content for each in messages],
             "queue_name": first.queue_name,
-            "priorities": [each.priority for each in messages],
+            "priorities": list(priorities),
         },
     )
     return set(str(inserted).strip("{}").split(",")) - {""}

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import dramatiq
 
-from actors import runtime, scheduler, sender
+from actors import delivery, runtime, scheduler, sender
 from actors.attendance import Attendance
 from actors.broker import SESSION_LIMITS
 from actors.consumer import ClaimedMessage
+from actors.delivery import Delivery, Judged
 from actors.scheduler import enqueue_due_emails
-from actors.sender import Judged, send_email
+from actors.sender import send_email
 from actors.settings import settings
 from duepost import client
 from models.database import Database, Row
@@ -139,14 +140,14 @@ class Postroom:
 
     def _forget_relay(self) -> None:
         sender.crew.close()
-        sender.quick_templates.clear()
+        delivery.quick_templates.clear()
 
 
 def deliveries(email: ClaimedEmail) -> Iterator[Judged]:
     """The attempts at an email, one recipient after the other, as the sender makes them."""
     connection = runtime.relay_connection()
-    judged: list[Judged] = []
-    script = sender.deliver(email, connection, {}, judged)
+    on_its_way = Delivery(email)
+    judged, script = on_its_way.judged, on_its_way.script(connection)
     try:
         action = next(script)
         while True:

@@ -12,7 +12,7 @@ from actors.smtp.envelope import Envelope
 from actors.smtp.greeting import Offer, farewell, greet, hello_name
 from actors.smtp.relay import Relay, Timeouts
 from actors.smtp.replies import Reply
-from actors.smtp.transaction import Fitness, Submitted, reset, submit
+from actors.smtp.transaction import Fitness, Submitted, Transaction, reset
 from actors.smtp.verdicts import Ruling
 from actors.smtp.wire import Wire
 
@@ -24,6 +24,9 @@ MAX_EMAILS: Final = 100
 #: Seconds without an email after which a connection is renewed: relays and firewalls begin to forget it.
 MAX_IDLE: Final = 30.0
 
+#: Seconds within which a relay has to have replied to the last dot for the next email to go out behind the next one.
+PROMPT: Final = 0.5
+
 #: Seconds for a reply to QUIT or RSET: nothing hangs on it.
 BRIEFLY: Final = 2.0
 
@@ -32,6 +35,11 @@ T = TypeVar("T")
 
 def _always() -> bool:
     return True
+
+
+def nobody() -> Envelope | None:
+    """No email goes out behind this one."""
+    return None
 
 
 class Connection:
@@ -64,27 +72,41 @@ class Connection:
         self._needs_reset = False
         self._emails = 0
         self._used_at = 0.0
+        #: What has gone out behind the last dot.
+        self._opened: Transaction | None = None
+        self._is_forgone = False
+        self._runs_on = True
+        self._is_prompt = False
+        self._dot_at: float | None = None
 
-    def deliver(self, envelope: Envelope) -> dict[str, Ruling]:
+    def deliver(self, envelope: Envelope, following: Callable[[], Envelope | None] = nobody) -> dict[str, Ruling]:
         """Submits one email, and waits; see `delivering`."""
-        return self._drive(self.delivering(envelope))
+        return self._drive(self.delivering(envelope, following))
 
-    def delivering(self, envelope: Envelope) -> Script[dict[str, Ruling]]:
+    def delivering(
+        self, envelope: Envelope, following: Callable[[], Envelope | None] = nobody
+    ) -> Script[dict[str, Ruling]]:
         """Submits one email; what the relay or the network do wrong is in the rulings, never an exception.
 
         A kept connection that turns out dead before the relay answered anything is replaced once, in
         silence: no content can have gone over it.
 
+        Args:
+            envelope: what and to whom.
+            following: asked at most once, when the dot is about to go out: the email whose envelope is to go out
+                with it. It has to be the next one that is delivered here, unless it is forgone.
+
         Returns:
             A ruling for each recipient.
         """
         try:
-            if self._wire is not None and not self._is_fresh(self._wire):
+            is_opened = self._opened is not None and self._opened.envelope is envelope
+            if not is_opened and self._wire is not None and not self._is_fresh(self._wire):
                 yield Aside(self._renew)
             kept = self._wire is not None
-            submitted = yield from self._attempt(envelope)
-            if kept and submitted.untouched:
-                submitted = yield from self._attempt(envelope)
+            submitted = yield from self._attempt(envelope, following)
+            if kept and (submitted.untouched or submitted.is_lost_behind):
+                submitted = yield from self._attempt(envelope, following)
         except BaseException:
             # A worker that is stopped here leaves the relay in mid-transaction.
             self._drop()
@@ -110,6 +132,11 @@ class Connection:
         finally:
             wire.close()
 
+    def forgo(self) -> None:
+        """The email whose envelope went out behind the last dot goes another way: this connection ends with the dot."""
+        self._is_forgone = self._opened is not None
+        self._opened = None
+
     def abandon(self) -> None:
         """Closes it at once, in mid-dialogue."""
         self._drop()
@@ -127,18 +154,36 @@ class Connection:
         """What it speaks over; None while it is not open."""
         return self._wire
 
-    def _attempt(self, envelope: Envelope) -> Script[Submitted]:
+    def _attempt(self, envelope: Envelope, following: Callable[[], Envelope | None]) -> Script[Submitted]:
         if self._wire is None:
             yield Aside(self._open)
         if self._refusal is not None:
             return Submitted(dict.fromkeys(envelope.recipients, self._refusal), Fitness.USELESS)
-        submitted = yield from submit(envelope, self._offer, self._may_send)
+        transaction, self._opened = self._opened or Transaction(envelope, self._offer, self._may_send), None
+        self._dot_at = None
+        submitted = yield from transaction.run(partial(self._open_next, following))
         self._emails += 1
         self._used_at = time.monotonic()
-        self._needs_reset = submitted.fitness is Fitness.NEEDS_RESET
-        if submitted.fitness is Fitness.USELESS:
+        if self._dot_at is not None:
+            self._is_prompt = self._used_at - self._dot_at < PROMPT
+        self._needs_reset = submitted.fitness is Fitness.NEEDS_RESET and self._opened is None
+        self._runs_on = self._runs_on and not submitted.is_lost_behind
+        if submitted.fitness is Fitness.USELESS or self._is_forgone:
             self._drop()
         return submitted
+
+    def _open_next(self, following: Callable[[], Envelope | None]) -> bytes:
+        """The next email's envelope, where there is one and this relay takes it behind the dot."""
+        self._dot_at = time.monotonic()
+        is_apt = self._offer.pipelining and self._runs_on and self._is_prompt and self._emails + 1 < MAX_EMAILS
+        envelope = following() if is_apt else None
+        if envelope is None:
+            return b""
+        transaction = Transaction(envelope, self._offer, self._may_send)
+        opening = transaction.open_behind()
+        if opening:
+            self._opened = transaction
+        return opening
 
     def _open(self) -> None:
         """Makes a connection, or has a refusal."""
@@ -158,7 +203,7 @@ class Connection:
 
     def _is_fresh(self, wire: Wire) -> bool:
         """Whether the connection that is kept is good for one more email as it is."""
-        return self._is_young() and not self._needs_reset and wire.is_quiet()
+        return self._opened is None and self._is_young() and not self._needs_reset and wire.is_quiet()
 
     def _is_young(self) -> bool:
         return self._emails < MAX_EMAILS and time.monotonic() - self._used_at <= MAX_IDLE
@@ -169,14 +214,19 @@ class Connection:
             return
         if not self._is_young():
             self.close()
-        elif not self._wire.is_quiet() or (self._needs_reset and not self._converse(self._wire, reset(), brief=True)):
+        elif self._opened is not None or not self._wire.is_quiet() or not self._is_reset(self._wire):
             self._drop()
+
+    def _is_reset(self, wire: Wire) -> bool:
+        """Whether nothing is left of the last transaction, if necessary by asking the relay to forget it."""
+        return not self._needs_reset or self._converse(wire, reset(), brief=True)
 
     def _part(self, wire: Wire) -> None:
         if wire.is_quiet():
             self._converse(wire, farewell(), brief=True)
 
     def _drop(self) -> None:
+        self._opened, self._is_forgone = None, False
         if self._wire is not None:
             self._wire.close()
             self._wire = None

@@ -3,7 +3,7 @@
 PIPELINING (RFC 2920) is no more than the size of the window: so many commands go out before replies are read.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
@@ -34,11 +34,14 @@ class Submitted:
         rulings: one for each recipient.
         fitness: what the connection is good for now.
         untouched: the relay had gone before it answered anything: a fresh connection may repeat it all.
+        is_lost_behind: the relay is there, but has lost or refused what came behind another email's dot; as before,
+            a fresh connection may repeat it all.
     """
 
     rulings: dict[str, Ruling]
     fitness: Fitness
     untouched: bool = False
+    is_lost_behind: bool = False
 
 
 def submit(envelope: Envelope, offer: Offer, may_send: Callable[[], bool]) -> Script[Submitted]:
@@ -49,7 +52,7 @@ def submit(envelope: Envelope, offer: Offer, may_send: Callable[[], bool]) -> Sc
         offer: what the relay can do.
         may_send: asked once, when the relay waits for the content; if it says no, the content is not sent.
     """
-    return (yield from _Transaction(envelope, offer, may_send).run())
+    return (yield from Transaction(envelope, offer, may_send).run())
 
 
 def reset() -> Script[bool]:
@@ -67,9 +70,19 @@ class _Command(NamedTuple):
     recipient: str = ""
 
 
-class _Transaction:
+def _nothing() -> bytes:
+    return b""
+
+
+class Transaction:
+    """One email's; its envelope may go out behind the dot of the email before it, in the same write.
+
+    RFC 2920 section 3.1 has the content of one message begin a group that goes on with the next one's MAIL: one round
+    trip an email instead of two.
+    """
+
     def __init__(self, envelope: Envelope, offer: Offer, may_send: Callable[[], bool]) -> None:
-        self._envelope = envelope
+        self.envelope = envelope
         self._offer = offer
         self._may_send = may_send
         self._content = normalise(envelope.content)
@@ -78,20 +91,43 @@ class _Transaction:
         self._answered = False
         self._refused = False
         self._go_ahead = False
+        self._is_opened = False
 
-    def run(self) -> Script[Submitted]:
+    def open_behind(self) -> bytes:
+        """The envelope, which has to go out behind the dot of the email before; empty where it cannot go there."""
+        windows = self._windows()
+        if not self._offer.pipelining or self._is_too_big or len(windows) > 1:
+            return b""
+        self._is_opened = True
+        return _written(windows[0])
+
+    def run(self, behind: Callable[[], bytes] = _nothing) -> Script[Submitted]:
+        """What is said, but for an envelope that went out before.
+
+        Args:
+            behind: asked once, when the dot is about to go out: what is to go out with it.
+        """
         try:
-            fitness = yield from self._run()
+            fitness = yield from self._run(behind)
         except Stopped as stopped:
             self._settle(stopped.ruling)
             gone = stopped.hung_up or (stopped.ruling.code, stopped.ruling.phase) == (421, Phase.MAIL)
-            return Submitted(self._rulings, Fitness.USELESS, untouched=gone and not self._answered)
+            return Submitted(
+                self._rulings,
+                Fitness.USELESS,
+                untouched=gone and not self._answered,
+                is_lost_behind=self._is_opened and not gone and not self._answered,
+            )
         return Submitted(self._rulings, fitness)
 
-    def _run(self) -> Script[Fitness]:
-        size, limit = len(self._content), self._offer.size_limit
-        if limit and size > limit:
-            self._settle(judge_too_big(size, limit))
+    @property
+    def _is_too_big(self) -> bool:
+        limit = self._offer.size_limit
+        return bool(limit) and len(self._content) > limit
+
+    def _run(self, behind: Callable[[], bytes]) -> Script[Fitness]:
+        if self._is_too_big:
+            self._settle(judge_too_big(len(self._content), self._offer.size_limit))
             return Fitness.READY
         yield from self._send_envelope()
         if not self._go_ahead:
@@ -100,26 +136,27 @@ class _Transaction:
             return Fitness.USELESS
         if not self._accepted:
             return (yield from self._send_nothing())
-        return (yield from self._send_content())
+        return (yield from self._send_content(behind))
 
     def _send_envelope(self) -> Script[None]:
         for window in self._windows():
             if self._is_pointless(window[0]):
                 return
-            yield Send("".join(f"{command.line}\r\n" for command in window).encode("ascii"), window[0].phase)
+            if not self._is_opened:
+                yield Send(_written(window), window[0].phase)
             for command in window:
                 reply = yield from receive(command.phase)
                 self._take(command, reply)
                 self._answered = True
 
-    def _windows(self) -> Iterator[list[_Command]]:
+    def _windows(self) -> list[list[_Command]]:
         commands = [
-            _Command(Phase.MAIL, f"MAIL FROM:<{self._envelope.sender}>{self._parameters()}"),
-            *(_Command(Phase.RCPT, f"RCPT TO:<{to}>", to) for to in dict.fromkeys(self._envelope.recipients)),
+            _Command(Phase.MAIL, f"MAIL FROM:<{self.envelope.sender}>{self._parameters()}"),
+            *(_Command(Phase.RCPT, f"RCPT TO:<{to}>", to) for to in dict.fromkeys(self.envelope.recipients)),
             _Command(Phase.DATA, "DATA"),
         ]
         step = WINDOW if self._offer.pipelining else 1
-        return (commands[start : start + step] for start in range(0, len(commands), step))
+        return [commands[start : start + step] for start in range(0, len(commands), step)]
 
     def _parameters(self) -> str:
         size = f" SIZE={len(self._content)}" if self._offer.size else ""
@@ -159,12 +196,12 @@ class _Transaction:
         yield from receive(Phase.DOT)
         return Fitness.NEEDS_RESET
 
-    def _send_content(self) -> Script[Fitness]:
+    def _send_content(self, behind: Callable[[], bytes]) -> Script[Fitness]:
         if not self._may_send():
             raise Stopped(judge_failure(Phase.BODY, "this worker could not prove its database session"))
         yield Send(stuff_dots(self._content), Phase.BODY)
-        # Written by itself, so that a failure is before the dot or after it and never in between.
-        yield Send(END_OF_DATA, Phase.DOT)
+        # Apart from the content, so that a failure is before the dot or after it and never in between.
+        yield Send(END_OF_DATA + behind(), Phase.DOT)
         reply = yield from receive(Phase.DOT)
         self._settle(judge(Phase.DOT, reply))
         if reply.positive:
@@ -173,5 +210,9 @@ class _Transaction:
 
     def _settle(self, ruling: Ruling) -> None:
         """Rules for every recipient that has no ruling yet."""
-        for recipient in self._envelope.recipients:
+        for recipient in self.envelope.recipients:
             self._rulings.setdefault(recipient, ruling)
+
+
+def _written(commands: Sequence[_Command]) -> bytes:
+    return "".join(f"{command.line}\r\n" for command in commands).encode("ascii")

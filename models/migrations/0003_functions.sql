@@ -835,43 +835,30 @@ CREATE PROCEDURE duepost.enqueue_emails(
 )
 LANGUAGE plpgsql AS $$
 DECLARE
-    email duepost.scheduled_email.id%TYPE;
+    email      record;
+    setting text;
 BEGIN
     enqueued := '{}';
     FOR i IN 1 .. coalesce(cardinality(email_ids), 0) LOOP
-        PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
-        PERFORM pg_catalog.set_config('lock_timeout', '10s', true);
-        WITH due AS MATERIALIZED (
-            SELECT e.id, e.state, e.due_at, e.expires_at
-            FROM duepost.scheduled_email AS e
-            WHERE e.id = email_ids[i]
-            FOR UPDATE SKIP LOCKED
-        ), marked AS (
+        -- Assigned, as that is no statement of its own.
+        setting := pg_catalog.set_config('synchronous_commit', 'off', true);
+        setting := pg_catalog.set_config('lock_timeout', '10s', true);
+        -- One statement each for the lock, the row and the message: a third less than one for all, whose plan is large.
+        SELECT e.id, e.state, e.due_at, e.expires_at, control.paused OR control.circuit_open AS is_halted INTO email
+        FROM duepost.scheduled_email AS e, duepost.control AS control
+        WHERE e.id = email_ids[i]
+        FOR UPDATE OF e SKIP LOCKED;
+        IF email.state IN ('scheduled', 'queued') AND email.expires_at <= now() THEN
+            PERFORM duepost.finish(email.id, 'expired', NULL);
+        ELSIF email.state = 'scheduled' AND email.due_at <= now() AND NOT email.is_halted THEN
             UPDATE duepost.scheduled_email AS row
             SET state = 'queued', message_id = message_ids[i], probe = false
-            FROM due, duepost.control AS control
-            WHERE row.id = email_ids[i]
-              AND row.id = due.id
-              AND due.state = 'scheduled'
-              AND due.due_at <= now()
-              AND (due.expires_at IS NULL OR due.expires_at > now())
-              AND NOT control.paused
-              AND NOT control.circuit_open
-            RETURNING row.id
-        )
-        INSERT INTO dramatiq.queue (message_id, queue_name, state, mtime, message, eta, priority)
-        SELECT message_ids[i], enqueue_emails.queue_name, 'queued', now(), contents[i], now(), priorities[i]
-        FROM marked;
-        IF FOUND THEN
+            WHERE row.id = email_ids[i];
+            INSERT INTO dramatiq.queue (message_id, queue_name, state, mtime, message, eta, priority)
+            VALUES (
+                message_ids[i], enqueue_emails.queue_name, 'queued', now(), contents[i], now(), priorities[i]
+            );
             enqueued := enqueued || message_ids[i];
-        ELSE
-            SELECT e.id INTO email
-            FROM duepost.scheduled_email AS e
-            WHERE e.id = email_ids[i] AND e.state IN ('scheduled', 'queued') AND e.expires_at <= now()
-            FOR UPDATE SKIP LOCKED;
-            IF FOUND THEN
-                PERFORM duepost.finish(email, 'expired', NULL);
-            END IF;
         END IF;
         COMMIT;
     END LOOP;

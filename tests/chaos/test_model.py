@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from actors import sender
 from actors.consumer import ClaimedMessage
-from actors.sender import LostClaim
+from actors.delivery import LostClaim
 from actors.smtp.verdicts import Phase
 from models import control, emails
 from models.emails import ClaimedEmail, Lost

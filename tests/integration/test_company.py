@@ -185,7 +185,7 @@ def test_a_refusal_is_taken_apart_and_is_nobody_elses(postroom: Postroom) -> Non
     senders = sender.Senders()
     works = senders.begin(list(zip(ids, jobs, strict=True)), in_company=False)
     for work in works:
-        work.judged.extend(deliveries(work.email))
+        work.delivery.judged.extend(deliveries(work.delivery.email))
     senders.conclude(works, in_company=False)
     assert [postroom.ledger(email_id) for email_id in ids] == [["sent"], [], ["sent"]]
     jobs[0].wait()

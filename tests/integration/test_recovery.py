@@ -9,8 +9,9 @@ import pytest
 
 from actors import recovery, sender
 from actors.conclusion import Conclusion
+from actors.delivery import LostClaim
 from actors.process import has_ended, started_at_tick, this_process
-from actors.sender import LostClaim, claim, conclude, conclude_each, holdings
+from actors.sender import claim, conclude, conclude_each, holdings
 from actors.smtp.verdicts import Phase
 from models import emails, workers
 from models.database import Database

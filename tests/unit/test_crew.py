@@ -1,17 +1,22 @@
 """A crew's thread works for all: nobody is left waiting, each fails of its own, and a lone job is done at once."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from typing import ParamSpec, TypeVar
 
 import pytest
 
+from actors import crew as module
 from actors.crew import Crew, Job
-from actors.smtp.connection import Connection
+from actors.smtp.connection import Connection, Envelope
 from actors.smtp.dialogue import Aside, Script
 from actors.smtp.relay import Relay
+from actors.smtp.verdicts import Phase, Ruling
+from models.words import Verdict
+from tests.relays import ScriptedRelay, close, hang, reply
 from tests.waiting import wait_until
 
 P = ParamSpec("P")
@@ -38,7 +43,12 @@ class Squares:
         assert in_company or len(jobs) == 1
         return list(jobs)
 
-    def script(self, work: tuple[int, Job], connection: Connection) -> Script[None]:
+    def prepare(self, work: tuple[int, Job]) -> Envelope | None:
+        return None
+
+    def script(
+        self, work: tuple[int, Job], connection: Connection, following: Callable[[], Envelope | None]
+    ) -> Script[None]:
         assert connection.wire is None
         yield Aside(self._wait)
         if work[0] < 0:
@@ -165,3 +175,86 @@ def test_when_the_thread_is_stopped_nobody_is_left_waiting_and_the_next_one_work
         assert isinstance(done[number].exception(30), StoppedThread | None)
     crew.do(9)
     assert squares.squares[9] == 81
+
+
+class Letters:
+    """A trade with a real relay: a letter to each number."""
+
+    def __init__(self, count: int) -> None:
+        self.rulings: dict[int, Ruling] = {}
+        self._envelopes = {
+            number: Envelope("from@example.com", (f"{number}@example.com",), b"Subject: hi\r\n\r\nhi\r\n")
+            for number in range(count)
+        }
+        self._left = deque((number, Companion()) for number in range(1, count))
+
+    def begin(self, jobs: Sequence[tuple[int, Job]], *, in_company: bool) -> list[tuple[int, Job]]:
+        return list(jobs)
+
+    def prepare(self, work: tuple[int, Job]) -> Envelope | None:
+        return self._envelopes[work[0]]
+
+    def script(
+        self, work: tuple[int, Job], connection: Connection, following: Callable[[], Envelope | None]
+    ) -> Script[None]:
+        rulings = yield from connection.delivering(self._envelopes[work[0]], following)
+        [self.rulings[work[0]]] = rulings.values()
+
+    def conclude(self, works: Sequence[tuple[int, Job]], *, in_company: bool) -> None:
+        for _, job in works:
+            job.end()
+
+    def fail(self, work: tuple[int, Job], failure: BaseException) -> None:
+        work[1].end(failure)
+
+    def take_along(self) -> tuple[int, Job] | None:
+        return self._left.popleft() if self._left else None
+
+
+@pytest.fixture
+def relay() -> Iterator[ScriptedRelay]:
+    with ScriptedRelay() as relay:
+        yield relay
+
+
+def crew_with(relay: ScriptedRelay, letters: Letters, size: int) -> Crew[tuple[int, Job]]:
+    return Crew(letters, lambda: Connection(Relay.from_url(relay.url)), size)
+
+
+def taken(relay: ScriptedRelay) -> list[int]:
+    return sorted(int(message.recipients[0].partition("@")[0]) for message in relay.messages)
+
+
+def test_what_waits_for_a_connection_goes_out_behind_the_dots_of_others(relay: ScriptedRelay) -> None:
+    behind: list[bool] = []
+    relay.on(
+        Phase.DOT,
+        lambda session: behind.append(session.buffer.startswith(b"MAIL")),
+        reply("250 2.0.0 taken"),
+    )
+    letters = Letters(40)
+    crew = crew_with(relay, letters, 2)
+    crew.do(0)
+    crew.close()
+    assert taken(relay) == list(range(40))
+    assert {ruling.verdict for ruling in letters.rulings.values()} == {Verdict.SENT}
+    assert behind.count(True) > len(behind) // 2
+    assert relay.connections == 2
+
+
+def test_what_is_behind_a_dot_without_a_reply_goes_another_way_meanwhile(
+    relay: ScriptedRelay, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BEHIND_FOR", 0.05)
+    dots = count(1)
+    relay.on(Phase.DOT, hang(), close(), when=lambda _: next(dots) == 7)
+    letters = Letters(40)
+    crew = crew_with(relay, letters, 2)
+    done = pool.submit(crew.do, 0)
+    wait_until(lambda: len(letters.rulings) == 39, what="all others to be sent")
+    relay.release()
+    done.result(30)
+    crew.close()
+    verdicts = Counter(ruling.verdict for ruling in letters.rulings.values())
+    assert verdicts == {Verdict.SENT: 39, Verdict.UNKNOWN: 1}
+    assert len(set(taken(relay))) == 39

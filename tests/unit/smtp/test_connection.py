@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from actors.smtp import connection as module
-from actors.smtp.connection import Connection, Envelope
+from actors.smtp.connection import Connection, Envelope, nobody
 from actors.smtp.dialogue import Script
 from actors.smtp.relay import Relay, Timeouts
 from actors.smtp.switchboard import Line, Switchboard
@@ -39,13 +39,13 @@ Connect = Callable[..., Connection]
 class SwitchedConnection(Connection):
     """One whose emails go out over a switchboard."""
 
-    def deliver(self, envelope: Envelope) -> dict[str, Ruling]:
+    def deliver(self, envelope: Envelope, following: Callable[[], Envelope | None] = nobody) -> dict[str, Ruling]:
         board, line = Switchboard(), Line(self)
         found: list[dict[str, Ruling]] = []
         failures: list[BaseException | None] = []
 
         def script() -> Script[None]:
-            found.append((yield from self.delivering(envelope)))
+            found.append((yield from self.delivering(envelope, following)))
 
         board.play(line, script(), failures.append)
         while board:
@@ -420,3 +420,123 @@ def test_what_the_relay_does_can_change_while_it_runs(relay: ScriptedRelay, conn
     assert only(connection.deliver(email())).verdict is Verdict.RETRY
     relay.forget(Phase.RCPT)
     assert only(connection.deliver(email())).verdict is Verdict.SENT
+
+
+class Trail:
+    """Emails over one connection, each of which goes out behind the one before where that is allowed."""
+
+    def __init__(self, relay: ScriptedRelay, connection: Connection) -> None:
+        self.asked = 0
+        self.behind: list[bool] = []
+        self._connection = connection
+        # One dot after the other, the relay sees what has come with it.
+        relay.on(Phase.DOT, self._look, reply("250 2.0.0 taken"))
+
+    def deliver(self, *envelopes: Envelope) -> list[Ruling]:
+        """One after the other."""
+        found = []
+        for envelope, following in itertools.zip_longest(envelopes, envelopes[1:]):
+
+            def next_one(following: Envelope | None = following) -> Envelope | None:
+                self.asked += 1
+                return following
+
+            found.append(only(self._connection.deliver(envelope, next_one)))
+        return found
+
+    def _look(self, session: object) -> None:
+        self.behind.append(getattr(session, "buffer", b"").startswith(b"MAIL"))
+
+
+def test_the_next_envelope_goes_out_with_the_dot_once_the_relay_has_shown_that_it_is_prompt(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    trail = Trail(relay, connect())
+    rulings = trail.deliver(email(ADA), email(BOB), email(EVE), email(ADA))
+    assert [ruling.verdict for ruling in rulings] == [Verdict.SENT] * 4
+    assert trail.behind == [False, True, True, False]
+    assert [message.recipients for message in relay.messages] == [(ADA,), (BOB,), (EVE,), (ADA,)]
+    assert relay.connections == 1
+
+
+def test_a_relay_that_takes_its_time_gets_nothing_behind_a_dot(
+    relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PROMPT", 0)
+    trail = Trail(relay, connect())
+    trail.deliver(email(ADA), email(BOB), email(EVE))
+    assert trail.asked == 0
+    assert trail.behind == [False, False, False]
+
+
+def test_nothing_goes_behind_the_last_dot_of_a_connection(
+    relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_EMAILS", 3)
+    trail = Trail(relay, connect())
+    trail.deliver(*[email(ADA)] * 3, *[email(BOB)] * 3)
+    assert trail.behind == [False, True, False, True, True, False]
+    assert relay.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"), [("451 4.3.0 not now", Verdict.RETRY), ("554 5.6.0 no", Verdict.UNDELIVERABLE)]
+)
+def test_a_refused_content_does_not_matter_to_the_email_behind_it(
+    relay: ScriptedRelay, connect: Connect, answer: str, verdict: Verdict
+) -> None:
+    trail = Trail(relay, connect())
+    trail.deliver(email(ADA))
+    relay.on(Phase.DOT, reply(answer), times=1)
+    first, second = trail.deliver(email(BOB), email(EVE))
+    assert (first.verdict, second.verdict) == (verdict, Verdict.SENT)
+    assert [message.recipients for message in relay.messages] == [(ADA,), (EVE,)]
+    assert relay.connections == 1
+    assert "C: RSET" not in relay.transcript
+
+
+@pytest.mark.parametrize(
+    ("actions", "verdict"),
+    [
+        ([reply("250 2.0.0 taken"), close()], Verdict.SENT),
+        ([reply("421 4.7.0 enough"), close()], Verdict.RETRY),
+        ([accept(), close()], Verdict.UNKNOWN),
+        ([garbage()], Verdict.UNKNOWN),
+    ],
+    ids=["taken and closed", "421", "no reply", "garbage"],
+)
+def test_an_email_behind_a_dot_after_which_the_connection_ends_goes_over_another_one(
+    relay: ScriptedRelay, connect: Connect, actions: list[Action], verdict: Verdict
+) -> None:
+    trail = Trail(relay, connect())
+    trail.deliver(email(ADA))
+    relay.on(Phase.DOT, *actions, times=1)
+    first, second = trail.deliver(email(BOB), email(EVE))
+    assert (first.verdict, second.verdict) == (verdict, Verdict.SENT)
+    assert [message.recipients for message in relay.messages].count((EVE,)) == 1
+    assert relay.connections == 2
+
+
+def test_a_relay_that_loses_what_is_behind_a_dot_gets_nothing_there_any_more(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    trail = Trail(relay, connect(replace(PATIENT, command=BRIEF)))
+    trail.deliver(email(ADA))
+    relay.on(Phase.MAIL, hang(), when=lambda line: trail.behind[-1], times=1)
+    rulings = trail.deliver(email(BOB), email(EVE), email(ADA))
+    assert [ruling.verdict for ruling in rulings] == [Verdict.SENT] * 3
+    assert trail.behind == [False, True, False, False]
+    assert relay.connections == 2
+
+
+def test_a_connection_that_an_email_behind_the_dot_left_is_not_used_again(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    connection = connect()
+    trail = Trail(relay, connection)
+    trail.deliver(email(ADA))
+    left = email(BOB)
+    connection.deliver(email(ADA), lambda: left)
+    connection.deliver(email(EVE))
+    assert [message.recipients for message in relay.messages] == [(ADA,), (ADA,), (EVE,)]
+    assert relay.connections == 2

@@ -3,7 +3,7 @@ import pytest
 from actors.smtp.dialogue import Action, Send
 from actors.smtp.envelope import Envelope
 from actors.smtp.greeting import Offer
-from actors.smtp.transaction import WINDOW, Fitness, Submitted, reset, submit
+from actors.smtp.transaction import WINDOW, Fitness, Submitted, Transaction, reset, submit
 from actors.smtp.verdicts import Pace, Phase, Scope
 from models.words import Verdict
 from tests.unit.smtp.talk import Break, Talk, never, talk
@@ -272,3 +272,64 @@ def test_a_reset_says_whether_the_relay_agreed(answer: str | Break, good: bool) 
     said = talk(reset(), answer)
     assert said.written == b"RSET\r\n"
     assert said.result is good
+
+
+def behind_a_dot(*answers: str | Break, offer: Offer = PIPELINING, to: tuple[str, ...] = (ADA,)) -> Talk[Submitted]:
+    transaction = Transaction(Envelope("from@example.com", to, b"hi\r\n"), offer, lambda: True)
+    assert transaction.open_behind().startswith(b"MAIL FROM:<from@example.com>\r\nRCPT TO:")
+    return talk(transaction.run(), *answers)
+
+
+def test_an_envelope_that_went_out_behind_a_dot_is_not_sent_again() -> None:
+    said = behind_a_dot("250 ok", "250 ok", "354 go", "250 taken")
+    assert verdicts(said) == {ADA: Verdict.SENT}
+    assert said.written == b"hi\r\n.\r\n"
+
+
+def test_a_refusal_behind_a_dot_is_one_like_any_other() -> None:
+    said = behind_a_dot("250 ok", "550 5.1.1 gone", "250 ok", "354 go", "250 taken", to=(ADA, BOB))
+    assert verdicts(said) == {ADA: Verdict.UNDELIVERABLE, BOB: Verdict.SENT}
+    assert not said.result.untouched
+    assert not said.result.is_lost_behind
+
+
+def test_what_goes_behind_the_dot_goes_in_its_write() -> None:
+    transaction = Transaction(Envelope("from@example.com", (ADA,), b"hi\r\n"), PIPELINING, lambda: True)
+    said = talk(transaction.run(lambda: b"MAIL FROM:<next@example.com>\r\n"), "250 ok", "250 ok", "354 go", "250 taken")
+    assert said.writes[1:] == [b"hi\r\n", b".\r\nMAIL FROM:<next@example.com>\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("offer", "to"),
+    [
+        (PLAIN, (ADA,)),
+        (Offer(pipelining=True, size=True, size_limit=3), (ADA,)),
+        (PIPELINING, tuple(f"user{number}@example.com" for number in range(WINDOW))),
+    ],
+    ids=["no PIPELINING", "too big", "more than a window"],
+)
+def test_an_envelope_goes_behind_no_dot_where_it_cannot(offer: Offer, to: tuple[str, ...]) -> None:
+    assert Transaction(Envelope("from@example.com", to, b"hi\r\n"), offer, lambda: True).open_behind() == b""
+
+
+@pytest.mark.parametrize("answer", [Break.TIMEOUT, Break.MALFORMED, "503 5.5.1 what?", "354 what?"])
+def test_what_a_relay_loses_behind_a_dot_may_be_repeated(answer: str | Break) -> None:
+    said = behind_a_dot(answer)
+    assert said.result.is_lost_behind
+    assert not said.result.untouched
+    assert said.result.fitness is Fitness.USELESS
+
+
+@pytest.mark.parametrize("answer", [Break.CLOSED, "421 4.7.0 enough"])
+def test_a_relay_that_goes_after_a_dot_has_not_touched_what_is_behind_it(answer: str | Break) -> None:
+    said = behind_a_dot(answer)
+    assert said.result.untouched
+    assert not said.result.is_lost_behind
+
+
+@pytest.mark.parametrize("lost", list(Break))
+def test_what_a_relay_has_answered_behind_a_dot_is_not_repeated(lost: Break) -> None:
+    said = behind_a_dot("250 ok", lost)
+    assert verdicts(said) == {ADA: Verdict.RETRY}
+    assert not said.result.untouched
+    assert not said.result.is_lost_behind
