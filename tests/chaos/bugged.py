@@ -20,7 +20,7 @@ def conclude_before_the_dot() -> None:
     """Says `sent` at once, and delivers afterwards."""
     delivering = Connection.delivering
 
-    def say_sent(connection: Connection, envelope: Envelope) -> Script[dict[str, Ruling]]:
+    def say_sent(connection: Connection, envelope: Envelope, following: object) -> Script[dict[str, Ruling]]:
         later = Connection(settings().need_relay(), settings().timeouts)
 
         def deliver() -> None:
