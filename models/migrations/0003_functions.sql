@@ -481,10 +481,16 @@ COMMENT ON FUNCTION duepost.schedule_emails IS
     'Schedules many emails, or none: a JSON array of objects with the arguments of schedule_email() as keys. Gives their '
     'ids in the order of the array. What is wrong raises 22023 or 23505, and is named with its place, from 0.';
 
+-- From here on statements are planned once in a session, by index, whatever a table looked like when they were, and never
+-- compiled: planning costs as much as running them, and compiling a hundred times that.
+
 -- The caller holds the row's lock. Users that are settled keep their outcomes; `outcome`, where it is given, is the
 -- email's own: for the users that were still to get it, or for its address.
 CREATE FUNCTION duepost.finish(email_id bigint, outcome text, reply text) RETURNS void
-LANGUAGE sql AS $$
+LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
     WITH email AS (
         DELETE FROM duepost.scheduled_email AS e WHERE e.id = finish.email_id RETURNING e.*
     ), settled AS (
@@ -502,13 +508,15 @@ LANGUAGE sql AS $$
     SELECT email.id, email.kind, settled.outcome, settled.user_id, settled.address, settled.code,
            settled.enhanced_code, settled.reply, email.attempts, email.unknowns, email.key, email.scheduled_at,
            email.message_id_header
-    FROM email, settled
+    FROM email, settled;
+END
 $$;
 
 CREATE FUNCTION duepost.clear_scheduled_emails(users text[], kind text DEFAULT NULL)
 RETURNS TABLE (email_id bigint, receipt text)
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     email   record;
@@ -576,7 +584,8 @@ COMMENT ON FUNCTION duepost.clear_scheduled_emails IS
 
 CREATE FUNCTION duepost.clear_scheduled_email(email_id bigint) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     partly boolean;
@@ -602,7 +611,8 @@ COMMENT ON FUNCTION duepost.clear_scheduled_email IS
 CREATE FUNCTION duepost.clear_scheduled_emails_to(address text, kind text DEFAULT NULL)
 RETURNS TABLE (email_id bigint, receipt text)
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     email record;
@@ -630,7 +640,8 @@ COMMENT ON FUNCTION duepost.clear_scheduled_emails_to IS
 
 CREATE FUNCTION duepost.reschedule_email(email_id bigint, scheduled_at timestamptz) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     email record;
