@@ -7,6 +7,7 @@ import psycopg2
 import pytest
 
 from models.database import Database
+from tests.namespaces import Namespace, fresh_namespace, namespaces_are_allowed
 from tests.postgres import Connection, PostgresServer, installed_binaries
 
 # No test depends on speed.
@@ -51,6 +52,25 @@ def own_server(server: PostgresServer) -> Iterator[PostgresServer]:
     yield own
     own.stop("immediate")
     own.remove()
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """A network namespace of the test's own, whose link can be cut."""
+    if not namespaces_are_allowed():
+        pytest.skip("no right to make network namespaces here")
+    with fresh_namespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def far_server(server: PostgresServer, namespace: Namespace) -> Iterator[PostgresServer]:
+    """A PostgreSQL in the namespace."""
+    far = PostgresServer(server.binaries, namespace=namespace)
+    far.start()
+    yield far
+    far.stop("immediate")
+    far.remove()
 
 
 @pytest.fixture

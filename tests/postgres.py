@@ -18,6 +18,7 @@ from psycopg2 import extensions
 
 from models.database import Database
 from models.migrate import migrate
+from tests.namespaces import Namespace
 
 #: An application's own, as the driver gives them.
 Connection = extensions.connection
@@ -38,18 +39,27 @@ def installed_binaries() -> dict[str, Path]:
 
 
 class PostgresServer:
-    """A server of the tests' own, on a Unix socket, with its data in a temporary folder."""
+    """A server of the tests' own, on a Unix socket, with its data in a temporary folder.
 
-    def __init__(self, binaries: Path, folder: Path | None = None, **env: str) -> None:
+    In a namespace it listens on that one's address too.
+    """
+
+    def __init__(
+        self, binaries: Path, folder: Path | None = None, *, namespace: Namespace | None = None, **env: str
+    ) -> None:
         self.binaries = binaries
         self.folder = folder or Path(tempfile.mkdtemp(prefix="duepost-pg-", dir="/tmp"))
         self._env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **env}
+        self._namespace = namespace
         self._user = "pgserver" if os.geteuid() == 0 else None
         if self._user:
             self._let_user_in()
         self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "-D", str(self.data), "--no-sync")
         with (self.data / "postgresql.auto.conf").open("a") as file:
             file.write("fsync = off\nfull_page_writes = off\nmax_connections = 200\nautovacuum_naptime = 5s\n")
+        if namespace:
+            with (self.data / "pg_hba.conf").open("a") as file:
+                file.write(f"host all all {namespace.outer}/32 trust\n")
 
     def _let_user_in(self) -> None:
         try:
@@ -67,9 +77,14 @@ class PostgresServer:
     def data(self) -> Path:
         return self.folder / "data"
 
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
     def start(self) -> None:
-        options = f'-h "" -k {self.folder}'
-        self._run("pg_ctl", "-w", "-D", str(self.data), "-l", str(self.folder / "log"), "-o", options, "start")
+        address = self._namespace.inner if self._namespace else ""
+        options = f'-h "{address}" -k {self.folder}'
+        self._run("pg_ctl", "-w", "-D", str(self.data), "-l", str(self.log), "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
         self._run("pg_ctl", "-w", "-D", str(self.data), "-m", mode, "stop")
@@ -122,9 +137,12 @@ class PostgresServer:
             connection.close()
 
     def _run(self, program: str, *arguments: str) -> None:
+        command, user = [str(self.binaries / program), *arguments], self._user
+        if self._namespace and user:
+            command, user = self._namespace.entering(pwd.getpwnam(user), command), None
         done = subprocess.run(
-            [str(self.binaries / program), *arguments],
-            user=self._user,
+            command,
+            user=user,
             stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
             stderr=subprocess.STDOUT if program == "initdb" else subprocess.DEVNULL,
             cwd="/",
@@ -132,5 +150,5 @@ class PostgresServer:
             check=False,
         )
         if done.returncode:
-            log = self.folder / "log"
-            raise RuntimeError(f"{program} failed: {done.stdout!r} {log.read_text() if log.exists() else ''}")
+            log = self.log.read_text() if self.log.exists() else ""
+            raise RuntimeError(f"{program} failed: {done.stdout!r} {log}")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Site
+from tests.namespaces import Namespace, NamespaceNetwork
 from tests.network import Network
 from tests.pooler import PGBOUNCER, Pooler
+from tests.postgres import PostgresServer
 from tests.processes import Workers, duepost, environment
 from tests.relays import ScriptedRelay
 from tests.waiting import wait_until
@@ -54,6 +56,53 @@ def test_a_worker_that_is_cut_off_begins_nothing_and_others_take_over(
             with site.workers("whole"):
                 # Its session lives on behind the network: the server ends it when no proof has come for a while.
                 site.wait_until_finished(2000, timeout=90)
+            cut_off.kill()
+        assert site.outcomes() == {"sent": 2000}
+        assert no_copy_but_the_named(site)
+
+
+def test_packets_that_vanish_are_noticed_by_keepalives_and_got_over_in_bounded_time(
+    far_server: PostgresServer, namespace: Namespace, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    with far_server.fresh_database() as url:
+        network = NamespaceNetwork(namespace, url)
+        site = Site(url, relay, environment(url, relay.url), tmp_path)
+        # By the statement's limit it would hang up only after ten minutes.
+        patient = site.workers(DUEPOST_DATABASE_URL=network.url, DUEPOST_STATEMENT_TIMEOUT="600")
+        with site.watch(), patient as workers:
+            site.schedule(600)
+            wait_until(lambda: len(relay.messages) > 50, state=site.logs)
+            network.cut()
+            for said in ("session is lost", "OperationalError"):
+                wait_until(lambda said=said: said in workers.output, timeout=90, what=said, state=site.logs)  # type: ignore[misc]
+            network.mend()
+            site.wait_until_finished(600, timeout=90)
+            assert workers.stop() == 0
+        assert site.outcomes() == {"sent": 600}
+        assert no_copy_but_the_named(site)
+
+
+def test_the_server_ends_the_session_of_a_worker_whose_packets_vanish_and_others_take_over(
+    far_server: PostgresServer, namespace: Namespace, relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    with far_server.fresh_database() as url:
+        network = NamespaceNetwork(namespace, url)
+        site = Site(url, relay, environment(url, relay.url), tmp_path)
+        with site.watch(), site.workers("cut-off", DUEPOST_DATABASE_URL=network.url) as cut_off:
+            site.schedule(2000)
+            wait_until(lambda: len(relay.messages) > 20, state=site.logs)
+            [(session,)] = site.query(
+                "SELECT l.pid FROM pg_locks AS l JOIN duepost.worker AS w ON l.objid = w.id::oid"
+                " WHERE l.locktype = 'advisory' AND l.granted"
+            )
+            network.cut()
+            with site.workers("whole"):
+                site.wait_until_finished(2000, timeout=90)
+            wait_until(lambda: not site.query("SELECT 1 FROM pg_stat_activity WHERE pid = %s", session))
+            assert (
+                f"[{session}] LOG:  could not receive data from client: Connection timed out"
+                in far_server.log.read_text()
+            )
             cut_off.kill()
         assert site.outcomes() == {"sent": 2000}
         assert no_copy_but_the_named(site)

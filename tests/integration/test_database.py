@@ -11,7 +11,9 @@ import pytest
 
 from models.database import Database, Limits
 from models.errors import DatabaseUnreachable, NestedTransaction
+from tests.namespaces import Namespace, NamespaceNetwork
 from tests.network import Network
+from tests.postgres import PostgresServer
 from tests.waiting import wait_until
 
 
@@ -120,6 +122,31 @@ def test_a_server_that_never_answers_is_given_up(url: str) -> None:
         network.mend()
         assert database.execute("SELECT 1") == [(1,)]
         database.close()
+
+
+@pytest.mark.parametrize("waits_already", [False, True])
+def test_a_statement_whose_packets_vanish_is_given_up_by_keepalives(
+    far_server: PostgresServer, namespace: Namespace, *, waits_already: bool
+) -> None:
+    with ThreadPoolExecutor() as threads, far_server.fresh_database() as url:
+        network = NamespaceNetwork(namespace, url)
+        database, beside = Database(network.url, limits=Limits(statement=600)), Database(url)
+        assert database.execute("SELECT 1") == [(1,)]
+        if waits_already:
+            waiting = threads.submit(database.execute, "SELECT pg_sleep(600)")
+            asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+            wait_until(lambda: beside.execute(asleep))
+            network.cut()
+        else:
+            network.cut()
+            waiting = threads.submit(database.execute, "SELECT 1")
+        # By the statement's limit it would be hung up on only after ten minutes, and in other words.
+        with pytest.raises(DatabaseUnreachable, match="Connection timed out"):
+            waiting.result(timeout=120)
+        network.mend()
+        assert database.execute("SELECT 1") == [(1,)]
+        database.close()
+        beside.close()
 
 
 def test_a_connection_that_is_never_answered_is_given_up(silent_server: str) -> None:
