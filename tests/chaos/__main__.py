@@ -18,6 +18,7 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="make chaos", description=(__doc__ or "").strip())
     options.add_argument("--minutes", type=float, default=2.0, help="how long things go wrong, altogether")
     options.add_argument("--seed", type=int, default=0, help="replays the plan of a seed; 0 draws one")
+    options.add_argument("--proxy", action="store_true", help="cut the network by a proxy, never for real")
     given = options.parse_args()
     seed = given.seed or random_seed()
     until = time.monotonic() + given.minutes * 60
@@ -26,7 +27,8 @@ def main() -> int:
             print(f"seed {seed}: `make chaos SEED={seed}` replays the plan", flush=True)
             logs = Path(folder) / str(seed)
             logs.mkdir()
-            report = Chaos(seed, min(left, ONE_RUN), logs, installed_binaries()["embedded-18"], say=_say).run()
+            binaries = installed_binaries()["embedded-18"]
+            report = Chaos(seed, min(left, ONE_RUN), logs, binaries, say=_say, by_proxy=given.proxy).run()
             print(report, flush=True)
             for each in report.wrong:
                 print(f"  wrong: {each}")

@@ -19,12 +19,16 @@ from tests.chaos.askers import USERS, Asker, Book, address_of
 from tests.chaos.judge import Site, judge
 from tests.chaos.plan import Event, Trouble, plan
 from tests.chaos.relay import ChaosRelay
+from tests.namespaces import NamespaceNetwork, fresh_namespace, namespaces_are_allowed
 from tests.network import Network
 from tests.postgres import PostgresServer
 from tests.processes import ROOT, Process, Watch, duepost, environment
 
 #: Seconds after which what has not settled is stuck.
 PATIENCE = 120.0
+
+#: How many times longer a cut lasts that is real: those of a few seconds are got over by TCP itself.
+REAL_CUTS_LAST = 5
 
 #: Queued rows without their message: there are none, as both commit together.
 TORN = """
@@ -48,6 +52,7 @@ class Report:
     copies: int
     held: int
     slowest: float
+    cut_by: str
     log: str = ""
     stories: list[str] = field(default_factory=list)
 
@@ -56,8 +61,9 @@ class Report:
         resends = ", ".join(f"{count} × {reason}" for reason, count in sorted(self.resends.items())) or "none"
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
         return (
-            f"seed {self.seed}: {self.emails} emails ({outcomes}; {self.held} held as unknown), {self.copies} copies at"
-            f" the relay; {troubles}; unknown outcomes: {resends}; slowest call {self.slowest:.2f} s;"
+            f"seed {self.seed}, network cut by {self.cut_by}: {self.emails} emails ({outcomes};"
+            f" {self.held} held as unknown), {self.copies} copies at the relay; {troubles};"
+            f" unknown outcomes: {resends}; slowest call {self.slowest:.2f} s;"
             f" {len(self.wrong) or 'nothing'} wrong" + "".join(f"\n{each}" for each in [*self.wrong, *self.stories])
         )
 
@@ -72,6 +78,7 @@ class Chaos:
         folder: for logs.
         module: what `dramatiq` runs.
         env: more environment for the workers.
+        by_proxy: whether a proxy is to cut the network, even where a network namespace may be had.
     """
 
     seed: int
@@ -81,16 +88,23 @@ class Chaos:
     module: str = "actors"
     env: Mapping[str, str] = field(default_factory=dict)
     say: Callable[[str], None] = print
+    by_proxy: bool = False
 
     def run(self) -> Report:
         """Runs it to its judgement."""
         with ExitStack() as stack:
-            self.server = PostgresServer(self.binaries)
+            is_real = namespaces_are_allowed() and not self.by_proxy
+            namespace = stack.enter_context(fresh_namespace()) if is_real else None
+            self.server = PostgresServer(self.binaries, namespace=namespace)
             self.server.start()
             stack.callback(self._remove_server)
             self.url = stack.enter_context(self.server.fresh_database())
             self.relay = stack.enter_context(ChaosRelay())
-            self.network = stack.enter_context(Network(self.url))
+            self.network: Network | NamespaceNetwork = (
+                NamespaceNetwork(namespace, self.url) if namespace else stack.enter_context(Network(self.url))
+            )
+            self.cut_by = "a namespace" if namespace else "a proxy"
+            self.lasts = {Trouble.CUT_NETWORK: REAL_CUTS_LAST} if namespace else {}
             self.processes: dict[str, Process] = {}
             stack.callback(self._kill_all)
             self.book = Book()
@@ -142,7 +156,8 @@ class Chaos:
                 self.troubles[str(event.trouble)] += 1
                 undo = self._do(event)
                 if undo is not None:
-                    later.append((time.monotonic() - begun + event.seconds, undo))
+                    seconds = event.seconds * self.lasts.get(event.trouble, 1)
+                    later.append((time.monotonic() - begun + seconds, undo))
             self._keep_running()
             self._look()
             time.sleep(0.02)
@@ -256,6 +271,7 @@ class Chaos:
             copies=len(self.relay.taken),
             held=len(site.held),
             slowest=self.book.slowest,
+            cut_by=self.cut_by,
             log=self.logs(),
             stories=[
                 self._story(int(number)) for number in re.findall(r"^email (\d+)", "\n".join(wrong), re.MULTILINE)
