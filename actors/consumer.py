@@ -158,9 +158,9 @@ class PostgresConsumer(Consumer):
         if not self._claimed:
             self._wait()
             try:
-                self._acknowledge()
-                self._claim()
-                self._is_back()
+                has_written = self._acknowledge()
+                if self._claim() or has_written:
+                    self._is_back()
             except DatabaseUnreachable as error:
                 self._is_away(error)
         return self._claimed.popleft() if self._claimed else None
@@ -241,7 +241,8 @@ class PostgresConsumer(Consumer):
             return float("inf")
         return -float("inf") if self._has_news else self._poll.due_at
 
-    def _acknowledge(self) -> None:
+    def _acknowledge(self) -> bool:
+        """Writes down what is done; gives whether there was anything, so that the table has been spoken to."""
         with self._changed:
             done = list(self._done)
         if done:
@@ -249,23 +250,25 @@ class PostgresConsumer(Consumer):
             with self._changed:
                 del self._done[: len(done)]
             self._put_down(done)
+        return bool(done)
 
-    def _claim(self) -> None:
+    def _claim(self) -> bool:
+        """Reads what there is room for, if it is time to; gives whether the table has been read."""
         room = self._prefetch - len(self.in_hand)
         now = time.monotonic()
         if room <= 0 or (now < self._poll.due_at and not self._has_news) or self._stopping.is_set():
-            return
+            return False
         self._has_news = False
         if not self._attendance.is_proven():
             self._poll.due_at = now + LONGEST_POLL
-            return
+            return False
         worker_id = self._attendance.worker_id
         self._give_back_strays(now, worker_id)
         claimed = self._read(room, worker_id)
         self.looked_at = now = time.monotonic()
         if not claimed:
             self._poll.empty(now)
-            return
+            return True
         self._poll.found(now, all_of_it=len(claimed) < room)
         with self._changed:
             self.in_hand.update(each.claim for each in claimed)
@@ -273,6 +276,7 @@ class PostgresConsumer(Consumer):
         for each in unreadable:
             self._write_off(each.claim, DecodeError.__name__)
             self._put_down([each.claim])
+        return True
 
     def _read(self, room: int, worker_id: int) -> list[ClaimedContent]:
         begins_anew = self._ration.is_due

@@ -79,9 +79,14 @@ class Limits:
 
         The limits hold for that transaction alone: a pooler may give its session to others afterwards. Each statement
         has a snapshot of its own, whatever the database's default is: what is looked at once a row is locked must be
-        as it is then.
+        as it is then. And an answer that cannot be written, as the network is cut, must not keep locks until the kernel
+        gives up, a quarter of an hour later: no other limit holds while the server writes.
         """
-        settings = {"transaction_isolation": "read committed", **self.parameters}
+        settings = {
+            "transaction_isolation": "read committed",
+            **self.parameters,
+            "tcp_user_timeout": SERVER_KEEPALIVES["tcp_user_timeout"],
+        }
         return "".join(f"SET LOCAL {name} = '{value}'; " for name, value in settings.items())
 
 

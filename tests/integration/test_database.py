@@ -149,6 +149,28 @@ def test_a_statement_whose_packets_vanish_is_given_up_by_keepalives(
         beside.close()
 
 
+def test_an_answer_that_cannot_be_written_keeps_no_lock(far_server: PostgresServer, namespace: Namespace) -> None:
+    with ThreadPoolExecutor() as threads, far_server.fresh_database() as url:
+        network = NamespaceNetwork(namespace, url)
+        database, beside = Database(network.url), Database(url)
+        beside.execute("CREATE TABLE email AS SELECT 1 AS id")
+        # More than the sockets hold: the server waits until it may write on, with the row locked.
+        claiming = threads.submit(
+            database.execute,
+            "WITH locked AS MATERIALIZED (SELECT id FROM email FOR UPDATE)"
+            " SELECT repeat('x', 20000000), pg_sleep(1) FROM locked",
+        )
+        asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        wait_until(lambda: beside.execute(asleep))
+        network.cut()
+        assert beside.execute("SELECT id FROM email FOR UPDATE SKIP LOCKED") == []
+        with pytest.raises(DatabaseUnreachable):
+            claiming.result(timeout=120)
+        wait_until(lambda: beside.execute("SELECT id FROM email FOR UPDATE SKIP LOCKED"), timeout=60)
+        database.close()
+        beside.close()
+
+
 def test_a_connection_that_is_never_answered_is_given_up(silent_server: str) -> None:
     database = Database(f"{silent_server}?connect_timeout=2")
     with pytest.raises(DatabaseUnreachable, match="timeout"):
