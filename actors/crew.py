@@ -216,8 +216,8 @@ class Crew(Generic[Work]):
         self._board.play(line, script, partial(self._ended, line, work))
 
     def _put_behind(self, line: Line) -> Envelope | None:
-        """Of what is claimed and waits for a line, the next goes out behind this one's last dot."""
-        envelope = self._trade.prepare(self._claimed[0]) if self._claimed else None
+        """Of what is claimed and waits for a line, the next goes out behind this one's last dot, unless one is free."""
+        envelope = self._trade.prepare(self._claimed[0]) if self._claimed and not self._free else None
         if envelope is not None:
             self._behind[line] = Behind(self._claimed.popleft(), time.monotonic() + BEHIND_FOR)
         return envelope
@@ -262,11 +262,13 @@ class Crew(Generic[Work]):
         return Line(self._connect())
 
     def _patience(self) -> float:
+        now = time.monotonic()
         if self._done:
-            return max(0.0, self._done_at + LINGER - time.monotonic())
+            return max(0.0, self._done_at + LINGER - now)
         if self._has_room:
             return LOOK_INTERVAL
-        return BEHIND_FOR if self._behind else float("inf")
+        oldest = next(iter(self._behind.values()), None)
+        return max(0.0, oldest.until - now) if oldest else float("inf")
 
     @property
     def _under_way(self) -> int:

@@ -59,12 +59,13 @@ class Holdings:
             how many there were.
 
         Raises:
-            DatabaseUnreachable: they stay in doubt.
+            DatabaseUnreachable: they stay in doubt, for as long as their claims may still be carried out.
         """
         if not self._doubtful:
             return 0
         with self._claiming:
-            found = emails.give_back_strays(database, list(self._doubtful), worker_id)
-            now = time.monotonic()
-            self._doubtful = {email_id: until for email_id, until in self._doubtful.items() if until > now}
-        return len(found)
+            try:
+                return len(emails.give_back_strays(database, list(self._doubtful), worker_id))
+            finally:
+                now = time.monotonic()
+                self._doubtful = {email_id: until for email_id, until in self._doubtful.items() if until > now}

@@ -106,11 +106,24 @@ SELECT EXISTS (
 )
 
 -- name: give_back_strays
--- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt.
-UPDATE duepost.scheduled_email
+-- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt. Not
+-- what was claimed since this statement began: it may be carried out late, and that claim's answer has arrived.
+WITH stray AS MATERIALIZED (
+    SELECT id, state, worker_id, claimed_at
+    FROM duepost.scheduled_email
+    WHERE id = ANY (%(ids)s::bigint[])
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE duepost.scheduled_email AS row
 SET state = 'scheduled', probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
-WHERE id = ANY (%(ids)s::bigint[]) AND state = 'sending' AND worker_id = %(worker_id)s
-RETURNING id
+FROM stray
+WHERE row.id = ANY (%(ids)s::bigint[])
+  AND row.id = stray.id
+  AND stray.state = 'sending'
+  AND stray.worker_id = %(worker_id)s
+  AND stray.claimed_at < now()
+RETURNING row.id
 
 -- name: lock_claimed
 -- The row of a claim, locked: gone where the claim is no longer the row's.

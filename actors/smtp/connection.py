@@ -24,8 +24,11 @@ MAX_EMAILS: Final = 100
 #: Seconds without an email after which a connection is renewed: relays and firewalls begin to forget it.
 MAX_IDLE: Final = 30.0
 
-#: Seconds within which a relay has to have replied to the last dot for the next email to go out behind the next one.
+#: Seconds within which a relay has to have taken the last content for an email to go out behind the next one.
 PROMPT: Final = 0.5
+
+#: So often in a row a relay may hang up on what is behind a dot, before it gets nothing there any more.
+MAX_LOSSES: Final = 2
 
 #: Seconds for a reply to QUIT or RSET: nothing hangs on it.
 BRIEFLY: Final = 2.0
@@ -75,9 +78,10 @@ class Connection:
         #: What has gone out behind the last dot.
         self._opened: Transaction | None = None
         self._is_forgone = False
-        self._runs_on = True
+        #: How often in a row what had gone out behind a dot was lost.
+        self._losses = 0
         self._is_prompt = False
-        self._dot_at: float | None = None
+        self._content_at: float | None = None
 
     def deliver(self, envelope: Envelope, following: Callable[[], Envelope | None] = nobody) -> dict[str, Ruling]:
         """Submits one email, and waits; see `delivering`."""
@@ -93,8 +97,8 @@ class Connection:
 
         Args:
             envelope: what and to whom.
-            following: asked at most once, when the dot is about to go out: the email whose envelope is to go out
-                with it. It has to be the next one that is delivered here, unless it is forgone.
+            following: asked at most once, when the content is about to go out: the email whose envelope is to go
+                out with its dot. It has to be the next one that is delivered here, unless it is forgone.
 
         Returns:
             A ruling for each recipient.
@@ -159,24 +163,33 @@ class Connection:
             yield Aside(self._open)
         if self._refusal is not None:
             return Submitted(dict.fromkeys(envelope.recipients, self._refusal), Fitness.USELESS)
-        transaction, self._opened = self._opened or Transaction(envelope, self._offer, self._may_send), None
-        self._dot_at = None
+        opened, self._opened = self._opened, None
+        transaction = opened or Transaction(envelope, self._offer, self._may_send)
+        self._content_at = None
         submitted = yield from transaction.run(partial(self._open_next, following))
         self._emails += 1
         self._used_at = time.monotonic()
-        if self._dot_at is not None:
-            self._is_prompt = self._used_at - self._dot_at < PROMPT
+        if self._content_at is not None:
+            self._is_prompt = self._used_at - self._content_at < PROMPT
         self._needs_reset = submitted.fitness is Fitness.NEEDS_RESET and self._opened is None
-        self._runs_on = self._runs_on and not submitted.is_lost_behind
+        if opened is not None:
+            self._note_loss(submitted)
         if submitted.fitness is Fitness.USELESS or self._is_forgone:
             self._drop()
         return submitted
 
+    def _note_loss(self, submitted: Submitted) -> None:
+        """Whether what had gone out behind a dot arrived; a relay that is still there, and lost it, will again."""
+        if submitted.is_lost_behind:
+            self._losses = MAX_LOSSES
+        else:
+            self._losses = self._losses + 1 if submitted.untouched else 0
+
     def _open_next(self, following: Callable[[], Envelope | None]) -> bytes:
         """The next email's envelope, where there is one and this relay takes it behind the dot."""
-        self._dot_at = time.monotonic()
-        is_apt = self._offer.pipelining and self._runs_on and self._is_prompt and self._emails + 1 < MAX_EMAILS
-        envelope = following() if is_apt else None
+        self._content_at = time.monotonic()
+        is_used_up = self._emails + 1 >= MAX_EMAILS or self._losses >= MAX_LOSSES
+        envelope = following() if self._offer.pipelining and self._is_prompt and not is_used_up else None
         if envelope is None:
             return b""
         transaction = Transaction(envelope, self._offer, self._may_send)

@@ -132,6 +132,8 @@ class Switchboard:
             pass
         except BaseException as error:  # noqa: BLE001 - one script's failure is no other's
             failure = error
+            # Where it is not the script's own, the script has to hear of it: its connection ends in mid-dialogue.
+            line.script.close()
         if line.heard is not None and line.heard is not line.connection.wire:
             self.forget(line)
         self._busy.discard(line)

@@ -34,8 +34,8 @@ class Submitted:
         rulings: one for each recipient.
         fitness: what the connection is good for now.
         untouched: the relay had gone before it answered anything: a fresh connection may repeat it all.
-        is_lost_behind: the relay is there, but has lost or refused what came behind another email's dot; as before,
-            a fresh connection may repeat it all.
+        is_lost_behind: what came behind another email's dot was lost or refused, or answered by what was meant for
+            that; nothing of the content went out, and a fresh connection may repeat it all.
     """
 
     rulings: dict[str, Ruling]
@@ -92,6 +92,7 @@ class Transaction:
         self._refused = False
         self._go_ahead = False
         self._is_opened = False
+        self._is_at_content = False
 
     def open_behind(self) -> bytes:
         """The envelope, which has to go out behind the dot of the email before; empty where it cannot go there."""
@@ -105,19 +106,16 @@ class Transaction:
         """What is said, but for an envelope that went out before.
 
         Args:
-            behind: asked once, when the dot is about to go out: what is to go out with it.
+            behind: asked once, when the content is about to go out: what is to go out with its dot.
         """
         try:
             fitness = yield from self._run(behind)
         except Stopped as stopped:
             self._settle(stopped.ruling)
             gone = stopped.hung_up or (stopped.ruling.code, stopped.ruling.phase) == (421, Phase.MAIL)
-            return Submitted(
-                self._rulings,
-                Fitness.USELESS,
-                untouched=gone and not self._answered,
-                is_lost_behind=self._is_opened and not gone and not self._answered,
-            )
+            untouched = gone and not self._answered
+            is_lost_behind = self._is_opened and not self._is_at_content and not untouched
+            return Submitted(self._rulings, Fitness.USELESS, untouched, is_lost_behind)
         return Submitted(self._rulings, fitness)
 
     @property
@@ -134,6 +132,7 @@ class Transaction:
             return Fitness.NEEDS_RESET
         if self._refused:
             return Fitness.USELESS
+        self._is_at_content = True
         if not self._accepted:
             return (yield from self._send_nothing())
         return (yield from self._send_content(behind))
@@ -173,7 +172,9 @@ class Transaction:
             Stopped: relay and client are out of step, or the relay hangs up.
         """
         in_step = self._is_pointless(command) or not is_out_of_place(command.phase, reply)
-        if reply.code == 421 or not in_step:
+        # Behind a dot a refusal may be one of its content, said twice, or of being there at all: so it is asked again.
+        is_doubtful = self._is_opened and command.phase is Phase.MAIL and not reply.positive
+        if reply.code == 421 or not in_step or is_doubtful:
             raise Stopped(judge(command.phase, reply))
         if command.phase is Phase.DATA:
             self._take_data(reply)
@@ -197,11 +198,13 @@ class Transaction:
         return Fitness.NEEDS_RESET
 
     def _send_content(self, behind: Callable[[], bytes]) -> Script[Fitness]:
+        end = END_OF_DATA + behind()
+        # Right before the content: nothing that takes time comes after it.
         if not self._may_send():
             raise Stopped(judge_failure(Phase.BODY, "this worker could not prove its database session"))
         yield Send(stuff_dots(self._content), Phase.BODY)
         # Apart from the content, so that a failure is before the dot or after it and never in between.
-        yield Send(END_OF_DATA + behind(), Phase.DOT)
+        yield Send(end, Phase.DOT)
         reply = yield from receive(Phase.DOT)
         self._settle(judge(Phase.DOT, reply))
         if reply.positive:

@@ -191,6 +191,20 @@ def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_at_once_
     assert postroom.ledger(email_id) == ["sent"]
 
 
+def test_a_row_that_somebody_holds_keeps_no_other_stray(postroom: Postroom) -> None:
+    held, free = postroom.schedule(), postroom.schedule()
+    postroom.enqueue()
+    for email_id in (held, free):
+        claim_without_hearing_of_it(postroom, email_id)
+    with postroom.application.transaction() as cursor:
+        cursor.execute("SELECT FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE", {"id": held})
+        recovery.give_back_strays()
+        cursor.execute("SELECT state FROM duepost.scheduled_email WHERE id = %(id)s", {"id": free})
+        assert cursor.fetchone() == ("scheduled",)
+    recovery.give_back_strays()
+    assert postroom.row(held)["state"] == "scheduled"
+
+
 def test_what_is_being_worked_on_is_not_given_back_although_an_earlier_claim_of_it_was_in_doubt(
     postroom: Postroom,
 ) -> None:

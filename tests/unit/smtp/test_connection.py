@@ -529,6 +529,30 @@ def test_a_relay_that_loses_what_is_behind_a_dot_gets_nothing_there_any_more(
     assert relay.connections == 2
 
 
+def test_a_relay_that_says_two_things_to_a_dot_does_not_decide_about_the_email_behind_it(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    trail = Trail(relay, connect())
+    trail.deliver(email(ADA))
+    relay.on(Phase.DOT, reply("250 2.0.0 taken"), reply("552 5.3.4 too big"), times=1)
+    first, second = trail.deliver(email(BOB), email(EVE))
+    assert (first.verdict, second.verdict) == (Verdict.SENT, Verdict.SENT)
+    assert [message.recipients for message in relay.messages] == [(ADA,), (BOB,), (EVE,)]
+
+
+def test_a_relay_that_hangs_up_on_what_is_behind_a_dot_gets_nothing_there_any_more(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    trail = Trail(relay, connect())
+    relay.on(Phase.MAIL, close(), when=lambda line: bool(trail.behind) and trail.behind[-1])
+    # A fresh connection's first MAIL has nothing before it.
+    relay.on(Phase.EHLO, lambda session: trail.behind.append(False), reply("250-relay.test\n250 PIPELINING"))
+    rulings = trail.deliver(*[email(ADA)] * 9)
+    assert [ruling.verdict for ruling in rulings] == [Verdict.SENT] * 9
+    assert trail.behind.count(True) == module.MAX_LOSSES
+    assert relay.connections == 1 + module.MAX_LOSSES
+
+
 def test_a_connection_that_an_email_behind_the_dot_left_is_not_used_again(
     relay: ScriptedRelay, connect: Connect
 ) -> None:

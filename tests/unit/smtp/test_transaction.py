@@ -312,9 +312,22 @@ def test_an_envelope_goes_behind_no_dot_where_it_cannot(offer: Offer, to: tuple[
     assert Transaction(Envelope("from@example.com", to, b"hi\r\n"), offer, lambda: True).open_behind() == b""
 
 
-@pytest.mark.parametrize("answer", [Break.TIMEOUT, Break.MALFORMED, "503 5.5.1 what?", "354 what?"])
-def test_what_a_relay_loses_behind_a_dot_may_be_repeated(answer: str | Break) -> None:
-    said = behind_a_dot(answer)
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [Break.TIMEOUT],
+        [Break.MALFORMED],
+        ["503 5.5.1 what?"],
+        ["354 what?"],
+        ["500 5.5.1 synchronization error"],
+        ["552 5.3.4 too big, as the one before"],
+        ["250 taken, as I said", "250 ok", "250 ok"],
+        ["250 ok", Break.TIMEOUT],
+        ["250 ok", "250 ok", Break.CLOSED],
+    ],
+)
+def test_what_a_relay_loses_or_refuses_behind_a_dot_may_be_repeated(answers: list[str | Break]) -> None:
+    said = behind_a_dot(*answers)
     assert said.result.is_lost_behind
     assert not said.result.untouched
     assert said.result.fitness is Fitness.USELESS
@@ -328,8 +341,32 @@ def test_a_relay_that_goes_after_a_dot_has_not_touched_what_is_behind_it(answer:
 
 
 @pytest.mark.parametrize("lost", list(Break))
-def test_what_a_relay_has_answered_behind_a_dot_is_not_repeated(lost: Break) -> None:
-    said = behind_a_dot("250 ok", lost)
-    assert verdicts(said) == {ADA: Verdict.RETRY}
+def test_what_went_out_behind_a_dot_is_not_repeated_once_its_content_may_have(lost: Break) -> None:
+    said = behind_a_dot("250 ok", "250 ok", "354 go", lost)
+    assert verdicts(said) == {ADA: Verdict.UNKNOWN}
     assert not said.result.untouched
+    assert not said.result.is_lost_behind
+
+
+def test_what_goes_behind_a_dot_is_made_before_the_last_look_whether_anything_may_be_sent() -> None:
+    order: list[str] = []
+
+    def may_send() -> bool:
+        order.append("may send")
+        return True
+
+    def behind() -> bytes:
+        order.append("behind")
+        return b""
+
+    transaction = Transaction(Envelope("from@example.com", (ADA,), b"hi\r\n"), PIPELINING, may_send)
+    talk(transaction.run(behind), "250 ok", "250 ok", "354 go", "250 taken")
+    assert order == ["behind", "may send"]
+
+
+def test_what_may_not_be_sent_behind_a_dot_is_not_taken_for_lost() -> None:
+    transaction = Transaction(Envelope("from@example.com", (ADA,), b"hi\r\n"), PIPELINING, lambda: False)
+    assert transaction.open_behind()
+    said = talk(transaction.run(), "250 ok", "250 ok", "354 go")
+    assert verdicts(said) == {ADA: Verdict.RETRY}
     assert not said.result.is_lost_behind
