@@ -116,7 +116,7 @@ def test_a_relay_that_is_away_at_the_start_is_waited_for(url: str, tmp_path: Pat
             what="the circuit",
             state=site.logs,
         )
-        assert site.pending() == {"scheduled": 3}
+        wait_until(lambda: site.pending() == {"scheduled": 3}, what="all to be back in line", state=site.logs)
 
 
 def test_a_database_that_is_away_at_the_start_is_one_line_and_status_1(tmp_path: Path) -> None:
