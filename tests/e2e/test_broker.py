@@ -138,7 +138,7 @@ def test_a_transaction_that_idles_too_long_is_tried_again(shop: Shop) -> None:
 
 
 def test_a_worker_that_stops_reading_its_queue_ends_and_others_take_over(shop: Shop) -> None:
-    with shop.workers(SHOP_PATIENCE="1") as wedged:
+    with shop.workers(SHOP_PATIENCE="4") as wedged:
         shop.actors.stop_reading.send()
         wait_until(lambda: shop.messages() == {"consumed": 1}, state=shop.logs)
         shop.send("order", range(20))
