@@ -44,17 +44,6 @@ class Submitted:
     is_lost_behind: bool = False
 
 
-def submit(envelope: Envelope, offer: Offer, may_send: Callable[[], bool]) -> Script[Submitted]:
-    """Submits one email.
-
-    Args:
-        envelope: what and to whom.
-        offer: what the relay can do.
-        may_send: asked once, when the relay waits for the content; if it says no, the content is not sent.
-    """
-    return (yield from Transaction(envelope, offer, may_send).run())
-
-
 def reset() -> Script[bool]:
     """Gives up what is left of a transaction; says whether the relay agreed."""
     try:
@@ -79,6 +68,11 @@ class Transaction:
 
     RFC 2920 section 3.1 has the content of one message begin a group that goes on with the next one's MAIL: one round
     trip an email instead of two.
+
+    Args:
+        envelope: what and to whom.
+        offer: what the relay can do.
+        may_send: asked once, when the relay waits for the content; if it says no, the content is not sent.
     """
 
     def __init__(self, envelope: Envelope, offer: Offer, may_send: Callable[[], bool]) -> None:

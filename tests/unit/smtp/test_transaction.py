@@ -3,7 +3,7 @@ import pytest
 from actors.smtp.dialogue import Action, Send
 from actors.smtp.envelope import Envelope
 from actors.smtp.greeting import Offer
-from actors.smtp.transaction import WINDOW, Fitness, Submitted, Transaction, reset, submit
+from actors.smtp.transaction import WINDOW, Fitness, Submitted, Transaction, reset
 from actors.smtp.verdicts import Pace, Phase, Scope
 from models.words import Verdict
 from tests.unit.smtp.talk import Break, Talk, never, talk
@@ -24,7 +24,7 @@ def send(
 ) -> Talk[Submitted]:
     assert callable(breaks)
     envelope = Envelope("from@example.com", to, content)
-    return talk(submit(envelope, offer, lambda: may_send), *answers, breaks=breaks)
+    return talk(Transaction(envelope, offer, lambda: may_send).run(), *answers, breaks=breaks)
 
 
 def verdicts(said: Talk[Submitted]) -> dict[str, Verdict]:
