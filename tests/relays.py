@@ -93,6 +93,18 @@ def close() -> Action:
     return act
 
 
+def last_word(text: str) -> Action:
+    """Says this and closes, in one packet: whoever has read it can know that nothing more comes."""
+
+    def act(session: "_Session") -> None:
+        session.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        session.write(f"{text}\r\n".encode(), text)
+        session.sock.shutdown(socket.SHUT_WR)
+        raise _Gone
+
+    return act
+
+
 def reset() -> Action:
     """Resets the connection (RST)."""
 

@@ -10,7 +10,7 @@ import pytest
 from actors.smtp.verdicts import Phase
 from models import emails
 from tests.postroom import Postroom
-from tests.relays import Action, ScriptedRelay, accept, close, garbage, hang, reply, reset
+from tests.relays import Action, ScriptedRelay, accept, close, garbage, hang, last_word, reply, reset
 from tests.waiting import wait_until
 
 
@@ -338,7 +338,7 @@ def test_a_kind_that_says_hold_is_held_at_once(postroom: Postroom, relay: Script
 
 
 def test_lost_before_the_dot_is_retried_and_not_unknown(postroom: Postroom, relay: ScriptedRelay) -> None:
-    relay.on(Phase.DATA, reply("354 go ahead"), close(), times=1)
+    relay.on(Phase.DATA, last_word("354 go ahead"), times=1)
     email_id = postroom.schedule()
     postroom.deliver()
     row = postroom.row(email_id)
