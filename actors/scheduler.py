@@ -32,6 +32,9 @@ NEWEST = 100
 #: one ended to see it. What takes longer is seen by the next pass from the beginning.
 OVERLAP = timedelta(seconds=1)
 
+#: Milliseconds after which a pass comes again that found another one at a long line. It takes over what that one leaves.
+BESIDE_ANOTHER = 2_000
+
 #: A pass over many rows takes as long as it takes.
 NO_TIME_LIMIT = float("inf")
 
@@ -59,19 +62,40 @@ allowance = Allowance()
     time_limit=NO_TIME_LIMIT,
 )
 def enqueue_due_emails() -> None:
-    """One pass: enqueues what is due, the oldest first, each email in a transaction of its own."""
+    """One pass: enqueues what is due, the oldest first, each email in a transaction of its own.
+
+    Raises:
+        dramatiq.Retry: another pass is at a long line, and does it all; two would be in each other's way.
+    """
+    beside: AnotherPass | None = None
     if not settings().disabled:
         bring_back_lost_messages()
-        for page in due_pages():
-            enqueue_each(page)
+        try:
+            for page in due_pages():
+                enqueue_each(page)
+        except AnotherPass as another:
+            beside = another
         probe_an_open_circuit()
     keep_house()
     if control.take_check_in(database):
         reporting.check_in()
+    if beside is not None:
+        raise beside
+
+
+class AnotherPass(dramatiq.errors.Retry):
+    """Another pass goes through a long line of due emails."""
+
+    def __init__(self) -> None:
+        super().__init__("another pass is under way", delay=BESIDE_ANOTHER)
 
 
 def due_pages() -> Iterator[list[DueEmail]]:
-    """Due emails in due order, page by page, until nothing is due or nothing may be sent; between them the newest."""
+    """Due emails in due order, page by page, until nothing is due or nothing may be sent; between them the newest.
+
+    Raises:
+        AnotherPass: many are due, and somebody else goes through them.
+    """
     begins_anew, is_long = ration.is_due, False
     place = emails.BEGINNING if begins_anew else passed.place
     while True:
@@ -82,8 +106,11 @@ def due_pages() -> Iterator[list[DueEmail]]:
             page = emails.due_page(database, PAGE, place)
         begins_anew = False
         if len(page) == PAGE:
+            if is_long:
+                control.go_on_with_long_pass(database)
+            elif not control.begin_long_pass(database):
+                raise AnotherPass
             is_long = True
-            control.note_long_pass(database)
             if newest := emails.newest_due(database, NEWEST):
                 yield newest
         if page:

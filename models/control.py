@@ -67,9 +67,14 @@ def take_probe(database: Database) -> bool:
     return bool(database.execute(SQL["take_probe"]))
 
 
-def note_long_pass(database: Database) -> None:
-    """A scheduler goes through many due emails: for the next 2 s no watch need ask for another one."""
-    database.execute(SQL["note_long_pass"])
+def begin_long_pass(database: Database) -> bool:
+    """Whether this caller may go through many due emails, for the next 2 s; not beside another one."""
+    return bool(database.execute(SQL["begin_long_pass"]))
+
+
+def go_on_with_long_pass(database: Database) -> None:
+    """It goes on for 2 s more, and no watch need ask for another one."""
+    database.execute(SQL["go_on_with_long_pass"])
 
 
 def end_long_pass(database: Database) -> None:

@@ -43,8 +43,14 @@ SET circuit_open = false, circuit_opened_at = NULL, circuit_reason = NULL, probe
 WHERE circuit_open
 RETURNING one
 
--- name: note_long_pass
--- A watch need not tick beside it. What a pass that dies leaves behind is over soon.
+-- name: begin_long_pass
+-- One scheduler at a time goes through a long line of due emails. What a pass that dies leaves behind is over soon.
+UPDATE duepost.control
+SET passing_until = now() + interval '2 s'
+WHERE passing_until BETWEEN now() AND now() + interval '2 s' IS NOT TRUE
+RETURNING one
+
+-- name: go_on_with_long_pass
 UPDATE duepost.control SET passing_until = now() + interval '2 s'
 
 -- name: end_long_pass

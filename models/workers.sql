@@ -68,12 +68,18 @@ WHERE gone_at IS NULL AND missing_since IS NOT NULL
 ORDER BY id
 
 -- name: bury
--- Only while nobody holds the worker's lock, so that it cannot come back at the same moment.
-UPDATE duepost.worker
-SET gone_at = now()
-WHERE id = %(worker_id)s AND gone_at IS NULL AND missing_since IS NOT NULL
-  AND pg_try_advisory_xact_lock(1148543344, %(worker_id)s)
-RETURNING id
+-- Only while nobody holds the worker's lock, so that it cannot come back at the same moment. It may have been at a long
+-- pass: another one need not wait until the note of that is over.
+WITH gone AS (
+    UPDATE duepost.worker
+    SET gone_at = now()
+    WHERE id = %(worker_id)s AND gone_at IS NULL AND missing_since IS NOT NULL
+      AND pg_try_advisory_xact_lock(1148543344, %(worker_id)s)
+    RETURNING id
+), free AS (
+    UPDATE duepost.control SET passing_until = NULL WHERE passing_until IS NOT NULL AND EXISTS (SELECT FROM gone)
+)
+SELECT id FROM gone
 
 -- name: went_lately
 SELECT EXISTS (SELECT FROM duepost.worker WHERE gone_at > now() - interval '1 min')

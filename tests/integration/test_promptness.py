@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from math import inf
 
+import dramatiq
 import pytest
 
 from actors import scheduler
@@ -65,6 +66,33 @@ def test_a_long_pass_looks_for_the_newest_between_its_pages(
         taken.append([each.id for each in page])
     assert taken[0] == [newest]
     assert [len(page) for page in taken[1:]] == [5, 2]
+
+
+def test_a_pass_beside_a_long_one_leaves_it_all_to_that_and_comes_again(
+    postroom: Postroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "PAGE", 5)
+    for _ in range(7):
+        postroom.schedule()
+    pages = scheduler.due_pages()
+    next(pages)
+    with pytest.raises(dramatiq.errors.Retry) as beside:
+        scheduler.enqueue_due_emails()
+    assert in_line(postroom) == []
+    assert beside.value.delay == scheduler.BESIDE_ANOTHER
+    pages.close()
+    postroom.query("UPDATE duepost.control SET passing_until = passing_until - interval '2 s'")
+    scheduler.enqueue_due_emails()
+    assert len(in_line(postroom)) == 7
+
+
+def test_a_long_pass_that_is_over_is_in_nobodys_way(postroom: Postroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "PAGE", 5)
+    for _ in range(2):
+        for _ in range(7):
+            postroom.schedule()
+        scheduler.enqueue_due_emails()
+    assert len(in_line(postroom)) == 14
 
 
 def test_the_message_says_nothing_of_it(postroom: Postroom) -> None:

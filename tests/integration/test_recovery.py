@@ -13,7 +13,7 @@ from actors.delivery import LostClaim
 from actors.process import has_ended, started_at_tick, this_process
 from actors.sender import claim, conclude, conclude_each, holdings
 from actors.smtp.verdicts import Phase
-from models import emails, workers
+from models import control, emails, workers
 from models.database import Database
 from models.errors import DatabaseUnreachable
 from models.workers import Process
@@ -53,6 +53,16 @@ def test_what_a_dead_worker_was_sending_is_unknown_and_resent_once(postroom: Pos
     postroom.deliver()
     assert postroom.ledger(email_id) == ["sent"]
     assert [each["verdict"] for each in postroom.attempts(email_id)] == ["unknown", "sent"]
+
+
+def test_the_long_pass_of_a_dead_worker_is_in_nobodys_way(postroom: Postroom) -> None:
+    email_id = postroom.schedule()
+    postroom.enqueue()
+    claim_as_a_worker_that_dies(postroom, email_id)
+    assert control.begin_long_pass(postroom.database)
+    assert not control.begin_long_pass(postroom.database)
+    look_until_seen(postroom, email_id)
+    assert control.begin_long_pass(postroom.database)
 
 
 def test_a_clock_that_goes_back_does_not_keep_a_dead_worker_alive(postroom: Postroom) -> None:
