@@ -32,7 +32,7 @@ NEWEST = 100
 #: one ended to see it. What takes longer is seen by the next pass from the beginning.
 OVERLAP = timedelta(seconds=1)
 
-#: Milliseconds after which a pass comes again that found another one at a long line. It takes over what that one leaves.
+#: Milliseconds after which a pass comes again that found another one at a long line: it does what that one leaves.
 BESIDE_ANOTHER = 2_000
 
 #: A pass over many rows takes as long as it takes.
