@@ -87,7 +87,7 @@ class AnotherPass(dramatiq.errors.Retry):
     """Another pass goes through a long line of due emails."""
 
     def __init__(self) -> None:
-        super().__init__("another pass is under way", delay=BESIDE_ANOTHER)
+        super().__init__("another pass is under way", delay=BESIDE_ANOTHER)  # type: ignore[no-untyped-call]
 
 
 def due_pages() -> Iterator[list[DueEmail]]:

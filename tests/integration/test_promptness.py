@@ -80,7 +80,6 @@ def test_a_pass_beside_a_long_one_leaves_it_all_to_that_and_comes_again(
         scheduler.enqueue_due_emails()
     assert in_line(postroom) == []
     assert beside.value.delay == scheduler.BESIDE_ANOTHER
-    pages.close()
     postroom.query("UPDATE duepost.control SET passing_until = passing_until - interval '2 s'")
     scheduler.enqueue_due_emails()
     assert len(in_line(postroom)) == 7
