@@ -35,15 +35,16 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- RFC 5321 section 4.1.2 (dot-string) with UTF-8 (RFC 6531); sizes of section 4.5.3.1. No white space and nothing
--- invisible, of whatever script.
+-- invisible, of whatever script. A label of the domain is at most 63 long: with that in its pattern, `{0,61}`, PostgreSQL
+-- took ten times as long.
 CREATE FUNCTION duepost.is_address(value text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT octet_length(value) <= 254
        AND octet_length(split_part(value, '@', 1)) BETWEEN 1 AND 64
        AND value !~ '[\u0080-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]'
        AND value ~ '^[^][:space:][:cntrl:]@.,:;<>()"\\[]+(\.[^][:space:][:cntrl:]@.,:;<>()"\\[]+)*@[^@]+$'
-       AND split_part(value, '@', 2) ~
-           '^([[:alnum:]]|[^\x01-\x7f])(([[:alnum:]-]|[^\x01-\x7f]){0,61}([[:alnum:]]|[^\x01-\x7f]))?(\.([[:alnum:]]|[^\x01-\x7f])(([[:alnum:]-]|[^\x01-\x7f]){0,61}([[:alnum:]]|[^\x01-\x7f]))?)*$'
+       AND split_part(value, '@', 2) ~ '^([[:alnum:]]|[^\x01-\x7f])+(-+([[:alnum:]]|[^\x01-\x7f])+)*(\.([[:alnum:]]|[^\x01-\x7f])+(-+([[:alnum:]]|[^\x01-\x7f])+)*)*$'
+       AND (length(split_part(value, '@', 2)) <= 63 OR split_part(value, '@', 2) !~ '[^.]{64}')
 $$;
 
 CREATE FUNCTION duepost.address_fault(argument text, value text) RETURNS text
