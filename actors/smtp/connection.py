@@ -270,7 +270,7 @@ class Connection:
 
     def _do(self, wire: Wire, action: Action) -> Reply | None:
         if isinstance(action, Receive):
-            return wire.receive(action.phase)
+            return wire.receive(action.phase, action.most)
         if isinstance(action, Send):
             wire.send(action.data, action.phase)
         elif isinstance(action, StartTls):

@@ -5,10 +5,13 @@ sent the reply to each `Receive`. When an action fails, its driver throws `Stopp
 """
 
 from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from actors.smtp.replies import Reply
 from actors.smtp.verdicts import Phase, Ruling, judge
+
+#: Seconds: as many as the phase allows.
+_AS_EVER: Final = float("inf")
 
 
 class Send(NamedTuple):
@@ -19,9 +22,10 @@ class Send(NamedTuple):
 
 
 class Receive(NamedTuple):
-    """Wait for one whole reply."""
+    """Wait for one whole reply: for as long as the phase allows, and no longer than so many seconds."""
 
     phase: Phase
+    most: float = _AS_EVER
 
 
 class StartTls(NamedTuple):
@@ -57,9 +61,9 @@ class Stopped(Exception):
         self.hung_up = hung_up
 
 
-def receive(phase: Phase) -> Script[Reply]:
-    """Waits for a reply."""
-    reply = yield Receive(phase)
+def receive(phase: Phase, most: float = _AS_EVER) -> Script[Reply]:
+    """Waits for a reply, for no longer than so many seconds where the phase allows more."""
+    reply = yield Receive(phase, most)
     if reply is None:
         raise TypeError("a Receive is answered with a reply")
     return reply

@@ -17,6 +17,10 @@ from actors.smtp.verdicts import Phase, Ruling, is_out_of_place, judge, judge_fa
 #: Commands in a window with PIPELINING; with more, both sides may come to wait for the other one to read.
 WINDOW: Final = 100
 
+#: Seconds for the reply to a MAIL behind a dot. The relay was prompt until then: it has lost what was there, and is to
+#: be asked again over a fresh connection.
+ANSWER_BEHIND: Final = 10.0
+
 
 class Fitness(Enum):
     """What a connection is good for after a transaction."""
@@ -138,7 +142,8 @@ class Transaction:
             if not self._is_opened:
                 yield Send(_written(window), window[0].phase)
             for command in window:
-                reply = yield from receive(command.phase)
+                is_behind = self._is_opened and command.phase is Phase.MAIL
+                reply = yield from receive(command.phase, ANSWER_BEHIND if is_behind else float("inf"))
                 self._take(command, reply)
                 self._answered = True
 

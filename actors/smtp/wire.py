@@ -59,13 +59,13 @@ class Wire:
         except FAILURES as failure:
             raise _stopped(phase, failure, limit) from failure
 
-    def receive(self, phase: Phase) -> Reply:
-        """Waits for one whole reply.
+    def receive(self, phase: Phase, most: float = float("inf")) -> Reply:
+        """Waits for one whole reply: for as long as the phase allows, and no longer than `most` seconds.
 
         Raises:
             Stopped: it did not come in time, not whole, or it is none.
         """
-        limit = self.limit_to_receive(phase)
+        limit = min(most, self.limit_to_receive(phase))
         try:
             reply = self._parser.next_reply()
             return reply if reply is not None else self._wait_for_reply(limit)

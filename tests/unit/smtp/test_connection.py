@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from actors.smtp import connection as module
+from actors.smtp import transaction
 from actors.smtp.connection import Connection, Envelope, nobody
 from actors.smtp.dialogue import Script
 from actors.smtp.relay import Relay, Timeouts
@@ -518,9 +519,10 @@ def test_an_email_behind_a_dot_after_which_the_connection_ends_goes_over_another
 
 
 def test_a_relay_that_loses_what_is_behind_a_dot_gets_nothing_there_any_more(
-    relay: ScriptedRelay, connect: Connect
+    relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trail = Trail(relay, connect(replace(PATIENT, command=BRIEF)))
+    monkeypatch.setattr(transaction, "ANSWER_BEHIND", BRIEF)
+    trail = Trail(relay, connect(replace(PATIENT, command=3600)))
     trail.deliver(email(ADA))
     relay.on(Phase.MAIL, hang(), when=lambda line: trail.behind[-1], times=1)
     rulings = trail.deliver(email(BOB), email(EVE), email(ADA))
