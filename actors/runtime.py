@@ -3,7 +3,7 @@
 import time
 from datetime import timedelta
 
-from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
+from dramatiq.middleware import Retries
 
 from actors import reporting
 from actors.broker import PostgresBroker
@@ -35,8 +35,9 @@ database = Database(
 )
 broker = PostgresBroker(
     database,
-    # Dramatiq's own, but for Prometheus, which would open a port.
-    [AgeLimit(), TimeLimit(), ShutdownNotifications(), Callbacks(), Pipelines(), Retries(), PrivateRetries()],
+    # Of Dramatiq's own no more than our actors have a use for: each is asked about every message. A limit of time would
+    # cut dialogues short, as ten minutes after the dot are legal (RFC 5321 section 4.5.3.2.6); Prometheus opens a port.
+    [Retries(), PrivateRetries()],
     session_url=settings().session_url,
     patience=Patience(idle=settings().stall_timeout, busy=settings().busy_timeout),
     dead_letters_kept=timedelta(days=settings().dead_letter_days),

@@ -35,9 +35,6 @@ OVERLAP = timedelta(seconds=1)
 #: Milliseconds after which a pass comes again that found another one at a long line: it does what that one leaves.
 BESIDE_ANOTHER = 2_000
 
-#: A pass over many rows takes as long as it takes.
-NO_TIME_LIMIT = float("inf")
-
 
 @dataclass
 class Passed:
@@ -59,7 +56,6 @@ allowance = Allowance()
     max_retries=None,
     min_backoff=1_000,
     max_backoff=60_000,
-    time_limit=NO_TIME_LIMIT,
 )
 def enqueue_due_emails() -> None:
     """One pass: enqueues what is due, the oldest first, each email in a transaction of its own.

@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 #: The scheduler's name as an actor: the sender asks it for a pass.
 SCHEDULER = "enqueue_due_emails"
 
-#: Ten minutes after the dot are legal (RFC 5321 section 4.5.3.2.6): nothing may cut a dialogue short.
-NO_TIME_LIMIT = float("inf")
-
 #: Messages in hand for each connection to the relay: some are being sent, some claimed, some read ahead.
 IN_HAND = 4
 
@@ -63,7 +60,6 @@ holdings = Holdings()
     max_retries=None,
     min_backoff=1_000,
     max_backoff=60_000,
-    time_limit=NO_TIME_LIMIT,
     company=IN_HAND * settings().smtp_connections,
 )
 def send_email(email_id: int) -> None:
