@@ -1,8 +1,8 @@
 """Does it slow down as it grows? A backlog in a small database, and a long one in a large one, on one server.
 
 The large one has emails scheduled for later, each to a user of its own, and a ledger of those that are long finished.
-While its backlog is delivered, one user after another is cleared, in turns with a plain INSERT of one short row: that
-is what a commit of anything costs beside it.
+While its backlog is delivered, one user after another is cleared, in turns with a plain INSERT of one short row and
+with a SELECT of nothing: that is what a commit of anything costs beside it, and what a question does.
 
 Run: python benchmarks/growth.py (it takes some 4 GB of disk)
 """
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import psycopg2
+from psycopg2.extensions import cursor
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -77,16 +78,17 @@ TENTHS = """
     ORDER BY tenth
 """
 
-#: Seconds between two clears.
+#: Seconds between two statements.
 CLEAR_INTERVAL = 0.02
 
 
 class Clearing(threading.Thread):
-    """An application that clears one user after another, and inserts a row after each.
+    """An application that clears one user after another, inserts a row after each, and asks for nothing.
 
     Attributes:
         clears: how long each clear took, in seconds, with its commit.
         inserts: the same of each INSERT.
+        selects: the same of each SELECT.
     """
 
     def __init__(self, url: str) -> None:
@@ -94,6 +96,7 @@ class Clearing(threading.Thread):
         self.stopping = threading.Event()
         self.clears: list[float] = []
         self.inserts: list[float] = []
+        self.selects: list[float] = []
         self._connection = psycopg2.connect(url)
         self._connection.autocommit = True
 
@@ -102,17 +105,21 @@ class Clearing(threading.Thread):
         number = 0
         with self._connection.cursor() as cursor:
             cursor.execute("CREATE TABLE short (number integer)")
-            while not self.stopping.wait(CLEAR_INTERVAL):
+            while not self.stopping.is_set():
                 number += 37
-                begun = time.perf_counter()
-                cursor.execute("SELECT receipt FROM duepost.clear_scheduled_emails(ARRAY[%s])", (f"user-{number}",))
-                self.clears.append(time.perf_counter() - begun)
+                clear = "SELECT receipt FROM duepost.clear_scheduled_emails(ARRAY[%s])"
+                self.clears.append(self._seconds(cursor, clear, f"user-{number}"))
                 assert cursor.fetchall() == [("cleared",)]
-                self.stopping.wait(CLEAR_INTERVAL)
-                begun = time.perf_counter()
-                cursor.execute("INSERT INTO short VALUES (%s)", (number,))
-                self.inserts.append(time.perf_counter() - begun)
+                self.inserts.append(self._seconds(cursor, "INSERT INTO short VALUES (%s)", number))
+                self.selects.append(self._seconds(cursor, "SELECT %s", number))
         self._connection.close()
+
+    def _seconds(self, cursor: cursor, statement: str, value: str | int) -> float:
+        """How long a statement takes, a moment after the last one."""
+        self.stopping.wait(CLEAR_INTERVAL)
+        begun = time.perf_counter()
+        cursor.execute(statement, (value,))
+        return time.perf_counter() - begun
 
 
 def main() -> None:
@@ -149,12 +156,16 @@ def main() -> None:
         Bar("MB of the larger worker process", 120, megabytes, at_most=True),
     ]
     print(f"\n{bars_table(bars)}")
-    print(f"\n{len(clearing.clears):,} clears, and a plain INSERT of one row after each, committed as they are:\n")
+    print(
+        f"\n{len(clearing.clears):,} clears, and after each a plain INSERT of one row and a SELECT of nothing,"
+        " committed as they are:\n"
+    )
     print(table(
         ("median, ms", "p99, ms"),
         {
             "clear of one user": in_milliseconds(clearing.clears),
             "INSERT of one row": in_milliseconds(clearing.inserts),
+            "SELECT of nothing": in_milliseconds(clearing.selects),
         },
     ))  # fmt: skip
 

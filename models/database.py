@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import psycopg2
 import psycopg2.errors
@@ -40,7 +41,7 @@ SERVER_KEEPALIVES: Mapping[str, str] = {
 Row = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """How long things may take, in seconds; 0 is for ever.
 
@@ -73,7 +74,7 @@ class Limits:
             "timezone": "UTC",
         }
 
-    @property
+    @cached_property
     def opening(self) -> str:
         """What goes before a transaction's first statement, in the same round trip.
 
