@@ -49,12 +49,11 @@ $$;
 
 CREATE FUNCTION duepost.address_fault(argument text, value text) RETURNS text
 LANGUAGE sql STABLE AS $$
-    SELECT coalesce(
-        duepost.line_fault(argument, value, 1000),
-        CASE
-            WHEN duepost.is_address(value) IS NOT TRUE THEN argument || ': must be one address such as ann@example.com'
-        END
-    )
+    SELECT CASE
+        WHEN duepost.is_address(value) IS NOT TRUE THEN coalesce(
+            duepost.line_fault(argument, value, 1000), argument || ': must be one address such as ann@example.com'
+        )
+    END
 $$;
 
 -- The address of `Ann Example <ann@example.com>`, or of a bare one.
@@ -315,10 +314,10 @@ BEGIN
            END,
            g.key,
            -- A Message-ID is ASCII; a sender's domain need not be.
-           format('<%s@%s>', gen_random_uuid(), coalesce(
+           '<' || gen_random_uuid() || '@' || coalesce(
                substring(duepost.mailbox_address(g.sender) FROM '@([\x01-\x7f]+)$'),
                c.message_id_domain, 'duepost.invalid'
-           )),
+           ) || '>',
            greatest(coalesce(g.scheduled_at, now()), now()), g.address, g.sender, g.reply_to, g.headers, g.template,
            CASE WHEN g.template IS NOT NULL THEN coalesce(g.context, '{}') END,
            g.subject, g.body_text, g.body_html
