@@ -60,8 +60,8 @@ def watch(steps: Steps) -> None:
     def watched_send(wire: Wire, data: bytes, phase: Phase) -> None:
         steps.step(f"sending {phase}", lambda: send(wire, data, phase))
 
-    def watched_receive(wire: Wire, phase: Phase) -> object:
-        return steps.step(f"the reply to {phase}", lambda: receive(wire, phase))
+    def watched_receive(wire: Wire, phase: Phase, most: float) -> object:
+        return steps.step(f"the reply to {phase}", lambda: receive(wire, phase, most))
 
     def watched_begin(wire: Wire, data: bytes, phase: Phase) -> int:
         return steps.step(f"sending {phase}", lambda: begin(wire, data, phase))
