@@ -26,6 +26,9 @@ broker = PostgresBroker(
 )
 dramatiq.set_broker(broker)
 
+#: Stands among the numbers that are done for a reader that has been stopped.
+STOPPED_READING = -1
+
 
 @dramatiq.actor
 def order(number: int) -> None:
@@ -63,8 +66,9 @@ def idle_in_transaction(number: int) -> None:
 
 @dramatiq.actor
 def stop_reading() -> None:
-    """Keeps the thread that reads the queue from going on."""
+    """Keeps the thread that reads the queue from going on, and says so."""
     broker.progress.consumers["default"]._changed.acquire()
+    view.fn(STOPPED_READING)
     time.sleep(3600)
 
 
