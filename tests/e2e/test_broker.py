@@ -142,9 +142,9 @@ def test_a_worker_that_stops_reading_its_queue_ends_and_others_take_over(shop: S
         shop.actors.stop_reading.send()
         wait_until(lambda: shop.done() == Counter([shop.actors.STOPPED_READING]), state=shop.logs)
         shop.send("order", range(20))
-        assert wedged.wait() != 0
+        # The last line of Dramatiq's own log, which says so too, is lost now and then as it ends.
+        assert wedged.wait() == WEDGED
         assert "is wedged, and ends: messages wait in default" in wedged.output
-        assert f"code {WEDGED}" in wedged.output
     shop.query("DELETE FROM dramatiq.queue WHERE message ->> 'actor_name' = 'stop_reading'")
     with shop.workers("second"):
         shop.wait_until_empty()
