@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import psycopg2
-from psycopg2.extensions import cursor
+from psycopg2 import extensions
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -114,7 +114,7 @@ class Clearing(threading.Thread):
                 self.selects.append(self._seconds(cursor, "SELECT %s", number))
         self._connection.close()
 
-    def _seconds(self, cursor: cursor, statement: str, value: str | int) -> float:
+    def _seconds(self, cursor: extensions.cursor, statement: str, value: str | int) -> float:
         """How long a statement takes, a moment after the last one."""
         self.stopping.wait(CLEAR_INTERVAL)
         begun = time.perf_counter()

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 from actors.smtp.replies import Reply
 from actors.smtp.verdicts import Phase, Ruling, judge
 
-#: Seconds: as many as the phase allows.
-_AS_EVER: Final = float("inf")
+#: For a reply: as many seconds as its phase allows.
+NO_OTHER_LIMIT: Final = float("inf")
 
 
 class Send(NamedTuple):
@@ -25,7 +25,7 @@ class Receive(NamedTuple):
     """Wait for one whole reply: for as long as the phase allows, and no longer than so many seconds."""
 
     phase: Phase
-    most: float = _AS_EVER
+    most: float = NO_OTHER_LIMIT
 
 
 class StartTls(NamedTuple):
@@ -61,7 +61,7 @@ class Stopped(Exception):
         self.hung_up = hung_up
 
 
-def receive(phase: Phase, most: float = _AS_EVER) -> Script[Reply]:
+def receive(phase: Phase, most: float = NO_OTHER_LIMIT) -> Script[Reply]:
     """Waits for a reply, for no longer than so many seconds where the phase allows more."""
     reply = yield Receive(phase, most)
     if reply is None:

@@ -145,7 +145,7 @@ class Switchboard:
             wire = line.wire
             reply = wire.reply_at_hand(action.phase)
             if reply is None:
-                self._expect(line, action.phase, None, min(action.most, wire.limit_to_receive(action.phase)))
+                self._expect(line, action.phase, None, wire.limit_to_receive(action.phase, action.most))
             return reply is not None, reply
         if isinstance(action, Send):
             wire = line.wire

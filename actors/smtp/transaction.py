@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from actors.smtp.dialogue import Script, Send, Stopped, ask, receive
+from actors.smtp.dialogue import NO_OTHER_LIMIT, Script, Send, Stopped, ask, receive
 from actors.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
 from actors.smtp.greeting import Offer
 from actors.smtp.replies import Reply
@@ -142,8 +142,8 @@ class Transaction:
             if not self._is_opened:
                 yield Send(_written(window), window[0].phase)
             for command in window:
-                is_behind = self._is_opened and command.phase is Phase.MAIL
-                reply = yield from receive(command.phase, ANSWER_BEHIND if is_behind else float("inf"))
+                most = ANSWER_BEHIND if self._is_behind_a_dot(command) else NO_OTHER_LIMIT
+                reply = yield from receive(command.phase, most)
                 self._take(command, reply)
                 self._answered = True
 
@@ -164,6 +164,9 @@ class Transaction:
     def _is_pointless(self, command: _Command) -> bool:
         return self._refused or (command.phase is Phase.DATA and not self._accepted)
 
+    def _is_behind_a_dot(self, command: _Command) -> bool:
+        return self._is_opened and command.phase is Phase.MAIL
+
     def _take(self, command: _Command, reply: Reply) -> None:
         """Takes the reply to a command of the envelope.
 
@@ -172,7 +175,7 @@ class Transaction:
         """
         in_step = self._is_pointless(command) or not is_out_of_place(command.phase, reply)
         # Behind a dot a refusal may be one of its content, said twice, or of being there at all: so it is asked again.
-        is_doubtful = self._is_opened and command.phase is Phase.MAIL and not reply.positive
+        is_doubtful = self._is_behind_a_dot(command) and not reply.positive
         if reply.code == 421 or not in_step or is_doubtful:
             raise Stopped(judge(command.phase, reply))
         if command.phase is Phase.DATA:

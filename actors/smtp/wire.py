@@ -6,7 +6,7 @@ import ssl
 import time
 from typing import Final
 
-from actors.smtp.dialogue import Stopped
+from actors.smtp.dialogue import NO_OTHER_LIMIT, Stopped
 from actors.smtp.relay import Relay, Timeouts
 from actors.smtp.replies import MalformedReply, Reply, ReplyParser
 from actors.smtp.verdicts import Phase, judge_failure
@@ -59,13 +59,13 @@ class Wire:
         except FAILURES as failure:
             raise _stopped(phase, failure, limit) from failure
 
-    def receive(self, phase: Phase, most: float = float("inf")) -> Reply:
+    def receive(self, phase: Phase, most: float = NO_OTHER_LIMIT) -> Reply:
         """Waits for one whole reply: for as long as the phase allows, and no longer than `most` seconds.
 
         Raises:
             Stopped: it did not come in time, not whole, or it is none.
         """
-        limit = min(most, self.limit_to_receive(phase))
+        limit = self.limit_to_receive(phase, most)
         try:
             reply = self._parser.next_reply()
             return reply if reply is not None else self._wait_for_reply(limit)
@@ -146,9 +146,9 @@ class Wire:
         """Seconds that a command, or a block of content, may take to go out."""
         return self.timeouts.block if phase in {Phase.BODY, Phase.DOT} else self.timeouts.command
 
-    def limit_to_receive(self, phase: Phase) -> float:
-        """Seconds that a reply may take."""
-        return self.timeouts.dot if phase is Phase.DOT else self.timeouts.command
+    def limit_to_receive(self, phase: Phase, most: float = NO_OTHER_LIMIT) -> float:
+        """Seconds that a reply may take: as the phase allows, and no more than `most`."""
+        return min(most, self.timeouts.dot if phase is Phase.DOT else self.timeouts.command)
 
     def fileno(self) -> int:
         """What a selector waits for; -1 once it is closed."""
