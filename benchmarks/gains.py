@@ -162,37 +162,37 @@ def in_database(database: Database, turns: int) -> Sequence[Trick]:
     return [
         Trick(
             "many are scheduled by one statement",
-            "models/migrations/0003_functions.sql:store_emails",
+            "models/functions/schedule.sql:store_emails",
             way.schedule_many,
             way.schedule_one_by_one,
         ),
         Trick(
             "a page of due emails is one round trip",
-            "models/migrations/0003_functions.sql:enqueue_emails",
+            "models/functions/transitions.sql:enqueue_emails",
             way.enqueue_page,
             way.enqueue_one_by_one,
         ),
         Trick(
             "an enqueue does not wait for the disk",
-            "models/migrations/0003_functions.sql:enqueue_emails",
+            "models/functions/transitions.sql:enqueue_emails",
             way.enqueue_page,
             way.enqueue_durably,
         ),
         Trick(
             "many claims are one statement and one commit",
-            "models/migrations/0003_functions.sql:claim_emails",
+            "models/functions/transitions.sql:claim_emails",
             way.claim_together,
             way.claim_one_by_one,
         ),
         Trick(
             "a claim is planned once in a session",
-            "models/migrations/0003_functions.sql:claim_emails",
+            "models/functions/transitions.sql:claim_emails",
             way.claim_one_by_one,
             way.claim_planned_each_time,
         ),
         Trick(
             "many conclusions are one statement and one commit",
-            "models/migrations/0003_functions.sql:conclude_emails",
+            "models/functions/transitions.sql:conclude_emails",
             way.conclude_together,
             way.conclude_one_by_one,
         ),

@@ -1,4 +1,8 @@
-"""Creates and upgrades the schema: numbered plain-SQL files, each in one transaction, each applied once."""
+"""Creates and upgrades the schema: tables by numbered plain-SQL files, functions as this code has them.
+
+A migration is applied once, in a transaction of its own, and frozen from then on. The functions and the grants are
+applied at each run, in one transaction.
+"""
 
 import hashlib
 import re
@@ -16,8 +20,10 @@ from models.errors import DatabaseUnreachable, MigrationRefused, SchemaMismatch
 from models.statements import statements
 
 FOLDER = Path(__file__).parent / "migrations"
+FUNCTIONS = Path(__file__).parent / "functions"
 GRANTS = Path(__file__).parent / "grants.sql"
 FILE_NAME = re.compile(r"^(?P<number>\d{4})_\w+\.sql$")
+COMMENT = re.compile(r"^COMMENT ON .*?';\n", re.MULTILINE | re.DOTALL)
 SQL = statements(__file__)
 T = TypeVar("T")
 
@@ -61,8 +67,10 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
     return list(found.values())
 
 
-def migrate(database: Database, *, queue_schema: str, folder: Path = FOLDER) -> Iterator[str]:
-    """Brings the schema up to date; safe to repeat and to race.
+def migrate(
+    database: Database, *, queue_schema: str, folder: Path = FOLDER, functions: Path = FUNCTIONS
+) -> Iterator[str]:
+    """Brings tables, functions and grants up to date; safe to repeat and to race.
 
     Each migration is committed on its own, under an advisory lock that a racing run waits for. One that has to wait
     for a long transaction lets the others pass every two seconds: what runs goes on.
@@ -71,6 +79,7 @@ def migrate(database: Database, *, queue_schema: str, folder: Path = FOLDER) -> 
         database: where to; its role needs the right to create schemas, not superuser.
         queue_schema: the SQL that makes the broker's own tables, run where they are missing.
         folder: the numbered files.
+        functions: the files of the functions.
 
     Yields:
         the name of each file as it has been applied.
@@ -84,7 +93,7 @@ def migrate(database: Database, *, queue_schema: str, folder: Path = FOLDER) -> 
     for migration in known:
         if _locked(database, partial(_apply, migration=migration)):
             yield migration.name
-    _locked(database, lambda cursor: cursor.execute(GRANTS.read_text(encoding="utf-8")))
+    _locked(database, partial(_replace_functions, functions=functions))
 
 
 def check_schema(database: Database) -> None:
@@ -133,6 +142,21 @@ def _apply(cursor: Cursor, migration: Migration) -> bool:
     cursor.execute(migration.sql)
     cursor.execute(SQL["record"], {"number": migration.number, "name": migration.name, "checksum": migration.checksum})
     return True
+
+
+def _replace_functions(cursor: Cursor, functions: Path) -> None:
+    """Applies the functions' files and the grants. A signature that this code has no more goes in the same moment."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(functions.glob("*.sql")))
+    # A function may call another that comes in a later file.
+    cursor.execute(SQL["defer_checks_of_bodies"])
+    cursor.execute(COMMENT.sub("", text))
+    cursor.execute(SQL["drop_old_signatures"])
+    # Comments name functions without their arguments, so they wait until the old signatures are gone.
+    cursor.execute("".join(COMMENT.findall(text)))
+    cursor.execute(SQL["has_partitions"])
+    if cursor.fetchone() == (False,):
+        cursor.execute(SQL["make_partitions"])
+    cursor.execute(GRANTS.read_text(encoding="utf-8"))
 
 
 def _is_applied(cursor: Cursor, migration: Migration) -> bool:

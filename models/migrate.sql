@@ -26,3 +26,39 @@ INSERT INTO duepost.migration (number, name, checksum) VALUES (%(number)s, %(nam
 
 -- name: latest
 SELECT max(number) FROM duepost.migration
+
+-- name: defer_checks_of_bodies
+SET LOCAL check_function_bodies = off
+
+-- Of a function that this transaction has made, its other signatures: left in place, a call that fits both would fail.
+-- name: drop_old_signatures
+DO $$
+DECLARE
+    old regprocedure;
+BEGIN
+    FOR old IN
+        SELECT p.oid
+        FROM pg_proc AS p
+        WHERE p.pronamespace = 'duepost'::regnamespace
+          AND p.xmin <> pg_current_xact_id()::xid
+          AND EXISTS (
+              SELECT FROM pg_proc AS made
+              WHERE made.pronamespace = p.pronamespace
+                AND made.proname = p.proname
+                AND made.xmin = pg_current_xact_id()::xid
+          )
+    LOOP
+        EXECUTE format('DROP ROUTINE %s', old);
+    END LOOP;
+END
+$$
+
+-- name: has_partitions
+SELECT EXISTS (
+    SELECT FROM pg_inherits
+    WHERE inhparent = 'duepost.delivery'::regclass
+      AND inhrelid <> 'duepost.delivery_rest'::regclass
+)
+
+-- name: make_partitions
+SELECT duepost.maintain_partitions()

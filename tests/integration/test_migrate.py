@@ -5,13 +5,14 @@ import threading
 from pathlib import Path
 
 import psycopg2
+import psycopg2.errors
 import pytest
 from dramatiq_pg.schema import generate_init_sql
 
 from models.database import Database
 from models.errors import MigrationRefused, SchemaMismatch
-from models.migrate import FOLDER, check_schema, migrate, migrations
-from tests.postgres import PostgresServer
+from models.migrate import FOLDER, FUNCTIONS, check_schema, migrate, migrations
+from tests.postgres import PostgresServer, make_schema_of_0_1
 
 
 def apply(url: str, folder: Path = FOLDER) -> list[str]:
@@ -96,3 +97,71 @@ def test_misnamed_and_doubled_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "0001_others.sql").write_text("")
     with pytest.raises(MigrationRefused, match="has the number 1 already"):
         migrations(tmp_path)
+
+
+def test_a_function_may_gain_an_argument_and_its_old_signature_goes(
+    each_server: PostgresServer, tmp_path: Path
+) -> None:
+    functions = tmp_path / "functions"
+    shutil.copytree(FUNCTIONS, functions)
+    text = (functions / "schedule.sql").read_text()
+    last = "    headers      jsonb DEFAULT NULL\n) RETURNS bigint"
+    assert text.count(last) == 1
+    (functions / "schedule.sql").write_text(
+        text.replace(last, last.replace("\n)", ",\n    campaign text DEFAULT NULL\n)"))
+    )
+    call = "SELECT duepost.schedule_email(kind => 'k', address => 'a@example.com', subject => 's', body_text => 'b')"
+    with each_server.fresh_database() as url:
+        database = Database(url)
+        assert list(migrate(database, queue_schema=generate_init_sql(), functions=functions)) == []
+        database.execute(call)
+        database.execute(call.replace("=> 'b'", "=> 'b', campaign => 'c'"))
+        assert database.execute("SELECT count(*) FROM pg_proc WHERE proname = 'schedule_email'") == [(1,)]
+        assert database.execute(
+            "SELECT has_function_privilege('duepost_client', oid, 'EXECUTE') FROM pg_proc "
+            "WHERE proname = 'schedule_email'"
+        ) == [(True,)]
+        database.close()
+
+
+def test_a_function_that_was_changed_by_hand_is_restored(database: Database) -> None:
+    database.execute(
+        "CREATE OR REPLACE FUNCTION duepost.refuse(argument text, reason text) RETURNS void LANGUAGE sql AS ''"
+    )
+    list(migrate(database, queue_schema=generate_init_sql()))
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match="argument: reason"):
+        database.execute("SELECT duepost.refuse('argument', 'reason')")
+
+
+def test_a_broken_function_leaves_all_functions_as_they_were(database: Database, tmp_path: Path) -> None:
+    functions = tmp_path / "functions"
+    shutil.copytree(FUNCTIONS, functions)
+    rules = (functions / "rules.sql").read_text()
+    (functions / "rules.sql").write_text(rules.replace("must not be empty", "may not be empty"))
+    (functions / "schedule.sql").write_text("CREATE FUNCTION duepost.broken() RETURNS nothing LANGUAGE sql AS ''")
+    with pytest.raises(psycopg2.Error):
+        list(migrate(database, queue_schema=generate_init_sql(), functions=functions))
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match="kind: must not be empty"):
+        database.execute("SELECT duepost.schedule_email(kind => '', address => 'a@example.com')")
+
+
+def test_a_database_of_0_1_is_upgraded_with_what_is_pending_in_it(each_server: PostgresServer) -> None:
+    with each_server.fresh_database(migrated=False) as url:
+        make_schema_of_0_1(url)
+        database = Database(url)
+        database.execute("""
+            SELECT duepost.schedule_email(
+                kind => 'k', address => 'a@example.com', subject => 's', body_text => 'b', key => n::text
+            ) FROM generate_series(1, 4) AS n
+        """)
+        apply(url)
+        check_schema(database)
+        assert database.execute("SELECT e.key FROM duepost.scheduled_email AS e ORDER BY id") == [
+            ("1",),
+            ("2",),
+            ("3",),
+            ("4",),
+        ]
+        again = "SELECT duepost.schedule_email('k', 'a@example.com', subject => 's', body_text => 'b', key => '4')"
+        assert database.execute(again) == database.execute("SELECT max(id) FROM duepost.scheduled_email")
+        database.close()

@@ -1,0 +1,175 @@
+-- What an application calls to clear and to reschedule, inside its own transaction.
+-- SECURITY DEFINER: a client may call these and touch nothing else; the search_path is fixed, so that nobody's table or
+-- operator stands in for ours, and so is the way that backslashes are read, on which the patterns of the checks depend.
+
+-- Statements are planned once in a session, by index, whatever a table looked like when they were, and never compiled:
+-- planning costs as much as running them, and compiling a hundred times that.
+
+CREATE OR REPLACE FUNCTION duepost.clear_scheduled_emails(users text[], kind text DEFAULT NULL)
+RETURNS TABLE (email_id bigint, receipt text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    email   record;
+    removed integer;
+    late    boolean;
+BEGIN
+    IF clear_scheduled_emails.users IS NULL THEN
+        PERFORM duepost.refuse('users', 'must be an array of user ids');
+    END IF;
+    FOR email IN
+        SELECT e.id, e.state, e.unknowns
+        FROM duepost.scheduled_email AS e
+        WHERE e.id IN (
+            SELECT u.email_id FROM duepost.scheduled_email_user AS u
+            WHERE u.user_id = ANY (clear_scheduled_emails.users)
+        )
+          AND (clear_scheduled_emails.kind IS NULL OR e.kind = clear_scheduled_emails.kind)
+        ORDER BY e.id
+        FOR UPDATE
+    LOOP
+        -- Another clear may have taken these users off while this one waited for the row.
+        CONTINUE WHEN NOT EXISTS (
+            SELECT FROM duepost.scheduled_email_user AS u
+            WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users)
+        );
+        email_id := email.id;
+        receipt := 'too_late';
+        -- What may have arrived already cannot be promised never to be sent.
+        IF email.state IN ('scheduled', 'queued') AND email.unknowns = 0 THEN
+            PERFORM FROM duepost.scheduled_email_user AS u
+            WHERE u.email_id = email.id ORDER BY u.user_id FOR UPDATE;
+            late := EXISTS (
+                SELECT FROM duepost.scheduled_email_user AS u
+                WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users)
+                  AND u.outcome IS NOT NULL
+            );
+            DELETE FROM duepost.scheduled_email_user AS u
+            WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users) AND u.outcome IS NULL;
+            GET DIAGNOSTICS removed = ROW_COUNT;
+            IF NOT EXISTS (SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = email.id) THEN
+                PERFORM duepost.finish(email.id, 'cleared', NULL);
+                receipt := 'cleared';
+            ELSIF removed > 0 THEN
+                IF NOT EXISTS (
+                    SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = email.id AND u.outcome IS NULL
+                ) THEN
+                    PERFORM duepost.finish(email.id, NULL, NULL);
+                END IF;
+                receipt := 'user_removed';
+                -- Of these users some are off, and some have it already: both is said.
+                IF late THEN
+                    RETURN NEXT;
+                    receipt := 'too_late';
+                END IF;
+            END IF;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION duepost.clear_scheduled_emails IS
+    'Takes these users off their scheduled emails (of one kind, or all). A receipt for each email: cleared (it had no '
+    'other user and is never sent), user_removed, or too_late (it is being sent, or may have been sent); the last two '
+    'where some of these users have it and others are taken off. Locks rows by ascending id.';
+
+CREATE OR REPLACE FUNCTION duepost.clear_scheduled_email(email_id bigint) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    partly boolean;
+BEGIN
+    PERFORM FROM duepost.scheduled_email AS e
+    WHERE e.id = clear_scheduled_email.email_id AND e.state IN ('scheduled', 'queued') AND e.unknowns = 0
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 'too_late';
+    END IF;
+    partly := EXISTS (
+        SELECT FROM duepost.scheduled_email_user AS u
+        WHERE u.email_id = clear_scheduled_email.email_id AND u.outcome IS NOT NULL
+    );
+    PERFORM duepost.finish(clear_scheduled_email.email_id, 'cleared', NULL);
+    RETURN CASE WHEN partly THEN 'user_removed' ELSE 'cleared' END;
+END
+$$;
+COMMENT ON FUNCTION duepost.clear_scheduled_email IS
+    'Clears one email whole: cleared (it is never sent), user_removed (some of its users have it already, the others '
+    'never get it), or too_late (it is being sent, finished or unknown).';
+
+CREATE OR REPLACE FUNCTION duepost.clear_scheduled_emails_to(address text, kind text DEFAULT NULL)
+RETURNS TABLE (email_id bigint, receipt text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    email record;
+BEGIN
+    IF clear_scheduled_emails_to.address IS NULL THEN
+        PERFORM duepost.refuse('address', 'must be one address such as ann@example.com');
+    END IF;
+    FOR email IN
+        SELECT e.id
+        FROM duepost.scheduled_email AS e
+        WHERE lower(e.address) = lower(clear_scheduled_emails_to.address)
+          AND e.address IS NOT NULL
+          AND (clear_scheduled_emails_to.kind IS NULL OR e.kind = clear_scheduled_emails_to.kind)
+        ORDER BY e.id
+        FOR UPDATE
+    LOOP
+        email_id := email.id;
+        receipt := duepost.clear_scheduled_email(email.id);
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION duepost.clear_scheduled_emails_to IS
+    'Clears the emails scheduled to this address (letter case does not matter), of one kind or all.';
+
+CREATE OR REPLACE FUNCTION duepost.reschedule_email(email_id bigint, scheduled_at timestamptz) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    email record;
+    fault text;
+BEGIN
+    IF reschedule_email.scheduled_at IS NULL THEN
+        PERFORM duepost.refuse('scheduled_at', 'must be a finite time');
+    END IF;
+    fault := duepost.moment_fault('scheduled_at', reschedule_email.scheduled_at);
+    IF fault IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = fault;
+    END IF;
+    SELECT e.expires_at INTO email
+    FROM duepost.scheduled_email AS e
+    WHERE e.id = reschedule_email.email_id AND e.state IN ('scheduled', 'queued')
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 'too_late';
+    END IF;
+    IF email.expires_at <= reschedule_email.scheduled_at THEN
+        PERFORM duepost.refuse('scheduled_at', 'must be earlier than the email''s expires_at');
+    END IF;
+    -- Message-ID and Date are fixed by the first attempt.
+    UPDATE duepost.scheduled_email AS e
+    SET state = 'scheduled',
+        scheduled_at = reschedule_email.scheduled_at,
+        due_at = reschedule_email.scheduled_at,
+        date_header = CASE
+            WHEN e.attempts = 0 THEN greatest(reschedule_email.scheduled_at, now()) ELSE e.date_header
+        END,
+        message_id = NULL,
+        probe = false
+    WHERE e.id = reschedule_email.email_id;
+    RETURN 'rescheduled';
+END
+$$;
+COMMENT ON FUNCTION duepost.reschedule_email IS
+    'Moves one email to another time: rescheduled, or too_late (it is being sent, finished or unknown).';
