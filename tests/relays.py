@@ -153,6 +153,10 @@ class ScriptedRelay:
         starttls: offer STARTTLS, with this server-side context.
         tls: TLS from the start, with this server-side context.
         extensions: more lines for the reply to EHLO, such as `SIZE 1000`.
+        query: what the URL ends with, such as `?pipelining=ahead`.
+        limit: how many connections may be open at once; one more is answered with a 421, and closed.
+        behind: what happens when commands lie behind a dot in the same packet: `take` carries them out, `close` keeps
+            the email in front and ends the connection without a reply, `refuse` says 503 to each after the dot's reply.
     """
 
     def __init__(
@@ -164,6 +168,9 @@ class ScriptedRelay:
         starttls: ssl.SSLContext | None = None,
         tls: ssl.SSLContext | None = None,
         extensions: Sequence[str] = ("8BITMIME",),
+        query: str = "",
+        limit: int | None = None,
+        behind: str = "take",
     ) -> None:
         self.pipelining = pipelining
         self.auth = auth
@@ -171,6 +178,17 @@ class ScriptedRelay:
         self.starttls = starttls
         self.tls = tls
         self.extensions = tuple(extensions)
+        self.query = query
+        self.limit = limit
+        self.behind = behind
+        #: What a connection that is one too many gets.
+        self.turn_away: Sequence[Action] = (reply("421 4.7.0 relay.test Error: too many connections from 127.0.0.1"),)
+        #: How many of those there were, and how many others were open at once at the most.
+        self.surplus = 0
+        self.most_at_once = 0
+        self._admitted = 0
+        #: Dots behind which there were commands.
+        self.behind_dots = 0
         self.stopped = threading.Event()
         self.released = threading.Event()
         self._lock = threading.Lock()
@@ -189,7 +207,7 @@ class ScriptedRelay:
     def url(self) -> str:
         """The URL for `Relay.from_url`, with user and password if there are any."""
         login = f"{self.auth[0]}:{self.auth[1]}@" if self.auth else ""
-        return f"{'smtps' if self.tls else 'smtp'}://{login}127.0.0.1:{self.port}"
+        return f"{'smtps' if self.tls else 'smtp'}://{login}127.0.0.1:{self.port}{self.query}"
 
     @property
     def transcript(self) -> list[str]:
@@ -312,13 +330,21 @@ class ScriptedRelay:
 
     def _serve(self, sock: socket.socket) -> None:
         session = _Session(self, sock)
+        with self._lock:
+            is_surplus = self.limit is not None and self._admitted >= self.limit
+            self.surplus += is_surplus
+            self._admitted += not is_surplus
+            self.most_at_once = max(self.most_at_once, self._admitted)
         try:
+            if is_surplus:
+                session.turn_away()
             session.run()
         except (_Gone, OSError):
             pass
         finally:
             session.end()
             with self._changed:
+                self._admitted -= not is_surplus
                 self._open -= 1
                 self._changed.notify_all()
 
@@ -336,6 +362,12 @@ class _Session:
     phase: Phase | str = Phase.CONNECT
     line: str = ""
     code: str = ""
+
+    def turn_away(self) -> None:
+        """There is one connection too many."""
+        for action in self.relay.turn_away:
+            action(self)
+        raise _Gone
 
     def run(self) -> None:
         self.do(Phase.CONNECT, None)
@@ -438,8 +470,18 @@ class _Session:
             return
         self.read_content()
         self.relay.record("C: .")
+        lies_behind = bool(self.buffer)
+        self.relay.behind_dots += lies_behind
+        if lies_behind and self.relay.behind == "close":
+            self.phase = Phase.DOT
+            accept()(self)
+            raise _Gone
         self.do(Phase.DOT, "250 2.0.0 taken" if self.recipients else "554 5.5.1 no valid recipients")
         self.clear()
+        if lies_behind and self.relay.behind == "refuse":
+            while self.buffer:
+                self.relay.record(f"C: {self.read_line()}")
+                self.write(b"503 5.5.1 nothing may lie behind the dot\r\n", "503 5.5.1 nothing may lie behind the dot")
 
     def read_content(self) -> None:
         lines: list[bytes] = []

@@ -10,11 +10,14 @@ from typing import Final, TypeVar
 from actors.smtp.dialogue import Action, Aside, Receive, Script, Send, StartTls, Stopped
 from actors.smtp.envelope import Envelope
 from actors.smtp.greeting import Offer, farewell, greet, hello_name
-from actors.smtp.relay import Relay, Timeouts
+from actors.smtp.limits import is_connection_limit, is_message_limit
+from actors.smtp.relay import Pipelining, Relay, Timeouts
 from actors.smtp.replies import Reply
+from actors.smtp.route import NoPlace, NoRoute, Route
 from actors.smtp.transaction import Fitness, Submitted, Transaction, reset
-from actors.smtp.verdicts import Ruling
+from actors.smtp.verdicts import Phase, Ruling
 from actors.smtp.wire import Wire
+from models.words import Verdict
 
 __all__ = ["Connection", "Envelope"]
 
@@ -27,7 +30,7 @@ MAX_IDLE: Final = 30.0
 #: Seconds within which a relay has to have taken the last content for an email to go out behind the next one.
 PROMPT: Final = 0.5
 
-#: So often in a row a relay may hang up on what is behind a dot, before it gets nothing there any more.
+#: How often in a row a relay may hang up on what is behind a dot, before it gets nothing there any more.
 MAX_LOSSES: Final = 2
 
 #: Seconds for a reply to QUIT or RSET: nothing hangs on it.
@@ -55,6 +58,7 @@ class Connection:
         timeouts: how long each step may take.
         may_send: asked right before content is sent; False holds it back, and the email is to be retried.
         tls: verifies certificates; by default against those that the system trusts.
+        route: what it shares with others to the same relay; by default nothing.
     """
 
     def __init__(
@@ -64,11 +68,14 @@ class Connection:
         *,
         may_send: Callable[[], bool] = _always,
         tls: ssl.SSLContext | None = None,
+        route: Route | None = None,
     ) -> None:
         self._relay = relay
         self._timeouts = timeouts
         self._may_send = may_send
         self._tls = tls
+        self._route = route or NoRoute()
+        self._has_place = False
         self._wire: Wire | None = None
         self._refusal: Ruling | None = None
         self._offer = Offer()
@@ -102,6 +109,9 @@ class Connection:
 
         Returns:
             A ruling for each recipient.
+
+        Raises:
+            NoPlace: there may be no further connection now, and nothing was said of this email.
         """
         try:
             is_opened = self._opened is not None and self._opened.envelope is envelope
@@ -109,12 +119,16 @@ class Connection:
                 yield Aside(self._renew)
             kept = self._wire is not None
             submitted = yield from self._attempt(envelope, following)
-            if kept and (submitted.untouched or submitted.is_lost_behind):
+            if kept and (submitted.untouched or submitted.is_lost_behind or _is_used_up(submitted)):
+                self._drop()
                 submitted = yield from self._attempt(envelope, following)
+            yield from self._look_for_place(submitted)
         except BaseException:
             # A worker that is stopped here leaves the relay in mid-transaction.
             self._drop()
             raise
+        for ruling in submitted.rulings.values():
+            self._route.heard(ruling)
         return submitted.rulings
 
     def check(self) -> Ruling | None:
@@ -135,6 +149,11 @@ class Connection:
             return None
         finally:
             wire.close()
+
+    @property
+    def idle_since(self) -> float:
+        """When an email last went over it, by the monotonic clock."""
+        return self._used_at
 
     def forgo(self) -> None:
         """The email whose envelope went out behind the last dot goes another way: this connection ends with the dot."""
@@ -167,6 +186,7 @@ class Connection:
         transaction = opened or Transaction(envelope, self._offer, self._may_send)
         self._content_at = None
         submitted = yield from transaction.run(partial(self._open_next, following))
+        self._note_doubt(submitted)
         self._emails += 1
         self._used_at = time.monotonic()
         if self._content_at is not None:
@@ -180,16 +200,44 @@ class Connection:
 
     def _note_loss(self, submitted: Submitted) -> None:
         """Whether what had gone out behind a dot arrived; a relay that is still there, and lost it, will again."""
-        if submitted.is_lost_behind:
-            self._losses = MAX_LOSSES
-        else:
-            self._losses = self._losses + 1 if submitted.untouched else 0
+        codes = {ruling.code for ruling in submitted.rulings.values()}
+        if submitted.is_lost_behind and all(code is None or code // 100 != 4 for code in codes):
+            said = ", ".join(str(code) for code in codes if code is not None)
+            self._route.stop_going_ahead(f"said to what lay behind a dot: {said or 'nothing'}")
+        self._losses = self._losses + 1 if submitted.untouched else 0
+        if self._losses >= MAX_LOSSES:
+            self._route.stop_going_ahead("hung up on what lay behind a dot")
+
+    def _note_doubt(self, submitted: Submitted) -> None:
+        """A dot that has no reply of its own, with something behind it: some relays take the email, and then fail."""
+        lay_behind = self._opened is not None or self._is_forgone
+        if lay_behind and any(
+            ruling.phase is Phase.DOT and ruling.verdict is Verdict.UNKNOWN for ruling in submitted.rulings.values()
+        ):
+            self._route.stop_going_ahead("no reply to a dot that something lay behind")
+
+    def _look_for_place(self, submitted: Submitted) -> Script[None]:
+        """A relay may say as late as at MAIL that there are too many connections.
+
+        Raises:
+            NoPlace: it has said so.
+        """
+        refusal = next((ruling for ruling in submitted.rulings.values() if is_connection_limit(ruling)), None)
+        if refusal is not None and refusal is not self._refusal:
+            self._drop()
+            yield Aside(partial(self._make_way, refusal))
+
+    def _make_way(self, refusal: Ruling) -> None:
+        if self._route.is_full(refusal):
+            raise NoPlace
 
     def _open_next(self, following: Callable[[], Envelope | None]) -> bytes:
         """The next email's envelope, where there is one and this relay takes it behind the dot."""
         self._content_at = time.monotonic()
-        is_used_up = self._emails + 1 >= MAX_EMAILS or self._losses >= MAX_LOSSES
-        envelope = following() if self._offer.pipelining and self._is_prompt and not is_used_up else None
+        goes_ahead = self._relay.pipelining is Pipelining.AHEAD and self._route.goes_ahead
+        is_last = self._emails + 1 >= MAX_EMAILS
+        is_good = self._offer.pipelining and self._is_prompt and goes_ahead and not is_last
+        envelope = following() if is_good else None
         if envelope is None:
             return b""
         transaction = Transaction(envelope, self._offer, self._may_send)
@@ -199,20 +247,34 @@ class Connection:
         return opening
 
     def _open(self) -> None:
-        """Makes a connection, or has a refusal."""
+        """Makes a connection, or has a refusal.
+
+        Raises:
+            NoPlace: there may be no further one now.
+        """
         self._refusal = None
+        if not self._route.take_place():
+            raise NoPlace
+        self._has_place = True
         try:
             self._wire = Wire(self._relay, self._timeouts)
         except Stopped as stopped:
-            self._refusal = stopped.ruling
+            self._be_refused(stopped.ruling)
             return
         self._emails, self._needs_reset = 0, False
         greeted = self._converse(self._wire, greet(self._relay, hello_name()))
         if isinstance(greeted, Ruling):
-            self._drop()
-            self._refusal = greeted
-        else:
-            self._offer = greeted
+            self._be_refused(greeted)
+            return
+        self._offer = greeted
+        if self._relay.pipelining is Pipelining.OFF:
+            self._offer = replace(greeted, pipelining=False)
+        self._route.opened()
+
+    def _be_refused(self, refusal: Ruling) -> None:
+        self._drop()
+        self._make_way(refusal)
+        self._refusal = refusal
 
     def _is_fresh(self, wire: Wire) -> bool:
         """Whether the connection that is kept is good for one more email as it is."""
@@ -243,6 +305,9 @@ class Connection:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+        if self._has_place:
+            self._has_place = False
+            self._route.leave_place()
 
     def _converse(self, wire: Wire, script: Script[T], *, brief: bool = False) -> T:
         """Does what a script asks for over a wire, and waits for all of it."""
@@ -286,6 +351,11 @@ class Connection:
 
     def _brief(self) -> Timeouts:
         return replace(self._timeouts, command=min(BRIEFLY, self._timeouts.command))
+
+
+def _is_used_up(submitted: Submitted) -> bool:
+    """Whether the relay takes no more emails over this connection."""
+    return any(is_message_limit(ruling) for ruling in submitted.rulings.values())
 
 
 def _played(script: Script[T], do: Callable[[Action], Reply | None]) -> T:

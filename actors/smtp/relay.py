@@ -16,6 +16,17 @@ class Security(StrEnum):
     IMPLICIT = "smtps"
 
 
+class Pipelining(StrEnum):
+    """How many commands go out before replies are read, where the relay offers PIPELINING; by the URL's query."""
+
+    #: One command at a time.
+    OFF = "off"
+    #: The envelope of one email in one write (RFC 2920).
+    ON = "on"
+    #: The same, and the envelope of the next email with the dot of the one before it. Some relays break on that.
+    AHEAD = "ahead"
+
+
 _DEFAULT_PORTS = {Security.OPPORTUNISTIC: 25, Security.REQUIRED: 587, Security.IMPLICIT: 465}
 _SHAPE = "expected smtp://[user:password@]host[:port], smtp+starttls://… or smtps://…"
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
@@ -51,6 +62,7 @@ class Relay:
         security: when TLS starts.
         username: whom to log in as, None for no login.
         password: never shown.
+        pipelining: how many commands may go out before replies are read.
     """
 
     host: str
@@ -58,6 +70,7 @@ class Relay:
     security: Security = Security.OPPORTUNISTIC
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    pipelining: Pipelining = Pipelining.ON
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -65,7 +78,8 @@ class Relay:
 
         Args:
             url: `smtp://` (STARTTLS when offered), `smtp+starttls://` (required) or `smtps://` (TLS from the
-                start), then `[user:password@]host[:port]`, user and password percent-encoded.
+                start), then `[user:password@]host[:port]`, user and password percent-encoded, then perhaps
+                `?pipelining=off`, `on` or `ahead`.
 
         Raises:
             ValueError: it is none; the message is one line and never shows the password.
@@ -73,11 +87,18 @@ class Relay:
         parts = _split(url)
         if parts.scheme not in list(Security):
             raise _bad("its scheme is not known")
-        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        if parts.path not in {"", "/"} or parts.fragment:
             raise _bad("something follows the port (in a password, percent-encode / ? # and @)")
+        pipelining = _pipelining(parts)
         security = Security(parts.scheme)
         username, password = _credentials(parts)
-        return cls(_host(parts), _port(parts, _DEFAULT_PORTS[security]), security, username, password)
+        return cls(_host(parts), _port(parts, _DEFAULT_PORTS[security]), security, username, password, pipelining)
+
+    @property
+    def route(self) -> str:
+        """What the database knows it by: `host:port`, in lower case and without a login."""
+        host = self.host.lower().removesuffix(".")
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:
@@ -100,6 +121,19 @@ def _split(url: str) -> SplitResult:
     except ValueError:
         # urllib's message may quote the password.
         raise _bad("it cannot be read") from None
+
+
+def _pipelining(parts: SplitResult) -> Pipelining:
+    if not parts.query:
+        return Pipelining.ON
+    key, _, value = parts.query.partition("=")
+    if key != "pipelining" or value not in list(Pipelining):
+        # It is not quoted: it may be the end of a password.
+        raise _bad(
+            "only pipelining=off, pipelining=on or pipelining=ahead may follow a ? "
+            "(in a password, percent-encode / ? # and @)"
+        )
+    return Pipelining(value)
 
 
 def _host(parts: SplitResult) -> str:

@@ -17,6 +17,9 @@ from actors.smtp.verdicts import Phase, Ruling, is_out_of_place, judge, judge_fa
 #: Commands in a window with PIPELINING; with more, both sides may come to wait for the other one to read.
 WINDOW: Final = 100
 
+#: What relays say to MAIL and to RCPT, and never to the end of data (RFC 3463 section 3.2).
+_OF_ANOTHER_COMMAND: Final = frozenset({"2.1.0", "2.1.5"})
+
 #: Seconds for the reply to a MAIL behind a dot. The relay was prompt until then: it has lost what was there, and is to
 #: be asked again over a fresh connection.
 ANSWER_BEHIND: Final = 10.0
@@ -208,6 +211,8 @@ class Transaction:
         # Apart from the content, so that a failure is before the dot or after it and never in between.
         yield Send(end, Phase.DOT)
         reply = yield from receive(Phase.DOT)
+        if end != END_OF_DATA and _belongs_behind(reply):
+            raise Stopped(judge_failure(Phase.DOT, f"the reply belongs to what lay behind: {reply.code} {reply.text}"))
         self._settle(judge(Phase.DOT, reply))
         if reply.positive:
             return Fitness.READY
@@ -217,6 +222,11 @@ class Transaction:
         """Rules for every recipient that has no ruling yet."""
         for recipient in self.envelope.recipients:
             self._rulings.setdefault(recipient, ruling)
+
+
+def _belongs_behind(reply: Reply) -> bool:
+    """Whether a reply plainly is to a command that lay behind the dot, so that the dot's own is missing."""
+    return reply.code == 503 or reply.enhanced_code in _OF_ANOTHER_COMMAND
 
 
 def _written(commands: Sequence[_Command]) -> bytes:

@@ -213,7 +213,7 @@ class Letters:
 
 @pytest.fixture
 def relay() -> Iterator[ScriptedRelay]:
-    with ScriptedRelay() as relay:
+    with ScriptedRelay(query="?pipelining=ahead") as relay:
         yield relay
 
 

@@ -423,6 +423,13 @@ def test_what_the_relay_does_can_change_while_it_runs(relay: ScriptedRelay, conn
     assert only(connection.deliver(email())).verdict is Verdict.SENT
 
 
+@pytest.fixture
+def ahead(relay: ScriptedRelay) -> ScriptedRelay:
+    """The relay's URL asks for the next envelope behind the dot."""
+    relay.query = "?pipelining=ahead"
+    return relay
+
+
 class Trail:
     """Emails over one connection, each of which goes out behind the one before where that is allowed."""
 
@@ -449,6 +456,7 @@ class Trail:
         self.behind.append(getattr(session, "buffer", b"").startswith(b"MAIL"))
 
 
+@pytest.mark.usefixtures("ahead")
 def test_the_next_envelope_goes_out_with_the_dot_once_the_relay_has_shown_that_it_is_prompt(
     relay: ScriptedRelay, connect: Connect
 ) -> None:
@@ -460,6 +468,7 @@ def test_the_next_envelope_goes_out_with_the_dot_once_the_relay_has_shown_that_i
     assert relay.connections == 1
 
 
+@pytest.mark.usefixtures("ahead")
 def test_a_relay_that_takes_its_time_gets_nothing_behind_a_dot(
     relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +479,7 @@ def test_a_relay_that_takes_its_time_gets_nothing_behind_a_dot(
     assert trail.behind == [False, False, False]
 
 
+@pytest.mark.usefixtures("ahead")
 def test_nothing_goes_behind_the_last_dot_of_a_connection(
     relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,6 +490,7 @@ def test_nothing_goes_behind_the_last_dot_of_a_connection(
     assert relay.connections == 2
 
 
+@pytest.mark.usefixtures("ahead")
 @pytest.mark.parametrize(
     ("answer", "verdict"), [("451 4.3.0 not now", Verdict.RETRY), ("554 5.6.0 no", Verdict.UNDELIVERABLE)]
 )
@@ -496,6 +507,7 @@ def test_a_refused_content_does_not_matter_to_the_email_behind_it(
     assert "C: RSET" not in relay.transcript
 
 
+@pytest.mark.usefixtures("ahead")
 @pytest.mark.parametrize(
     ("actions", "verdict"),
     [
@@ -518,6 +530,7 @@ def test_an_email_behind_a_dot_after_which_the_connection_ends_goes_over_another
     assert relay.connections == 2
 
 
+@pytest.mark.usefixtures("ahead")
 def test_a_relay_that_loses_what_is_behind_a_dot_gets_nothing_there_any_more(
     relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -531,6 +544,7 @@ def test_a_relay_that_loses_what_is_behind_a_dot_gets_nothing_there_any_more(
     assert relay.connections == 2
 
 
+@pytest.mark.usefixtures("ahead")
 def test_a_relay_that_says_two_things_to_a_dot_does_not_decide_about_the_email_behind_it(
     relay: ScriptedRelay, connect: Connect
 ) -> None:
@@ -542,6 +556,7 @@ def test_a_relay_that_says_two_things_to_a_dot_does_not_decide_about_the_email_b
     assert [message.recipients for message in relay.messages] == [(ADA,), (BOB,), (EVE,)]
 
 
+@pytest.mark.usefixtures("ahead")
 def test_a_relay_that_hangs_up_on_what_is_behind_a_dot_gets_nothing_there_any_more(
     relay: ScriptedRelay, connect: Connect
 ) -> None:
@@ -555,6 +570,7 @@ def test_a_relay_that_hangs_up_on_what_is_behind_a_dot_gets_nothing_there_any_mo
     assert relay.connections == 1 + module.MAX_LOSSES
 
 
+@pytest.mark.usefixtures("ahead")
 def test_a_connection_that_an_email_behind_the_dot_left_is_not_used_again(
     relay: ScriptedRelay, connect: Connect
 ) -> None:
@@ -566,3 +582,85 @@ def test_a_connection_that_an_email_behind_the_dot_left_is_not_used_again(
     connection.deliver(email(EVE))
     assert [message.recipients for message in relay.messages] == [(ADA,), (ADA,), (EVE,)]
     assert relay.connections == 2
+
+
+def test_nothing_goes_behind_a_dot_unless_the_url_asks_for_it(relay: ScriptedRelay, connect: Connect) -> None:
+    trail = Trail(relay, connect())
+    trail.deliver(email(ADA), email(BOB), email(EVE))
+    assert trail.asked == 0
+    assert trail.behind == [False, False, False]
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_relay_that_keeps_the_email_and_ends_at_what_lies_behind_puts_one_email_in_doubt(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    relay.behind = "close"
+    trail = Trail(relay, connect())
+    rulings = trail.deliver(*[email(ADA)] * 9)
+    assert [ruling.verdict for ruling in rulings].count(Verdict.UNKNOWN) == 1
+    assert [ruling.verdict for ruling in rulings].count(Verdict.SENT) == 8
+    assert relay.behind_dots == 1
+    assert len(relay.messages) == 9
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_relay_that_refuses_what_lies_behind_is_asked_once(relay: ScriptedRelay, connect: Connect) -> None:
+    relay.behind = "refuse"
+    trail = Trail(relay, connect())
+    assert {ruling.verdict for ruling in trail.deliver(*[email(ADA)] * 9)} == {Verdict.SENT}
+    assert relay.behind_dots == 1
+    assert len(relay.messages) == 9
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_relay_that_defers_the_next_email_still_gets_others_behind_a_dot(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    trail = Trail(relay, connect())
+    trail.deliver(email(ADA))
+    relay.on(Phase.MAIL, reply("450 4.7.1 too much mail"), when=lambda _line: relay.behind_dots == 1, times=1)
+    assert {ruling.verdict for ruling in trail.deliver(*[email(ADA)] * 6)} == {Verdict.SENT}
+    assert relay.behind_dots > 1
+
+
+@pytest.mark.usefixtures("ahead")
+@pytest.mark.parametrize("answer", ["250 2.1.0 ok", "250 2.1.5 ok", "503 5.5.1 nested MAIL"])
+def test_a_reply_to_what_lies_behind_is_none_to_the_dot(relay: ScriptedRelay, connect: Connect, answer: str) -> None:
+    trail = Trail(relay, connect())
+    trail.deliver(email(ADA))
+    relay.on(Phase.DOT, reply(answer), times=1)
+    first, second = trail.deliver(email(BOB), email(EVE))
+    assert (first.verdict, second.verdict) == (Verdict.UNKNOWN, Verdict.SENT)
+    assert relay.behind_dots == 1
+
+
+def test_the_same_reply_is_one_to_the_dot_where_nothing_lies_behind(relay: ScriptedRelay, connect: Connect) -> None:
+    relay.on(Phase.DOT, reply("250 2.1.5 ok"))
+    assert only(connect().deliver(email())).verdict is Verdict.SENT
+
+
+def test_a_url_can_ask_for_one_command_at_a_time(relay: ScriptedRelay, connect: Connect) -> None:
+    relay.query = "?pipelining=off"
+    together: list[bool] = []
+    relay.on(Phase.MAIL, lambda session: together.append(bool(session.buffer)), reply("250 2.1.0 ok"))
+    assert only(connect().deliver(email())).verdict is Verdict.SENT
+    assert together == [False]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "421 too many messages in this connection",
+        "452 4.5.3 Too many messages in this session",
+        "550 5.7.0 Maximum number of messages per connection exceeded",
+    ],
+)
+def test_a_connection_that_has_had_its_share_of_emails_is_renewed(
+    relay: ScriptedRelay, connect: Connect, text: str
+) -> None:
+    connection = connect()
+    connection.deliver(email())
+    relay.on(Phase.MAIL, reply(text), times=1)
+    assert only(connection.deliver(email())).verdict is Verdict.SENT
+    assert (relay.connections, len(relay.messages)) == (2, 2)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.smtp.relay import Relay, Security, Timeouts
+from actors.smtp.relay import Pipelining, Relay, Security, Timeouts
 
 SECRET = "hunter2"
 
@@ -21,6 +21,9 @@ SECRET = "hunter2"
             "smtp://ada%40example.com:x@mail",
             Relay("mail", 25, Security.OPPORTUNISTIC, "ada@example.com", "x"),
         ),
+        ("smtp://mail?pipelining=ahead", Relay("mail", 25, pipelining=Pipelining.AHEAD)),
+        ("smtp://mail:26/?pipelining=off", Relay("mail", 26, pipelining=Pipelining.OFF)),
+        ("smtps://mail?pipelining=on", Relay("mail", 465, Security.IMPLICIT)),
     ],
 )
 def test_a_url_says_where_and_how(url: str, relay: Relay) -> None:
@@ -42,6 +45,12 @@ def test_a_url_says_where_and_how(url: str, relay: Relay) -> None:
         f"smtp://ada:{SECRET}#x@mail",
         f"smtp://ada:{SECRET}?x@mail",
         f"smtp://ada:{SECRET}@mail/path",
+        f"smtp://ada:x@mail?{SECRET}",
+        f"smtp://ada:x@mail?pipelining={SECRET}",
+        f"smtp://ada:x@mail?pipelining=ahead&{SECRET}=1",
+        f"smtp://ada:{SECRET}@mail?pipelining=Ahead",
+        f"smtp://ada:{SECRET}@mail?pipelining=",
+        f"smtp://ada:{SECRET}@mail?starttls=off",
         f"smtp://ada:{SECRET}@[::1",
         f"smtp://ada:{SECRET}@[nonsense]",
         f"smtp://ada:{SECRET}@ma il",
@@ -62,6 +71,22 @@ def test_a_bad_url_gets_one_clear_line_without_the_password(url: str) -> None:
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_nothing_goes_behind_a_dot_unless_the_url_asks_for_it() -> None:
+    assert Relay.from_url("smtp://mail").pipelining is Pipelining.ON
+
+
+@pytest.mark.parametrize(
+    ("url", "route"),
+    [
+        ("smtp://Mail.Example.com.", "mail.example.com:25"),
+        ("smtps://ada:x@mail?pipelining=ahead", "mail:465"),
+        ("smtp://[::1]:2525", "[::1]:2525"),
+    ],
+)
+def test_the_database_knows_a_relay_by_host_and_port(url: str, route: str) -> None:
+    assert Relay.from_url(url).route == route
 
 
 @given(st.text())
