@@ -20,6 +20,8 @@ from typing import Self
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from duepost.private import make_private, private_opener
+
 #: Bytes; announced in the EHLO reply.
 LARGEST_MESSAGE = 32 * 1024 * 1024
 #: The header line in front of a stored email: its envelope's recipients, one a line.
@@ -63,7 +65,8 @@ class Catcher:
     """An SMTP server on this machine that stores what it is given; a context manager.
 
     Args:
-        mailbox: the folder of the stored emails; made when it is missing. What it holds already stays.
+        mailbox: the folder of the stored emails, for this user alone; made when it is missing. What it holds already
+            stays.
         host: the address to listen on.
         port: the port to listen on; 0 takes a free one.
         rules: which recipients are refused. The first rule that matches and is not used up counts.
@@ -86,7 +89,7 @@ class Catcher:
         """
         if self._server is None:
             try:
-                self.mailbox.mkdir(parents=True, exist_ok=True)
+                make_private(self.mailbox)
             except OSError as error:
                 raise CatcherError(f"the mailbox {self.mailbox} cannot be made: {error.strerror}") from error
             self._server = _Server(_listen(*self._address), self._handler)
@@ -202,7 +205,8 @@ class _Handler:
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
         name = f"{moment}-{os.getpid()}-{next(self._numbers):06}.eml"
         draft = self._mailbox / f".{name}"
-        draft.write_bytes(stored)
+        with open(draft, "wb", opener=private_opener) as file:
+            file.write(stored)
         draft.rename(self._mailbox / name)
         return name
 

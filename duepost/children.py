@@ -17,6 +17,8 @@ from typing import Self, TextIO
 
 import psutil
 
+from duepost.private import make_private, private_opener
+
 #: Seconds between SIGTERM and SIGKILL. A worker finishes the emails in its hands first.
 STOP_TIMEOUT = 30.0
 #: In each child's environment, and its children's: tells them from a stranger with the same number.
@@ -65,7 +67,7 @@ class FolderLock:
     those of `Children` do not.
 
     Args:
-        folder: the folder; made when it is missing. The lock is the file `lock` in it.
+        folder: the folder, for this user alone; made when it is missing. The lock is the file `lock` in it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,9 +81,9 @@ class FolderLock:
             FolderInUse: another process has it, or another lock object of this one.
             OSError: the folder cannot be written.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private(self._folder)
         with contextlib.ExitStack() as on_failure:
-            file = on_failure.enter_context((self._folder / _LOCK).open("a+", encoding="ascii"))
+            file = on_failure.enter_context(open(self._folder / _LOCK, "a+", encoding="ascii", opener=private_opener))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -251,7 +253,7 @@ def _leashed(command: list[str]) -> list[str]:
 
 
 def _spawn(command: list[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as output:
+    with open(log, "ab", opener=private_opener) as output:
         return subprocess.Popen(  # noqa: S603 - our own workers
             command,
             env=env,
@@ -298,7 +300,8 @@ def _is_of(process: psutil.Process, recorded: _Recorded) -> bool:
 
 def _write_record(path: Path, recorded: Sequence[_Recorded]) -> None:
     draft = path.with_suffix(".new")
-    draft.write_text(json.dumps([asdict(one) for one in recorded]))
+    with open(draft, "w", encoding="utf-8", opener=private_opener) as file:
+        file.write(json.dumps([asdict(one) for one in recorded]))
     draft.replace(path)
 
 

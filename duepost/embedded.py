@@ -18,7 +18,8 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
@@ -27,6 +28,8 @@ from typing import TextIO
 from urllib.parse import quote
 
 import psutil
+
+from duepost.private import private_opener
 
 #: The database and the superuser that `initdb` makes.
 SUPERUSER = "postgres"
@@ -82,10 +85,12 @@ class EmbeddedPostgres:
 
     Args:
         folder: the data folder; made when it is missing. Nobody but the server's user and root can enter it.
+        private: parent folders that stay closed to all others: as root they are given to `pgserver`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, private: Sequence[Path] = ()) -> None:
         self.folder = folder.expanduser().resolve()
+        self._private = {each.expanduser().resolve() for each in private}
 
     def start(self) -> str:
         """Starts the server, or attaches to it if it runs already; recovers what a crash left behind.
@@ -195,7 +200,7 @@ class EmbeddedPostgres:
         binaries = _binaries()[version]
         account = _account()
         if account.switch:
-            _open_to_others(binaries, self.folder)
+            _open_to_others(binaries, self.folder, self._private, account)
         _end_processes_of(self.folder)
         if not (self.folder / "PG_VERSION").exists():
             self._initialise(binaries, version, account, lock)
@@ -301,11 +306,17 @@ def _add_system_user() -> pwd.struct_passwd:
     return entry
 
 
-def _open_to_others(binaries: Path, folder: Path) -> None:
-    """Lets another user enter the parents of both, and read the binaries (pip under umask 077 forbids it)."""
+def _open_to_others(binaries: Path, folder: Path, private: AbstractSet[Path], account: _Account) -> None:
+    """Lets another user enter the parents of both, and read the binaries (pip under umask 077 forbids it).
+
+    Of the private ones that user becomes the owner, as root can enter them all the same, and nobody else may.
+    """
     for path in (binaries, folder):
         for parent in path.parents:
-            _permit(parent, stat.S_IXGRP | stat.S_IXOTH)
+            if parent in private:
+                os.chown(parent, account.uid, account.gid)
+            else:
+                _permit(parent, stat.S_IXGRP | stat.S_IXOTH)
     package = binaries.parent.parent
     for tree in (binaries.parent, package.with_name(f"{package.name}.libs")):
         for path in (tree, *tree.rglob("*")):
@@ -423,7 +434,7 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[TextIO]:
-    with path.open("a") as file:
+    with open(path, "a", opener=private_opener) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 

@@ -13,8 +13,12 @@ from actors.settings import settings
 from duepost.catcher import Catcher, Refusal
 from duepost.children import Children, FolderLock, end_leftovers
 from duepost.embedded import EmbeddedPostgres
+from duepost.private import make_private
 from models.database import Database
 from models.migrate import migrate
+
+#: What Duepost's own folder in a working directory is called.
+HOME = ".duepost"
 
 #: The sender where none is configured and nothing leaves this machine.
 LOCAL_SENDER = "Duepost <duepost@localhost>"
@@ -28,7 +32,7 @@ class Stack:
     """What `duepost up` and `duepost demo` run, in one folder that one of them at a time may use.
 
     Args:
-        folder: where data, mailbox and logs are.
+        folder: where data, mailbox and logs are, for this user alone.
         templates: the workers' templates.
         use_relay: whether a configured relay may be used; else mail is always caught here.
         refusals: how the catcher plays a difficult relay.
@@ -54,7 +58,8 @@ class Stack:
             CatcherError: the catcher cannot be started.
             BadSettings: a relay is configured, but no sender.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in self._private_folders:
+            make_private(folder)
         self._lock = FolderLock(self.folder)
         self._lock.acquire()
         end_leftovers(self.folder)
@@ -76,7 +81,7 @@ class Stack:
     def start_workers(self, *, processes: int, threads: int) -> None:
         """Starts the worker processes and the watch; their output goes to the folder's logs."""
         logs = self.folder / "logs"
-        logs.mkdir(exist_ok=True)
+        make_private(logs)
         self._children.start(
             "worker",
             duepost_command("worker", "--processes", str(processes), "--threads", str(threads)),
@@ -117,6 +122,11 @@ class Stack:
         }
         return {**os.environ, **ours}
 
+    @property
+    def _private_folders(self) -> list[Path]:
+        """The folder, and those above it that are Duepost's own too, the outermost first."""
+        return [each for each in reversed(self.folder.parents) if HOME in each.parts] + [self.folder]
+
     def _start_relay(self) -> None:
         configured = settings().smtp_url
         if configured is not None and self.use_relay:
@@ -131,7 +141,7 @@ class Stack:
         if configured is not None:
             url = configured.get_secret_value()
         else:
-            self.postgres = EmbeddedPostgres(self.folder / "postgres")
+            self.postgres = EmbeddedPostgres(self.folder / "postgres", private=self._private_folders)
             url = self.postgres.start()
         self.database = Database(url, application_name="duepost")
         list(migrate(self.database, queue_schema=queue_schema()))

@@ -18,6 +18,13 @@ from models.pool import Pool
 #: What the driver raises when the server or the connection is gone, or the server takes no writes (a failover).
 _DISCONNECTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.ReadOnlySqlTransaction)
 
+#: Said when connecting, so that neither PGCLIENTENCODING nor a setting of the role or the database has a say.
+CLIENT_ENCODING = "UTF8"
+
+#: How transactions are isolated, whatever the role's or the database's default is: each statement has a snapshot of its
+#: own, since what is looked at once a row is locked must be as it is then.
+ISOLATION = "read committed"
+
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 5
 
@@ -78,13 +85,12 @@ class Limits:
     def opening(self) -> str:
         """What goes before a transaction's first statement, in the same round trip.
 
-        The limits hold for that transaction alone: a pooler may give its session to others afterwards. Each statement
-        has a snapshot of its own, whatever the database's default is: what is looked at once a row is locked must be
-        as it is then. And an answer that cannot be written, as the network is cut, must not keep locks until the kernel
-        gives up, a quarter of an hour later: no other limit holds while the server writes.
+        The limits hold for that transaction alone: a pooler may give its session to others afterwards. An answer that
+        cannot be written, as the network is cut, must not keep locks until the kernel gives up, a quarter of an hour
+        later: no other limit holds while the server writes.
         """
         settings = {
-            "transaction_isolation": "read committed",
+            "transaction_isolation": ISOLATION,
             **self.parameters,
             "tcp_user_timeout": SERVER_KEEPALIVES["tcp_user_timeout"],
         }
@@ -203,7 +209,12 @@ class Database:
                 raise PooledSession(
                     "there is a pooler between here and PostgreSQL: DUEPOST_SESSION_DATABASE_URL must lead past it"
                 )
-        session = {**self.limits.parameters, **SERVER_KEEPALIVES, "idle_session_timeout": f"{self.limits.session:.0f}s"}
+        session = {
+            **self.limits.parameters,
+            **SERVER_KEEPALIVES,
+            "default_transaction_isolation": ISOLATION,
+            "idle_session_timeout": f"{self.limits.session:.0f}s",
+        }
         with connection.cursor() as cursor:
             settings = ", ".join(f"set_config('{name}', %s, false)" for name in session)
             cursor.execute(f"SELECT {settings}", tuple(session.values()))
@@ -282,6 +293,7 @@ class Database:
                 self.url,
                 connect_timeout=CONNECT_TIMEOUT,
                 fallback_application_name=self.application_name,
+                client_encoding=CLIENT_ENCODING,
                 **KEEPALIVES,
             )
             connection: Connection = psycopg2.connect(dsn, connection_factory=Connection)

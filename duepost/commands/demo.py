@@ -16,6 +16,7 @@ from duepost.commands.jsonl import BadLine
 from duepost.demo.director import Director
 from duepost.demo.plan import TEMPLATES, PlannedEmail, read_plan
 from duepost.demo.show import display, doubled, outcome_table
+from duepost.private import make_private
 from duepost.stack import Stack
 from models.errors import DuepostError
 
@@ -94,7 +95,7 @@ def _read(file: Path | None) -> list[PlannedEmail]:
 
 
 def _clear_folder() -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    make_private(FOLDER)
     for leftover in ("mailbox", "templates", "logs"):
         shutil.rmtree(FOLDER / leftover, ignore_errors=True)
 

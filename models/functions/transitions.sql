@@ -200,6 +200,10 @@ DECLARE
     setting text;
 BEGIN
     enqueued := '{}';
+    -- Whatever the role's or the database's default is, each statement is to have a snapshot of its own: the row is looked
+    -- at once it is locked. The call itself has begun a transaction, in which it is too late to say so.
+    COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     FOR i IN 1 .. coalesce(cardinality(email_ids), 0) LOOP
         -- Assigned, as that is no statement of its own.
         setting := pg_catalog.set_config('synchronous_commit', 'off', true);
@@ -221,7 +225,7 @@ BEGIN
             );
             enqueued := enqueued || message_ids[i];
         END IF;
-        COMMIT;
+        COMMIT AND CHAIN;
     END LOOP;
 END
 $$;

@@ -72,12 +72,43 @@ def test_up_delivers_survives_being_killed_and_keeps_its_data(folder: Path) -> N
     assert "duepost up" in gone.stderr
 
 
+def open_to_others(folder: Path) -> dict[str, str]:
+    """What other users of this machine may read, write or enter in a folder, itself included, with the modes."""
+    found = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink()]
+    return {
+        str(path): oct(path.lstat().st_mode)
+        for path in found
+        # A socket's own mode is PostgreSQL's; its folder closes it.
+        if path.lstat().st_mode & 0o077 and not path.is_socket()
+    }
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_nobody_else_may_enter_what_up_keeps_whatever_the_umask_and_whoever_made_the_folder(
+    folder: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        (folder / ".duepost" / "mailbox").mkdir(parents=True, mode=0o755)
+        (folder / ".duepost" / "mailbox" / "old.eml").write_text("from an earlier release")
+        with up(folder) as running:
+            schedule(folder)
+            wait_until(lambda: sent(folder) == 1, state=lambda: running.output)
+            assert len(list((folder / ".duepost" / "mailbox").glob("*.eml"))) == 2
+            assert open_to_others(folder / ".duepost") == {}
+            assert {path.name for path in (folder / ".duepost").iterdir()} >= {"postgres", "mailbox", "logs"}
+    finally:
+        os.umask(before)
+
+
 def test_the_bundled_demo_ends_as_expected(folder: Path) -> None:
     done = duepost("demo", env=unconfigured(), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Every outcome is as expected." in done.stdout
     assert "\x1b" not in done.stdout, "plain lines where there is no terminal"
     assert "NOT AS EXPECTED" not in done.stdout
+    for path in (folder / ".duepost", folder / ".duepost" / "demo", folder / ".duepost" / "demo" / "mailbox"):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_the_demo_takes_a_users_own_file(folder: Path) -> None:
