@@ -42,8 +42,36 @@ class Conclusion(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """It moves to the ledger, and nothing else changes: no address is dead, no circuit opens or is probed."""
-        return self.is_finished and not self.dead_addresses and self.relay_failure is None and not self.email.probe
+        """It moves to the ledger, and nothing else changes: nothing is kept, no circuit opens or is probed."""
+        return self.is_finished and not self.undeliverable and self.relay_failure is None and not self.email.probe
+
+    @property
+    def undeliverable(self) -> list[Result]:
+        """Results of recipients who cannot be reached."""
+        return [each for each in self.results if each.outcome is Outcome.UNDELIVERABLE]
+
+    @property
+    def refusal(self) -> Ruling | None:
+        """The last ruling by which the relay refused a recipient for good, unless it took the email for another."""
+        if any(ruling.verdict is Verdict.SENT for ruling in self.rulings):
+            return None
+        refusals = [
+            ruling for ruling in self.rulings if ruling.verdict is Verdict.UNDELIVERABLE and ruling.code is not None
+        ]
+        return refusals[-1] if refusals else None
+
+    def as_relay_failure(self) -> "Conclusion":
+        """The same where the relay's refusals are about us: nobody is dropped."""
+        pairs = [
+            (
+                ruling._replace(verdict=Verdict.RETRY, scope=Scope.RELAY, suppress=False),
+                each._replace(verdict=Verdict.RETRY, outcome=None),
+            )
+            if each.outcome is Outcome.UNDELIVERABLE and ruling.code is not None
+            else (ruling, each)
+            for ruling, each in zip(self.rulings, self.results, strict=True)
+        ]
+        return self._replace(rulings=tuple(ruling for ruling, _ in pairs), results=tuple(each for _, each in pairs))
 
     @property
     def is_unknown(self) -> bool:

@@ -17,7 +17,7 @@ from actors.smtp.connection import Connection, Envelope, nobody
 from actors.smtp.dialogue import Aside, Script
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
 from actors.waiting import wait_for_database
-from models import emails
+from models import emails, undeliverable
 from models.emails import ClaimedEmail, Recipient
 from models.words import Verdict
 
@@ -187,6 +187,7 @@ def note(email: ClaimedEmail, judged: Judged) -> None:
         with database.transaction() as cursor:
             if not emails.lock_claimed(cursor, email):
                 return False
+            undeliverable.keep(cursor, email, [result], days=settings().keep_undeliverable_days)
             emails.settle(cursor, email, [result])
             return True
 

@@ -1,6 +1,7 @@
 """The scheduler: while something is due, lock it and enqueue it."""
 
 import logging
+import random
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from actors.ration import Ration
 from actors.runtime import broker, database
 from actors.sender import LATE_PRIORITY, PRIORITY, SCHEDULER, send_email, tick_message
 from actors.settings import settings
-from models import control, emails, workers
+from models import control, emails, undeliverable, workers
 from models.emails import DueEmail
 from models.messages import StoredMessage
 
@@ -170,13 +171,23 @@ def enqueue_or_expire(email_id: int, *, probe: bool = False) -> bool:
 
 
 def probe_an_open_circuit() -> None:
-    """While the circuit is open: the oldest due email is enqueued alone, once in each pause."""
+    """While the circuit is open: one due email is enqueued alone, once in each pause."""
     if not (control.read(database).probe_is_due and emails.due_page(database, 1)):
         return
     if control.take_probe(database):
-        for due in emails.due_page(database, PAGE):
+        for due in probe_order(emails.due_page(database, PAGE)):
             if enqueue_or_expire(due.id, probe=True):
                 return
+
+
+def probe_order(page: Sequence[DueEmail]) -> list[DueEmail]:
+    """The oldest of each kind, the kinds by chance, then the rest: what is refused may be one kind's content alone."""
+    oldest: dict[str, DueEmail] = {}
+    for due in page:
+        oldest.setdefault(due.kind, due)
+    first = list(oldest.values())
+    random.shuffle(first)
+    return first + [due for due in page if oldest[due.kind] is not due]
 
 
 def bring_back_lost_messages() -> None:
@@ -192,6 +203,8 @@ def keep_house() -> None:
     """A few times a day: the ledger's partitions, and workers that are long gone."""
     if control.take_maintenance(database):
         control.maintain_partitions(database, retention_days=settings().retention_days)
+        while undeliverable.forget(database):
+            pass
         workers.forget_the_long_gone(database)
 
 

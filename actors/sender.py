@@ -18,6 +18,7 @@ from actors.crew import Crew, Job
 from actors.delivery import Delivery, Judged, LostClaim
 from actors.holdings import Holdings
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
+from actors.refusals import DEAD_IN_A_ROW, is_everybody_refused
 from actors.rendering import RenderError
 from actors.runtime import broker, database, relay_connection
 from actors.settings import settings
@@ -25,7 +26,7 @@ from actors.smtp.connection import Connection, Envelope
 from actors.smtp.dialogue import Script
 from actors.smtp.verdicts import Ruling
 from actors.waiting import BrokerUnreachable, wait_for_database
-from models import control, emails
+from models import control, emails, undeliverable
 from models.database import Cursor
 from models.emails import ClaimedEmail
 from models.errors import DatabaseUnreachable
@@ -254,15 +255,16 @@ def conclude_outcome(outcome: Conclusion) -> None:
     """
     email = outcome.email
 
-    def write() -> list[Callable[[], None]]:
+    def write() -> tuple[Conclusion, list[Callable[[], None]]]:
         if outcome.is_plain and conclude_each([(outcome, broker.message_in_process)]):
-            return outcome.reports()
+            return outcome, outcome.reports()
         with database.transaction() as cursor:
             return apply(cursor, email, outcome)
 
-    for report in wait_for_database(write, broker.stopping):
+    written, reports = wait_for_database(write, broker.stopping)
+    for report in reports:
         report()
-    if email.probe and outcome.relay_answered and control.close_circuit(database):
+    if email.probe and written.relay_answered and control.close_circuit(database):
         logger.info("The relay takes mail again; the circuit is closed.")
         broker.enqueue_unless_one_waits(tick_message())
 
@@ -286,19 +288,46 @@ def conclude_each(plain: Sequence[tuple[Conclusion, ClaimedMessage | None]]) -> 
     return done
 
 
-def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
-    """Writes a conclusion; gives what is to be reported once it is committed."""
+def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> tuple[Conclusion, list[Callable[[], None]]]:
+    """Writes a conclusion; gives it as it was written, and what is to be reported once it is committed."""
+    refusal = keep_undeliverable(cursor, email, outcome)
+    if refusal is not None:
+        outcome = outcome.as_relay_failure()
     if outcome.is_finished:
         concluded = emails.lock_claimed(cursor, email) and emails.conclude_finished(cursor, email, outcome.results)
     else:
         concluded = put_back(cursor, email, outcome)
     if not concluded:
-        return already_concluded(cursor, email)
+        return outcome, already_concluded(cursor, email)
+    if refusal is not None:
+        undeliverable.reopen(cursor, email.id)
     for result in outcome.dead_addresses:
         emails.suppress(cursor, result)
-    reports = outcome.reports() + break_circuit(cursor, email, outcome)
+    reports = outcome.reports() + break_circuit(cursor, email, outcome, refusal)
     broker.acknowledge_if_held(cursor)
-    return reports
+    return outcome, reports
+
+
+def keep_undeliverable(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> str | None:
+    """Keeps what is undeliverable for some days; looks whether everybody is refused alike.
+
+    Returns:
+        the words that everybody is refused with; then it is about us, and those who were dropped for it before are
+        scheduled again. None where a refusal is the recipient's own.
+    """
+    if not outcome.undeliverable or not emails.lock_claimed(cursor, email):
+        return None
+    undeliverable.keep(cursor, email, outcome.results, days=settings().keep_undeliverable_days)
+    if outcome.refusal is None:
+        return None
+    alike = undeliverable.refused_alike(cursor, email.id, DEAD_IN_A_ROW)
+    addresses = {each.address for each in alike}
+    if is_everybody_refused(addresses, says_dead=outcome.refusal.suppress):
+        for email_id in sorted({each.email_id for each in alike} - {email.id}):
+            undeliverable.reopen(cursor, email_id)
+    elif not (email.probe and undeliverable.is_refused_as_the_circuit_says(cursor, email.id)):
+        return None
+    return alike[0].refusal
 
 
 def put_back(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> bool:
@@ -331,14 +360,24 @@ def already_concluded(cursor: Cursor, email: ClaimedEmail) -> list[Callable[[], 
     return []
 
 
-def break_circuit(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> list[Callable[[], None]]:
+def break_circuit(
+    cursor: Cursor, email: ClaimedEmail, outcome: Conclusion, refusal: str | None
+) -> list[Callable[[], None]]:
     """Opens the circuit, or puts off its next probe; the scheduler is asked to be there when that is due.
 
     A probe that the relay has not answered, for whatever reason, has failed.
+
+    Args:
+        cursor: of the transaction that concludes the email.
+        email: it.
+        outcome: what its attempt came to.
+        refusal: the words that everybody is refused with, if so.
     """
     failure = outcome.relay_failure
     reports: list[Callable[[], None]] = []
-    if failure is not None and control.open_circuit(cursor, reason=described(failure), first_pause=FIRST_PROBE):
+    if failure is not None and control.open_circuit(
+        cursor, reason=described(failure), first_pause=FIRST_PROBE, refusal=refusal
+    ):
         pause = FIRST_PROBE
         reports.append(partial(reporting.circuit_opened, failure))
     elif email.probe and not outcome.relay_answered:

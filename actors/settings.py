@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     retention_days: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, ge=1, validation_alias="DUEPOST_RETENTION_DAYS"
     )
+    keep_undeliverable_days: int = Field(default=7, ge=0, le=3650, validation_alias="DUEPOST_KEEP_UNDELIVERABLE_DAYS")
     sentry_dsn: Annotated[SecretStr | None, BeforeValidator(_dsn)] = Field(default=None, validation_alias="SENTRY_DSN")
     sentry_environment: str = Field(default="production", validation_alias="SENTRY_ENVIRONMENT")
 

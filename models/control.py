@@ -32,13 +32,19 @@ def pause(database: Database, *, paused: bool) -> None:
     database.execute(SQL["pause"], {"paused": paused})
 
 
-def open_circuit(cursor: Cursor, *, reason: str, first_pause: float) -> bool:
+def open_circuit(cursor: Cursor, *, reason: str, first_pause: float, refusal: str | None = None) -> bool:
     """Opens the circuit; its first probe comes after `first_pause` seconds.
+
+    Args:
+        cursor: of the transaction that concludes the email that shows it.
+        reason: a phase and a reply code, never an address.
+        first_pause: seconds until the first probe.
+        refusal: the words that so many recipients in a row were refused with, where it is for them.
 
     Returns:
         whether it was closed until now.
     """
-    cursor.execute(SQL["open_circuit"], {"reason": reason, "pause": first_pause})
+    cursor.execute(SQL["open_circuit"], {"reason": reason, "pause": first_pause, "refusal": refusal})
     return cursor.fetchone() is not None
 
 

@@ -15,6 +15,7 @@ UPDATE duepost.control
 SET circuit_open = true,
     circuit_opened_at = now(),
     circuit_reason = %(reason)s,
+    circuit_refusal = %(refusal)s,
     probe_pause = %(pause)s,
     probe_at = now() + make_interval(secs => %(pause)s)
 WHERE NOT circuit_open
@@ -39,7 +40,7 @@ RETURNING one
 -- name: close_circuit
 -- open → closed.
 UPDATE duepost.control
-SET circuit_open = false, circuit_opened_at = NULL, circuit_reason = NULL, probe_at = NULL, probe_pause = 0
+SET circuit_open = false, circuit_opened_at = NULL, circuit_reason = NULL, circuit_refusal = NULL, probe_at = NULL, probe_pause = 0
 WHERE circuit_open
 RETURNING one
 

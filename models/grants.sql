@@ -33,6 +33,7 @@ BEGIN
             duepost.scheduled_email, duepost.scheduled_email_user TO duepost_worker;
         GRANT SELECT, INSERT ON duepost.delivery, duepost.attempt TO duepost_worker;
         GRANT SELECT, INSERT, DELETE ON duepost.suppression TO duepost_worker;
+        GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
         GRANT SELECT ON duepost.email_kind, duepost.migration TO duepost_worker;
@@ -42,6 +43,7 @@ BEGIN
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish,
             duepost.recipients_to_go,
             duepost.claim_emails, duepost.conclude_emails,
+            duepost.keep_undeliverable, duepost.reopen_email, duepost.refused_alike, duepost.forget_undeliverable,
             duepost.maintain_partitions
         TO duepost_worker;
         GRANT EXECUTE ON PROCEDURE duepost.enqueue_emails TO duepost_worker;

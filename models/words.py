@@ -37,3 +37,13 @@ class Verdict(StrEnum):
     UNDELIVERABLE = "undeliverable"
     RETRY = "retry"
     UNKNOWN = "unknown"
+
+
+class Reopening(StrEnum):
+    """What `duepost reopen` answers for one email."""
+
+    REOPENED = "reopened"
+    EXPIRED = "expired"
+    NOT_KEPT = "not_kept"
+    NOT_UNDELIVERABLE = "not_undeliverable"
+    TOO_LATE = "too_late"

@@ -12,7 +12,20 @@ from actors.settings import BadSettings
 from actors.version import VERSION
 from duepost.catcher import CatcherError
 from duepost.children import ChildError, FolderInUse
-from duepost.commands import dead_letters, demo, doctor, jsonl, operate, read, schedule, schema, trigger, up, worker
+from duepost.commands import (
+    dead_letters,
+    demo,
+    doctor,
+    jsonl,
+    operate,
+    read,
+    reopen,
+    schedule,
+    schema,
+    trigger,
+    up,
+    worker,
+)
 from duepost.commands.context import BadInput, explain
 from duepost.embedded import EmbeddedError
 from models.errors import DuepostError
@@ -53,6 +66,7 @@ app.command("dead-letters")(dead_letters.dead_letters)
 app.command()(dead_letters.requeue)
 app.command()(operate.retry)
 app.command()(operate.resolve)
+app.command()(reopen.reopen)
 app.command()(operate.pause)
 app.command()(operate.resume)
 app.command()(doctor.doctor)

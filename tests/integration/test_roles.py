@@ -204,8 +204,12 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
             "conclude_emails",
             "enqueue_emails",
             "finish",
+            "forget_undeliverable",
+            "keep_undeliverable",
             "maintain_partitions",
             "recipients_to_go",
+            "refused_alike",
+            "reopen_email",
         ]
     )
 
@@ -412,7 +416,7 @@ def test_roles_that_come_later_get_their_rights_from_the_next_migrate(
     with roles_hidden(each_server):
         apply(plain_owner)
     assert apply(plain_owner) == []
-    for role, functions in (("duepost_client", 6), ("duepost_worker", 12)):
+    for role, functions in (("duepost_client", 6), ("duepost_worker", 16)):
         assert plain_owner.execute(
             "SELECT count(*) FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
             f" AND has_schema_privilege('{role}', pronamespace, 'USAGE')"

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 
 COMMANDS = [
     "worker", "trigger", "up", "demo", "migrate", "schedule", "clear", "reschedule", "list", "show", "stats", "retry",
-    "resolve", "pause", "resume", "doctor",
+    "resolve", "reopen", "pause", "resume", "doctor",
 ]  # fmt: skip
 
 

@@ -1,0 +1,173 @@
+-- What was undeliverable, and how it is brought back. SECURITY DEFINER: a worker reaches the tables through these only.
+
+-- A relay's reply in lower case, without addresses, numbers and the words that hold them, such as queue ids.
+CREATE OR REPLACE FUNCTION duepost.refusal_of(reply text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+    SELECT lower(btrim(regexp_replace(regexp_replace(
+        regexp_replace(reply, '<[^<>]*>', ' ', 'g'),
+        '\S*[@0-9]\S*', ' ', 'g'
+    ), '\s+', ' ', 'g')))
+$$;
+
+-- Called before the row goes, in the same transaction. `results` are an attempt's, as in the journal; of an email with
+-- several users, those who were settled by earlier attempts are kept already.
+CREATE OR REPLACE FUNCTION duepost.keep_undeliverable(
+    email_id bigint, claim bigint, results jsonb, days integer
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    INSERT INTO duepost.undeliverable_email (id, kind, email, kept_until)
+    SELECT e.id, e.kind, CASE WHEN keep_undeliverable.days > 0 THEN to_jsonb(e) END,
+           now() + make_interval(days => least(greatest(keep_undeliverable.days, 1), 3650))
+    FROM duepost.scheduled_email AS e
+    WHERE e.id = keep_undeliverable.email_id AND e.claim = keep_undeliverable.claim AND e.state = 'sending'
+    ON CONFLICT ON CONSTRAINT undeliverable_email_pkey DO UPDATE
+    SET kept_until = EXCLUDED.kept_until, finished_at = EXCLUDED.finished_at;
+
+    INSERT INTO duepost.undeliverable_recipient (email_id, user_id, address, reply, refusal)
+    SELECT k.id, result.user_id, result.address, result.reply,
+           CASE WHEN result.code IS NOT NULL THEN concat(result.code, ' ', duepost.refusal_of(result.reply)) END
+    FROM duepost.undeliverable_email AS k, jsonb_to_recordset(keep_undeliverable.results) AS result (
+        user_id text, address text, outcome text, code integer, reply text
+    )
+    WHERE k.id = keep_undeliverable.email_id AND result.outcome = 'undeliverable'
+      AND (result.user_id IS NULL OR EXISTS (
+          SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = k.id AND u.user_id = result.user_id
+      ))
+    ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION duepost.keep_undeliverable IS
+    'Keeps an email that is being sent, for its recipients who could not be reached, for some days; 0 keeps no content.';
+
+-- Locks in the order of everything else: rows by ascending id.
+CREATE OR REPLACE FUNCTION duepost.reopen_email(email_id bigint) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    kept    duepost.undeliverable_email;
+    pending record;
+BEGIN
+    IF reopen_email.email_id IS NULL THEN
+        PERFORM duepost.refuse('email_id', 'must not be NULL');
+    END IF;
+    SELECT e.state INTO pending FROM duepost.scheduled_email AS e WHERE e.id = reopen_email.email_id FOR UPDATE;
+    IF pending.state = 'sending' THEN
+        RETURN 'too_late';
+    END IF;
+    SELECT k.* INTO kept FROM duepost.undeliverable_email AS k WHERE k.id = reopen_email.email_id FOR UPDATE;
+    IF kept.id IS NULL THEN
+        RETURN CASE
+            WHEN EXISTS (
+                SELECT FROM duepost.delivery AS d
+                WHERE d.email_id = reopen_email.email_id AND d.outcome = 'undeliverable'
+            ) AND pending.state IS NULL THEN 'not_kept'
+            ELSE 'not_undeliverable'
+        END;
+    END IF;
+    IF kept.email IS NULL THEN
+        RETURN 'not_kept';
+    END IF;
+    IF (kept.email ->> 'expires_at')::timestamptz <= now() THEN
+        RETURN 'expired';
+    END IF;
+
+    IF pending.state IS NULL THEN
+        INSERT INTO duepost.scheduled_email
+        SELECT row.*
+        FROM jsonb_populate_record(NULL::duepost.scheduled_email, kept.email || jsonb_build_object(
+            'state', 'scheduled', 'due_at', now(), 'attempts', greatest((kept.email ->> 'attempts')::integer, 1),
+            'last_error', NULL, 'mailbox_full_since', NULL, 'message_id', NULL, 'probe', false, 'claim', NULL,
+            'worker_id', NULL, 'claimed_at', NULL
+        )) AS row;
+    END IF;
+    INSERT INTO duepost.scheduled_email_user AS u (email_id, user_id)
+    SELECT r.email_id, r.user_id
+    FROM duepost.undeliverable_recipient AS r
+    WHERE r.email_id = kept.id AND r.user_id IS NOT NULL
+    ORDER BY r.user_id
+    ON CONFLICT ON CONSTRAINT scheduled_email_user_pkey DO UPDATE
+    SET outcome = NULL, unknown = false, address = NULL, code = NULL, enhanced_code = NULL, reply = NULL
+    WHERE u.outcome = 'undeliverable';
+    DELETE FROM duepost.suppression AS s
+    USING duepost.undeliverable_recipient AS r
+    WHERE r.email_id = kept.id AND s.address = lower(r.address);
+    DELETE FROM duepost.undeliverable_email AS k WHERE k.id = kept.id;
+    RETURN 'reopened';
+END
+$$;
+COMMENT ON FUNCTION duepost.reopen_email IS
+    'Schedules an undeliverable email once more, due now, for those who could not be reached, with the same Message-ID, '
+    'Date and key, and lifts the suppression of their addresses: reopened, expired, not_kept, not_undeliverable or '
+    'too_late.';
+
+-- The safety net for refusals that no table of verdicts knows. In a row: nobody has accepted anything since.
+CREATE OR REPLACE FUNCTION duepost.refused_alike(refused_id bigint, most integer)
+RETURNS TABLE (email_id bigint, address text, refusal text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 10
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    newest  record;
+    since   timestamptz;
+    sent_at timestamptz;
+BEGIN
+    SELECT r.refusal INTO newest
+    FROM duepost.undeliverable_recipient AS r
+    WHERE r.email_id = refused_alike.refused_id AND r.refusal IS NOT NULL
+    ORDER BY r.finished_at DESC
+    LIMIT 1;
+    IF newest.refusal IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT min(alike.finished_at) INTO since FROM (
+        SELECT r.finished_at
+        FROM duepost.undeliverable_recipient AS r
+        WHERE md5(r.refusal) = md5(newest.refusal) AND r.refusal IS NOT NULL
+        ORDER BY r.finished_at DESC
+        LIMIT refused_alike.most
+    ) AS alike;
+    SELECT d.finished_at INTO sent_at
+    FROM duepost.delivery AS d
+    WHERE d.finished_at >= since AND d.outcome = 'sent'
+    ORDER BY d.finished_at DESC
+    LIMIT 1;
+    RETURN QUERY
+    SELECT r.email_id, r.address, r.refusal
+    FROM duepost.undeliverable_recipient AS r
+    WHERE md5(r.refusal) = md5(newest.refusal) AND r.refusal IS NOT NULL
+      AND r.finished_at >= since AND (sent_at IS NULL OR r.finished_at > sent_at)
+    ORDER BY r.finished_at DESC
+    LIMIT refused_alike.most;
+END
+$$;
+COMMENT ON FUNCTION duepost.refused_alike IS
+    'The recipients who were refused last with the same reply as one of this email, and nobody accepted since.';
+
+CREATE OR REPLACE FUNCTION duepost.forget_undeliverable(most integer DEFAULT 1000) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+DECLARE
+    gone bigint;
+BEGIN
+    WITH over AS MATERIALIZED (
+        SELECT k.id
+        FROM duepost.undeliverable_email AS k
+        WHERE k.kept_until < now()
+        ORDER BY k.kept_until
+        LIMIT forget_undeliverable.most
+        FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM duepost.undeliverable_email AS k USING over WHERE k.id = over.id;
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    RETURN gone;
+END
+$$;
+COMMENT ON FUNCTION duepost.forget_undeliverable IS
+    'Removes what has been kept for its time, at most so many emails; gives how many.';

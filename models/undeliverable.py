@@ -1,0 +1,83 @@
+"""What was undeliverable: kept for some days, so that no drop is final at once."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from models.database import Cursor, Database
+from models.emails import ClaimedEmail, Result
+from models.statements import statements
+from models.words import Outcome, Reopening
+
+SQL = statements(__file__)
+
+
+class Refused(NamedTuple):
+    """A recipient who was refused; `refusal` is the relay's code and words without addresses and numbers."""
+
+    email_id: int
+    address: str
+    refusal: str
+
+
+def keep(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result], *, days: int) -> None:
+    """Keeps an email for its recipients who could not be reached, if there are any; before its row goes.
+
+    Args:
+        cursor: of the transaction that concludes it, or notes the results of one recipient.
+        email: the claimed email; the caller holds its row's lock.
+        results: what the attempt came to.
+        days: for how long; 0 keeps no content, only what was refused.
+    """
+    undeliverable = [result for result in results if result.outcome is Outcome.UNDELIVERABLE]
+    if undeliverable:
+        cursor.execute(
+            SQL["keep"],
+            {
+                "id": email.id,
+                "claim": email.claim,
+                "results": json.dumps([result._asdict() for result in undeliverable]),
+                "days": days,
+            },
+        )
+
+
+def refused_alike(cursor: Cursor, email_id: int, most: int) -> list[Refused]:
+    """Who was refused last with the same words as a recipient of this email, and nobody accepted since.
+
+    Args:
+        cursor: of the transaction that has kept the email.
+        email_id: it.
+        most: how many recipients at most, the last first.
+    """
+    cursor.execute(SQL["refused_alike"], {"id": email_id, "most": most})
+    return [Refused(*row) for row in cursor.fetchall()]
+
+
+def is_refused_as_the_circuit_says(cursor: Cursor, email_id: int) -> bool:
+    """Whether a recipient of this email was refused with the very words that the circuit is open for."""
+    cursor.execute(SQL["is_refused_as_the_circuit_says"], {"id": email_id})
+    return cursor.fetchone() == (True,)
+
+
+def reopen(cursor: Cursor, email_id: int) -> Reopening:
+    """Ledger → scheduled, due now, for the recipients who could not be reached; their suppression is lifted.
+
+    Message-ID, Date and key stay the same. The ledger keeps what it says of the first time.
+    """
+    cursor.execute(SQL["reopen"], {"id": email_id})
+    [(answer,)] = cursor.fetchall()
+    return Reopening(answer)
+
+
+def find(database: Database, *, kind: str | None, since: datetime | None, reply: str | None) -> list[int]:
+    """The ids of what is kept, by ascending id: of a kind, finished since then (UTC), with these words in a reply."""
+    rows = database.execute(SQL["find"], {"kind": kind, "since": since, "reply": reply})
+    return [int(str(email_id)) for (email_id,) in rows]
+
+
+def forget(database: Database) -> int:
+    """Removes what has been kept for its time, at most 1,000 emails; gives how many."""
+    [(gone,)] = database.execute(SQL["forget"])
+    return int(str(gone))

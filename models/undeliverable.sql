@@ -1,0 +1,35 @@
+-- What was undeliverable and is kept for some days.
+
+-- name: keep
+SELECT duepost.keep_undeliverable(%(id)s, %(claim)s, %(results)s::jsonb, %(days)s)
+
+-- name: refused_alike
+SELECT email_id, address, refusal FROM duepost.refused_alike(%(id)s, %(most)s)
+
+-- name: is_refused_as_the_circuit_says
+-- Whether a recipient of this email was refused with what the circuit is open for.
+SELECT EXISTS (
+    SELECT
+    FROM duepost.control AS control
+    JOIN duepost.undeliverable_recipient AS r ON r.refusal = control.circuit_refusal
+    WHERE control.circuit_open AND r.email_id = %(id)s
+)
+
+-- name: reopen
+SELECT duepost.reopen_email(%(id)s)
+
+-- name: find
+-- Served by the primary key: the table holds a few days.
+SELECT k.id
+FROM duepost.undeliverable_email AS k
+WHERE k.kept_until >= now()
+  AND (%(kind)s::text IS NULL OR k.kind = %(kind)s::text)
+  AND (%(since)s::timestamptz IS NULL OR k.finished_at >= %(since)s::timestamptz)
+  AND (%(reply)s::text IS NULL OR EXISTS (
+      SELECT FROM duepost.undeliverable_recipient AS r
+      WHERE r.email_id = k.id AND strpos(lower(r.reply), lower(%(reply)s::text)) > 0
+  ))
+ORDER BY k.id
+
+-- name: forget
+SELECT duepost.forget_undeliverable()
