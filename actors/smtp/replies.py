@@ -14,7 +14,11 @@ MAX_REPLY: Final = 64 * 1024
 MAX_TEXT: Final = 500
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![^\s])")
+
+#: At the start of a line (RFC 2034), also as `#5.1.1` or `5.1.1:`; or at its end as qmail writes it, `(#5.1.1)`.
+_ENHANCED = re.compile(
+    r"\s*#?([245]\.[0-9]{1,3}\.[0-9]{1,3})(?=[\s:;,]|$)|.*\(#([245]\.[0-9]{1,3}\.[0-9]{1,3})\)[\s.]*$", re.DOTALL
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -46,9 +50,13 @@ class Reply(NamedTuple):
 
     @property
     def enhanced_code(self) -> str | None:
-        """The enhanced status code (RFC 3463) that the text starts with, if its class is that of the code."""
-        found = _ENHANCED.match(self.lines[0])
-        return found[1] if found and found[1][0] == str(self.code)[0] else None
+        """The first enhanced status code (RFC 3463) of any line, if its class is that of the code."""
+        for line in self.lines:
+            found = _ENHANCED.match(line)
+            code = found and (found[1] or found[2])
+            if code and code[0] == str(self.code)[0]:
+                return code
+        return None
 
     @property
     def positive(self) -> bool:

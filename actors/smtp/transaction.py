@@ -186,7 +186,7 @@ class Transaction:
         elif reply.positive:
             self._accepted += [command.recipient] if command.phase is Phase.RCPT else []
         elif command.phase is Phase.RCPT:
-            self._rulings.setdefault(command.recipient, judge(Phase.RCPT, reply))
+            self._rulings.setdefault(command.recipient, judge(Phase.RCPT, reply, (command.recipient,)))
         else:
             self._refused = True
             self._settle(judge(Phase.MAIL, reply))
@@ -194,7 +194,7 @@ class Transaction:
     def _take_data(self, reply: Reply) -> None:
         self._go_ahead = reply.intermediate
         if not self._go_ahead:
-            self._settle(judge(Phase.DATA, reply))
+            self._settle(judge(Phase.DATA, reply, self.envelope.recipients))
 
     def _send_nothing(self) -> Script[Fitness]:
         """Ends a message without recipients (RFC 2920 section 3.1); whatever the reply, nothing is sent."""
@@ -213,7 +213,7 @@ class Transaction:
         reply = yield from receive(Phase.DOT)
         if end != END_OF_DATA and _belongs_behind(reply):
             raise Stopped(judge_failure(Phase.DOT, f"the reply belongs to what lay behind: {reply.code} {reply.text}"))
-        self._settle(judge(Phase.DOT, reply))
+        self._settle(judge(Phase.DOT, reply, self.envelope.recipients))
         if reply.positive:
             return Fitness.READY
         return Fitness.USELESS if reply.intermediate or reply.code == 421 else Fitness.NEEDS_RESET

@@ -1,14 +1,17 @@
 """What each outcome of an SMTP dialogue means: the one place that decides what a failure means."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from actors.smtp.replies import Reply, one_line
+from actors.smtp.wording import ABOUT_US, Topic, topics
 from models.words import Verdict
+
+#: Bytes. A relay that announces a smaller SIZE takes no email at all: the headers alone have more than half of it.
+SMALLEST_LIMIT: Final = 1_000
 
 
 class Phase(StrEnum):
@@ -58,6 +61,7 @@ class Ruling(NamedTuple):
         reply: the relay's text, or what happened instead, in one line. May hold an address: not for logs.
         pace: how soon a retry is worth it.
         suppress: the address is dead: later emails to it are not attempted.
+        about: what of ours the relay speaks of, if it does.
     """
 
     verdict: Verdict
@@ -68,10 +72,11 @@ class Ruling(NamedTuple):
     reply: str = ""
     pace: Pace = Pace.NORMAL
     suppress: bool = False
+    about: Topic | None = None
 
 
 @lru_cache(maxsize=1_000)
-def judge(phase: Phase, reply: Reply) -> Ruling:
+def judge(phase: Phase, reply: Reply, recipients: tuple[str, ...] = ()) -> Ruling:
     """Says what a reply means that ends an attempt, for those whom it concerns.
 
     At `Phase.DOT` every reply ends the attempt, so 2xx is `sent` there. In other phases only refusals and
@@ -80,17 +85,21 @@ def judge(phase: Phase, reply: Reply) -> Ruling:
     Args:
         phase: what the relay replied to.
         reply: what it said.
+        recipients: to whom; their names are no words of the relay's.
     """
-    meaning = next(meaning for says, meaning in _TABLE.get(phase, _BEFORE_MAIL) if says(reply))
+    heard = _Heard(reply, frozenset() if reply.code < 400 else topics(reply, recipients))
+    meaning = next(meaning for says, meaning in _TABLE.get(phase, _BEFORE_MAIL) if says(heard))
     return Ruling(
         verdict=meaning.verdict,
         scope=meaning.scope,
         phase=phase,
         code=reply.code,
         enhanced_code=reply.enhanced_code,
-        reply=reply.text,
+        # A relay may echo the login.
+        reply="" if phase is Phase.AUTH else reply.text,
         pace=meaning.pace,
         suppress=meaning.suppress,
+        about=next((topic for topic in ABOUT_US if topic in heard.topics), None),
     )
 
 
@@ -106,9 +115,13 @@ def judge_failure(phase: Phase, what: str) -> Ruling:
 
 
 def judge_too_big(size: int, limit: int) -> Ruling:
-    """Says what it means that a message is larger than the relay takes (RFC 1870), both in bytes."""
+    """Says what it means that a message is larger than the relay takes (RFC 1870), both in bytes.
+
+    A limit that no email fits into is the relay's fault.
+    """
     what = f"the message has {size} bytes, the relay takes {limit}"
-    return Ruling(_MESSAGE_REFUSED.verdict, _MESSAGE_REFUSED.scope, Phase.MAIL, reply=what)
+    meaning = _MESSAGE_REFUSED if limit >= SMALLEST_LIMIT else _RELAY_AT_FAULT
+    return Ruling(meaning.verdict, meaning.scope, Phase.MAIL, reply=what)
 
 
 def is_out_of_place(phase: Phase, reply: Reply) -> bool:
@@ -138,40 +151,93 @@ _RECIPIENT_FULL = _Meaning(Verdict.RETRY, Scope.RECIPIENT, Pace.MAILBOX_FULL)
 _RECIPIENT_REFUSED = _Meaning(Verdict.UNDELIVERABLE, Scope.RECIPIENT)
 _RECIPIENT_DEAD = _Meaning(Verdict.UNDELIVERABLE, Scope.RECIPIENT, suppress=True)
 
+_MESSAGE_FULL = _Meaning(Verdict.RETRY, Scope.MESSAGE, Pace.MAILBOX_FULL)
+
 #: Enhanced codes of addresses that will never work: bad mailbox, domain, syntax; moved, null MX, disabled.
 _DEAD = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1")
 
-_GREYLISTING = re.compile(r"gr[ae]y[ -]?list", re.IGNORECASE)
+#: Enhanced codes that are about a recipient, where a bare "access denied" is too.
+_RECIPIENTS = (*_DEAD, "5.4.1", "5.1.0", "4.1.1", "4.1.2", "4.1.3", "4.2.1")
 
-#: Words that make a 5xx after the dot a temporary one; whole words, since "rate" is also in "generated".
-_PASSING = re.compile(r"\b(?:later|rates?|quotas?|(?:rate)?limit\w*)\b", re.IGNORECASE)
+#: Enhanced codes that are about us, whatever the words: the sender's address, our quota, our login.
+_OURS = ("5.1.7", "5.1.8", "5.7.60", "5.2.252", "5.4.5", "5.1.90", "5.7.57", "5.7.64", "5.7.8", "5.7.9", "5.7.14")
 
-_Says = Callable[[Reply], bool]
+#: Codes of a login that is missing, wrong or too weak.
+_LOGIN_CODES = (530, 534, 535, 538)
+
+#: Too big for the relay, or for that mailbox.
+_TOO_BIG = ("5.3.4", "5.2.3")
+
+#: An address is not dead for good where the words speak of these.
+_NOT_FOR_GOOD = frozenset({Topic.LATER, Topic.TIME, Topic.RATE, Topic.MAILBOX_RATE, Topic.SENDER, Topic.RECIPIENT})
 
 
-def _always(_reply: Reply) -> bool:
+class _Heard(NamedTuple):
+    reply: Reply
+    topics: frozenset[Topic]
+
+
+_Says = Callable[[_Heard], bool]
+
+
+def _always(_heard: _Heard) -> bool:
     return True
 
 
 def _code(*codes: int) -> _Says:
-    return lambda reply: reply.code in codes
+    return lambda heard: heard.reply.code in codes
 
 
 def _class(digit: int) -> _Says:
-    return lambda reply: reply.code // 100 == digit
+    return lambda heard: heard.reply.code // 100 == digit
 
 
 def _enhanced(*codes: str) -> _Says:
-    return lambda reply: reply.enhanced_code in codes
+    return lambda heard: heard.reply.enhanced_code in codes
 
 
-def _greylists(reply: Reply) -> bool:
-    by_name = _GREYLISTING.search(reply.text) is not None
-    return reply.code // 100 == 4 and (by_name or reply.enhanced_code == "4.7.1")
+def _greylists(heard: _Heard) -> bool:
+    return heard.reply.code // 100 == 4 and Topic.GREYLISTING in heard.topics
 
 
-def _passes(reply: Reply) -> bool:
-    return reply.code // 100 == 5 and _PASSING.search(reply.text) is not None
+def _is_too_big(heard: _Heard) -> bool:
+    return heard.reply.code // 100 == 5 and (_enhanced(*_TOO_BIG)(heard) or Topic.SIZE in heard.topics)
+
+
+def _is_full(heard: _Heard) -> bool:
+    return heard.reply.code // 100 == 5 and (_enhanced("5.2.2")(heard) or Topic.MAILBOX_FULL in heard.topics)
+
+
+def _mailbox_is_busy(heard: _Heard) -> bool:
+    return Topic.MAILBOX_RATE in heard.topics
+
+
+def _is_about_us(heard: _Heard) -> bool:
+    """By a code or by words; in a 4xx not if it is only how fast we send, which passes with the next pause."""
+    if _code(*_LOGIN_CODES)(heard) or _enhanced(*_OURS)(heard):
+        return True
+    if heard.topics & {Topic.RECIPIENT, Topic.MAILBOX_FULL}:
+        return False
+    ours = heard.topics.intersection(ABOUT_US)
+    if heard.reply.code // 100 == 4:
+        ours -= {Topic.RATE}
+    if Topic.CONTENT in heard.topics:
+        ours -= {Topic.REPUTATION, Topic.ACCESS}
+    if _enhanced(*_RECIPIENTS)(heard):
+        ours -= {Topic.ACCESS}
+    return bool(ours)
+
+
+def _is_about_our_quota(heard: _Heard) -> bool:
+    return not heard.topics.isdisjoint({Topic.QUOTA, Topic.RATE, Topic.MAILBOX_FULL})
+
+
+def _will_pass(heard: _Heard) -> bool:
+    return heard.reply.code // 100 == 5 and Topic.LATER in heard.topics
+
+
+def _is_dead(heard: _Heard) -> bool:
+    return _enhanced(*_DEAD)(heard) and heard.topics.isdisjoint(_NOT_FOR_GOOD)
 
 
 # For each phase, from the top: the first line that fits says what the reply means.
@@ -180,28 +246,39 @@ _BEFORE_MAIL: tuple[tuple[_Says, _Meaning], ...] = ((_always, _RELAY_AT_FAULT),)
 
 _TABLE: dict[Phase, tuple[tuple[_Says, _Meaning], ...]] = {
     Phase.MAIL: (
+        (_is_too_big, _MESSAGE_REFUSED),
+        (_is_about_us, _RELAY_AT_FAULT),
+        (_class(4), _MESSAGE_LATER),
+        (_is_about_our_quota, _RELAY_AT_FAULT),
         (_code(552), _MESSAGE_REFUSED),
-        (_enhanced("5.3.4"), _MESSAGE_REFUSED),
         (_code(503), _MESSAGE_LATER),
         (_class(5), _RELAY_AT_FAULT),
         (_always, _MESSAGE_LATER),
     ),
     Phase.RCPT: (
         (_greylists, _RECIPIENT_GREYLISTED),
+        (_is_full, _RECIPIENT_FULL),
+        (_mailbox_is_busy, _RECIPIENT_LATER),
+        (_enhanced("5.5.3"), _RECIPIENT_LATER),
+        (_is_too_big, _RECIPIENT_REFUSED),
+        (_is_about_us, _RELAY_AT_FAULT),
         (_class(4), _RECIPIENT_LATER),
         (_code(503), _MESSAGE_LATER),
-        (_code(530), _RELAY_AT_FAULT),
-        (_enhanced("5.2.2"), _RECIPIENT_FULL),
-        (_enhanced("5.5.3"), _RECIPIENT_LATER),
         (_code(552), _RECIPIENT_LATER),
-        (_enhanced(*_DEAD), _RECIPIENT_DEAD),
+        (_will_pass, _RECIPIENT_LATER),
+        (_is_dead, _RECIPIENT_DEAD),
         (_class(5), _RECIPIENT_REFUSED),
         (_always, _MESSAGE_LATER),
     ),
     Phase.DATA: (
         (_greylists, _MESSAGE_GREYLISTED),
+        (_is_full, _MESSAGE_FULL),
+        (_mailbox_is_busy, _MESSAGE_LATER),
+        (_is_too_big, _MESSAGE_REFUSED),
+        (_is_about_us, _RELAY_AT_FAULT),
+        (_class(4), _MESSAGE_LATER),
         (_code(503), _MESSAGE_LATER),
-        (_code(530), _RELAY_AT_FAULT),
+        (_will_pass, _MESSAGE_LATER),
         (_class(5), _MESSAGE_REFUSED),
         (_always, _MESSAGE_LATER),
     ),
@@ -209,9 +286,12 @@ _TABLE: dict[Phase, tuple[tuple[_Says, _Meaning], ...]] = {
     Phase.DOT: (
         (_class(2), _SENT),
         (_greylists, _MESSAGE_GREYLISTED),
+        (_is_full, _MESSAGE_FULL),
+        (_mailbox_is_busy, _MESSAGE_LATER),
+        (_is_too_big, _MESSAGE_REFUSED),
+        (_is_about_us, _RELAY_AT_FAULT),
         (_class(4), _MESSAGE_LATER),
-        (_enhanced("5.3.4"), _MESSAGE_REFUSED),
-        (_passes, _MESSAGE_LATER),
+        (_will_pass, _MESSAGE_LATER),
         (_class(5), _MESSAGE_REFUSED),
         (_always, _UNKNOWN),
     ),

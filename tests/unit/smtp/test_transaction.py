@@ -80,7 +80,7 @@ def test_the_size_is_announced_if_the_relay_wants_it() -> None:
 
 
 def test_a_message_above_the_relays_limit_is_undeliverable_without_a_word() -> None:
-    said = send(Offer(size=True, size_limit=3), content=b"hi\r\n")
+    said = send(Offer(size=True, size_limit=1_000), content=b"hi\r\n" * 300)
     ruling = said.result.rulings[ADA]
     assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.UNDELIVERABLE, Scope.MESSAGE, Phase.MAIL)
     assert said.actions == []
@@ -251,7 +251,7 @@ def test_a_connection_lost_after_the_dot_is_unknown_for_the_accepted_only(offer:
     ],
 )
 def test_the_reply_to_the_dot_is_for_all_accepted(offer: Offer, reply: str, verdict: Verdict, fitness: Fitness) -> None:
-    said = send(offer, "250 ok", "250 ok", "452 4.7.1 wait", "354 go", reply, to=(ADA, BOB))
+    said = send(offer, "250 ok", "250 ok", "452 4.7.1 greylisted", "354 go", reply, to=(ADA, BOB))
     assert verdicts(said) == {ADA: verdict, BOB: Verdict.RETRY}
     assert said.result.rulings[BOB].pace is Pace.GREYLISTED
     assert said.result.fitness is fitness

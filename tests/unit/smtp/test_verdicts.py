@@ -1,7 +1,10 @@
 """Each row of VERDICTS.md, on the table itself."""
 
+import time
+
 import pytest
 
+from actors.smtp.replies import Reply
 from actors.smtp.verdicts import Pace, Phase, Scope, is_out_of_place, judge, judge_failure, judge_too_big
 from models.words import Verdict
 from tests.unit.smtp.talk import as_reply
@@ -78,7 +81,6 @@ def test_a_reply_to_mail(text: str, verdict: Verdict, scope: Scope) -> None:
         "553 no",
         "554 5.7.1 no",
         "556 no mail",
-        "550 5.1.8 x",
         "550 5.7.1 policy",
         "554 5.4.4 x",
         "550 4.1.1 x",
@@ -119,7 +121,7 @@ def test_a_temporary_refusal_at_rcpt_is_a_retry(text: str) -> None:
     "text",
     [
         "450 Greylisted",
-        "451 4.7.1 wait",
+        "451 4.7.1 Greylisting in action",
         "450 you are graylisted",
         "421 GREYLIST",
         "451 grey-listing in action",
@@ -129,6 +131,13 @@ def test_a_temporary_refusal_at_rcpt_is_a_retry(text: str) -> None:
 def test_greylisting_is_a_retry_with_a_pace_of_its_own(phase: Phase, text: str) -> None:
     ruling = judge(phase, as_reply(text))
     assert (ruling.verdict, ruling.pace) == (Verdict.RETRY, Pace.GREYLISTED)
+
+
+@pytest.mark.parametrize("phase", [Phase.RCPT, Phase.DATA, Phase.DOT])
+def test_a_policy_that_is_temporary_is_no_greylisting_without_its_words(phase: Phase) -> None:
+    for text in ("451 4.7.1 wait", "451 4.7.1 Service unavailable - try again later", "450 4.7.1 see /greylisting"):
+        ruling = judge(phase, as_reply(text))
+        assert (ruling.verdict, ruling.pace) == (Verdict.RETRY, Pace.NORMAL), text
 
 
 def test_greylisting_is_never_a_5xx() -> None:
@@ -201,10 +210,7 @@ def test_a_5xx_after_the_dot_drops_the_message_and_never_suppresses(text: str) -
     [
         "554 5.7.1 please Try Again Later",
         "550 come back later.",
-        "550 5.4.5 daily sending limit exceeded",
-        "550 limits reached",
-        "550 5.7.1 rate-limited",
-        "554 RateLimited",
+        "550 5.2.0 temporarily unavailable",
         "552 5.2.2 over quota",
     ],
 )
@@ -216,6 +222,77 @@ def test_a_5xx_after_the_dot_that_says_it_will_pass_is_a_retry(text: str) -> Non
 def test_a_message_that_is_too_big_is_undeliverable() -> None:
     ruling = judge_too_big(1001, 1000)
     assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.UNDELIVERABLE, Scope.MESSAGE, Phase.MAIL)
+
+
+@pytest.mark.parametrize("limit", [1, 10, 999])
+def test_a_size_that_no_email_fits_into_is_the_relays_fault(limit: int) -> None:
+    ruling = judge_too_big(1001, limit)
+    assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.RELAY, Phase.MAIL)
+
+
+@pytest.mark.parametrize(
+    "text", ["552 5.3.1 sending quota exceeded", "552 you are over your quota", "552 daily limit reached"]
+)
+def test_a_quota_at_mail_is_ours_also_where_the_code_is_that_of_a_size(text: str) -> None:
+    ruling = judge(Phase.MAIL, as_reply(text))
+    assert (ruling.verdict, ruling.scope) == (Verdict.RETRY, Scope.RELAY)
+
+
+NAMES = [
+    "relay.denied", "relaying-denied", "sender.rejected", "helo", "blacklisted", "spamhaus", "quota.exceeded",
+    "daily_limit", "sending-limit-exceeded", "rate-limit", "try.again.later", "later", "limit", "mailbox.full",
+    "message-size", "greylist", "access-denied", "authentication.required", "duplicate-header", "client.host.rejected",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{0}@example.com: no such user",
+        "<{0}@example.com>: Recipient address rejected: User unknown in local recipient table",
+        "<{0}@example.com>... User unknown",
+        "<{0}>: no such user",
+        '"{0}" does not exist',
+        "mailbox {0} does not exist",
+        "{0}: no such user",
+        "no such user, see https://example.com/{0}",
+        "no such user, see example.com/help/{0}?q={0}",
+        "no such user, see /{0}",
+        "no such user at {0}.example.com",
+        "no such user, write to {0}@help.example.com",
+    ],
+)
+def test_a_name_is_no_word_of_the_relays(name: str, text: str) -> None:
+    ruling = judge(Phase.RCPT, as_reply("550 5.1.1 " + text.format(name)), (f"{name}@example.com",))
+    assert (ruling.verdict, ruling.scope, ruling.suppress) == (Verdict.UNDELIVERABLE, Scope.RECIPIENT, True)
+
+
+def test_a_recipient_called_as_the_relay_speaks_hides_no_words_of_the_relays() -> None:
+    for name, words in (
+        ("relay", "Relay access denied"),
+        ("sender", "Sender address rejected"),
+        ("host", "Client host rejected"),
+    ):
+        reply = as_reply(f"554 5.7.1 <{name}@example.com>: {words}")
+        assert judge(Phase.RCPT, reply, (f"{name}@example.com",)).scope is Scope.RELAY
+
+
+@pytest.mark.parametrize(
+    "words", ["at a rate of one a minute", "disabled at the moment", "until tomorrow", "sender is not known here"]
+)
+def test_an_address_is_not_dead_for_good_where_the_words_speak_of_a_rate_a_time_or_the_sender(words: str) -> None:
+    for enhanced in ("5.1.1", "5.2.1"):
+        ruling = judge(Phase.RCPT, as_reply(f"550 {enhanced} {words}"))
+        assert not ruling.suppress
+
+
+@pytest.mark.parametrize("word", ["relay ", "sender ", "limit of ", "a.b", "<", "x@", "-", "1.1", "your ip "])
+def test_a_hostile_text_is_judged_at_once(word: str) -> None:
+    filler = (word * 60_000)[:60_000]
+    began = time.process_time()
+    judge(Phase.RCPT, Reply(550, tuple(filler[start : start + 4_000] for start in range(0, len(filler), 4_000))))
+    assert time.process_time() - began < 1
 
 
 def test_every_phase_has_a_ruling_for_every_code() -> None:
