@@ -97,7 +97,7 @@ def due_pages() -> Iterator[list[DueEmail]]:
     place = emails.BEGINNING if begins_anew else passed.place
     while True:
         state = control.read(database)
-        if state.paused or state.circuit_open:
+        if state.paused or state.circuit_open or state.route_paused:
             return
         with ration.measured() if begins_anew else nullcontext():
             page = emails.due_page(database, PAGE, place)

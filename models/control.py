@@ -11,7 +11,10 @@ SQL = statements(__file__)
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The shared state. Times are UTC; `circuit_reason` is a phase and a reply code, never an address."""
+    """The shared state. Times are UTC; `circuit_reason` is a phase and a reply code, never an address.
+
+    `route_paused`: the relay has had too much of us; it is given nothing for some seconds.
+    """
 
     paused: bool
     circuit_open: bool
@@ -19,6 +22,7 @@ class Control:
     circuit_reason: str | None
     probe_at: datetime | None
     probe_is_due: bool
+    route_paused: bool
 
 
 def read(database: Database) -> Control:

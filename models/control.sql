@@ -3,7 +3,8 @@
 
 -- name: read
 SELECT paused, circuit_open, circuit_opened_at, circuit_reason, probe_at,
-       circuit_open AND probe_at NOT BETWEEN now() AND now() + make_interval(secs => probe_pause) AS probe_is_due
+       circuit_open AND probe_at NOT BETWEEN now() AND now() + make_interval(secs => probe_pause) AS probe_is_due,
+       duepost.is_route_paused() AS route_paused
 FROM duepost.control
 
 -- name: pause

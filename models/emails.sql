@@ -22,8 +22,8 @@ ORDER BY due_at DESC, id DESC
 LIMIT %(size)s
 
 -- name: next_due_at
--- Seconds until something is to be done: the next due row, or the next probe while the circuit is open. Either from
--- the beginning, or among what has been due for no longer than a few seconds. Nothing while a scheduler is at a long
+-- Seconds until something is to be done: the next due row, not before the relay takes more, or the next probe while the
+-- circuit is open. Either from the beginning, or among what has been due for no longer than a few seconds. Nothing while a scheduler is at a long
 -- pass: another one beside it would only be in its way.
 WITH next AS MATERIALIZED (
     SELECT min(due_at) AS due_at
@@ -37,6 +37,10 @@ SELECT extract(epoch FROM greatest(
             THEN greatest(next.due_at, least(control.probe_at, now() + make_interval(secs => control.probe_pause)))
         ELSE next.due_at
     END,
+    (
+        SELECT max(route.paused_until) FROM duepost.route
+        WHERE route.paused_until <= now() + make_interval(secs => 2 * route.pause)
+    ),
     now()
 ) - now())::double precision
 FROM duepost.control AS control, next
@@ -90,13 +94,14 @@ SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 SELECT * FROM duepost.claim_emails(%(ids)s::bigint[], %(worker_id)s)
 
 -- name: release
--- queued → scheduled: nothing may be sent now (paused, or the circuit is open), and that is no attempt.
+-- queued → scheduled: nothing may be sent now (paused, the circuit is open, or the relay has had too much), and that is
+-- no attempt.
 UPDATE duepost.scheduled_email AS row
 SET state = 'scheduled', message_id = NULL, probe = false
 FROM duepost.control AS control
 WHERE row.id = %(id)s
   AND row.state = 'queued'
-  AND (control.paused OR (control.circuit_open AND NOT row.probe) OR %(anyway)s)
+  AND (control.paused OR ((control.circuit_open OR duepost.is_route_paused()) AND NOT row.probe) OR %(anyway)s)
 RETURNING row.id
 
 -- name: is_claimable

@@ -36,6 +36,7 @@ BEGIN
         GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
+        GRANT SELECT, INSERT, UPDATE ON duepost.route, duepost.route_worker TO duepost_worker;
         GRANT SELECT ON duepost.email_kind, duepost.migration TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
@@ -44,6 +45,8 @@ BEGIN
             duepost.recipients_to_go,
             duepost.claim_emails, duepost.conclude_emails,
             duepost.keep_undeliverable, duepost.reopen_email, duepost.refused_alike, duepost.forget_undeliverable,
+            duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
+            duepost.slow_route, duepost.is_route_paused,
             duepost.maintain_partitions
         TO duepost_worker;
         GRANT EXECUTE ON PROCEDURE duepost.enqueue_emails TO duepost_worker;

@@ -76,6 +76,7 @@ class Connection:
         self._tls = tls
         self._route = route or NoRoute()
         self._has_place = False
+        self._is_greeted = False
         self._wire: Wire | None = None
         self._refusal: Ruling | None = None
         self._offer = Offer()
@@ -269,6 +270,7 @@ class Connection:
         self._offer = greeted
         if self._relay.pipelining is Pipelining.OFF:
             self._offer = replace(greeted, pipelining=False)
+        self._is_greeted = True
         self._route.opened()
 
     def _be_refused(self, refusal: Ruling) -> None:
@@ -306,8 +308,8 @@ class Connection:
             self._wire.close()
             self._wire = None
         if self._has_place:
-            self._has_place = False
-            self._route.leave_place()
+            was_open, self._has_place, self._is_greeted = self._is_greeted, False, False
+            self._route.leave_place(was_open=was_open)
 
     def _converse(self, wire: Wire, script: Script[T], *, brief: bool = False) -> T:
         """Does what a script asks for over a wire, and waits for all of it."""

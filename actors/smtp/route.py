@@ -18,8 +18,8 @@ class Route(Protocol):
     def take_place(self) -> bool:
         """Whether one more connection may be opened; it holds a place until `leave_place`. May ask the database."""
 
-    def leave_place(self) -> None:
-        """A connection is closed, or did not come about. Never blocks."""
+    def leave_place(self, *, was_open: bool) -> None:
+        """A connection is closed, or (not `was_open`) did not come about. Never blocks."""
 
     def opened(self) -> None:
         """A connection has come about: the relay has greeted us, and taken our login. Never blocks."""
@@ -38,7 +38,7 @@ class Route(Protocol):
         """Whether the next email's envelope may go out behind a dot. Never blocks."""
 
     def stop_going_ahead(self, why: str) -> None:
-        """Nothing goes out behind a dot any more, in any process. May ask the database."""
+        """Nothing goes out behind a dot any more, in any process before long. Never blocks."""
 
 
 class NoRoute:
@@ -51,7 +51,7 @@ class NoRoute:
         """Always."""
         return True
 
-    def leave_place(self) -> None:
+    def leave_place(self, *, was_open: bool) -> None:
         """Nothing."""
 
     def opened(self) -> None:

@@ -90,7 +90,7 @@ BEGIN
       AND email.due_at <= now()
       AND (email.expires_at IS NULL OR email.expires_at > now())
       AND NOT control.paused
-      AND (NOT control.circuit_open OR row.probe)
+      AND (row.probe OR NOT (control.circuit_open OR (SELECT duepost.is_route_paused())))
     RETURNING
         row.id, row.claim, row.kind, row.attempts, row.unknowns, row.last_error, row.probe, row.message_id_header,
         row.date_header, row.sender, row.reply_to, row.headers, row.template, row.context, row.subject, row.body_text,
@@ -209,7 +209,12 @@ BEGIN
         setting := pg_catalog.set_config('synchronous_commit', 'off', true);
         setting := pg_catalog.set_config('lock_timeout', '10s', true);
         -- One statement each for the lock, the row and the message: a third less than one for all, whose plan is large.
-        SELECT e.id, e.state, e.due_at, e.expires_at, control.paused OR control.circuit_open AS is_halted INTO email
+        SELECT e.id, e.state, e.due_at, e.expires_at,
+               control.paused OR control.circuit_open OR EXISTS (
+                   SELECT FROM duepost.route AS r
+                   WHERE r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause)
+               ) AS is_halted
+        INTO email
         FROM duepost.scheduled_email AS e, duepost.control AS control
         WHERE e.id = email_ids[i]
         FOR UPDATE OF e SKIP LOCKED;

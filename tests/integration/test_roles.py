@@ -206,10 +206,16 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
             "finish",
             "forget_undeliverable",
             "keep_undeliverable",
+            "is_route_paused",
             "maintain_partitions",
+            "other_connections",
             "recipients_to_go",
+            "refuse_connection",
             "refused_alike",
             "reopen_email",
+            "report_connections",
+            "slow_route",
+            "take_connection",
         ]
     )
 
@@ -416,7 +422,7 @@ def test_roles_that_come_later_get_their_rights_from_the_next_migrate(
     with roles_hidden(each_server):
         apply(plain_owner)
     assert apply(plain_owner) == []
-    for role, functions in (("duepost_client", 6), ("duepost_worker", 16)):
+    for role, functions in (("duepost_client", 6), ("duepost_worker", 22)):
         assert plain_owner.execute(
             "SELECT count(*) FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
             f" AND has_schema_privilege('{role}', pronamespace, 'USAGE')"
