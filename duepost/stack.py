@@ -1,5 +1,6 @@
 """Everything on this machine: database, relay, workers, watch. What is configured is used, the rest is embedded."""
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote, unquote, urlsplit
 
 from actors.broker_schema import queue_schema
 from actors.settings import settings
@@ -19,6 +21,9 @@ from models.migrate import migrate
 
 #: What Duepost's own folder in a working directory is called.
 HOME = ".duepost"
+
+#: The file that says where mail goes.
+RELAY = "relay.json"
 
 #: The sender where none is configured and nothing leaves this machine.
 LOCAL_SENDER = "Duepost <duepost@localhost>"
@@ -66,6 +71,7 @@ class Stack:
         self._children = Children(self.folder)
         try:
             self._start_relay()
+            self._record_relay()
             self._start_database()
         except BaseException:
             self.stop()
@@ -104,6 +110,7 @@ class Stack:
             self.database.close()
             self.postgres.stop()
             self.postgres = None
+        (self.folder / RELAY).unlink(missing_ok=True)
         self._lock.release()
 
     @property
@@ -136,6 +143,13 @@ class Stack:
         self.catcher = Catcher(self.mailbox, port=self.catcher_port, rules=self.refusals)
         self.smtp_url = self.catcher.start()
 
+    def _record_relay(self) -> None:
+        """Writes down where mail goes, for other commands in this folder: without the password."""
+        draft = self.folder / f"{RELAY}.new"
+        draft.write_text(json.dumps({"url": without_password(self.smtp_url), "is_catcher": self.catcher is not None}))
+        draft.chmod(0o600)
+        draft.replace(self.folder / RELAY)
+
     def _start_database(self) -> None:
         configured = settings().database_url
         if configured is not None:
@@ -145,6 +159,32 @@ class Stack:
             url = self.postgres.start()
         self.database = Database(url, application_name="duepost")
         list(migrate(self.database, queue_schema=queue_schema()))
+
+
+def without_password(url: str) -> str:
+    """A relay's URL as it may be written down: the user's name stays, the password does not."""
+    parts = urlsplit(url)
+    where = parts.netloc.rpartition("@")[2]
+    return (
+        f"{parts.scheme}://{quote(unquote(parts.username))}@{where}" if parts.username else f"{parts.scheme}://{where}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRelay:
+    """Where the mail of a running `duepost up` goes; the URL holds no password."""
+
+    url: str
+    is_catcher: bool
+
+
+def read_relay(folder: Path) -> RunningRelay | None:
+    """What a `duepost up` in this folder has written down of its relay; None where it has not."""
+    try:
+        found = json.loads((folder / RELAY).read_text())
+        return RunningRelay(str(found["url"]), bool(found["is_catcher"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def duepost_command(*arguments: str) -> list[str]:

@@ -31,9 +31,38 @@ def read(database: Database) -> Control:
     return Control(*row)  # type: ignore[arg-type]  # the statement's columns are the class's fields
 
 
-def pause(database: Database, *, paused: bool) -> None:
-    """Stops or resumes enqueueing and sending; scheduling and clearing go on."""
-    database.execute(SQL["pause"], {"paused": paused})
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """An operator's pause: for how many seconds it has lasted, whose it is, and why; None where that is not known."""
+
+    seconds: float | None
+    by: str | None
+    reason: str | None
+
+
+def pause(database: Database, *, by: str | None = None, reason: str | None = None) -> bool:
+    """Stops enqueueing and sending; scheduling and clearing go on.
+
+    Returns:
+        whether it was going on until now; a pause that is there already is left as it is.
+    """
+    return bool(database.execute(SQL["pause"], {"by": by, "reason": reason}))
+
+
+def resume(database: Database) -> bool:
+    """Goes on after a pause.
+
+    Returns:
+        whether it was paused until now.
+    """
+    return bool(database.execute(SQL["resume"]))
+
+
+def read_pause(database: Database) -> Pause | None:
+    """The pause, if there is one."""
+    for row in database.execute(SQL["read_pause"]):
+        return Pause(*row)  # type: ignore[arg-type]  # the statement's columns are the class's fields
+    return None
 
 
 def open_circuit(cursor: Cursor, *, reason: str, first_pause: float, refusal: str | None = None) -> bool:

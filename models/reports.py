@@ -25,21 +25,61 @@ class PendingEmail:
     unknowns: int
     last_error: str | None
     key: str | None
+    due_in_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """What has failed and is not finished.
+
+    Attributes:
+        retrying: emails that wait for another attempt, or are in one.
+        most_attempts: how many attempts the one with the most has behind it.
+        retrying_seconds: for how long the oldest of them has been due, since its own time; None where there is none.
+        on_templates: those of them that failed when they were rendered.
+        unknown: emails that wait for a person.
+        unknown_seconds: for how long the oldest of those has waited; None where there is none.
+        unknown_id: one of those.
+    """
+
+    retrying: int
+    most_attempts: int
+    retrying_seconds: float | None
+    on_templates: int
+    unknown: int
+    unknown_seconds: float | None
+    unknown_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFailure:
+    """What templates fail of: the text names file and line; one of the emails stands for all."""
+
+    reason: str
+    emails: int
+    email_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The PostgreSQL server: its version, as a number too, and its clock in seconds since 1970."""
+    """The PostgreSQL server: its version, also as a number, its clock in seconds since 1970, if it takes writes."""
 
     version: str
     number: int
     clock: float
+    is_standby: bool
+    is_read_only: bool
 
 
 def pending(database: Database, *, state: State | None, kind: str | None, limit: int) -> list[PendingEmail]:
-    """What is not finished, the next due first."""
+    """What is not finished: what waits for a person first, then the next due."""
     rows = database.execute(SQL["pending"], {"state": state, "kind": kind, "limit": limit})
     return [PendingEmail(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the fields
+
+
+def count_pending(database: Database, *, state: State | None, kind: str | None) -> int:
+    """How many are not finished."""
+    return _number(database, SQL["count_pending"], state=state, kind=kind)
 
 
 def email(database: Database, email_id: int) -> Mapping[str, object] | None:
@@ -84,9 +124,58 @@ def oldest_due(database: Database) -> float | None:
     return None if seconds is None else float(str(seconds))
 
 
+def due_count(database: Database) -> int:
+    """How many emails are due and not yet being sent."""
+    return _number(database, SQL["due_count"])
+
+
+def troubles(database: Database) -> Troubles:
+    """What has failed and is not finished."""
+    [row] = database.execute(SQL["troubles"])
+    return Troubles(*row)  # type: ignore[arg-type]  # the statement's columns are the fields
+
+
+def template_failures(database: Database, limit: int) -> list[TemplateFailure]:
+    """What templates fail of, the most frequent first."""
+    rows = database.execute(SQL["template_failures"], {"limit": limit})
+    return [TemplateFailure(*row) for row in rows]  # type: ignore[arg-type]  # as above
+
+
+def last_pass(database: Database) -> float | None:
+    """Seconds since the scheduler's last pass, to twenty seconds; None where there was none yet."""
+    [(seconds,)] = database.execute(SQL["last_pass"])
+    return None if seconds is None else float(str(seconds))
+
+
+def killed_workers(database: Database) -> int:
+    """How many workers, of the last day, have not left in order."""
+    return _number(database, SQL["killed_workers"])
+
+
+def queue_depth(database: Database) -> tuple[int, int]:
+    """How many of the broker's messages wait, and how many are in hand."""
+    [(waiting, in_hand)] = database.execute(SQL["queue_depth"])
+    return int(str(waiting)), int(str(in_hand))
+
+
+def suppressed(database: Database) -> int:
+    """How many addresses are suppressed."""
+    return _number(database, SQL["suppressed"])
+
+
+def message_id_domain(database: Database) -> str | None:
+    """The domain of the Message-IDs of emails that name no sender; None before the first worker has started."""
+    [(domain,)] = database.execute(SQL["message_id_domain"])
+    return None if domain is None else str(domain)
+
+
 def dead_letters(database: Database) -> int:
     """How many of the broker's messages failed for good."""
-    [(count,)] = database.execute(SQL["dead_letters"])
+    return _number(database, SQL["dead_letters"])
+
+
+def _number(database: Database, statement: str, **parameters: object) -> int:
+    [(count,)] = database.execute(statement, parameters)
     return int(str(count))
 
 
@@ -113,6 +202,12 @@ def sees_all_sessions(database: Database) -> bool:
 def roles(database: Database) -> dict[str, bool]:
     """Duepost's roles that exist, and whether each may do its work."""
     return {str(name): bool(able) for name, able in database.execute(SQL["roles"])}
+
+
+def lacking_rights(database: Database) -> tuple[str, list[str]]:
+    """Our own role, and which of a worker's rights it lacks, such as `SELECT on duepost.recipient`."""
+    [(role, lacking)] = database.execute(SQL["lacking_rights"])
+    return str(role), [str(each) for each in lacking] if isinstance(lacking, list) else []
 
 
 def templates_wanted(database: Database) -> bool:

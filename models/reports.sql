@@ -1,13 +1,20 @@
 -- What people look at.
 
 -- name: pending
--- What is not finished, the next due first; served by scheduled_email_due where no state is asked for.
-SELECT id, kind, state, scheduled_at, due_at, expires_at, attempts, unknowns, last_error, key
+-- What is not finished: what waits for a person first, then the next due.
+SELECT id, kind, state, scheduled_at, due_at, expires_at, attempts, unknowns, last_error, key,
+       extract(epoch FROM due_at - now())::double precision
 FROM duepost.scheduled_email
 WHERE (%(state)s::text IS NULL OR state = %(state)s::text)
   AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
-ORDER BY due_at, id
+ORDER BY state = 'unknown' DESC, due_at, id
 LIMIT %(limit)s
+
+-- name: count_pending
+SELECT count(*)
+FROM duepost.scheduled_email
+WHERE (%(state)s::text IS NULL OR state = %(state)s::text)
+  AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
 
 -- name: email
 -- One email that is not finished, with its users; no content.
@@ -53,13 +60,60 @@ SELECT extract(epoch FROM now() - min(due_at))::double precision
 FROM duepost.scheduled_email
 WHERE state IN ('scheduled', 'queued') AND due_at <= now()
 
+-- name: due_count
+-- Emails that are due and not yet being sent.
+SELECT count(*) FROM duepost.scheduled_email WHERE state IN ('scheduled', 'queued') AND due_at <= now()
+
+-- name: troubles
+-- What has failed before and is not finished; served by scheduled_email_failed. An email that is unknown was made due
+-- when it became so.
+SELECT count(*) FILTER (WHERE state <> 'unknown' AND attempts > 0),
+       coalesce(max(attempts) FILTER (WHERE state <> 'unknown'), 0),
+       extract(epoch FROM now() - min(scheduled_at) FILTER (WHERE state <> 'unknown' AND attempts > 0))::double precision,
+       count(*) FILTER (WHERE state <> 'unknown' AND last_error ~ '(^|; )render: '),
+       (SELECT count(*) FROM duepost.scheduled_email WHERE state = 'unknown'),
+       (SELECT extract(epoch FROM now() - min(due_at))::double precision FROM duepost.scheduled_email WHERE state = 'unknown'),
+       (SELECT min(id) FROM duepost.scheduled_email WHERE state = 'unknown')
+FROM duepost.scheduled_email
+WHERE last_error IS NOT NULL
+
+-- name: template_failures
+-- What templates fail of, the most frequent first, each with one email; served by scheduled_email_failed.
+SELECT substring(last_error FROM '(?:^|; )render: ([^;]*)') AS reason, count(*) AS emails, min(id)
+FROM duepost.scheduled_email
+WHERE last_error IS NOT NULL AND last_error ~ '(^|; )render: ' AND state <> 'unknown'
+GROUP BY reason
+ORDER BY emails DESC, reason
+LIMIT %(limit)s
+
+-- name: last_pass
+-- Seconds since the scheduler's last pass checked in, to twenty seconds; NULL where there was none yet.
+SELECT CASE WHEN checked_in_at IS NOT NULL THEN greatest(extract(epoch FROM now() - checked_in_at), 0)::double precision END
+FROM duepost.control
+
+-- name: killed_workers
+-- Workers of the last day that have not left in order: asked for where none is alive.
+SELECT count(*) FROM duepost.worker WHERE missing_since IS NOT NULL OR gone_at IS NULL
+
+-- name: queue_depth
+-- The broker's messages that wait, or are in hand.
+SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FILTER (WHERE state = 'consumed') FROM dramatiq.queue
+
+-- name: suppressed
+SELECT count(*) FROM duepost.suppression
+
+-- name: message_id_domain
+SELECT message_id_domain FROM duepost.control
+
 -- name: dead_letters
 SELECT count(*) FROM dramatiq.queue WHERE state = 'rejected'
 
 -- name: server
--- Version, and seconds between the server's clock and ours.
+-- Its version, its clock, and whether it takes writes.
 SELECT current_setting('server_version'), current_setting('server_version_num')::integer,
-       extract(epoch FROM clock_timestamp())::double precision
+       extract(epoch FROM clock_timestamp())::double precision,
+       pg_is_in_recovery(),
+       current_setting('transaction_read_only') = 'on'
 
 -- name: horizons
 -- What keeps done rows from being removed, and for how many seconds: transactions of this database, prepared ones, and
@@ -98,6 +152,34 @@ SELECT rolname::text,
 FROM pg_roles
 WHERE rolname IN ('duepost_client', 'duepost_worker')
 ORDER BY rolname
+
+-- name: lacking_rights
+-- Our role, and what it lacks of the rights of a worker.
+SELECT current_user::text, coalesce(array_agg(needed.privilege || ' on ' || needed.name ORDER BY needed.place) FILTER (
+    WHERE NOT CASE
+        WHEN needed.sort = 'sequence' THEN has_sequence_privilege(needed.name, needed.privilege)
+        WHEN needed.sort = 'table' THEN has_table_privilege(needed.name, needed.privilege)
+        ELSE coalesce((
+            SELECT bool_and(has_function_privilege(f.oid, needed.privilege))
+            FROM pg_proc AS f
+            WHERE f.pronamespace = 'duepost'::regnamespace AND 'duepost.' || f.proname = needed.name
+        ), true)
+    END
+), '{}')
+FROM (VALUES
+    (1, 'table', 'duepost.scheduled_email', 'SELECT'), (2, 'table', 'duepost.scheduled_email', 'UPDATE'),
+    (3, 'table', 'duepost.scheduled_email', 'DELETE'), (4, 'table', 'duepost.scheduled_email_user', 'SELECT'),
+    (5, 'table', 'duepost.scheduled_email_user', 'UPDATE'), (6, 'table', 'duepost.recipient', 'SELECT'),
+    (7, 'table', 'duepost.delivery', 'INSERT'), (8, 'table', 'duepost.attempt', 'INSERT'),
+    (9, 'table', 'duepost.control', 'SELECT'), (10, 'table', 'duepost.control', 'UPDATE'),
+    (11, 'table', 'duepost.worker', 'SELECT'), (12, 'table', 'duepost.suppression', 'SELECT'),
+    (13, 'table', 'duepost.email_kind', 'SELECT'), (14, 'table', 'dramatiq.queue', 'SELECT'),
+    (15, 'table', 'dramatiq.queue', 'INSERT'), (16, 'table', 'dramatiq.queue', 'UPDATE'),
+    (17, 'table', 'dramatiq.queue', 'DELETE'), (18, 'sequence', 'duepost.claim_number', 'USAGE'),
+    (19, 'sequence', 'dramatiq.claim_number', 'USAGE'), (20, 'routine', 'duepost.claim_emails', 'EXECUTE'),
+    (21, 'routine', 'duepost.conclude_emails', 'EXECUTE'), (22, 'routine', 'duepost.enqueue_emails', 'EXECUTE'),
+    (23, 'routine', 'duepost.finish', 'EXECUTE')
+) AS needed (place, sort, name, privilege)
 
 -- name: templates_wanted
 SELECT EXISTS (SELECT FROM duepost.scheduled_email WHERE template IS NOT NULL)

@@ -1,6 +1,6 @@
 """The command line: what there is, and what each exit status means."""
 
-import os
+import contextlib
 import sys
 from typing import Annotated
 
@@ -27,6 +27,7 @@ from duepost.commands import (
     worker,
 )
 from duepost.commands.context import BadInput, explain
+from duepost.commands.output import give_up_output, prepare_streams, warn
 from duepost.embedded import EmbeddedError
 from models.errors import DuepostError
 
@@ -43,8 +44,9 @@ app = typer.Typer(
     name="duepost",
     help="Scheduled email out of PostgreSQL. Settings come from the environment: DUEPOST_DATABASE_URL, "
     "DUEPOST_SMTP_URL, DUEPOST_FROM, DUEPOST_TEMPLATES, DUEPOST_DISABLED, SENTRY_DSN. Begin with `duepost demo`.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -72,7 +74,7 @@ app.command()(operate.resume)
 app.command()(doctor.doctor)
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"duepost {VERSION}")
         raise typer.Exit
@@ -80,31 +82,51 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of the command itself."""
+    """Options of the command itself; without a command there is the help."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit status; every error is one line on stderr."""
+    prepare_streams()
+    sys.exit(_status_of(arguments))
+
+
+def _status_of(arguments: list[str] | None) -> int:
+    """Runs the command; nobody who stops reading, or stops it, sees a traceback."""
+    try:
+        status = _ended(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            give_up_output()
+        return INTERRUPTED
+    except BrokenPipeError:
+        give_up_output()
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - what is no error of the user's is raised again
+        message, status = judged(error)
+        warn(f"duepost: {message}")
+        if isinstance(error, OSError):
+            give_up_output()
+    return status
+
+
+def _ended(arguments: list[str] | None) -> int:
+    """The status of a command that has done its work, or has said itself how it ended."""
     try:
         status = app(arguments, standalone_mode=False)
-        sys.stdout.flush()
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(INTERRUPTED)
+    except typer.Abort:
+        return INTERRUPTED
     except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except BrokenPipeError:
-        # Nobody reads on: what is still in the buffer goes nowhere, without a word at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
-    except Exception as error:  # noqa: BLE001 - what is no error of the user's is raised again
-        message, code = judged(error)
-        typer.echo(f"duepost: {' '.join(message.split())}", err=True)
-        sys.exit(code)
-    sys.exit(status if isinstance(status, int) else OK)
+        return int(end.exit_code)
+    return status if isinstance(status, int) else OK
 
 
 def judged(error: Exception) -> tuple[str, int]:
@@ -114,7 +136,7 @@ def judged(error: Exception) -> tuple[str, int]:
     if isinstance(error, UnicodeEncodeError):
         error = BadInput("an argument is not UTF-8")
     if hasattr(error, "format_message"):
-        return f"{error.format_message()} (see `duepost --help`)", BAD_USAGE
+        return f"{error.format_message().rstrip('.')} (see `duepost --help`)", BAD_USAGE
     if isinstance(error, BadSettings | BadInput | jsonl.BadLine):
         return str(error), BAD_USAGE
     if isinstance(error, DuepostError | EmbeddedError | CatcherError | ChildError | FolderInUse):

@@ -1,10 +1,7 @@
 """What commands share: which database, how to print, and what an error means."""
 
-import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +16,11 @@ from models.database import Database
 from models.errors import DuepostError
 from models.migrate import check_schema
 
-#: Where `duepost up` keeps the embedded PostgreSQL, below the working directory.
-EMBEDDED = Path(".duepost") / "postgres"
+#: Where `duepost up` keeps everything, below the working directory.
+UP = Path(".duepost")
+
+#: Where it keeps the embedded PostgreSQL.
+EMBEDDED = UP / "postgres"
 
 #: SQLSTATEs of input that is wrong: the user can mend it.
 BAD_INPUT = frozenset(
@@ -123,12 +123,3 @@ def argument(name: str) -> Iterator[None]:
         raise BadInput(f"{name}: nested too deeply") from error
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
-
-
-def print_json(value: object) -> None:
-    """Prints a value as JSON; times in ISO 8601."""
-    sys.stdout.write(json.dumps(value, default=_plain, indent=2, ensure_ascii=False) + "\n")
-
-
-def _plain(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

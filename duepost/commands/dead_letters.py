@@ -5,10 +5,9 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from duepost.commands.context import BadInput, Failed, Json, operator_database, print_json
+from duepost.commands.context import BadInput, Failed, Json, operator_database
+from duepost.commands.output import Table, print_json, print_table, say
 from models import messages
 
 
@@ -27,22 +26,21 @@ def dead_letters(
         print_json([asdict(letter) for letter in found])
         return
     if not found:
-        typer.echo("There are no dead letters.")
+        say("There are no dead letters.")
         return
-    table = Table("message", "queue", "actor", "failed at", "failure", "retries")
-    for letter in found:
-        table.add_row(
+    columns = ("message", "queue", "actor", "failed at", "failure", "retries")
+    rows = [
+        (
             letter.message_id,
             letter.queue_name,
             letter.actor_name or "",
             letter.failed_at.isoformat(sep=" ", timespec="seconds"),
             letter.failure or "",
-            str(letter.retries),
+            letter.retries,
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+        for letter in found
+    ]
+    print_table(Table(columns, rows))
 
 
 def requeue(
@@ -63,7 +61,7 @@ def requeue(
         for message_id in message_ids:
             if not messages.requeue(cursor, message_id):
                 raise Failed(f"message {message_id}: there is no such dead letter")
-    typer.echo(f"{len(message_ids)} to be run once more.")
+    say(f"{len(message_ids)} to be run once more.")
 
 
 def is_uuid(text: str) -> bool:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import psycopg2
 import typer
-from rich.console import Console
 
 from actors.settings import settings
 from duepost.catcher import Refusal
 from duepost.commands.jsonl import BadLine
+from duepost.commands.output import print_table, say
 from duepost.demo.director import Director
 from duepost.demo.plan import TEMPLATES, PlannedEmail, read_plan
 from duepost.demo.show import display, doubled, outcome_table
@@ -63,23 +63,22 @@ def demo(
     templates = settings().templates if file else FOLDER / "templates"
     if file is None:
         shutil.copytree(TEMPLATES, templates)
-    console = Console()
-    console.print("Starting PostgreSQL, a relay and the workers …", highlight=False)
+    say("Starting PostgreSQL, a relay and the workers …")
     with Stack(FOLDER, templates, use_relay=file is not None, refusals=REFUSALS) as stack:
         director = Director(stack.database, templates)
         if stack.postgres is not None or file is None:
             director.introduce(plan)
-        _schedule(director, plan, console, file)
+        _schedule(director, plan, file)
         stack.start_workers(processes=processes, threads=threads)
-        _deliver(stack, director, console, None if file else SAMPLE_PATIENCE)
+        _deliver(stack, director, None if file else SAMPLE_PATIENCE)
         table, well = outcome_table(director.emails, director.outcomes())
-        console.print(table)
+        print_table(table)
         if stack.catcher is not None:
-            well &= _check_mailbox(stack, director, console)
+            well &= _check_mailbox(stack, director)
     shutil.rmtree(FOLDER / "postgres", ignore_errors=True)
     if not well:
         raise DemoFailed("some outcomes are not as expected")
-    console.print("Every outcome is as expected.", style="green", highlight=False)
+    say("Every outcome is as expected.")
 
 
 def _read(file: Path | None) -> list[PlannedEmail]:
@@ -100,7 +99,7 @@ def _clear_folder() -> None:
         shutil.rmtree(FOLDER / leftover, ignore_errors=True)
 
 
-def _schedule(director: Director, plan: list[PlannedEmail], console: Console, file: Path | None) -> None:
+def _schedule(director: Director, plan: list[PlannedEmail], file: Path | None) -> None:
     done = 0
     try:
         for done in director.schedule(plan):  # noqa: B007 - it tells which line fails
@@ -109,13 +108,13 @@ def _schedule(director: Director, plan: list[PlannedEmail], console: Console, fi
         line = plan[min(done, len(plan) - 1)].line
         reason = (error.diag.message_primary or str(error)).splitlines()[0]
         raise BadLine(f"{file.name if file else 'sample'}: line {line}: {reason}") from error
-    console.print(f"Scheduled {len(plan)} emails in one transaction.", highlight=False)
+    say(f"Scheduled {len(plan)} emails in one transaction.")
 
 
-def _deliver(stack: Stack, director: Director, console: Console, patience: float | None) -> None:
+def _deliver(stack: Stack, director: Director, patience: float | None) -> None:
     deadline = time.monotonic() + patience if patience else float("inf")
     total = len(director.emails)
-    with display(console, total) as shown:
+    with display(total) as shown:
         while True:
             standing = director.progress()
             shown.update(standing)
@@ -132,7 +131,7 @@ def _deliver(stack: Stack, director: Director, console: Console, patience: float
             time.sleep(INTERVAL)
 
 
-def _check_mailbox(stack: Stack, director: Director, console: Console) -> bool:
+def _check_mailbox(stack: Stack, director: Director) -> bool:
     assert stack.catcher is not None  # noqa: S101 - the caller has looked
     received = [
         (recipient, str(message_from_bytes(content)["Message-ID"]))
@@ -141,9 +140,5 @@ def _check_mailbox(stack: Stack, director: Director, console: Console) -> bool:
     ]
     sent = sum(outcomes["sent"] for outcomes in director.outcomes().values())
     twice = doubled(received)
-    console.print(
-        f"The mailbox {stack.mailbox} holds {len(received)} copies, the ledger says {sent}; {len(twice)} came twice.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"The mailbox {stack.mailbox} holds {len(received)} copies, the ledger says {sent}; {len(twice)} came twice.")
     return len(received) == sent and not twice

@@ -3,8 +3,8 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import psycopg2
@@ -14,8 +14,12 @@ from actors.rendering import Templates
 from actors.settings import BadSettings, settings
 from actors.smtp.connection import Connection
 from actors.smtp.relay import Timeouts
-from duepost.commands.context import Json, client_database, explain, print_json, session_database, uses_up
-from models import control, reports, workers
+from duepost import stack
+from duepost.commands import checks
+from duepost.commands.context import UP, Json, client_database, explain, session_database, uses_up
+from duepost.commands.health import STYLES, Finding, Health
+from duepost.commands.output import print_json, say_coloured
+from models import reports, workers
 from models.database import Database
 from models.errors import DatabaseUnreachable, DuepostError
 from models.migrate import check_schema
@@ -35,28 +39,19 @@ PROGRESS_TOLERANCE = 60.0
 #: Seconds for which a transaction may keep done rows from being removed.
 OLD_SNAPSHOT = 60.0
 
-#: Seconds that an email may be due while all is well.
-OVERDUE = 300.0
+#: Characters of the longest word for a health.
+WIDTH = 8
 
 
-class Health(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check's line."""
-
-    check: str
-    health: Health
-    detail: str
-
-
-COLOURS = {Health.OK: typer.colors.GREEN, Health.WARNING: typer.colors.YELLOW, Health.FAILED: typer.colors.RED}
+#: What is looked at where the schema is there.
+DELIVERY: tuple[tuple[str, Callable[[Database], tuple[Health, str]]], ...] = (
+    ("grants", checks.grants),
+    ("workers", checks.workers_alive),
+    ("tick", checks.tick),
+    ("delivery", checks.delivery),
+    ("emails", checks.emails),
+    ("queue", checks.queue),
+)
 
 
 def doctor(
@@ -67,9 +62,9 @@ def doctor(
         typer.Option("--worker", help="Only this host's workers: is there progress? A liveness probe."),
     ] = False,
 ) -> None:
-    """Checks database, session, schema, clock, snapshots, roles, workers, delivery, sender, relay login, templates.
+    """Checks database, session, schema, clock, snapshots, roles, grants, workers, tick, delivery, emails, queue, relay.
 
-    A line for each.
+    And sender, templates, Sentry: a line for each, which names the command to run next.
     Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
@@ -79,8 +74,8 @@ def doctor(
         print_json([asdict(finding) for finding in found])
     else:
         for finding in found:
-            word = typer.style(f"{finding.health:<8}", fg=COLOURS[finding.health])
-            typer.echo(f"{word} {finding.check}: {finding.detail}")
+            line = f"{finding.check}: {finding.detail}"
+            say_coloured(finding.health, STYLES[finding.health], line, width=WIDTH)
     if any(finding.health is Health.FAILED for finding in found):
         raise typer.Exit(1)
 
@@ -97,8 +92,8 @@ def examine(*, relay: bool) -> Iterator[Finding]:
         yield _checked("snapshots", lambda: _snapshots(database))
         if schema.health is Health.OK:
             yield _checked("roles", lambda: _roles(database))
-            yield _checked("workers", lambda: _workers(database))
-            yield _checked("delivery", lambda: _delivery(database))
+            for check, look in DELIVERY:
+                yield _checked(check, partial(look, database))
     yield _checked("sender", _sender)
     if relay:
         yield _checked("relay", _relay)
@@ -126,6 +121,12 @@ def _database() -> tuple[Database | None, Finding]:
         return None, Finding("database", Health.FAILED, str(error))
     if server.number < OLDEST_SERVER:
         detail = f"PostgreSQL {server.version}: 14 or later is needed"
+        return database, Finding("database", Health.FAILED, detail)
+    if server.is_standby:
+        detail = f"PostgreSQL {server.version}, a standby: takes no writes; DUEPOST_DATABASE_URL must name the primary"
+        return database, Finding("database", Health.FAILED, detail)
+    if server.is_read_only:
+        detail = "this role or database is read-only: ALTER ROLE … SET default_transaction_read_only = off"
         return database, Finding("database", Health.FAILED, detail)
     return database, Finding("database", Health.OK, f"PostgreSQL {server.version}")
 
@@ -188,27 +189,6 @@ def _roles(database: Database) -> tuple[Health, str]:
     return Health.OK, "duepost_client and duepost_worker"
 
 
-def _workers(database: Database) -> tuple[Health, str]:
-    present = workers.present(database)
-    if present == 0:
-        return Health.WARNING, "none is running: nothing is sent"
-    return Health.OK, f"{present} running"
-
-
-def _delivery(database: Database) -> tuple[Health, str]:
-    state = control.read(database)
-    oldest = reports.oldest_due(database) or 0.0
-    if state.circuit_open:
-        return Health.FAILED, f"the circuit is open ({state.circuit_reason}); the next probe is at {state.probe_at}"
-    if settings().disabled:
-        return Health.WARNING, "DUEPOST_DISABLED is set: nothing is sent"
-    if state.paused:
-        return Health.WARNING, "paused: `duepost resume` goes on"
-    if oldest > OVERDUE:
-        return Health.FAILED, f"an email has been due for {oldest:.0f} s: is a worker running, and a tick?"
-    return Health.OK, "on time"
-
-
 def _sender() -> tuple[Health, str]:
     if settings().sender is None and uses_up():
         return Health.OK, "the one of `duepost up`; DUEPOST_FROM is needed with a real relay"
@@ -217,13 +197,25 @@ def _sender() -> tuple[Health, str]:
 
 def _relay() -> tuple[Health, str]:
     if uses_up():
-        return Health.OK, "the mail catcher of `duepost up`: nothing leaves this machine"
+        return _relay_of_up()
     relay = settings().need_relay()
     ruling = Connection(relay, Timeouts(*[RELAY_PATIENCE] * 4)).check()
     if ruling is None:
         return Health.OK, f"{relay.host}:{relay.port} takes mail"
     said = " ".join(str(part) for part in (ruling.code, ruling.reply) if part)
     return Health.FAILED, f"{relay.host}:{relay.port}: {ruling.phase}: {said}"
+
+
+def _relay_of_up() -> tuple[Health, str]:
+    running = stack.read_relay(UP)
+    if running is None:
+        return Health.WARNING, "that of a `duepost up` of an older release: real mail may be sent"
+    if running.is_catcher:
+        return Health.OK, "the mail catcher of `duepost up`: nothing leaves this machine"
+    return (
+        Health.OK,
+        f"{running.url} of `duepost up`: real mail is sent; not tried: DUEPOST_SMTP_URL is not set here",
+    )
 
 
 def _templates(database: Database | None) -> tuple[Health, str]:

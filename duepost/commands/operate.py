@@ -1,11 +1,16 @@
 """`duepost retry`, `resolve`, `pause` and `resume`: an operator's hands."""
 
+import getpass
+import os
+import socket
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from duepost.commands.context import EmailId, Failed, operator_database
+from duepost.commands.output import say
+from duepost.commands.read import paused_words
 from models import control, emails, reports
 from models.database import Database
 from models.words import State
@@ -28,7 +33,7 @@ def retry(email_id: EmailId) -> None:
         done = emails.retry_now(cursor, email_id)
     if not done:
         raise Failed(f"email {email_id} cannot be retried: {standing(database, email_id)}")
-    typer.echo(f"Email {email_id} is due now.")
+    say(f"Email {email_id} is due now.")
 
 
 def resolve(
@@ -45,16 +50,24 @@ def resolve(
         done = act(cursor, email_id)
     if not done:
         raise Failed(f"email {email_id} is not unknown: {standing(database, email_id)}")
-    typer.echo(f"Email {email_id}: {'sent' if resolution is Resolution.SENT else 'due once more'}.")
+    say(f"Email {email_id}: {'sent' if resolution is Resolution.SENT else 'due once more'}.")
 
 
-def pause() -> None:
+def pause(
+    reason: Annotated[str | None, typer.Option(help="Why; others see it in stats and doctor.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who; this machine's user by default.")] = None,
+) -> None:
     """Stops enqueueing and sending for all workers; scheduling and clearing go on. What is being sent is finished.
 
-    Example: duepost pause
+    Example: duepost pause --reason "the digest has a wrong link"
     """
-    control.pause(operator_database(), paused=True)
-    typer.echo("Paused. `duepost resume` goes on.")
+    database = operator_database()
+    if control.pause(database, by=by or whoever(), reason=reason):
+        say("Paused. `duepost resume` goes on.")
+        return
+    found = control.read_pause(database)
+    known = paused_words(found.seconds, found.by, found.reason) if found else ""
+    say(f"Paused already, {known}. `duepost resume` goes on.")
 
 
 def resume() -> None:
@@ -62,8 +75,17 @@ def resume() -> None:
 
     Example: duepost resume
     """
-    control.pause(operator_database(), paused=False)
-    typer.echo("Resumed.")
+    say("Resumed." if control.resume(operator_database()) else "It was not paused.")
+
+
+def whoever() -> str:
+    """Who gives this command: user and machine, as far as they are known."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        # In a container a user id may have no name.
+        user = f"user {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def standing(database: Database, email_id: int) -> str:

@@ -5,16 +5,18 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from duepost.commands.context import EmailId, Failed, Json, operator_database, print_json
+from duepost.commands import story
+from duepost.commands.context import EmailId, Failed, Json, operator_database
+from duepost.commands.output import Cell, Table, print_facts, print_json, print_table, say, visible
+from duepost.commands.wording import count, counts, moment, span
 from models import control, reports, workers
 from models.database import Database
+from models.reports import PendingEmail
 from models.words import State
 
-#: Characters of an error that a table shows.
-SHORT = 60
+#: Seconds from now within which a moment is told as a span of time.
+SOON = 86_400
 
 
 def list_(
@@ -23,29 +25,38 @@ def list_(
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000_000)] = 50,
     as_json: Json = False,
 ) -> None:
-    """Lists what is not finished, the next due first.
+    """Lists what is not finished: what waits for a person first, then the next due.
 
     Examples: duepost list; duepost list --state unknown --json
     """
-    found = reports.pending(operator_database(), state=state, kind=kind, limit=limit)
+    database = operator_database()
+    found = reports.pending(database, state=state, kind=kind, limit=limit)
     if as_json:
         print_json([asdict(email) for email in found])
         return
     if not found:
-        typer.echo("Nothing is pending.")
+        say("Nothing is pending.")
         return
-    table = Table("id", "kind", "state", "due", "attempts", "last error")
-    for email in found:
-        error = (email.last_error or "").splitlines()[:1]
-        table.add_row(
-            str(email.id),
-            email.kind,
-            email.state,
-            email.due_at.isoformat(sep=" ", timespec="seconds"),
-            str(email.attempts),
-            error[0][:SHORT] if error else "",
-        )
-    _print(table)
+    columns = ("id", "kind", "state", "due", "attempts", "last error")
+    print_table(Table(columns, [_row(email) for email in found]))
+    if len(found) == limit:
+        all_of_them = reports.count_pending(database, state=state, kind=kind)
+        if all_of_them > limit:
+            # On stderr, so that a pipe holds the table alone.
+            typer.echo(f"{limit} of {all_of_them}; --limit {all_of_them} lists all.", err=True)
+
+
+def _row(email: PendingEmail) -> tuple[int | str | Cell, ...]:
+    due = email.due_at.isoformat(sep=" ", timespec="seconds")
+    return email.id, email.kind, email.state, Cell(due, _due(email)), email.attempts, email.last_error or ""
+
+
+def _due(email: PendingEmail) -> str:
+    if email.state == State.UNKNOWN:
+        return f"held {span(-email.due_in_seconds)}"
+    if abs(email.due_in_seconds) > SOON:
+        return f"{email.due_at:%Y-%m-%d %H:%M}"
+    return f"in {span(email.due_in_seconds)}" if email.due_in_seconds > 0 else f"{span(-email.due_in_seconds)} ago"
 
 
 def show(email_id: EmailId, as_json: Json = False) -> None:
@@ -54,96 +65,109 @@ def show(email_id: EmailId, as_json: Json = False) -> None:
     Example: duepost show 42
     """
     database = operator_database()
-    row = reports.email(database, email_id)
-    ledger = reports.deliveries(database, email_id)
-    attempts = reports.attempts(database, email_id)
-    if row is None and not ledger:
+    found = story.read(database, email_id)
+    if found is None:
         raise Failed(f"email {email_id}: there is no such email")
-    row_or_ledger = row if row is not None else {**ledger[0], "state": "finished"}
-    story = {
-        "id": email_id,
-        "kind": row_or_ledger["kind"],
-        "state": row_or_ledger["state"],
-        "email": {**row_or_ledger, "id": email_id},
-        "deliveries": ledger,
-        "attempts": attempts,
-        "next": what_is_next(database, row),
-    }
     if as_json:
-        print_json(story)
+        print_json(found.as_json())
         return
-    _print(_facts(f"Email {email_id}", row if row is not None else ledger[0]))
-    if attempts:
-        table = Table("when", "user", "phase", "verdict", "reply", title="Attempts", title_justify="left")
-        for each in attempts:
-            table.add_row(*(str(each[name] or "") for name in ("when", "user_id", "phase", "verdict", "reply")))
-        _print(table)
-    for each in ledger:
-        typer.echo(f"{each['outcome']}: {each['user_id'] or each['address'] or ''} {each['reply'] or ''}".rstrip())
-    typer.echo(f"Next: {story['next']}")
+    for line in found.head():
+        say(line)
+    if found.attempts:
+        say()
+        print_table(Table(story.ATTEMPT_COLUMNS, found.attempt_rows()))
+        say()
+    for line in found.foot():
+        say(line)
 
 
 def stats(as_json: Json = False) -> None:
-    """Counts: what is pending by state, the ledger by outcome, the oldest due, the circuit, the workers.
+    """Counts: what is pending by state, what fails or waits for a person, the ledger, the circuit, the workers.
 
     Example: duepost stats --json
     """
-    database = operator_database()
-    state = control.read(database)
+    found = numbers(operator_database())
+    if as_json:
+        print_json(found)
+    else:
+        print_facts(described(found))
+
+
+def numbers(database: Database) -> dict[str, object]:
+    """What `duepost stats --json` prints. Spans are seconds."""
+    state, pause = control.read(database), control.read_pause(database)
     minute, hour = reports.sent_lately(database)
-    found: dict[str, object] = {
+    troubles = reports.troubles(database)
+    waiting, in_hand = reports.queue_depth(database)
+    return {
         "pending": reports.pending_by_state(database),
+        "due": reports.due_count(database),
+        "retrying": troubles.retrying,
+        "retrying_seconds": troubles.retrying_seconds,
+        "most_attempts": troubles.most_attempts,
+        "failing_on_templates": troubles.on_templates,
+        "oldest_unknown_seconds": troubles.unknown_seconds,
         "outcomes": reports.outcomes(database),
         "oldest_due_seconds": reports.oldest_due(database),
+        "last_pass_seconds": reports.last_pass(database),
         "circuit": "open" if state.circuit_open else "closed",
         "circuit_reason": state.circuit_reason,
         "probe_at": state.probe_at,
         "paused": state.paused,
+        "paused_by": pause.by if pause else None,
+        "pause_reason": pause.reason if pause else None,
+        "paused_seconds": pause.seconds if pause else None,
         "workers": workers.present(database),
         "sent_last_minute": minute,
         "sent_last_hour": hour,
+        "messages_waiting": waiting,
+        "messages_in_hand": in_hand,
         "dead_letters": reports.dead_letters(database),
+        "suppressed": reports.suppressed(database),
     }
-    if as_json:
-        print_json(found)
-    else:
-        _print(_facts("Duepost", found))
 
 
-def what_is_next(database: Database, row: Mapping[str, object] | None) -> str:
-    """What happens to an email next, in a sentence."""
-    if row is None:
-        return "nothing: it is finished"
-    state = control.read(database)
-    sentences = {
-        State.SCHEDULED: f"it is due at {row['due_at']}",
-        State.QUEUED: "a sender takes it",
-        State.SENDING: f"worker {row['worker_id']} is sending it",
-        State.UNKNOWN: f"a person decides: duepost resolve {row['id']} sent, or resend",
+def described(found: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The same for people: what is not there is left out."""
+
+    def seconds(name: str) -> str | None:
+        value = found[name]
+        return span(value) if isinstance(value, int | float) else None
+
+    pending, outcomes = found["pending"], found["outcomes"]
+    since = f"the oldest was due {seconds('retrying_seconds')} ago"
+    retrying = f"{found['retrying']} (at most {count(int(str(found['most_attempts'])), 'attempt')}; {since})"
+    lines = {
+        "pending": counts(pending) if isinstance(pending, dict) else None,
+        "due": f"{found['due']}",
+        "oldest due": seconds("oldest_due_seconds"),
+        "retrying": retrying if found["retrying"] else None,
+        "failing on templates": f"{found['failing_on_templates']}" if found["failing_on_templates"] else None,
+        "waiting for a person": f"for {seconds('oldest_unknown_seconds')}: duepost list --state unknown"
+        if seconds("oldest_unknown_seconds")
+        else None,
+        "outcomes": counts(outcomes) if isinstance(outcomes, dict) else None,
+        "sent": f"{found['sent_last_minute']} in the last minute, {found['sent_last_hour']} in the last hour",
+        "last pass": f"{seconds('last_pass_seconds')} ago" if seconds("last_pass_seconds") else "none yet",
+        "circuit": f"open ({found['circuit_reason']}); next probe at {moment(found['probe_at'])}"
+        if found["circuit"] == "open"
+        else "closed",
+        "paused": paused_words(found["paused_seconds"], found["paused_by"], found["pause_reason"])
+        if found["paused"]
+        else None,
+        "workers": f"{found['workers']}",
+        "messages": f"{found['messages_waiting']} waiting, {found['messages_in_hand']} in hand",
+        "dead letters": f"{found['dead_letters']}",
+        "suppressed": f"{found['suppressed']}",
     }
-    sentence = sentences[State(str(row["state"]))]
-    if row["state"] in {State.SCHEDULED, State.QUEUED}:
-        if row["expires_at"]:
-            sentence += f", and expires at {row['expires_at']}"
-        if state.paused:
-            sentence += "; but Duepost is paused (duepost resume)"
-        elif state.circuit_open:
-            sentence += f"; but the circuit is open ({state.circuit_reason}), the next probe is at {state.probe_at}"
-    return sentence
+    return [(name, visible(value)) for name, value in lines.items() if value is not None]
 
 
-def _facts(title: str, facts: Mapping[str, object]) -> Table:
-    table = Table("", "", title=title, title_justify="left", show_header=False)
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{count} {word}" for word, count in value.items())  # noqa: PLW2901 - shown, not kept
-        if value not in {None, ""} if not isinstance(value, list) else value:
-            table.add_row(name.replace("_", " "), str(value))
-    return table
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+def paused_words(seconds: object, by: object, reason: object) -> str:
+    """Who has paused, since when and why, as far as that is known."""
+    parts = [
+        f"for {span(seconds)}" if isinstance(seconds, int | float) else "",
+        f"by {by}" if by else "",
+        f"({reason})" if reason else "",
+    ]
+    return " ".join(part for part in parts if part) or "by somebody"

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from duepost.commands.context import BadInput, Failed, Json, operator_database, print_json
+from duepost.commands.context import BadInput, Failed, Json, operator_database
+from duepost.commands.output import print_json, say, warn
 from models import undeliverable
 from models.database import Database
 from models.words import Reopening
@@ -55,7 +56,7 @@ def reopen(
     database = operator_database()
     ids = sorted(set(email_ids or [])) or undeliverable.find(database, kind=kind, since=moment, reply=reply)
     if dry_run:
-        print_json(ids) if as_json else typer.echo(f"{len(ids)} emails: {' '.join(map(str, ids))}".rstrip(": "))
+        print_json(ids) if as_json else say(f"{len(ids)} emails: {' '.join(map(str, ids))}".rstrip(": "))
         return
     answers = {each: reopened(database, each) for each in track(ids, disable=as_json or len(ids) < MANY)}
     if as_json:
@@ -78,11 +79,11 @@ def report(answers: dict[int, Reopening]) -> None:
     """Says what has become of each, or how many where they are many."""
     counts = Counter(answers.values())
     if not answers:
-        typer.echo("Nothing that is kept fits.", err=True)
+        warn("Nothing that is kept fits.")
     elif len(answers) == 1 and counts[Reopening.REOPENED]:
-        typer.echo(f"Email {next(iter(answers))} is due now.")
+        say(f"Email {next(iter(answers))} is due now.")
     elif counts[Reopening.REOPENED]:
-        typer.echo(f"{counts[Reopening.REOPENED]} emails are due now.")
+        say(f"{counts[Reopening.REOPENED]} emails are due now.")
 
 
 def moment_of(text: str) -> datetime:

@@ -13,8 +13,9 @@ import psycopg2
 import typer
 
 from duepost import client
-from duepost.commands.context import BAD_INPUT, BadInput, EmailId, Json, argument, client_database, print_json
+from duepost.commands.context import BAD_INPUT, BadInput, EmailId, Json, argument, client_database
 from duepost.commands.jsonl import BadLine, EmailLine, check_time, read_emails
+from duepost.commands.output import print_json, say, warn
 
 #: Lines from which on a file shows its progress.
 LONG_FILE = 1000
@@ -69,9 +70,9 @@ def schedule(
     if as_json:
         print_json({"ids": ids})
     elif file is not None:
-        typer.echo(f"Scheduled {len(ids)} emails.")
+        say(f"Scheduled {len(ids)} emails.")
     else:
-        typer.echo(str(ids[0]))
+        say(str(ids[0]))
 
 
 def clear(
@@ -104,9 +105,9 @@ def clear(
         print_json([{"email_id": each, "receipt": receipt} for each, receipt in receipts])
         return
     for each, receipt in receipts:
-        typer.echo(f"{each} {receipt}")
+        say(f"{each} {receipt}")
     if not receipts:
-        typer.echo("Nothing is scheduled.", err=True)
+        warn("Nothing is scheduled.")
 
 
 def reschedule(
@@ -126,7 +127,7 @@ def reschedule(
     if as_json:
         print_json({"email_id": email_id, "receipt": receipt})
     else:
-        typer.echo(receipt)
+        say(receipt)
 
 
 def _schedule_one(arguments: dict[str, object]) -> list[int]:

@@ -1,9 +1,8 @@
 """`duepost migrate`."""
 
-import typer
-
 from actors.broker_schema import queue_schema
-from duepost.commands.context import Json, client_database, print_json
+from duepost.commands.context import Json, client_database
+from duepost.commands.output import print_json, say
 from models.migrate import migrate as apply
 
 
@@ -18,8 +17,8 @@ def migrate(as_json: Json = False) -> None:
     for name in apply(client_database(), queue_schema=queue_schema()):
         applied.append(name)
         if not as_json:
-            typer.echo(f"applied {name}")
+            say(f"applied {name}")
     if as_json:
         print_json({"applied": applied})
     elif not applied:
-        typer.echo("The schema is up to date.")
+        say("The schema is up to date.")

@@ -14,6 +14,7 @@ from actors.ration import Ration
 from actors.scheduler import tick
 from actors.settings import settings
 from duepost.commands.context import operator_database, session_database
+from duepost.commands.output import say, warn
 from models import emails, watching
 from models.database import Connection, Database
 from models.errors import DatabaseUnreachable, PooledSession
@@ -43,7 +44,7 @@ def trigger(
     """
     if settings().disabled and not watch:
         if not quiet:
-            typer.echo("DUEPOST_DISABLED is set: nothing is enqueued.")
+            say("DUEPOST_DISABLED is set: nothing is enqueued.")
         return
     database = operator_database()
     if watch:
@@ -51,9 +52,7 @@ def trigger(
         return
     asked = tick()
     if not quiet:
-        typer.echo(
-            "A pass of the scheduler is asked for." if asked else "A pass of the scheduler was asked for already."
-        )
+        say("A pass of the scheduler is asked for." if asked else "A pass of the scheduler was asked for already.")
 
 
 class Watch:
@@ -80,13 +79,13 @@ class Watch:
             try:
                 pause = self._look() if self._acts() else RETRY_INTERVAL
                 if away:
-                    typer.echo("duepost: the database is back", err=True)
+                    warn("duepost: the database is back")
                 away = False
             except PooledSession:
                 raise
             except (DatabaseUnreachable, BrokerUnreachable):
                 if not away:
-                    typer.echo("duepost: the database is away; waiting for it", err=True)
+                    warn("duepost: the database is away; waiting for it")
                 away, pause = True, RETRY_INTERVAL
                 self._give_up_session()
             sys.stderr.flush()

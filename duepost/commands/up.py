@@ -1,6 +1,7 @@
 """`duepost up`: everything on this machine, until Ctrl-C."""
 
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from actors.settings import settings
+from duepost.commands.output import say
 from duepost.stack import Stack
 from models.errors import DuepostError
 
@@ -51,8 +53,8 @@ def up(
             ended = stack.ended()
             if ended is not None:
                 raise ProcessEnded(f"the {ended} ended by itself: see {FOLDER / 'logs' / ended}.log")
-        typer.echo("Stopping; emails that are being sent are finished first.")
-    typer.echo("Stopped. The data stays in .duepost.")
+        say("Stopping; emails that are being sent are finished first.")
+    say("Stopped. The data stays in .duepost.")
 
 
 def describe(stack: Stack) -> None:
@@ -73,4 +75,7 @@ def describe(stack: Stack) -> None:
         "  try        duepost schedule --kind welcome --address ann@example.com --subject Hello --body-text World",
         "             duepost list; duepost stats",
     ]
-    typer.echo("\n".join(lines))
+    for line in lines:
+        say(line, to_copy=True)
+    # A pipe, too, is to have it now.
+    sys.stdout.flush()

@@ -1,27 +1,63 @@
 """`duepost worker`: `dramatiq actors` of this installation."""
 
+import argparse
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
 from actors.settings import settings
-from duepost.commands.context import operator_database
+from duepost.commands.context import BadInput, operator_database
+
+
+class Options(argparse.ArgumentParser):
+    """Dramatiq's flags that make sense here; what is wrong is bad input, as with every command."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            prog="duepost worker",
+            description=description,
+            usage="%(prog)s [OPTIONS]",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add = self.add_argument
+        add("--processes", "-p", type=int, metavar="N", help="worker processes (default: one for each CPU)")
+        add("--threads", "-t", type=int, metavar="N", help="threads of each (default: 8)")
+        add("--queues", "-Q", nargs="*", metavar="QUEUE", help="only these queues (default: all)")
+        add("--log-file", metavar="FILE", help="where the log goes (default: stderr)")
+        add("--pid-file", metavar="FILE", help="where the master's process id is written")
+        add("--worker-shutdown-timeout", type=int, metavar="MS", help="milliseconds to finish emails (default: 600000)")
+        add("--skip-logging", action="store_true", help="leave logging to whoever has set it up")
+        add("--use-spawn", action="store_true", help="start processes anew instead of forking")
+        add("--verbose", "-v", action="count", help="log more")
+        add("--version", action="store_true", help="Dramatiq's version")
+
+    def error(self, message: str) -> NoReturn:
+        """A wrong flag.
+
+        Raises:
+            BadInput: always.
+        """
+        raise BadInput(f"worker: {message} (see `duepost worker --help`)")
 
 
 def worker(context: typer.Context) -> None:
-    """Runs the workers until they are stopped; every flag goes to dramatiq (--processes, --threads, --queues).
+    """Runs the workers until they are stopped.
 
-    Examples: duepost worker --processes 2 --threads 8; duepost worker --help
+    Examples: duepost worker; duepost worker --processes 2 --threads 8
     """
-    arguments = ["-P", "-m", "dramatiq", "duepost.worker", *context.args]
-    if {"--help", "-h"} & set(context.args):
-        typer.echo(f"{context.command.help}\n")
-    elif "--version" not in context.args:
+    options = Options(context.command.help or "")
+    _, others = options.parse_known_args(context.args)
+    if others and not others[0].startswith("-"):
+        options.error(f"takes no {others[0]!r}: it runs Duepost's own actors")
+    if "--version" not in context.args:
         settings().need_relay()
         settings().need_sender()
         database = operator_database()
         os.environ["DUEPOST_DATABASE_URL"] = database.url
         database.close()
     sys.stdout.flush()
+    arguments = ["-P", "-m", "dramatiq", "duepost.worker", *context.args]
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - our own interpreter, no shell

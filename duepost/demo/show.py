@@ -1,15 +1,16 @@
 """What the demo shows: live on a terminal, plain lines elsewhere, and the table of outcomes at the end."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.text import Text
 
+from duepost.commands.output import Table, console, say, visible
 from duepost.demo.director import Progress as Standing
 from duepost.demo.plan import PlannedEmail
 
@@ -40,14 +41,13 @@ class LiveDisplay:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(f"  {line}", highlight=False)
+        self._progress.console.print(Text(f"  {visible(line)}"))
 
 
 class PlainDisplay:
     """A line now and then."""
 
-    def __init__(self, console: Console, total: int) -> None:
-        self._console = console
+    def __init__(self, total: int) -> None:
         self._total = total
         self._next = 0.0
 
@@ -59,14 +59,14 @@ class PlainDisplay:
 
     def say(self, line: str) -> None:
         """A line."""
-        self._console.print(f"  {line}", highlight=False, soft_wrap=True)
+        say(f"  {line}")
 
 
 @contextmanager
-def display(console: Console, total: int) -> Iterator[Display]:
+def display(total: int) -> Iterator[Display]:
     """A live display on a terminal, plain lines elsewhere."""
-    if not console.is_terminal:
-        yield PlainDisplay(console, total)
+    if not sys.stdout.isatty():
+        yield PlainDisplay(total)
         return
     columns = (
         TextColumn("  {task.description}"),
@@ -75,15 +75,13 @@ def display(console: Console, total: int) -> Iterator[Display]:
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console()) as progress:
         yield LiveDisplay(progress, total)
 
 
 def outcome_table(emails: Mapping[int, PlannedEmail], outcomes: Mapping[int, Counter[str]]) -> tuple[Table, bool]:
     """The outcomes beside what was expected, a row for each sort of email; and whether all are as expected."""
-    table = Table(title="Outcomes", title_justify="left")
-    for name in ("email", "count", "expected", "outcome", ""):
-        table.add_column(name, justify="right" if name == "count" else "left")
+    rows: list[tuple[str | int, ...]] = []
     groups: dict[tuple[str, str], list[int]] = {}
     for email_id, planned in emails.items():
         groups.setdefault((planned.what, worded(planned.expected)), []).append(email_id)
@@ -93,8 +91,8 @@ def outcome_table(emails: Mapping[int, PlannedEmail], outcomes: Mapping[int, Cou
         well = set(found) == {expected}
         all_well &= well
         described = expected if well else "; ".join(f"{count} × {outcome}" for outcome, count in found.items())
-        table.add_row(what, str(len(ids)), expected, described, "ok" if well else "NOT AS EXPECTED")
-    return table, all_well
+        rows.append((what, len(ids), expected, described, "ok" if well else "NOT AS EXPECTED"))
+    return Table(("email", "count", "expected", "outcome", ""), rows), all_well
 
 
 def worded(outcomes: Mapping[str, int]) -> str:

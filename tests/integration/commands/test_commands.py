@@ -157,7 +157,7 @@ def test_list_can_be_narrowed_by_state_and_kind(shell: Shell) -> None:
         ["list", "--json", "--kind", "b", "--state", "unknown"],
         ["list", "--json", "--limit", "1"],
     )
-    assert [[each["id"] for each in json.loads(listed)] for listed in found] == [[2, 3], [3], [1]]
+    assert [[each["id"] for each in json.loads(listed)] for listed in found] == [[3, 2], [3], [3]]
 
 
 def test_show_tells_how_a_finished_email_ended(shell: Shell) -> None:

@@ -1,0 +1,142 @@
+"""What `duepost doctor` looks at while the database answers: does mail flow, and does anything wait for a person?
+
+Each check returns its health and a line that says what happened and which command is next.
+"""
+
+from actors.settings import settings
+from duepost.commands.health import Health
+from duepost.commands.read import paused_words
+from duepost.commands.wording import count, moment, span
+from models import control, reports, workers
+from models.database import Database
+
+#: Seconds for which an email may be due while all is well.
+ON_TIME = 10.0
+
+#: Seconds for which an email may be due while a backlog is worked off.
+OVERDUE = 300.0
+
+#: Seconds between two passes of the scheduler: a tick a minute, and one more that may be late.
+PASS_TOLERANCE = 120.0
+
+#: Attempts from which on an email that is still retried is worth a look: it is about eight minutes old.
+MANY_ATTEMPTS = 5
+
+#: Failures, or rights, that are named; of the others only the number is.
+NAMED = 3
+
+Looked = tuple[Health, str]
+
+
+def workers_alive(database: Database) -> Looked:
+    """Whether anybody can send: counts only workers whose session lives."""
+    present = workers.present(database)
+    if present:
+        return Health.OK, f"{present} running"
+    pending = sum(reports.pending_by_state(database).values())
+    if killed := reports.killed_workers(database):
+        return Health.FAILED, f"none is running, {killed} ended without leave: nothing is sent; run duepost worker"
+    if pending:
+        return Health.FAILED, f"none is running, {count(pending, 'email')} pending: nothing is sent; run duepost worker"
+    return Health.WARNING, "none is running: nothing is sent; run duepost worker"
+
+
+def tick(database: Database) -> Looked:
+    """Whether passes of the scheduler come, as `duepost trigger` asks for them. Only a worker can do one."""
+    seconds, due = reports.last_pass(database), reports.due_count(database)
+    next_step = "run duepost trigger each minute, or duepost trigger --watch"
+    if workers.present(database) == 0:
+        next_step = "a pass needs a worker: run duepost worker"
+    waits = f", and {count(due, 'email')} due" if due else ""
+    if seconds is None:
+        return (Health.FAILED if due else Health.WARNING), f"no pass of the scheduler yet{waits}; {next_step}"
+    if seconds > PASS_TOLERANCE:
+        return Health.FAILED, f"the last pass of the scheduler was {span(seconds)} ago{waits}; {next_step}"
+    return Health.OK, f"the last pass of the scheduler was {span(seconds)} ago"
+
+
+def delivery(database: Database) -> Looked:
+    """Whether what is due is sent, and how late the oldest is."""
+    state = control.read(database)
+    if state.circuit_open:
+        return Health.FAILED, circuit_words(state)
+    if settings().disabled:
+        return Health.WARNING, "DUEPOST_DISABLED is set: nothing is sent"
+    if state.paused:
+        return Health.WARNING, f"paused {_pause(database)}: duepost resume goes on"
+    late, due = reports.oldest_due(database) or 0.0, reports.due_count(database)
+    if late <= ON_TIME:
+        return Health.OK, "on time"
+    lateness = f"{count(due, 'email')} due, the oldest for {span(late)}; look with duepost list"
+    return (Health.FAILED if late > OVERDUE else Health.WARNING), lateness
+
+
+def emails(database: Database) -> Looked:
+    """Whether emails fail, or wait for a person."""
+    found = reports.troubles(database)
+    bad = []
+    if found.unknown:
+        verb = "is" if found.unknown == 1 else "are"
+        bad.append(
+            f"{found.unknown} {verb} unknown and {'waits' if found.unknown == 1 else 'wait'} for a person, "
+            f"for {span(found.unknown_seconds or 0)}: duepost show {found.unknown_id}, then duepost resolve "
+            f"{found.unknown_id} sent, or resend"
+        )
+    if found.on_templates:
+        bad.append(_on_templates(database, found.on_templates))
+    if bad:
+        return Health.FAILED, "; ".join(bad)
+    retried = found.retrying
+    if retried and found.most_attempts >= MANY_ATTEMPTS:
+        most, since = found.most_attempts, span(found.retrying_seconds or 0)
+        return Health.WARNING, f"{retried} retried, one {most} times, the oldest was due {since} ago: duepost list"
+    return Health.OK, f"{retried} retried" if retried else "none fails, none waits for a person"
+
+
+def queue(database: Database) -> Looked:
+    """Whether messages of the broker failed for good."""
+    waiting, in_hand = reports.queue_depth(database)
+    depth = f"{waiting} waiting, {in_hand} in hand"
+    if dead := reports.dead_letters(database):
+        return (
+            Health.WARNING,
+            f"{depth}, {count(dead, 'dead letter')}: duepost dead-letters, then duepost requeue MESSAGE",
+        )
+    return Health.OK, depth
+
+
+def grants(database: Database) -> Looked:
+    """Whether this very role may do what workers and operators do."""
+    role, lacking = reports.lacking_rights(database)
+    if not lacking:
+        return Health.OK, f"{role} has all rights of a worker"
+    named = ", ".join(lacking[:NAMED]) + (f" and {len(lacking) - NAMED} more" if lacking[NAMED:] else "")
+    remedy = f"GRANT duepost_worker TO {role}, or run duepost migrate as the schema's owner"
+    return Health.FAILED, f"{role} lacks {named}: {remedy}"
+
+
+def circuit_words(state: control.Control) -> str:
+    """What an open circuit means, and what is next."""
+    return (
+        f"the circuit is open ({state.circuit_reason}): nothing is sent, nothing is dropped; mend what the relay check "
+        f"says, the next probe is at {moment(state.probe_at)}"
+    )
+
+
+def _on_templates(database: Database, number: int) -> str:
+    failures = reports.template_failures(database, NAMED + 1)
+    named = "; ".join(each.reason for each in failures[:NAMED])
+    more = "; and others" if failures[NAMED:] else ""
+    first = failures[0].email_id if failures else "ID"
+    verb = "fails" if number == 1 else "fail"
+    return (
+        f"{count(number, 'email')} {verb} on templates ({named}{more}): duepost list; mend the file, "
+        f"then duepost retry {first}"
+    )
+
+
+def _pause(database: Database) -> str:
+    pause = control.read_pause(database)
+    if pause is None:
+        return "until now"
+    return paused_words(pause.seconds, pause.by, pause.reason)

@@ -1,0 +1,176 @@
+"""One email's story in sentences: what `duepost show` tells."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from duepost.commands.output import Cell
+from duepost.commands.wording import count, counts, moment, seconds_until, span
+from models import control, reports, workers
+from models.database import Database
+from models.words import State
+
+Row = Mapping[str, object]
+
+ATTEMPT_COLUMNS = ("when", "user", "phase", "verdict", "reply")
+
+#: How a failure to render begins in an email's last error: what follows names file and line.
+RENDER = "render: "
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One email: its row while it is not finished, its ledger, its attempts, and what happens next."""
+
+    id: int
+    row: Row | None
+    ledger: Sequence[Row]
+    attempts: Sequence[Row]
+    next: str
+
+    @property
+    def facts(self) -> Row:
+        """What both the row and the ledger know."""
+        return self.row if self.row is not None else {**self.ledger[0], "state": "finished"}
+
+    def as_json(self) -> dict[str, object]:
+        """The whole story."""
+        return {
+            "id": self.id,
+            "kind": self.facts["kind"],
+            "state": self.facts["state"],
+            "email": {**self.facts, "id": self.id},
+            "deliveries": self.ledger,
+            "attempts": self.attempts,
+            "next": self.next,
+        }
+
+    def head(self) -> Iterator[str]:
+        """Who and what, before the attempts."""
+        facts = self.facts
+        yield f"Email {self.id} ({facts['kind']}) is {self._standing()}."
+        if self.row is not None and self._recipients():
+            yield f"To: {self._recipients()}"
+        yield f"Scheduled for {moment(facts['scheduled_at'])}; {self._tries()}"
+        if self.row is not None and facts.get("expires_at"):
+            yield f"Expires at {moment(facts['expires_at'])}."
+        for name, words in (("template", "Template"), ("sender", "From"), ("reply_to", "Reply-To"), ("key", "Key")):
+            if facts.get(name):
+                yield f"{words}: {facts[name]}"
+        yield f"Message-ID: {facts['message_id_header']}"
+        if facts.get("last_error") and not self._is_told(facts["last_error"]):
+            yield f"Last error: {facts['last_error']}"
+
+    def attempt_rows(self) -> list[tuple[str | Cell, ...]]:
+        """A row for each attempt and recipient."""
+        return [
+            (
+                Cell(str(each["when"]), moment(each["when"])),
+                str(each["user_id"] or ""),
+                str(each["phase"] or ""),
+                str(each["verdict"]),
+                reply_of(each),
+            )
+            for each in self.attempts
+        ]
+
+    def foot(self) -> Iterator[str]:
+        """How it ended for whom, and what happens next."""
+        for each in self.ledger:
+            yield self._ending(each)
+        yield f"Next: {self.next}"
+
+    def _standing(self) -> str:
+        if self.row is not None:
+            done = Counter(str(user["outcome"]) for user in self._users() if user["outcome"])
+            return str(self.row["state"]) + (f"; so far {counts(done)}" if done else "")
+        return f"finished: {counts(Counter(str(each['outcome']) for each in self.ledger))}"
+
+    def _users(self) -> Sequence[Row]:
+        users = self.row.get("users") if self.row is not None else None
+        return users if isinstance(users, list) else []
+
+    def _recipients(self) -> str:
+        if self._users():
+            return ", ".join(_user(user) for user in self._users())
+        return str(self.facts.get("address") or "")
+
+    def _tries(self) -> str:
+        attempts, unknowns = int(str(self.facts["attempts"])), int(str(self.facts["unknowns"]))
+        unknown = f" It was unknown {count(unknowns, 'time')} whether it arrived." if unknowns else ""
+        return f"{count(attempts, 'attempt')} so far.{unknown}"
+
+    def _is_told(self, error: object) -> bool:
+        """Whether the attempts say the same."""
+        return any(each["reply"] and str(each["reply"]) in str(error) for each in self.attempts)
+
+    def _ending(self, each: Row) -> str:
+        whom = " ".join(str(each[name]) for name in ("user_id", "address") if each[name])
+        told = {(attempt["user_id"], attempt["reply"]) for attempt in self.attempts}
+        reply = "" if (each["user_id"], each["reply"]) in told else reply_of(each)
+        ended = f"{each['outcome']} at {moment(each['finished_at'])}"
+        return ": ".join(part for part in (whom, ended, reply) if part)
+
+
+def read(database: Database, email_id: int) -> Story | None:
+    """The story of an email; None where there is no such email."""
+    row, ledger = reports.email(database, email_id), reports.deliveries(database, email_id)
+    if row is None and not ledger:
+        return None
+    return Story(email_id, row, ledger, reports.attempts(database, email_id), what_is_next(database, row))
+
+
+def reply_of(row: Row) -> str:
+    """A relay's reply with its code first, once."""
+    code, text = str(row["code"] or ""), str(row["reply"] or "")
+    enhanced = str(row.get("enhanced_code") or "")
+    if not text:
+        return f"{code} {enhanced}".strip()
+    return text if not code or text.startswith(code) else f"{code} {text}"
+
+
+def what_is_next(database: Database, row: Row | None) -> str:
+    """What happens to an email next, in a sentence."""
+    if row is None:
+        return "nothing: it is finished"
+    state = State(str(row["state"]))
+    if state is State.SENDING:
+        return f"worker {row['worker_id']} is sending it"
+    if state is State.UNKNOWN:
+        held = seconds_until(row["due_at"])
+        since = f", since {span(-held)}" if held is not None else ""
+        return f"it waits for a person{since}: duepost resolve {row['id']} sent, or resend, or drop"
+    return "; ".join([_when(row, state), *_obstacles(database, row)])
+
+
+def _when(row: Row, state: State) -> str:
+    seconds = seconds_until(row["due_at"])
+    if seconds is None or seconds > 0:
+        when = f"it is due at {moment(row['due_at'])}" + (f", in {span(seconds)}" if seconds is not None else "")
+    elif state is State.QUEUED:
+        when = f"a sender takes it; it has been due for {span(-seconds)}"
+    else:
+        when = f"it is due, overdue by {span(-seconds)}: the scheduler's next pass enqueues it"
+    return when + (f", and it expires at {moment(row['expires_at'])}" if row["expires_at"] else "")
+
+
+def _obstacles(database: Database, row: Row) -> Iterator[str]:
+    """What keeps it from being sent, each with what to do."""
+    error = str(row["last_error"] or "")
+    if RENDER in error:
+        file = error.partition(RENDER)[2].partition(":")[0]
+        yield f"mend {file}, then duepost retry {row['id']}"
+    state = control.read(database)
+    if state.paused:
+        yield "but Duepost is paused (duepost resume)"
+    elif state.circuit_open:
+        probe = moment(state.probe_at)
+        yield f"but the circuit is open ({state.circuit_reason}, see duepost doctor), the next probe is at {probe}"
+    if workers.present(database) == 0:
+        yield "but no worker is running (duepost worker)"
+
+
+def _user(user: Row) -> str:
+    outcome = f" ({user['outcome']})" if user["outcome"] else ""
+    address = f" <{user['address']}>" if user.get("address") else ""
+    return f"{user['user_id']}{address}{outcome}"

@@ -1,0 +1,253 @@
+"""The doctor is never green while something fails, waits for a person, or has stopped: a row for each condition."""
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from duepost import stack
+from duepost.commands import checks
+from duepost.commands.health import Health
+from models import control, reports
+from models.database import Database
+from tests.integration.commands.shell import Shell
+from tests.postgres import PostgresServer
+from tests.processes import duepost
+
+SCHEDULE = "SELECT duepost.schedule_email('welcome', 'ann@example.com', subject => 's', body_text => 'b')"
+
+#: A pass of the scheduler, a moment ago.
+RUNNING = "UPDATE duepost.control SET checked_in_at = now() - interval '20 s'"
+
+Check = Callable[[Database], tuple[Health, str]]
+
+
+@pytest.fixture
+def shell(url: str) -> Shell:
+    return Shell(url)
+
+
+def found(check: Check, url: str) -> tuple[Health, str]:
+    database = Database(url)
+    try:
+        return check(database)
+    finally:
+        database.close()
+
+
+FAILING: list[tuple[str, Check, list[str], list[str]]] = [
+    (
+        "emails fail on a template",
+        checks.emails,
+        [
+            SCHEDULE,
+            SCHEDULE,
+            "UPDATE duepost.scheduled_email SET attempts = 1, last_error = 'render: digest.subject.txt: no such file'",
+        ],
+        ["2 emails fail on templates (digest.subject.txt: no such file)", "duepost list", "duepost retry 1"],
+    ),
+    (
+        "a template fails for one of an email's users",
+        checks.emails,
+        [
+            SCHEDULE,
+            "UPDATE duepost.scheduled_email SET attempts = 1,"
+            " last_error = 'rcpt: 450 busy; render: a.txt line 2: UndefinedError'",
+        ],
+        ["1 email fails on templates (a.txt line 2: UndefinedError)"],
+    ),
+    (
+        "an email waits for a person",
+        checks.emails,
+        [
+            SCHEDULE,
+            "UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2, due_at = now() - interval '131 s'",
+        ],
+        ["1 is unknown and waits for a person, for 131 s", "duepost show 1", "duepost resolve 1 sent"],
+    ),
+    ("nobody has ever made a pass", checks.tick, [SCHEDULE], ["no pass of the scheduler yet, and 1 email due"]),
+    (
+        "the tick has stopped",
+        checks.tick,
+        ["UPDATE duepost.control SET checked_in_at = now() - interval '131 s'"],
+        ["131 s ago", "duepost worker"],
+    ),
+    ("no worker while something is pending", checks.workers_alive, [SCHEDULE], ["none is running", "duepost worker"]),
+    (
+        "the only worker was killed",
+        checks.workers_alive,
+        ["INSERT INTO duepost.worker (host, pid, missing_since, gone_at) VALUES ('h', 1, now(), now())"],
+        ["1 ended without leave", "duepost worker"],
+    ),
+    (
+        "an email is ten minutes late",
+        checks.delivery,
+        [SCHEDULE, "UPDATE duepost.scheduled_email SET due_at = now() - interval '10 min'"],
+        ["1 email due, the oldest for 10 min", "duepost list"],
+    ),
+    (
+        "the circuit is open",
+        checks.delivery,
+        ["UPDATE duepost.control SET circuit_open = true, circuit_reason = 'auth 535 5.7.8', probe_at = '2030-01-01Z'"],
+        ["the circuit is open (auth 535 5.7.8)", "nothing is dropped", "2030-01-01 00:00:00 UTC"],
+    ),
+]
+
+WARNING: list[tuple[str, Check, list[str], list[str]]] = [
+    (
+        "an email is twenty seconds late",
+        checks.delivery,
+        [SCHEDULE, "UPDATE duepost.scheduled_email SET due_at = now() - interval '20 s'"],
+        ["the oldest for 20 s"],
+    ),
+    ("paused", checks.delivery, ["UPDATE duepost.control SET paused = true"], ["paused", "duepost resume"]),
+    (
+        "dead letters",
+        checks.queue,
+        [
+            "INSERT INTO dramatiq.queue (message_id, queue_name, state, message)"
+            " VALUES (gen_random_uuid(), 'q', 'rejected', '{}')"
+        ],
+        ["1 dead letter", "duepost dead-letters"],
+    ),
+    (
+        "an email is retried again and again",
+        checks.emails,
+        [SCHEDULE, "UPDATE duepost.scheduled_email SET attempts = 12, last_error = 'rcpt: 450 4.2.0 busy'"],
+        ["1 retried, one 12 times", "duepost list"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("health", "condition", "check", "statements", "said"),
+    [(Health.FAILED, *row) for row in FAILING] + [(Health.WARNING, *row) for row in WARNING],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_condition_has_its_line_with_the_next_command(
+    shell: Shell, health: Health, condition: str, check: Check, statements: list[str], said: list[str]
+) -> None:
+    for statement in statements:
+        shell.query(statement)
+    came_out, detail = found(check, shell.url)
+    assert came_out is health, (condition, detail)
+    for words in said:
+        assert words in detail, condition
+
+
+def test_one_that_fails_is_status_1(shell: Shell) -> None:
+    shell.schedule()
+    findings = shell.findings(status=1)
+    assert findings["tick"][0] == "failed"
+    assert findings["workers"][0] == "failed"
+
+
+def test_while_the_tick_has_stopped_nothing_is_called_on_time(shell: Shell) -> None:
+    shell.query(SCHEDULE)
+    for seconds in (20, 131, 313):
+        shell.query(f"UPDATE duepost.scheduled_email SET due_at = now() - interval '{seconds} s'")
+        _, detail = found(checks.delivery, shell.url)
+        assert "on time" not in detail
+        assert "due, the oldest for" in detail
+
+
+def test_an_idle_site_is_well(shell: Shell) -> None:
+    shell.schedule(at="'2030-01-01Z'")
+    shell.query(RUNNING)
+    assert [found(check, shell.url)[0] for check in (checks.tick, checks.delivery, checks.emails, checks.queue)] == [
+        Health.OK
+    ] * 4
+
+
+def test_a_role_that_lacks_its_grant_is_told_which(shell: Shell, server: PostgresServer) -> None:
+    name = f"lacking_{uuid.uuid4().hex[:8]}"
+    server.execute(f"CREATE ROLE {name} LOGIN IN ROLE duepost_worker")
+    try:
+        as_role = shell.url.replace("postgres@", f"{name}@", 1)
+        assert found(checks.grants, as_role)[0] is Health.OK
+        shell.query("REVOKE SELECT ON duepost.recipient FROM duepost_worker")
+        shell.query("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA duepost FROM duepost_worker")
+        health, detail = found(checks.grants, as_role)
+        assert health is Health.FAILED
+        assert "SELECT on duepost.recipient" in detail
+        assert f"GRANT duepost_worker TO {name}" in detail
+        assert Shell(as_role).findings(status=1)["grants"][0] == "failed"
+    finally:
+        server.execute(f"DROP ROLE {name}")
+
+
+def test_a_database_that_takes_no_writes_fails(server: PostgresServer) -> None:
+    with server.fresh_database() as url:
+        name = parse_dsn(url)["dbname"]
+        server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        assert "read-only" in Shell(url).findings(status=1)["database"][1]
+
+
+def test_who_pauses_when_and_why_is_kept(shell: Shell) -> None:
+    assert "Paused." in shell.run("pause", "--reason", "a wrong [link]", "--by", "ann")
+    again = shell.run("pause")
+    assert "Paused already" in again
+    assert "by ann (a wrong [link])" in again
+    pause = control.read_pause(Database(shell.url))
+    assert pause is not None
+    assert (pause.by, pause.reason) == ("ann", "a wrong [link]")
+    assert "by ann (a wrong [link])" in found(checks.delivery, shell.url)[1]
+    assert "by ann" in shell.run("stats")
+    assert shell.run("resume") == "Resumed.\n"
+    assert shell.run("resume") == "It was not paused.\n"
+    assert control.read_pause(Database(shell.url)) is None
+
+
+def test_stats_counts_what_fails_and_tells_spans_in_words(shell: Shell) -> None:
+    shell.schedule(3)
+    shell.query("UPDATE duepost.scheduled_email SET due_at = now() - interval '11.4 s'")
+    shell.query(
+        "UPDATE duepost.scheduled_email SET attempts = 2, last_error = 'render: a.txt: no such file' WHERE id = 1"
+    )
+    shell.query(
+        "UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2, due_at = now() - interval '2 h'"
+        " WHERE id = 2"
+    )
+    numbers = json.loads(shell.run("stats", "--json"))
+    assert (numbers["due"], numbers["retrying"], numbers["failing_on_templates"], numbers["most_attempts"]) == (
+        2,
+        1,
+        1,
+        2,
+    )
+    assert 7200 <= numbers["oldest_unknown_seconds"] < 7300
+    facts = dict(line.split("\t") for line in shell.run("stats").splitlines())
+    assert facts["waiting for a person"].startswith("for 2 h")
+    assert facts["oldest due"].endswith(" s")
+    assert "." not in facts["oldest due"]
+    assert facts["retrying"].startswith("1 (at most 2 attempts")
+
+
+def test_list_says_how_many_there_are_and_begins_with_what_waits_for_a_person(shell: Shell) -> None:
+    shell.schedule(3)
+    shell.query("UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2 WHERE id = 3")
+    done = duepost("list", "--limit", "2", env=shell.env)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()[1:]] == ["3", "1"]
+    assert "2 of 3; --limit" in done.stderr
+    assert duepost("list", "--limit", "3", env=shell.env).stderr == ""
+
+
+def test_the_failed_are_found_by_their_index(url: str) -> None:
+    database = Database(url)
+    with database.transaction() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("EXPLAIN " + reports.SQL["template_failures"], {"limit": 3})
+        plan = "\n".join(str(row[0]) for row in cursor.fetchall())
+    database.close()
+    assert "scheduled_email_failed" in plan
+
+
+def test_the_relay_of_duepost_up_is_told_without_its_password(tmp_path: Path) -> None:
+    assert stack.without_password("smtp://user:s%40cret@127.0.0.1:2625") == "smtp://user@127.0.0.1:2625"
+    assert stack.without_password("smtps://[::1]:465") == "smtps://[::1]:465"
+    assert stack.read_relay(tmp_path) is None
+    (tmp_path / stack.RELAY).write_text("nonsense")
+    assert stack.read_relay(tmp_path) is None
