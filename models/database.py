@@ -1,11 +1,15 @@
-"""Connections and durable transactions: outermost, short, one a thread."""
+"""Connections and durable transactions: outermost, short, one for each thread or asyncio task."""
 
+import asyncio
+import os
 import select
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakSet
 
 import psycopg2
 import psycopg2.errors
@@ -24,6 +28,17 @@ CLIENT_ENCODING = "UTF8"
 #: How transactions are isolated, whatever the role's or the database's default is: each statement has a snapshot of its
 #: own, since what is looked at once a row is locked must be as it is then.
 ISOLATION = "read committed"
+
+#: A limit of PostgreSQL's that a value exceeds (SQLSTATE class 54); the driver counts it among the above.
+_TOO_MUCH = (
+    psycopg2.errors.ProgramLimitExceeded,
+    psycopg2.errors.StatementTooComplex,
+    psycopg2.errors.TooManyColumns,
+    psycopg2.errors.TooManyArguments,
+)
+
+#: What a server says that ends a session instead of carrying out its statement, or while it was idle.
+_ENDED_BEFORE = (psycopg2.errors.AdminShutdown, psycopg2.errors.IdleSessionTimeout)
 
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 5
@@ -119,9 +134,11 @@ class Cursor(extensions.cursor):
             DatabaseUnreachable: the server, the connection or the session has ended, or it was too slow.
             psycopg2.Error: the server refuses the statement.
         """
-        opening, self.opening = self.opening, ""
         with _answered(self.connection, self.answer):
-            super().execute(opening + query, vars)  # type: ignore[arg-type]
+            # What the driver cannot put into a statement fails here, and BEGIN still goes before the next one.
+            statement = self.mogrify(query, vars)  # type: ignore[arg-type]
+            opening, self.opening = self.opening, ""
+            super().execute(opening.encode() + statement)
 
 
 class Connection(extensions.connection):
@@ -167,15 +184,17 @@ class Database:
     """One PostgreSQL database, and the connections that the threads of this process share.
 
     Building one does no I/O: a connection is made when a thread needs one and none is free, and made anew when
-    the server has closed it meanwhile. A thread has one for a transaction, and then another thread may. There may be a
-    pooler in transaction mode in between: nothing is left in a session but for those of `connect()`.
+    the server has closed it meanwhile. A thread or an asyncio task has one for a transaction, and then another may.
+    There may be a pooler in transaction mode in between: nothing is left in a session but for those of `connect()`. A
+    child process after a fork makes connections of its own.
 
     Args:
         url: a libpq URL or connection string.
         application_name: what `pg_stat_activity` shows.
         limits: how long things may take.
         variable: the setting that the URL is from, for errors.
-        most: how many connections at the most; a thread waits for one to be free. Any number without it.
+        most: how many connections at the most; a thread waits for one to be free, an asyncio task does not. Any number
+            without it.
     """
 
     def __init__(
@@ -191,8 +210,14 @@ class Database:
         self.application_name = application_name
         self.limits = limits or Limits()
         self.variable = variable
-        self._thread = threading.local()
-        self._pool = Pool(self._open, is_usable, most)
+        self._most = most
+        self._forget_connections()
+        _databases.add(self)
+
+    def _forget_connections(self) -> None:
+        #: The open transactions, by the asyncio task or the thread that each belongs to.
+        self._transactions: dict[object, Transaction] = {}
+        self._pool = Pool(self._open, is_usable, self._most)
 
     def connect(self) -> Connection:
         """A new connection of the caller's own, in autocommit mode; its session has the limits and keepalives.
@@ -222,9 +247,11 @@ class Database:
 
     @property
     def current(self) -> Transaction | None:
-        """The transaction that this thread has open, if any."""
-        transaction: Transaction | None = getattr(self._thread, "transaction", None)
-        return transaction
+        """The transaction that is open here, if any: this asyncio task's own, or outside of tasks this thread's.
+
+        It is nobody else's: a task or a thread that is started while it is open has none.
+        """
+        return self._transactions.get(_who_runs()) if self._transactions else None
 
     @contextmanager
     def transaction(self, limits: Limits | None = None) -> Iterator[Cursor]:
@@ -233,12 +260,13 @@ class Database:
         BEGIN goes with the first statement; a block without one does nothing.
 
         Raises:
-            NestedTransaction: this thread has one open already.
+            NestedTransaction: this task or thread has one open already.
             DatabaseUnreachable: no connection could be made, or it was lost.
         """
         with self._borrowed() as connection, self._cursor(connection, limits or self.limits) as cursor:
             cursor.opening = f"BEGIN; {cursor.opening}"
-            self._thread.transaction = transaction = Transaction(cursor)
+            owner = _who_runs()
+            self._transactions[owner] = transaction = Transaction(cursor)
             try:
                 yield cursor
                 _commit(cursor)
@@ -246,7 +274,7 @@ class Database:
                 _roll_back(connection)
                 raise
             finally:
-                self._thread.transaction = None
+                self._transactions.pop(owner, None)
         transaction.committed()
 
     def execute(
@@ -254,14 +282,24 @@ class Database:
     ) -> list[Row]:
         """Runs one statement in a transaction of its own: one round trip.
 
+        Where the server says that it ended the session instead, nothing was done, and it is tried once more.
+
         Returns:
             its rows; none where it gives none.
 
         Raises:
-            NestedTransaction: this thread has a transaction open.
+            NestedTransaction: this task or thread has a transaction open.
             DatabaseUnreachable: no connection could be made, or it was lost.
         """
-        with self._borrowed() as connection, self._cursor(connection, limits or self.limits) as cursor:
+        try:
+            return self._execute_once(statement, parameters, limits or self.limits)
+        except DatabaseUnreachable as error:
+            if not isinstance(error.__cause__, _ENDED_BEFORE):
+                raise
+        return self._execute_once(statement, parameters, limits or self.limits)
+
+    def _execute_once(self, statement: str, parameters: Mapping[str, object] | None, limits: Limits) -> list[Row]:
+        with self._borrowed() as connection, self._cursor(connection, limits) as cursor:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall()) if cursor.description else []
 
@@ -272,7 +310,7 @@ class Database:
             its row.
 
         Raises:
-            NestedTransaction: this thread has a transaction open.
+            NestedTransaction: this task or thread has a transaction open.
             DatabaseUnreachable: no connection could be made, or it was lost; some of it may be committed.
         """
         with self._borrowed() as connection, self._cursor(connection, self.limits) as cursor:
@@ -303,6 +341,7 @@ class Database:
             raise DatabaseUnreachable(f"{self.variable}: {_one_line(error)}") from error
         connection.autocommit = True
         connection.answer = self.limits.answer
+        _connections.add(connection)
         return connection
 
     def _cursor(self, connection: Connection, limits: Limits) -> Cursor:
@@ -313,8 +352,9 @@ class Database:
 
     def _borrowed(self) -> AbstractContextManager[Connection]:
         if self.current is not None:
-            raise NestedTransaction("a transaction is open in this thread: transactions are outermost")
-        return self._pool.lent()
+            raise NestedTransaction("a transaction is open here already: transactions are outermost")
+        # A task that waited for a connection would stop its whole thread, that one too which is to return a connection.
+        return self._pool.lent(waits=not isinstance(_who_runs(), asyncio.Task))
 
 
 @contextmanager
@@ -327,6 +367,8 @@ def _answered(connection: extensions.connection, seconds: float) -> Iterator[Non
         deadlines.begin(descriptor, seconds)
     try:
         yield
+    except _TOO_MUCH:
+        raise
     except _DISCONNECTS as error:
         raise DatabaseUnreachable(_one_line(error)) from error
     except psycopg2.DatabaseError as error:
@@ -363,17 +405,50 @@ def is_usable(connection: Connection) -> bool:
     """Whether an idle connection is still good; asks the kernel, not the server. One that is not is closed."""
     if connection.closed:
         return False
-    readable, _, _ = select.select([connection], [], [], 0)
-    if readable:
-        # An idle session has nothing to say but goodbye.
-        try:
-            connection.poll()
-        except _DISCONNECTS:
-            connection.close()
-    elif connection.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE:
-        # A thread was interrupted in the middle of something.
+    # An idle session has nothing to say but goodbye: what can be read is the end, or what comes before it. And a thread
+    # may have been interrupted in the middle of something.
+    if _is_readable(connection) or connection.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE:
         connection.close()
     return not connection.closed
+
+
+def _is_readable(connection: Connection) -> bool:
+    # Not select(): a process may have more than its 1,024 descriptors.
+    looked = select.poll()
+    looked.register(connection.fileno(), select.POLLIN)
+    return bool(looked.poll(0))
+
+
+def _who_runs() -> object:
+    """What a transaction belongs to: the asyncio task that runs here, else the thread."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return task or threading.get_ident()
+
+
+def _forget_the_parents_connections() -> None:
+    """In a child after a fork: what the parent has open is the parent's; nothing is said on it, not even goodbye.
+
+    The child's copies of the sockets are replaced by one whose other end is closed: the sessions end with the parent,
+    and what still goes on in a transaction of the parent's is told that it is disconnected.
+    """
+    dead, other_end = socket.socketpair()
+    other_end.close()
+    with dead:
+        for connection in list(_connections):
+            with suppress(psycopg2.Error, OSError):
+                os.dup2(dead.fileno(), connection.fileno(), inheritable=False)
+    _connections.clear()
+    for database in list(_databases):
+        database._forget_connections()  # noqa: SLF001 - of this module
+
+
+#: What a child has to forget.
+_connections: WeakSet[Connection] = WeakSet()
+_databases: WeakSet[Database] = WeakSet()
+os.register_at_fork(after_in_child=_forget_the_parents_connections)
 
 
 def rows_as_dicts(cursor: Cursor) -> list[dict[str, object]]:

@@ -18,17 +18,21 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
+        self._forget()
+        # A fork leaves the thread behind, and what others were waiting for; one of them may have had the lock.
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
         self._awaited: dict[int, float] = {}
         self._lock = threading.Lock()
-        self._pid = 0
+        self._is_watched = False
 
     def begin(self, descriptor: int, seconds: float) -> None:
         """An answer is awaited on a socket for at most so many seconds."""
         with self._lock:
             self._awaited[descriptor] = time.monotonic() + seconds
-            if self._pid != os.getpid():
-                # A fork leaves threads behind, and what they were waiting for.
-                self._pid = os.getpid()
+            if not self._is_watched:
+                self._is_watched = True
                 threading.Thread(target=self._watch, name="duepost-deadlines", daemon=True).start()
 
     def end(self, descriptor: int) -> None:

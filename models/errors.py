@@ -14,7 +14,7 @@ class PooledSession(DatabaseUnreachable):
 
 
 class NestedTransaction(DuepostError):
-    """A transaction was opened inside another of the same thread."""
+    """A transaction was opened inside another of the same thread or asyncio task."""
 
 
 class SchemaMismatch(DuepostError):

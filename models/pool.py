@@ -26,13 +26,16 @@ class Pool(Generic[Thing]):
         self._room = threading.Semaphore(most) if most is not None else nullcontext()
 
     @contextmanager
-    def lent(self) -> Iterator[Thing]:
+    def lent(self, *, waits: bool = True) -> Iterator[Thing]:
         """One, for as long as the block lasts.
+
+        Args:
+            waits: whether to wait while as many are lent as may be; else there may be more for a while.
 
         Raises:
             Exception: what making one raises.
         """
-        with self._room:
+        with self._room if waits else nullcontext():
             thing = self.take_free() or self._make()
             try:
                 yield thing

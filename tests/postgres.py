@@ -44,16 +44,24 @@ def installed_binaries() -> dict[str, Path]:
 class PostgresServer:
     """A server of the tests' own, on a Unix socket, with its data in a temporary folder.
 
-    In a namespace it listens on that one's address too.
+    In a namespace it listens on that one's address too; with a port, on the loopback interface.
     """
 
     def __init__(
-        self, binaries: Path, folder: Path | None = None, *, namespace: Namespace | None = None, **env: str
+        self,
+        binaries: Path,
+        folder: Path | None = None,
+        *,
+        namespace: Namespace | None = None,
+        port: int = 0,
+        **env: str,
     ) -> None:
         self.binaries = binaries
         self.folder = folder or Path(tempfile.mkdtemp(prefix="duepost-pg-", dir="/tmp"))
         self._env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **env}
         self._namespace = namespace
+        self.port = port or 5432
+        self._loopback = "127.0.0.1" if port else ""
         self._user = "pgserver" if os.geteuid() == 0 else None
         if self._user:
             self._let_user_in()
@@ -85,8 +93,8 @@ class PostgresServer:
         return self.folder / "log"
 
     def start(self) -> None:
-        address = self._namespace.inner if self._namespace else ""
-        options = f'-h "{address}" -k {self.folder}'
+        address = self._namespace.inner if self._namespace else self._loopback
+        options = f'-h "{address}" -p {self.port} -k {self.folder}'
         self._run("pg_ctl", "-w", "-D", str(self.data), "-l", str(self.log), "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
@@ -109,7 +117,10 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
-        return f"postgresql://{user}@/{database}?host={self.folder}"
+        return f"postgresql://{user}@/{database}?host={self.folder}&port={self.port}"
+
+    def tcp_url(self, database: str = "postgres", user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     @cached_property
     def _template(self) -> str:
