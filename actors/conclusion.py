@@ -8,7 +8,7 @@ from actors import reporting
 from actors.pauses import MAILBOX_FULL_FOR, retry_pause
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
 from models.emails import ClaimedEmail, Recipient, Result
-from models.words import Outcome, Verdict
+from models.words import Outcome, State, Verdict
 
 #: Phases in which a failure says nothing about the email: nobody has named it to the relay yet.
 BEFORE_THE_EMAIL = frozenset({Phase.CONNECT, Phase.BANNER, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
@@ -125,8 +125,14 @@ class Conclusion(NamedTuple):
             if ruling.suppress and each.outcome is Outcome.UNDELIVERABLE
         ]
 
-    def reports(self) -> list[Callable[[], None]]:
-        """What an operator should hear of, once it is committed."""
+    def reports(self, state: State | None = None) -> list[Callable[[], None]]:
+        """What an operator should hear of, once it is committed: one report for each failure.
+
+        A template's failure has a report of its own, and so has the relay's, as the circuit opens.
+
+        Args:
+            state: where the email stands now; None where it is finished.
+        """
         email = self.email
         found: list[Callable[[], None]] = [
             partial(reporting.undeliverable, email.id, email.kind, ruling)
@@ -134,8 +140,19 @@ class Conclusion(NamedTuple):
             if each.outcome is Outcome.UNDELIVERABLE
         ]
         if self.is_unknown:
-            found.append(partial(reporting.unknown, email.id, email.kind))
+            found.append(partial(reporting.unknown, email.id, email.kind, state))
         return found
+
+    def retries(self) -> list[Callable[[], None]]:
+        """What only the log is to tell: attempts that failed at a recipient, and are made again."""
+        return [
+            partial(reporting.retried, self.email.id, self.email.kind, ruling)
+            for ruling, each in zip(self.rulings, self.results, strict=True)
+            if ruling.verdict is Verdict.RETRY
+            and each.outcome is None
+            and ruling.scope is not Scope.RELAY
+            and ruling.phase is not Phase.RENDER
+        ]
 
 
 def result(email: ClaimedEmail, recipient: Recipient, ruling: Ruling) -> Result:
@@ -180,4 +197,7 @@ def _full_for_too_long(email: ClaimedEmail, ruling: Ruling) -> bool:
 
 
 def _described(ruling: Ruling) -> str:
-    return f"{ruling.phase}: {ruling.reply}" if ruling.reply else str(ruling.phase)
+    """The phase, then the reply with its code in front: people look for that first."""
+    enhanced = "" if ruling.enhanced_code and ruling.enhanced_code in ruling.reply else ruling.enhanced_code
+    said = " ".join(str(part) for part in (ruling.code, enhanced, ruling.reply) if part)
+    return f"{ruling.phase}: {said}" if said else str(ruling.phase)

@@ -1,5 +1,11 @@
-"""Sentry: what an operator should hear of, in ids, kinds and codes. While Sentry is off nothing happens."""
+"""What an operator should hear of, in ids, kinds and codes: a log line for each failure, and an event for Sentry.
 
+The log has each failure, with or without Sentry; Sentry gets what is new, or final.
+"""
+
+import json
+import logging
+import re
 from collections.abc import Mapping
 from multiprocessing.util import Finalize
 from typing import Literal, cast
@@ -15,6 +21,8 @@ from actors.privacy import FAILURES
 from actors.rendering import RenderError
 from actors.smtp.verdicts import Ruling
 from models.words import Verdict
+
+logger = logging.getLogger(__name__)
 
 #: The cron monitor that the scheduler checks in with.
 MONITOR = "duepost-scheduler"
@@ -34,6 +42,11 @@ FLUSH_TIMEOUT = 2.0
 
 #: Where there is no kind or no enhanced code.
 NONE = "-"
+
+#: A value of a log line that needs no quotation marks.
+_BARE = re.compile(r"[\w./:@+-]+", re.ASCII)
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 #: All that leaves of an event. Not: breadcrumbs, extra, request, user, logentry, threads, modules.
 _EVENT_KEYS = (
@@ -107,26 +120,40 @@ def undeliverable(email_id: int, kind: str, ruling: Ruling) -> None:
     )
 
 
-def unknown(email_id: int, kind: str) -> None:
-    """Nobody knows whether the relay took an email (RFC 1047)."""
+def unknown(email_id: int, kind: str, state: str | None = None) -> None:
+    """Nobody knows whether the relay took an email (RFC 1047).
+
+    Args:
+        email_id: its id.
+        kind: its kind.
+        state: `scheduled` where it is sent once more, `unknown` where it waits for a person.
+    """
     _report(
         "It is unknown whether an email was sent",
         level="error",
         kind=kind,
         verdict=Verdict.UNKNOWN,
-        tags={"email_id": email_id},
+        tags={"email_id": email_id, "state": state},
     )
 
 
-def render_error(email_id: int, kind: str, error: RenderError) -> None:
-    """A template failed; the email waits for it to be mended."""
-    _report(
-        "An email could not be rendered",
-        level="error",
-        kind=kind,
-        verdict=Verdict.RETRY,
-        tags={"email_id": email_id, "template": error.template, "line": error.line},
+def retried(email_id: int, kind: str, ruling: Ruling) -> None:
+    """An attempt failed at a recipient, and is made again: for the log alone, as that is what relays do."""
+    _log(
+        "An attempt failed; the email is retried",
+        level="info",
+        tags={"kind": kind, "verdict": Verdict.RETRY, "email_id": email_id, **_tags(ruling)},
     )
+
+
+def render_error(email_id: int, kind: str, error: RenderError, *, is_new: bool = True) -> None:
+    """A template failed; the email waits for it to be mended. Sentry hears of what is new, the log of each time."""
+    tags: dict[str, str | int | None] = {"email_id": email_id, "template": error.template, "line": error.line}
+    if is_new:
+        _report("An email could not be rendered", level="error", kind=kind, verdict=Verdict.RETRY, tags=tags)
+    else:
+        known: dict[str, str | int | None] = {"kind": kind, "verdict": Verdict.RETRY, **tags}
+        _log("An email could not be rendered, again", level="warning", tags=known)
 
 
 def circuit_opened(ruling: Ruling) -> None:
@@ -142,6 +169,7 @@ def lost_claim(email_id: int, kind: str) -> None:
         kind=kind,
         verdict="lost_claim",
         tags={"email_id": email_id},
+        logged=f"Email {email_id} went to another worker; its conclusion here changes nothing",
     )
 
 
@@ -162,9 +190,11 @@ def _report(
     verdict: str,
     kind: str = NONE,
     tags: Mapping[str, str | int | None],
+    logged: str | None = None,
 ) -> None:
-    """Sends one event; tags that are None are left out."""
+    """Writes one log line, in words of its own if it has some, and sends one event; tags that are None are left out."""
     given = {"kind": kind, "verdict": verdict, **tags}
+    _log(logged or sentence, level=level, tags=given)
     event: Event = {
         "message": sentence,
         "level": level,
@@ -172,6 +202,17 @@ def _report(
         "tags": {name: str(value) for name, value in given.items() if value is not None},
     }
     sentry_sdk.capture_event(event)
+
+
+def _log(sentence: str, *, level: Literal["info", "warning", "error"], tags: Mapping[str, str | int | None]) -> None:
+    """Writes one log line: the sentence, then `name=value` for each tag that is not None."""
+    told = " ".join(f"{name}={_bare(str(value))}" for name, value in tags.items() if value is not None)
+    logger.log(_LEVELS[level], "%s: %s", sentence, told)
+
+
+def _bare(value: str) -> str:
+    """A value as one word of a line: a kind may hold spaces, or what looks like a line of its own."""
+    return value if _BARE.fullmatch(value) else json.dumps(value)
 
 
 def _private(event: Event, hint: Hint) -> Event | None:

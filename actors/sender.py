@@ -194,7 +194,6 @@ def current_message() -> ClaimedMessage | None:
 
 def report_lost_claim(email: ClaimedEmail) -> None:
     """Says that a claim went to another worker while this one was away."""
-    logger.warning("Email %d went to another worker; its conclusion here changes nothing.", email.id)
     reporting.lost_claim(email.id, email.kind)
 
 
@@ -227,10 +226,9 @@ def leave(email_id: int) -> None:
 
 
 def report_new(email: ClaimedEmail, failures: dict[str, RenderError]) -> None:
-    """A template's failure is ours to mend, and reported when it is new: not with each retry, not for each user."""
+    """A template's failure is ours to mend: a line each time, an event when it is new; not for each user."""
     for text, failure in failures.items():
-        if text not in (email.last_error or ""):
-            reporting.render_error(email.id, email.kind, failure)
+        reporting.render_error(email.id, email.kind, failure, is_new=text not in (email.last_error or ""))
 
 
 def conclusion_of(email: ClaimedEmail, judged: Sequence[Judged]) -> Conclusion:
@@ -293,17 +291,19 @@ def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> tuple[Con
     refusal = keep_undeliverable(cursor, email, outcome)
     if refusal is not None:
         outcome = outcome.as_relay_failure()
+    state: State | None = None
     if outcome.is_finished:
         concluded = emails.lock_claimed(cursor, email) and emails.conclude_finished(cursor, email, outcome.results)
     else:
-        concluded = put_back(cursor, email, outcome)
+        state = put_back(cursor, email, outcome)
+        concluded = state is not None
     if not concluded:
         return outcome, already_concluded(cursor, email)
     if refusal is not None:
         undeliverable.reopen(cursor, email.id)
     for result in outcome.dead_addresses:
         emails.suppress(cursor, result)
-    reports = outcome.reports() + break_circuit(cursor, email, outcome, refusal)
+    reports = outcome.reports(state) + outcome.retries() + break_circuit(cursor, email, outcome, refusal)
     broker.acknowledge_if_held(cursor)
     return outcome, reports
 
@@ -330,15 +330,19 @@ def keep_undeliverable(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion)
     return alike[0].refusal
 
 
-def put_back(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> bool:
-    """Journals an attempt that has not finished the email, and makes it due later, or unknown."""
+def put_back(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> State | None:
+    """Journals an attempt that has not finished the email, and makes it due later, or unknown.
+
+    Returns:
+        where it stands now; None where the claim is no longer the row's.
+    """
     if not emails.lock_claimed(cursor, email):
-        return False
+        return None
     emails.settle(cursor, email, outcome.results)
     emails.journal(cursor, email, outcome.results)
     if outcome.is_unknown:
-        return emails.conclude_unknown(cursor, email, error=outcome.error) is not None
-    return emails.conclude_later(
+        return emails.conclude_unknown(cursor, email, error=outcome.error)
+    is_later = emails.conclude_later(
         cursor,
         email,
         pause=outcome.pause,
@@ -346,6 +350,7 @@ def put_back(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> bool:
         mailbox_full=outcome.mailbox_is_full,
         error=outcome.error,
     )
+    return State.SCHEDULED if is_later else None
 
 
 def already_concluded(cursor: Cursor, email: ClaimedEmail) -> list[Callable[[], None]]:
@@ -405,8 +410,7 @@ def lost(lost_claim: emails.Lost) -> State | None:
     with database.transaction() as cursor:
         state = emails.lose(cursor, lost_claim)
     if state is not None:
-        logger.warning("Email %d: its worker ended in the middle; it is %s.", lost_claim.id, state)
-        reporting.unknown(lost_claim.id, lost_claim.kind)
+        reporting.unknown(lost_claim.id, lost_claim.kind, state)
     return state
 
 

@@ -1,7 +1,6 @@
 """`duepost trigger`: the tick."""
 
 import signal
-import sys
 import threading
 import time
 from types import FrameType
@@ -62,6 +61,7 @@ class Watch:
         self._database = database
         self._session_database = session_database
         self._session: Connection | None = None
+        self._stands_by = False
         self._stopped = threading.Event()
         self._ticked_at = -LONGEST_SILENCE
         self._ration = Ration()
@@ -74,23 +74,28 @@ class Watch:
         """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
+        self._say("watching: it ticks when the next email falls due")
         away = False
         while not self._stopped.is_set():
             try:
                 pause = self._look() if self._acts() else RETRY_INTERVAL
                 if away:
-                    warn("duepost: the database is back")
+                    self._say("the database is back")
                 away = False
             except PooledSession:
                 raise
             except (DatabaseUnreachable, BrokerUnreachable):
                 if not away:
-                    warn("duepost: the database is away; waiting for it")
+                    self._say("the database is away; waiting for it")
                 away, pause = True, RETRY_INTERVAL
                 self._give_up_session()
-            sys.stderr.flush()
             self._stopped.wait(pause)
         self._give_up_session()
+        self._say("the watch has ended, as it was asked to")
+
+    def _say(self, what: str) -> None:
+        """A line for whoever looks at the log."""
+        warn(f"duepost: {what}")
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopped.set()
@@ -102,8 +107,14 @@ class Watch:
         session = self._session_database.connect()
         if watching.lead(session):
             self._session = session
+            if self._stands_by:
+                self._say("it is this watch's turn to act")
+            self._stands_by = False
             return True
         session.close()
+        if not self._stands_by:
+            self._say("another watch acts; this one takes over when that ends")
+        self._stands_by = True
         return False
 
     def _look(self) -> float:

@@ -119,7 +119,7 @@ def test_an_inactive_user_is_cleared_and_nothing_was_attempted() -> None:
 
 
 def test_the_error_names_phase_and_reply_of_what_is_still_to_be_done() -> None:
-    assert concluded(SENT, LATER).error == "rcpt: try later"
+    assert concluded(SENT, LATER).error == "rcpt: 451 4.3.0 try later"
 
 
 def test_an_undeliverable_recipient_and_an_unknown_are_reported_and_a_retry_is_not() -> None:

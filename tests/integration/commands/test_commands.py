@@ -256,3 +256,6 @@ def test_of_two_watches_one_acts_and_the_other_takes_over(shell: Shell, tmp_path
             wait_until(lambda: ticks() == 1, what="a tick after its session was ended", state=lambda: second.output)
             second.signal(signal.SIGTERM)
             assert second.wait() == 0
+        assert "watching" in first.output
+        said = ["watching", "another watch acts", "this watch's turn", "has ended"]
+        assert [words for words in said if words in second.output] == said
