@@ -11,6 +11,8 @@ import threading
 import time
 from contextlib import suppress
 
+import psycopg2
+
 from actors.process import this_process
 from models import workers
 from models.database import Connection, Database, is_usable
@@ -28,6 +30,9 @@ PROOF_LASTS = workers.GRACE
 #: Seconds between two tries to come back.
 REATTACH_INTERVAL = 0.25
 
+#: Tries for which a lock of somebody else's is waited for: well within the grace.
+PATIENT_TRIES = 2
+
 
 class Attendance:
     """The session that says this worker process is alive.
@@ -42,6 +47,7 @@ class Attendance:
         self._worker_id: int | None = None
         self._proven_at = -float("inf")
         self._proven = threading.Condition()
+        self._tries = 0
         self._stop = threading.Event()
         self._wake: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -121,6 +127,7 @@ class Attendance:
             self._prove(woken)
         except DatabaseUnreachable:
             self._proven_at = -float("inf")
+            self._tries = 0
             logger.warning("The worker's database session is lost; coming back.")
             self._come_back()
 
@@ -142,13 +149,17 @@ class Attendance:
                     return
             except DatabaseUnreachable:
                 continue
+            except psycopg2.Error as error:
+                # Whatever the database has against it now, it need not have the next time.
+                logger.warning("The worker's database session cannot be had yet: %s.", type(error).__name__)
 
     def _attach(self) -> bool:
         if self._connection is not None:
             self._connection.close()
         asked_at = time.monotonic()
         self._connection = self._database.connect()
-        attached = workers.attach(self._connection, self.worker_id)
+        self._tries += 1
+        attached = workers.attach(self._connection, self.worker_id, insist=self._tries > PATIENT_TRIES)
         if attached is None:
             return False
         if attached:

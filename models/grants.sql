@@ -35,9 +35,10 @@ BEGIN
         GRANT SELECT, INSERT, DELETE ON duepost.suppression TO duepost_worker;
         GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
+        GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE ON duepost.route, duepost.route_worker TO duepost_worker;
-        GRANT SELECT ON duepost.email_kind, duepost.migration TO duepost_worker;
+        GRANT SELECT ON duepost.email_kind, duepost.migration, duepost.present TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,

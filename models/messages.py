@@ -185,17 +185,23 @@ def follow_clock_back(database: Database) -> None:
 def insert_unless_one_waits(cursor: Cursor, message: StoredMessage, actor_name: str) -> bool:
     """Inserts a message unless one for the same actor is there to be read at once; racing callers insert one.
 
-    Locks an advisory lock until the caller's transaction ends.
+    Where there is none yet, it locks the row of `duepost.turn` until the caller's transaction ends, and looks again.
 
     Returns:
         whether it was inserted.
     """
+    if _waits(cursor, message, actor_name):
+        return False
     cursor.execute(SQL["lock_tick"])
-    cursor.execute(SQL["waits"], {**message.parameters, "actor_name": actor_name})
-    if cursor.fetchone() == (True,):
+    if _waits(cursor, message, actor_name):
         return False
     insert(cursor, message)
     return True
+
+
+def _waits(cursor: Cursor, message: StoredMessage, actor_name: str) -> bool:
+    cursor.execute(SQL["waits"], {**message.parameters, "actor_name": actor_name})
+    return bool(cursor.fetchone() == (True,))
 
 
 def overdue(database: Database, queue_names: Iterable[str], seconds: float) -> list[str]:

@@ -141,7 +141,7 @@ SET eta = eta - (mtime - now()), mtime = now()
 WHERE state = 'queued' AND mtime > now()
 
 -- name: lock_tick
-SELECT pg_advisory_xact_lock(1148543345, 1)
+SELECT FROM duepost.turn WHERE name = 'tick' FOR UPDATE
 
 -- name: waits
 -- Whether a message for an actor is there to be read at once; served by queue_claimable. By the statement's time: the

@@ -10,7 +10,10 @@ def lead(session: Connection) -> bool:
     """Whether this session is the one that acts, from now until it ends."""
     with session.cursor() as cursor:
         cursor.execute(SQL["lead"])
-        return bool(cursor.fetchone() == (True,))
+        if cursor.fetchone() is None:
+            return False
+        cursor.execute(SQL["lock"])
+        return True
 
 
 def prove(session: Connection) -> None:

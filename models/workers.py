@@ -1,10 +1,13 @@
 """Who works: each worker process is known by a database session that ends when the process does."""
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from models.database import Connection, Database
+from models.database import Connection, Cursor, Database
 from models.statements import statements
+
+logger = logging.getLogger(__name__)
 
 SQL = statements(__file__)
 
@@ -34,17 +37,26 @@ class Process(NamedTuple):
 def enrol(connection: Connection, process: Process) -> int:
     """A new worker, alive as long as `connection` is. Its id is never used again.
 
-    The connection must be in autocommit mode and stay a session of its own.
+    The connection must be in autocommit mode and stay a session of its own. A number whose lock somebody else holds is
+    passed over: workers of release 0.1 would go by that one's session.
     """
     with connection.cursor() as cursor:
-        cursor.execute(SQL["enrol"], process._asdict())
-        [worker_id] = cursor.fetchone() or (0,)
-        cursor.execute(SQL["lock"], {"worker_id": worker_id})
-    return int(worker_id)
+        while True:
+            cursor.execute(SQL["enrol"], process._asdict())
+            [worker_id, is_locked, _] = cursor.fetchone() or (0, True, "")
+            if is_locked:
+                return int(worker_id)
+            logger.warning("The number %d is passed over: %s holds its lock.", worker_id, _holder(cursor, worker_id))
+            cursor.execute(SQL["discard"], {"worker_id": worker_id})
 
 
-def attach(connection: Connection, worker_id: int) -> bool | None:
+def attach(connection: Connection, worker_id: int, *, insist: bool = True) -> bool | None:
     """Takes up a worker's life again over a new connection.
+
+    Args:
+        connection: the new session, in autocommit mode.
+        worker_id: the worker.
+        insist: go on without the lock that workers of release 0.1 look at, if somebody else's session holds it.
 
     Returns:
         True: it goes on as before. False: it was called gone meanwhile and must enrol anew. None: its old session
@@ -53,10 +65,24 @@ def attach(connection: Connection, worker_id: int) -> bool | None:
     with connection.cursor() as cursor:
         cursor.execute(SQL["lock"], {"worker_id": worker_id})
         if cursor.fetchone() != (True,):
-            cursor.execute(SQL["end_own_old_session"], {"worker_id": worker_id})
-            return None
+            cursor.execute(SQL["lock_holder"], {"worker_id": worker_id})
+            holder = cursor.fetchone()
+            if holder is None:
+                return None
+            pid, role, is_own = holder
+            if is_own:
+                cursor.execute(SQL["end_session"], {"pid": pid})
+            if is_own or not insist:
+                return None
+            logger.warning("Session %d of %s holds this worker's lock; it goes on without.", pid, role)
         cursor.execute(SQL["attach"], {"worker_id": worker_id})
         return cursor.fetchone() is not None
+
+
+def _holder(cursor: Cursor, worker_id: int) -> str:
+    cursor.execute(SQL["lock_holder"], {"worker_id": worker_id})
+    pid, role, _ = cursor.fetchone() or (0, "?", False)
+    return f"session {pid} of {role}"
 
 
 def prove(connection: Connection) -> None:
@@ -91,7 +117,7 @@ def bury_the_dead(
 ) -> list[int]:
     """Calls those workers gone whose session has been missing for longer than the grace (seconds).
 
-    A worker is called gone under its own lock: it cannot come back at the same moment.
+    A session counts only if it is the one that the worker itself has noted: no other login can stand in for it.
 
     Args:
         database: where.
@@ -119,7 +145,7 @@ def went_lately(database: Database) -> bool:
 
 
 def present(database: Database) -> int:
-    """How many workers are alive."""
+    """How many workers are alive: those whose session is there, not those that nobody has called gone yet."""
     [(count,)] = database.execute(SQL["present"])
     return count if isinstance(count, int) else 0
 

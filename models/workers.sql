@@ -1,28 +1,56 @@
--- Worker processes. A worker's life is a session that holds the advisory lock (1148543344, id).
+-- Worker processes. A worker's life is the session that it notes in its row.
 
 -- name: enrol
-INSERT INTO duepost.worker (host, pid, machine, started_at_tick)
-VALUES (%(host)s, %(pid)s, %(machine)s, %(started_at_tick)s)
-RETURNING id
+-- Noted, named and locked in one statement: no row is seen whose session is not there. The lock is for workers of release
+-- 0.1, which know each other by it.
+INSERT INTO duepost.worker (
+    host, pid, machine, started_at_tick, session_pid, session_role, session_started_at
+)
+SELECT %(host)s, %(pid)s, %(machine)s, %(started_at_tick)s, session.pid, session.usesysid, session.backend_start
+FROM pg_stat_activity AS session
+WHERE session.pid = pg_backend_pid()
+RETURNING
+    id,
+    pg_try_advisory_lock(1148543344, id),
+    set_config('application_name', 'duepost worker ' || id || ' session', false)
+
+-- name: discard
+-- A number whose lock somebody else holds is nobody's.
+DELETE FROM duepost.worker WHERE id = %(worker_id)s
 
 -- name: lock
 SELECT pg_try_advisory_lock(1148543344, %(worker_id)s)
 
--- name: attach
--- A worker that is back before it was called gone.
-UPDATE duepost.worker
-SET missing_since = NULL, server_started_at = pg_postmaster_start_time()
-WHERE id = %(worker_id)s AND gone_at IS NULL
-RETURNING id
+-- name: lock_holder
+-- Who holds the lock of a worker, and whether it is the worker's own earlier session.
+SELECT lock.pid, coalesce(role.rolname::text, '?'), lock.pid = (
+    SELECT worker.session_pid
+    FROM duepost.worker AS worker
+    WHERE worker.id = %(worker_id)s AND worker.id IN (SELECT worker_id FROM duepost.present)
+) IS TRUE
+FROM pg_locks AS lock
+LEFT JOIN pg_stat_activity AS session ON session.pid = lock.pid
+LEFT JOIN pg_roles AS role ON role.oid = session.usesysid
+WHERE lock.locktype = 'advisory'
+  AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND lock.classid = 1148543344 AND lock.objid = %(worker_id)s::oid AND lock.objsubid = 2 AND lock.granted
+  AND lock.pid <> pg_backend_pid()
 
--- name: end_own_old_session
+-- name: end_session
 -- A session of ours that the server has not yet seen end: a cut network leaves it half open.
-SELECT pg_terminate_backend(pid)
-FROM pg_locks
-WHERE locktype = 'advisory'
-  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND classid = 1148543344 AND objid = %(worker_id)s::oid AND objsubid = 2
-  AND pid <> pg_backend_pid()
+SELECT pg_terminate_backend(%(pid)s)
+
+-- name: attach
+-- A worker that is back before it was called gone, in another session.
+UPDATE duepost.worker AS worker
+SET missing_since = NULL,
+    server_started_at = pg_postmaster_start_time(),
+    session_pid = session.pid,
+    session_role = session.usesysid,
+    session_started_at = session.backend_start
+FROM pg_stat_activity AS session
+WHERE worker.id = %(worker_id)s AND worker.gone_at IS NULL AND session.pid = pg_backend_pid()
+RETURNING worker.id, set_config('application_name', 'duepost worker ' || worker.id || ' session', false)
 
 -- name: prove
 SELECT 1
@@ -38,12 +66,8 @@ UPDATE duepost.worker SET gone_at = now() WHERE id = %(worker_id)s AND gone_at I
 -- name: miss
 -- Workers whose session is not there are missing from now on; those that are back are not. A time that is still to
 -- come is from before the clock was put back.
-WITH present AS (
-    SELECT objid::bigint AS id
-    FROM pg_locks
-    WHERE locktype = 'advisory'
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND classid = 1148543344 AND objsubid = 2 AND granted
+WITH present AS MATERIALIZED (
+    SELECT worker_id AS id FROM duepost.present WHERE worker_id IS NOT NULL
 )
 UPDATE duepost.worker AS worker
 SET missing_since = CASE WHEN worker.id IN (SELECT id FROM present) THEN NULL ELSE now() END
@@ -68,13 +92,15 @@ WHERE gone_at IS NULL AND missing_since IS NOT NULL
 ORDER BY id
 
 -- name: bury
--- Only while nobody holds the worker's lock, so that it cannot come back at the same moment. It may have been at a long
--- pass: another one need not wait until the note of that is over.
+-- Only while its session is not there. One that comes back at the same moment writes the same row: either it is no longer
+-- missing here, or it finds there that it was called gone. Workers of release 0.1 come back under their lock instead.
+-- The worker may have been at a long pass: another one need not wait until the note of that is over.
 WITH gone AS (
     UPDATE duepost.worker
     SET gone_at = now()
     WHERE id = %(worker_id)s AND gone_at IS NULL AND missing_since IS NOT NULL
-      AND pg_try_advisory_xact_lock(1148543344, %(worker_id)s)
+      AND NOT EXISTS (SELECT FROM duepost.present AS present WHERE present.worker_id = %(worker_id)s)
+      AND (session_pid IS NOT NULL OR pg_try_advisory_xact_lock(1148543344, %(worker_id)s))
     RETURNING id
 ), free AS (
     UPDATE duepost.control SET passing_until = NULL WHERE passing_until IS NOT NULL AND EXISTS (SELECT FROM gone)
@@ -85,7 +111,7 @@ SELECT id FROM gone
 SELECT EXISTS (SELECT FROM duepost.worker WHERE gone_at > now() - interval '1 min')
 
 -- name: present
-SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL AND missing_since IS NULL
+SELECT count(*) FROM duepost.present WHERE worker_id IS NOT NULL
 
 -- name: of_host
 -- The workers of a host, and for how many seconds each has not said that it makes progress.
