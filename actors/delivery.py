@@ -8,11 +8,11 @@ from functools import partial
 from typing import NamedTuple
 
 from actors import conclusion
-from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, parse_sender
-from actors.mime import build_message
+from actors.addresses import AROUND, Mailbox, UndeliverableAddress, ascii_address, parse_sender
+from actors.mime import UnsendableField, build_message
 from actors.rendering import Content, RenderError
 from actors.runtime import broker, database, templates
-from actors.settings import settings
+from actors.settings import BadSettings, settings
 from actors.smtp.connection import Connection, Envelope, nobody
 from actors.smtp.dialogue import Aside, Script
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
@@ -103,7 +103,8 @@ class Delivery:
         if refusal is not None:
             return refusal
         try:
-            address = ascii_address(recipient.address or "")
+            # What is around a stored address is no reason to drop mail.
+            address = ascii_address((recipient.address or "").strip(AROUND))
         except UndeliverableAddress as error:
             return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
         email = self.email
@@ -117,6 +118,8 @@ class Delivery:
             return Envelope(copy.sender.address, (address,), copy.message)
         except RenderError as error:
             failure = error
+        except UnsendableField as error:
+            failure = RenderError(error.field, error.reason, None)
         except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
             failure = RenderError(email.template or "-", type(error).__name__, None)
         self.failures[str(failure)] = failure
@@ -131,7 +134,7 @@ class Copy:
         self._recipient = recipient
         self._address = address
         self.message = b""
-        self.sender = parse_sender(email.sender) if email.sender else settings().need_sender()
+        self.sender = sender_of(email)
 
     def make(self) -> None:
         """Renders it, and builds the message.
@@ -155,6 +158,18 @@ class Copy:
             reply_to=email.reply_to,
             headers=email.headers or {},
         )
+
+
+def sender_of(email: ClaimedEmail) -> Mailbox:
+    """Returns whom the email is from.
+
+    Raises:
+        UnsendableField: the email's own sender is no address, or it has none and there is no default.
+    """
+    try:
+        return parse_sender(email.sender) if email.sender else settings().need_sender()
+    except (ValueError, BadSettings) as error:
+        raise UnsendableField("sender", str(error)) from None
 
 
 def render(email: ClaimedEmail, recipient: Recipient) -> Content:

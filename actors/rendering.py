@@ -2,15 +2,16 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from jinja2 import FileSystemLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from actors.addresses import AROUND
 from actors.overtime import TookTooLong, overtime
 from models.errors import DuepostError
 
@@ -25,7 +26,11 @@ SUBJECT = ".subject.txt"
 TEXT = ".txt"
 HTML = ".html"
 
+#: UTF-8, with or without the mark that some editors begin a file with.
+ENCODING = "utf-8-sig"
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]+")
 _UNDEFINED = re.compile(r"'(\w+)' is undefined|has no attribute '(\w+)'")
 
 
@@ -79,7 +84,7 @@ class Templates:
         self._folder = folder
         self._timeout = timeout
         self._environment = ImmutableSandboxedEnvironment(
-            loader=FileSystemLoader(folder),
+            loader=FolderLoader(folder),
             undefined=StrictUndefined,
             autoescape=select_autoescape(enabled_extensions=("html",), default=False),
             auto_reload=True,
@@ -94,8 +99,8 @@ class Templates:
             context: what the templates may use, the recipient included.
 
         Raises:
-            RenderError: a file is missing, fails, takes too long or gives too much, or the name could lead out of
-                the folder.
+            RenderError: a file is missing, fails, takes too long, gives too much or nothing, or the name could lead out
+                of the folder.
         """
         if not _NAME.fullmatch(name) or ".." in name.split("/"):
             raise RenderError("-", "a template's name must be one such as welcome or account/welcome", None)
@@ -107,7 +112,13 @@ class Templates:
         html = self._render(name + HTML, context, until, LONGEST_BODY)
         if text is None and html is None:
             raise RenderError(name + TEXT, f"TemplateNotFound: neither it nor {name + HTML} is there", None)
-        return Content(_one_line(subject), text, html)
+        subject = _one_line(subject)
+        if is_blank(subject):
+            raise RenderError(name + SUBJECT, "it gives nothing: an email needs a subject", None)
+        text, html = (None if is_blank(body) else body for body in (text, html))
+        if text is None and html is None:
+            raise RenderError(name + TEXT, "it gives nothing, and so does any HTML: an email needs a body", None)
+        return Content(subject, text, html)
 
     def check(self) -> list[str]:
         """Compiles each `.txt` and `.html` file of the folder.
@@ -178,6 +189,8 @@ class Templates:
             name = (found[1] or found[2]) if found else ""
             shown = f"'{name}'" if name in re.findall(r"\w+", self._source(file)) else "a value"
             yield f"{shown} is undefined"
+        elif isinstance(error, LeadsOut):
+            yield "a link leads out of the folder of the templates"
         elif isinstance(error, TookTooLong):
             yield f"an email may take at most {self._timeout:g} s"
         elif isinstance(error, TooLong):
@@ -185,9 +198,28 @@ class Templates:
 
     def _source(self, file: str) -> str:
         try:
-            return (self._folder / file).read_text(encoding="utf-8")
+            return (self._folder / file).read_text(encoding=ENCODING)
         except (OSError, ValueError):
             return ""
+
+
+class FolderLoader(FileSystemLoader):
+    """Reads files of one folder. A link is followed where it stays in the folder, as those of Kubernetes do."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, encoding=ENCODING)
+        self._folder = folder
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        """The source, its file, and whether that is unchanged."""
+        source, file, is_unchanged = super().get_source(environment, template)
+        if not Path(file).resolve().is_relative_to(self._folder.resolve()):
+            raise LeadsOut
+        return source, file, is_unchanged
+
+
+class LeadsOut(Exception):
+    """A link leads out of the folder of the templates."""
 
 
 class TooLong(Exception):
@@ -205,5 +237,12 @@ def _joined(pieces: Iterator[str], longest: int) -> str:
     return "".join(joined)
 
 
+def is_blank(text: str | None) -> bool:
+    """Whether a body or a subject is none: nothing, or nothing but white space."""
+    return not text or not text.strip(AROUND)
+
+
 def _one_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    """The lines with a space between them, without control characters."""
+    lines = (_CONTROL.sub(" ", line).strip() for line in text.splitlines())
+    return " ".join(line for line in lines if line)

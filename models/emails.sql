@@ -212,7 +212,7 @@ RETURNING row.state
 -- name: suppress
 -- The relay called the address dead.
 INSERT INTO duepost.suppression (address, enhanced_code, reply)
-VALUES (lower(%(address)s), %(enhanced_code)s, %(reply)s)
+VALUES (duepost.mailbox_key(%(address)s), %(enhanced_code)s, %(reply)s)
 ON CONFLICT (address) DO NOTHING
 
 -- name: queued_without_message

@@ -50,6 +50,11 @@ BEGIN
             duepost.slow_route, duepost.is_route_paused,
             duepost.maintain_partitions
         TO duepost_worker;
+        -- An index of theirs is asked for each row that a worker changes.
+        GRANT EXECUTE ON FUNCTION
+            duepost.mailbox_key, duepost.mailbox_key_beyond_ascii, duepost.trimmed, duepost.domain_in_ascii,
+            duepost.mapped_domain, duepost.lower_case, duepost.punycode
+        TO duepost_worker;
         GRANT EXECUTE ON PROCEDURE duepost.enqueue_emails TO duepost_worker;
         -- A team's own view of its users may belong to somebody else, who then grants it.
         BEGIN

@@ -19,6 +19,9 @@ BEGIN
     IF clear_scheduled_emails.users IS NULL THEN
         PERFORM duepost.refuse('users', 'must be an array of user ids');
     END IF;
+    IF EXISTS (SELECT FROM unnest(clear_scheduled_emails.users) AS u WHERE u IS NULL) THEN
+        PERFORM duepost.refuse('users', 'must not contain NULL');
+    END IF;
     FOR email IN
         SELECT e.id, e.state, e.unknowns
         FROM duepost.scheduled_email AS e
@@ -83,6 +86,9 @@ SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan 
 DECLARE
     partly boolean;
 BEGIN
+    IF clear_scheduled_email.email_id IS NULL THEN
+        PERFORM duepost.refuse('email_id', 'must be the id of an email');
+    END IF;
     PERFORM FROM duepost.scheduled_email AS e
     WHERE e.id = clear_scheduled_email.email_id AND e.state IN ('scheduled', 'queued') AND e.unknowns = 0
     FOR UPDATE;
@@ -108,15 +114,16 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    email record;
+    email   record;
+    mailbox CONSTANT text := duepost.mailbox_address(clear_scheduled_emails_to.address);
 BEGIN
-    IF clear_scheduled_emails_to.address IS NULL THEN
+    IF duepost.is_address(mailbox) IS NOT TRUE THEN
         PERFORM duepost.refuse('address', 'must be one address such as ann@example.com');
     END IF;
     FOR email IN
         SELECT e.id
         FROM duepost.scheduled_email AS e
-        WHERE lower(e.address) = lower(clear_scheduled_emails_to.address)
+        WHERE duepost.mailbox_key(e.address) = duepost.mailbox_key(mailbox)
           AND e.address IS NOT NULL
           AND (clear_scheduled_emails_to.kind IS NULL OR e.kind = clear_scheduled_emails_to.kind)
         ORDER BY e.id
@@ -129,7 +136,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.clear_scheduled_emails_to IS
-    'Clears the emails scheduled to this address (letter case does not matter), of one kind or all.';
+    'Clears the emails scheduled to this mailbox, of one kind or all, however it is spelled: letter case, IDNA, a name '
+    'and white space around it do not matter. What is no address raises 22023.';
 
 CREATE OR REPLACE FUNCTION duepost.reschedule_email(email_id bigint, scheduled_at timestamptz) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
@@ -140,6 +148,9 @@ DECLARE
     email record;
     fault text;
 BEGIN
+    IF reschedule_email.email_id IS NULL THEN
+        PERFORM duepost.refuse('email_id', 'must be the id of an email');
+    END IF;
     IF reschedule_email.scheduled_at IS NULL THEN
         PERFORM duepost.refuse('scheduled_at', 'must be a finite time');
     END IF;

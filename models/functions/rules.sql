@@ -32,17 +32,160 @@ LANGUAGE sql STABLE AS $$
     END
 $$;
 
--- RFC 5321 section 4.1.2 (dot-string) with UTF-8 (RFC 6531); sizes of section 4.5.3.1. No white space and nothing
--- invisible, of whatever script. A label of the domain is at most 63 long: with that in its pattern, `{0,61}`, PostgreSQL
--- took ten times as long.
+-- Whether a text is a time in ISO 8601 with its zone: one moment, whatever the session's DateStyle and TimeZone are. The
+-- zone is an offset, UTC, or a name such as Europe/Berlin; abbreviations mean different zones in different settings.
+CREATE OR REPLACE FUNCTION duepost.has_zone(value text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT value ~ '^[0-9]{4}(-[0-9]{2}-[0-9]{2}|[0-9]{4})[Tt ][0-9]{2}:?[0-9]{2}(:?[0-9]{2}([.][0-9]+)?)? ?([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2}(:?[0-9]{2})?)?|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+)$'
+$$;
+
+-- The address rules: `actors/addresses.py` says the same in the worker's language, and `tests/corpus/addresses.json` and
+-- the tests beside it hold the two together. Ranges of characters, never classes such as [:alpha:], and COLLATE "C" for
+-- lower(): those depend on the database's locale.
+
+-- Whether it has white space, or what cannot be seen, of whatever script beyond ASCII.
+CREATE OR REPLACE FUNCTION duepost.is_unseen(value text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT value ~ E'[\u0080-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u180b-\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]'
+$$;
+
+-- RFC 3492 section 6.2: whether this, after `xn--`, stands for a label beyond ASCII.
+CREATE OR REPLACE FUNCTION duepost.is_punycode(encoded text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    digits    CONSTANT text := 'abcdefghijklmnopqrstuvwxyz0123456789';
+    length_   integer := coalesce(length(substring(encoded FROM '^(.*)-')), 0);
+    rest      text := coalesce(substring(encoded FROM '^.*-(.*)$'), encoded);
+    n         bigint := 128;
+    i         bigint := 0;
+    delta     bigint;
+    weight    bigint;
+    digit     integer;
+    place     integer := 1;
+    bias      integer := 72;
+    k         integer;
+    threshold integer;
+BEGIN
+    IF rest = '' THEN
+        RETURN false;
+    END IF;
+    WHILE place <= length(rest) LOOP
+        delta := i;
+        weight := 1;
+        k := 36;
+        LOOP
+            digit := strpos(digits, substr(rest, place, 1)) - 1;
+            IF place > length(rest) OR digit < 0 THEN
+                RETURN false;
+            END IF;
+            place := place + 1;
+            i := i + digit * weight;
+            -- Beyond any label that fits a domain.
+            IF i > 1000000000 THEN
+                RETURN false;
+            END IF;
+            threshold := least(greatest(k - bias, 1), 26);
+            EXIT WHEN digit < threshold;
+            weight := weight * (36 - threshold);
+            k := k + 36;
+        END LOOP;
+        length_ := length_ + 1;
+        delta := CASE WHEN delta = 0 THEN i / 700 ELSE (i - delta) / 2 END;
+        delta := delta + delta / length_;
+        k := 0;
+        WHILE delta > 455 LOOP
+            delta := delta / 35;
+            k := k + 36;
+        END LOOP;
+        bias := (k + 36 * delta / (delta + 38))::integer;
+        n := n + i / length_;
+        i := i % length_ + 1;
+        -- Beyond Unicode, half a character, or one that cannot be seen.
+        IF n > 1114111 OR n BETWEEN 55296 AND 57343 OR duepost.is_unseen(chr(n::integer)) THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    RETURN true;
+END
+$$;
+-- A label of a domain, mapped: RFC 5890 section 2.3.1 for ASCII; RFC 5891 section 4.2.3 and the parts of RFC 5893 that
+-- catch what nobody can register. Whether the rest is registered is for the relay to say.
+CREATE OR REPLACE FUNCTION duepost.is_label(label text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN label ~ E'^[\x01-\x7f]*$' THEN
+            length(label) <= 63 AND label ~ '^[a-z0-9]+(-+[a-z0-9]+)*$'
+            AND (label NOT LIKE 'xn--%' OR duepost.is_punycode(substr(label, 5)))
+        ELSE
+            label ~ E'^([a-z0-9-]|[^\x01-\x7f])+$'
+            AND label !~ '^-|-$|^..--'
+            -- Marks, which go on the letter before them.
+            AND label !~ E'^[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\u3099\u309a\ufe20-\ufe2f]'
+            -- What is written from the right begins with a letter, and has no Latin in it.
+            AND (
+                label !~ E'[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]'
+                OR label !~ E'[a-z\u00df-\u024f]|^[0-9\u0660-\u0669\u06f0-\u06f9]'
+            )
+            -- RFC 5892 appendix A.3: as in Catalan.
+            AND label !~ E'(^|[^l])\u00b7|\u00b7($|[^l])'
+            AND length(duepost.punycode(label)) <= 59
+    END
+$$;
+
+-- A domain in ASCII, in lower case; NULL where it is none. One without a dot, and one for special use, is taken: whether
+-- it can be reached is for the relay to say.
+CREATE OR REPLACE FUNCTION duepost.ascii_domain(domain text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    result text;
+BEGIN
+    IF domain = '' OR octet_length(domain) > 254 OR EXISTS (
+        SELECT FROM string_to_table(regexp_replace(domain, E'[\x01-\x7f]+', '', 'g'), NULL) AS c
+        WHERE NOT duepost.domain_letters() @> ascii(c)
+    ) THEN
+        RETURN NULL;
+    END IF;
+    IF EXISTS (
+        SELECT FROM regexp_split_to_table(duepost.mapped_domain(domain), '[.]') AS label
+        WHERE NOT duepost.is_label(label)
+    ) THEN
+        RETURN NULL;
+    END IF;
+    result := duepost.domain_in_ascii(domain);
+    RETURN CASE WHEN length(result) <= 253 THEN result END;
+END
+$$;
+
+-- Every address that is no plain one: in other scripts, or wrong.
+CREATE OR REPLACE FUNCTION duepost.is_other_address(value text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    local_part text := split_part(value, '@', 1);
+    domain     text;
+BEGIN
+    -- A dot-string, of whatever script, without white space and what cannot be seen.
+    IF value !~ E'^[^\x01-\x20()<>@,;:\\\\".\\[\\]\x7f]+(\\.[^\x01-\x20()<>@,;:\\\\".\\[\\]\x7f]+)*@[^@]+$'
+        OR duepost.is_unseen(local_part)
+    THEN
+        RETURN false;
+    END IF;
+    domain := duepost.ascii_domain(split_part(value, '@', 2));
+    RETURN domain IS NOT NULL AND octet_length(local_part) + 1 + length(domain) <= 254;
+END
+$$;
+
+-- RFC 5321 section 4.1.2 (dot-string) with UTF-8 (RFC 6531); sizes of section 4.5.3.1, in octets. A label of the domain is
+-- at most 63 long: with that in its pattern, `{0,61}`, PostgreSQL took ten times as long.
 CREATE OR REPLACE FUNCTION duepost.is_address(value text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT octet_length(value) <= 254
        AND octet_length(split_part(value, '@', 1)) BETWEEN 1 AND 64
-       AND value !~ '[\u0080-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]'
-       AND value ~ '^[^][:space:][:cntrl:]@.,:;<>()"\\[]+(\.[^][:space:][:cntrl:]@.,:;<>()"\\[]+)*@[^@]+$'
-       AND split_part(value, '@', 2) ~ '^([[:alnum:]]|[^\x01-\x7f])+(-+([[:alnum:]]|[^\x01-\x7f])+)*(\.([[:alnum:]]|[^\x01-\x7f])+(-+([[:alnum:]]|[^\x01-\x7f])+)*)*$'
-       AND (length(split_part(value, '@', 2)) <= 63 OR split_part(value, '@', 2) !~ '[^.]{64}')
+       AND CASE
+           WHEN value ~ '^[A-Za-z0-9!#$%&''*+/=?^_`{|}~-]+([.][A-Za-z0-9!#$%&''*+/=?^_`{|}~-]+)*@[A-Za-z0-9]+(-+[A-Za-z0-9]+)*([.][A-Za-z0-9]+(-+[A-Za-z0-9]+)*)*$'
+               AND value !~ '@(.*[.])?[Xx][Nn]--'
+           THEN length(split_part(value, '@', 2)) <= 63 OR split_part(value, '@', 2) !~ '[^.]{64}'
+           ELSE duepost.is_other_address(value)
+       END
 $$;
 
 CREATE OR REPLACE FUNCTION duepost.address_fault(argument text, value text) RETURNS text
@@ -54,10 +197,12 @@ LANGUAGE sql STABLE AS $$
     END
 $$;
 
--- The address of `Ann Example <ann@example.com>`, or of a bare one.
+-- The address of `Ann Example <ann@example.com>`, or of a bare one, without what is around it.
 CREATE OR REPLACE FUNCTION duepost.mailbox_address(value text) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(substring(value FROM '^[^<>]*<([^<>]*)> *$'), value)
+    SELECT btrim(coalesce(
+        substring(duepost.trimmed(value) FROM E'^(?:"(?:[^"\\\\]|\\\\.)*" *|[^<>]*)<([^<>]*)>$'), duepost.trimmed(value)
+    ), ' ')
 $$;
 
 -- A sender or Reply-To: without SMTPUTF8 a local part that is not ASCII can never be sent.
@@ -68,10 +213,31 @@ LANGUAGE sql STABLE AS $$
         CASE
             WHEN duepost.is_address(duepost.mailbox_address(value)) IS NOT TRUE
                 THEN argument || ': must be an address such as ann@example.com or Ann <ann@example.com>'
-            WHEN split_part(duepost.mailbox_address(value), '@', 1) ~ '[^\x01-\x7f]'
+            WHEN split_part(duepost.mailbox_address(value), '@', 1) ~ E'[^\x01-\x7f]'
                 THEN argument || ': the part of the address before the @ must be ASCII'
         END
     )
+$$;
+
+-- Whether a header is a list of URIs, ids, addresses or keywords, in which an encoded word means nothing (RFC 2047
+-- section 5): `actors/mime.py` has the same.
+CREATE OR REPLACE FUNCTION duepost.is_structured(name text, value text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT lower(name COLLATE "C") ~ '^(list-.*|(.*-)?references|in-reply-to|.*message-id|(x-)?auto-.*|precedence|(x-)?priority|x-msmail-priority|importance|sensitivity|feedback-id|archived-at|supersedes|obsoletes|original-recipient|disposition-notification-.*|return-receipt-to|x-confirm-reading-to|errors-to|mail-(followup|reply)-to|require-recipient-valid-since|tls-required|expires|reply-by|authentication-results|arc-.*)$'
+        OR value ~ E'^[ \t]*<[!-;=?-~]+>([ \t]*,?[ \t]*<[!-;=?-~]+>)*[ \t]*$'
+$$;
+
+-- Such a header is folded at its white space and before each `<`, and never encoded, but for a phrase before a `<…>`.
+CREATE OR REPLACE FUNCTION duepost.structured_header_fault(name text, value text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN value ~ E'[^\x01-\x7f]' AND value !~ E'^[^<>]*<[!-;=?-~]+>[ \t]*$'
+            THEN format('headers: %s must be ASCII: it cannot be encoded', name)
+        WHEN EXISTS (
+            SELECT FROM regexp_split_to_table(regexp_replace(value, '([,>])<', E'\\1 <', 'g'), E'[ \t]+') AS part
+            WHERE length(name) + 2 + length(part) > 998
+        ) THEN format('headers: %s must have no part of more than %s characters: no line can hold it', name, 996 - length(name))
+    END
 $$;
 
 CREATE OR REPLACE FUNCTION duepost.headers_fault(headers jsonb) RETURNS text
@@ -86,20 +252,21 @@ BEGIN
     IF octet_length(headers::text) > 65536 THEN
         RETURN format('headers: must be at most 65536 bytes, are %s', octet_length(headers::text));
     END IF;
-    FOR header IN SELECT h.key AS name, h.value FROM jsonb_each(headers) AS h LOOP
+    FOR header IN SELECT h.key AS name, h.value, h.value #>> '{}' AS text FROM jsonb_each(headers) AS h LOOP
         IF header.name !~ '^[!-9;-~]{1,76}$' THEN
             RETURN 'headers: a header''s name must be 1 to 76 printable ASCII characters without a colon';
         END IF;
-        IF lower(header.name) ~ '^(from|sender|to|cc|bcc|reply-to|subject|date|message-id|return-path|received|auto-submitted|mime-version|content-.*|dkim-signature|resent-.*)$' THEN
+        IF lower(header.name COLLATE "C") ~ '^(from|sender|to|cc|bcc|reply-to|subject|date|message-id|return-path|received|auto-submitted|mime-version|content-.*|dkim-signature|resent-.*)$' THEN
             RETURN format('headers: %s is set by Duepost and cannot be given', header.name);
         END IF;
         IF jsonb_typeof(header.value) <> 'string' THEN
             RETURN format('headers: %s must be a string', header.name);
         END IF;
         -- A tab is white space here (RFC 5322 section 2.2), as in a subject.
-        fault := duepost.line_fault(
-            format('headers: %s', header.name), translate(header.value #>> '{}', E'\t', ' '), 8192
-        );
+        fault := duepost.line_fault(format('headers: %s', header.name), translate(header.text, E'\t', ' '), 8192);
+        IF fault IS NULL AND duepost.is_structured(header.name, header.text) THEN
+            fault := duepost.structured_header_fault(header.name, header.text);
+        END IF;
         IF fault IS NOT NULL THEN
             RETURN fault;
         END IF;
@@ -133,12 +300,18 @@ BEGIN
 END
 $$;
 
+-- Nothing, or nothing but white space: no body. Its beginning is looked at first, since a body may be long.
+CREATE OR REPLACE FUNCTION duepost.is_blank(value text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT value IS NULL OR (duepost.trimmed(left(value, 100)) = '' AND duepost.trimmed(value) = '')
+$$;
+
 CREATE OR REPLACE FUNCTION duepost.template_fault(
     template text, context jsonb, subject text, body_text text, body_html text
 ) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT CASE
-        WHEN subject IS NOT NULL OR body_text IS NOT NULL OR body_html IS NOT NULL
+        WHEN subject IS NOT NULL OR NOT duepost.is_blank(body_text) OR NOT duepost.is_blank(body_html)
             THEN 'template: give either a template or a subject with a body, not both'
         WHEN template !~ '^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$' OR length(template) > 200
             THEN 'template: must be a name such as welcome or account/welcome'
@@ -154,11 +327,11 @@ LANGUAGE sql STABLE AS $$
         CASE
             WHEN context IS NOT NULL THEN 'context: goes with a template only'
             WHEN subject IS NULL THEN 'template: give either a template or a subject with a body'
-            WHEN subject ~ '^[[:space:]\u00a0]*$' THEN 'subject: must not be empty'
+            WHEN duepost.is_blank(subject) THEN 'subject: must not be empty'
         END,
         duepost.line_fault('subject', translate(subject, E'\t', ' '), 4096),
         CASE
-            WHEN coalesce(body_text, '') = '' AND coalesce(body_html, '') = ''
+            WHEN duepost.is_blank(body_text) AND duepost.is_blank(body_html)
                 THEN 'body_text: a subject needs a body: give body_text, body_html or both'
             WHEN octet_length(body_text) > 1048576
                 THEN format('body_text: must be at most 1048576 bytes (1 MiB), is %s', octet_length(body_text))

@@ -114,7 +114,9 @@ BEGIN
            ) || '>',
            greatest(coalesce(g.scheduled_at, now()), now()), g.address, g.sender, g.reply_to, g.headers, g.template,
            CASE WHEN g.template IS NOT NULL THEN coalesce(g.context, '{}') END,
-           g.subject, g.body_text, g.body_html
+           g.subject,
+           CASE WHEN NOT duepost.is_blank(g.body_text) THEN g.body_text END,
+           CASE WHEN NOT duepost.is_blank(g.body_html) THEN g.body_html END
     FROM duepost.control AS c
     CROSS JOIN unnest(given, ids, is_new) AS g (
         kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at, sender,
@@ -208,6 +210,9 @@ BEGIN
             EXCEPTION
                 WHEN data_exception THEN RETURN member.key || ': must be ' || member.example;
             END;
+            IF NOT duepost.has_zone(member.value #>> '{}') THEN
+                RETURN member.key || ': must have its zone: ISO 8601, such as 2026-01-31T09:00:00+01:00';
+            END IF;
         END IF;
     END LOOP;
     RETURN NULL;

@@ -45,7 +45,7 @@ BEGIN
             'name', r.name,
             'locale', r.locale,
             'timezone', r.timezone,
-            'suppressed', EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = lower(r.address))
+            'suppressed', EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(r.address))
         ) ORDER BY u.user_id)
         FROM duepost.scheduled_email_user AS u
         LEFT JOIN duepost.recipient AS r ON r.user_id = u.user_id
@@ -102,7 +102,7 @@ BEGIN
                 'user_id', NULL,
                 'address', row.address,
                 'suppressed', EXISTS (
-                    SELECT FROM duepost.suppression AS s WHERE s.address = lower(row.address)
+                    SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(row.address)
                 )
             ))
         END;

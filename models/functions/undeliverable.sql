@@ -96,7 +96,7 @@ BEGIN
     WHERE u.outcome = 'undeliverable';
     DELETE FROM duepost.suppression AS s
     USING duepost.undeliverable_recipient AS r
-    WHERE r.email_id = kept.id AND s.address = lower(r.address);
+    WHERE r.email_id = kept.id AND s.address = duepost.mailbox_key(r.address);
     DELETE FROM duepost.undeliverable_email AS k WHERE k.id = kept.id;
     RETURN 'reopened';
 END

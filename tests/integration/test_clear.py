@@ -1,8 +1,10 @@
 """Clearing: at any moment, with a receipt that is kept, without waiting for SMTP."""
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -177,6 +179,32 @@ def test_a_clear_by_user_leaves_emails_to_an_address_alone(application: Connecti
 # By address, by id ---------------------------------------------------------------------------------------------------
 
 
+CORPUS = json.loads((Path(__file__).parent.parent / "corpus" / "addresses.json").read_text(encoding="utf-8"))
+
+
+def test_a_clear_by_address_finds_every_spelling_of_the_mailbox_and_no_other(application: Connection) -> None:
+    for spellings in CORPUS["spellings"]:
+        stored = [each for each in spellings if run(application, "SELECT duepost.is_address(%s)", each) == [(True,)]]
+        for spelling in spellings:
+            ids = [schedule(application, address=address) for address in stored]
+            assert clear_to(application, spelling) == [(email_id, "cleared") for email_id in ids]
+    for one, other in CORPUS["apart"]:
+        email_id = schedule(application, address=one)
+        assert clear_to(application, other) == []
+        assert clear_to(application, one) == [(email_id, "cleared")]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", " ", "nonsense", "ann@", "@example.com", "Ann", "Ann <ann>", "ann@example.com, bob@example.com",
+     "ann@exa mple.com", "ann@a_b.example", "Ann <ann@example.com",
+     "<a@x.example> <b@x.example>", "ann@i\u2764.example"],
+)  # fmt: skip
+def test_what_is_no_address_is_no_clear(application: Connection, address: str) -> None:
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match=r"^address: must be one address"):
+        clear_to(application, address)
+
+
 def test_a_clear_by_address_does_not_mind_letter_case(application: Connection) -> None:
     ids = [schedule(application, address=address) for address in ("Ann@Example.com", "ann@example.com")]
     assert clear_to(application, "ann@example.COM") == [(email_id, "cleared") for email_id in ids]
@@ -219,8 +247,14 @@ def test_an_email_can_be_cleared_once(application: Connection) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "call"),
-    [("users", "clear_scheduled_emails(NULL)"), ("address", "clear_scheduled_emails_to(NULL)")],
-    ids=["users", "address"],
+    [
+        ("users", "clear_scheduled_emails(NULL)"),
+        ("users", "clear_scheduled_emails(ARRAY['ann', NULL])"),
+        ("address", "clear_scheduled_emails_to(NULL)"),
+        ("email_id", "clear_scheduled_email(NULL)"),
+        ("email_id", "reschedule_email(NULL, now())"),
+        ("scheduled_at", "reschedule_email(1, NULL)"),
+    ],
 )
 def test_null_is_refused_rather_than_taken_for_nothing_or_all(
     application: Connection, argument: str, call: str

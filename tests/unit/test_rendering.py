@@ -90,6 +90,81 @@ def test_a_subject_is_one_line(templates: Templates, write: Write, written: str)
     assert templates.render("welcome", {}).subject == "Hi there"
 
 
+@pytest.mark.parametrize(
+    "written", ["Hi{{ '\\0' }}there", "Hi{{ '\\x1b' }}there", "Hi\x01\x02there", "Hi{{ '\\x85' }}there"]
+)
+def test_a_subject_has_no_control_characters(templates: Templates, write: Write, written: str) -> None:
+    write(welcome_subject_txt=written, welcome_txt="Hello")
+    assert templates.render("welcome", {}).subject == "Hi there"
+
+
+def test_files_may_begin_with_a_byte_order_mark(templates: Templates, write: Write) -> None:
+    write(
+        welcome_subject_txt="\ufeffHi {% include 'part.txt' %}",
+        welcome_txt="\ufeffHello {% include 'part.txt' %}",
+        welcome_html="\ufeff{% extends 'base.html' %}{% block body %}Hello{% endblock %}",
+        base_html="\ufeff<p>{% block body %}{% endblock %}</p>",
+        part_txt="\ufeffyou",
+    )
+    assert templates.render("welcome", {}) == Content("Hi you", "Hello you", "<p>Hello</p>")
+
+
+BLANK = ["", " ", "\n\n", "{% if false %}x{% endif %}\n", "{{ '\\u00a0' }}", "\ufeff\n", "{# none #}"]
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_part_that_renders_to_nothing_is_none(templates: Templates, write: Write, blank: str) -> None:
+    write(welcome_subject_txt="Hi", welcome_txt=blank, welcome_html="<p>Hello</p>")
+    assert templates.render("welcome", {}) == Content("Hi", None, "<p>Hello</p>")
+    write(welcome_subject_txt="Hi", welcome_txt="Hello there", welcome_html=blank)
+    assert templates.render("welcome", {}) == Content("Hi", "Hello there", None)
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_an_email_that_renders_to_nothing_is_an_error(templates: Templates, write: Write, blank: str) -> None:
+    write(welcome_subject_txt="Hi", welcome_txt=blank, welcome_html=blank)
+    with pytest.raises(RenderError, match=r"^welcome\.txt: it gives nothing"):
+        templates.render("welcome", {})
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_subject_that_renders_to_nothing_is_an_error(templates: Templates, write: Write, blank: str) -> None:
+    write(welcome_subject_txt=blank, welcome_txt="Hello")
+    with pytest.raises(RenderError, match=r"^welcome\.subject\.txt: it gives nothing"):
+        templates.render("welcome", {})
+
+
+@pytest.mark.parametrize("file", ["welcome.subject.txt", "welcome.txt", "welcome.html", "part.txt", "base.html"])
+def test_no_link_leads_out_of_the_folder(
+    templates: Templates, write: Write, folder: Path, tmp_path: Path, file: str
+) -> None:
+    write(
+        welcome_subject_txt="Hi {% include 'part.txt' %}",
+        welcome_txt="Hello",
+        welcome_html="{% extends 'base.html' %}",
+        base_html="Hello",
+        part_txt="you",
+    )
+    (tmp_path / "secret").write_text(SECRET)
+    (folder / file).unlink()
+    (folder / file).symlink_to(tmp_path / "secret")
+    with pytest.raises(RenderError, match="a link leads out of the folder") as raised:
+        templates.render("welcome", {})
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    assert any("a link leads out of the folder" in flaw for flaw in templates.check())
+
+
+def test_links_within_the_folder_are_followed_as_a_mount_of_kubernetes_has_them(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    (volume / "..2026_01").mkdir(parents=True)
+    (volume / "..data").symlink_to("..2026_01")
+    for file in ("welcome.subject.txt", "welcome.txt"):
+        (volume / "..data" / file).write_text("Hello")
+        (volume / file).symlink_to(Path("..data") / file)
+    (tmp_path / "templates").symlink_to("volume")
+    assert Templates(tmp_path / "templates").render("welcome", {}) == Content("Hello", "Hello", None)
+
+
 def test_a_value_cannot_break_the_subject_into_lines(templates: Templates, write: Write) -> None:
     write(welcome_subject_txt="Hi {{ name }}", welcome_txt="Hello")
     subject = templates.render("welcome", {"name": "Ann\r\nBcc: eve@x.example"}).subject
