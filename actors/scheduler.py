@@ -202,10 +202,31 @@ def bring_back_lost_messages() -> None:
 def keep_house() -> None:
     """A few times a day: the ledger's partitions, and workers that are long gone."""
     if control.take_maintenance(database):
-        control.maintain_partitions(database, retention_days=settings().retention_days)
+        are_maintained = control.maintain_partitions(database, retention_days=settings().retention_days)
         while undeliverable.forget(database):
             pass
         workers.forget_the_long_gone(database)
+        if not are_maintained:
+            logger.warning(
+                "The ledger's partitions wait for a long reader (`duepost doctor` names it); again in a minute."
+            )
+            return
+        control.note_maintenance(database)
+        if (reason := why_kept_longer()) is not None:
+            logger.warning(reason)
+
+
+def why_kept_longer() -> str | None:
+    """Why the ledger is kept for longer than DUEPOST_RETENTION_DAYS says; None if it is not."""
+    asked = settings().retention_days
+    days, is_owner = control.keeping(database)
+    if asked is None or is_owner or (days is not None and days <= asked):
+        return None
+    kept = "for good" if days is None else f"for {days} days"
+    return (
+        f"the ledger is kept {kept}, as its owner has set, and not for {asked} days: run `duepost migrate` as the "
+        "schema's owner with DUEPOST_RETENTION_DAYS"
+    )
 
 
 def tick() -> bool:

@@ -158,7 +158,7 @@ class Stack:
             self.postgres = EmbeddedPostgres(self.folder / "postgres", private=self._private_folders)
             url = self.postgres.start()
         self.database = Database(url, application_name="duepost")
-        list(migrate(self.database, queue_schema=queue_schema()))
+        list(migrate(self.database, queue_schema=queue_schema(), retention_days=settings().retention_days))
 
 
 def without_password(url: str) -> str:

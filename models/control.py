@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from psycopg2.errors import LockNotAvailable
+
 from models.database import Cursor, Database
+from models.errors import DatabaseUnreachable
 from models.statements import statements
 
 SQL = statements(__file__)
@@ -132,13 +135,36 @@ def take_check_in(database: Database) -> bool:
 
 
 def take_maintenance(database: Database) -> bool:
-    """Whether it is this caller's turn to maintain partitions: at most every six hours."""
+    """Whether it is this caller's turn to maintain partitions: every six hours once that is noted, else in a minute."""
     return bool(database.execute(SQL["take_maintenance"]))
 
 
-def maintain_partitions(database: Database, *, retention_days: int | None) -> None:
-    """Makes the ledger's next partitions; drops those older than the retention, if there is one."""
-    database.execute(SQL["maintain_partitions"], {"days": retention_days})
+def note_maintenance(database: Database) -> None:
+    """All of it is done, for the next six hours."""
+    database.execute(SQL["note_maintenance"])
+
+
+def maintain_partitions(database: Database, *, retention_days: int | None) -> bool:
+    """Makes the ledger's next partitions; drops those older than the retention, if there is one.
+
+    Waits for no lock for more than 100 ms, as everybody else waits behind it.
+
+    Returns:
+        whether it is done: not if a long reader is in the way.
+    """
+    try:
+        database.execute(SQL["maintain_partitions"], {"days": retention_days})
+    except DatabaseUnreachable as error:
+        if isinstance(error.__cause__, LockNotAvailable):
+            return False
+        raise
+    return True
+
+
+def keeping(database: Database) -> tuple[int | None, bool]:
+    """For how many days the ledger is kept at least, None for good, and whether this role may drop it before."""
+    [(days, is_owner)] = database.execute(SQL["keeping"])
+    return (days if isinstance(days, int) else None), is_owner is True
 
 
 def set_message_id_domain(database: Database, domain: str) -> None:

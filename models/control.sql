@@ -86,8 +86,9 @@ WHERE checked_in_at IS NULL OR checked_in_at NOT BETWEEN now() - interval '20 s'
 RETURNING one
 
 -- name: take_maintenance
+-- For a minute at first: what does not come to its end is tried again then.
 UPDATE duepost.control
-SET maintained_at = now()
+SET maintained_at = now() - interval '6 h' + interval '1 min'
 WHERE maintained_at IS NULL OR maintained_at NOT BETWEEN now() - interval '6 h' AND now()
 RETURNING one
 
@@ -95,6 +96,15 @@ RETURNING one
 UPDATE duepost.control
 SET message_id_domain = %(domain)s
 WHERE message_id_domain IS DISTINCT FROM %(domain)s
+
+-- name: note_maintenance
+UPDATE duepost.control SET maintained_at = now()
+
+-- name: keeping
+-- For how many days the ledger is kept at least, and whether this role may drop it before.
+SELECT
+    (SELECT days FROM duepost.retention),
+    (SELECT pg_has_role(session_user, nspowner, 'MEMBER') FROM pg_namespace WHERE nspname = 'duepost')
 
 -- name: maintain_partitions
 SELECT duepost.maintain_partitions(make_interval(days => %(days)s))

@@ -38,7 +38,7 @@ BEGIN
         GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE ON duepost.route, duepost.route_worker TO duepost_worker;
-        GRANT SELECT ON duepost.email_kind, duepost.migration, duepost.present TO duepost_worker;
+        GRANT SELECT ON duepost.email_kind, duepost.migration, duepost.present, duepost.retention TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,

@@ -68,7 +68,12 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
 
 
 def migrate(
-    database: Database, *, queue_schema: str, folder: Path = FOLDER, functions: Path = FUNCTIONS
+    database: Database,
+    *,
+    queue_schema: str,
+    folder: Path = FOLDER,
+    functions: Path = FUNCTIONS,
+    retention_days: int | None = None,
 ) -> Iterator[str]:
     """Brings tables, functions and grants up to date; safe to repeat and to race.
 
@@ -80,6 +85,7 @@ def migrate(
         queue_schema: the SQL that makes the broker's own tables, run where they are missing.
         folder: the numbered files.
         functions: the files of the functions.
+        retention_days: for how many days the ledger is kept at least from now on; as before without it.
 
     Yields:
         the name of each file as it has been applied.
@@ -94,6 +100,8 @@ def migrate(
         if _locked(database, partial(_apply, migration=migration)):
             yield migration.name
     _locked(database, partial(_replace_functions, functions=functions))
+    if retention_days is not None:
+        _locked(database, lambda cursor: cursor.execute(SQL["keep"], {"days": retention_days}))
 
 
 def check_schema(database: Database) -> None:

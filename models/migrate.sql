@@ -62,3 +62,8 @@ SELECT EXISTS (
 
 -- name: make_partitions
 SELECT duepost.maintain_partitions()
+
+-- name: keep
+INSERT INTO duepost.retention AS kept (days)
+VALUES (%(days)s)
+ON CONFLICT (one) DO UPDATE SET days = excluded.days, set_at = now() WHERE kept.days <> excluded.days

@@ -1,6 +1,7 @@
 """`duepost migrate`."""
 
 from actors.broker_schema import queue_schema
+from actors.settings import settings
 from duepost.commands.context import Json, client_database
 from duepost.commands.output import print_json, say
 from models.migrate import migrate as apply
@@ -14,7 +15,7 @@ def migrate(as_json: Json = False) -> None:
     Example: duepost migrate
     """
     applied = []
-    for name in apply(client_database(), queue_schema=queue_schema()):
+    for name in apply(client_database(), queue_schema=queue_schema(), retention_days=settings().retention_days):
         applied.append(name)
         if not as_json:
             say(f"applied {name}")

@@ -1,16 +1,51 @@
 -- The partitions of the ledger and of the journal.
 
+-- Up to when the ledger may be dropped; NULL where nothing may. By the moment that a retention comes to, not by its parts:
+-- years less and days more may make any number of days. Who is not the owner may ask for no less than the owner has set.
+CREATE OR REPLACE FUNCTION duepost.kept_since(retention interval, is_owner boolean) RETURNS timestamptz
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    asked timestamptz;
+    least timestamptz;
+BEGIN
+    IF retention IS NULL THEN
+        RETURN NULL;
+    END IF;
+    BEGIN
+        asked := now() - retention;
+    EXCEPTION
+        WHEN datetime_field_overflow OR interval_field_overflow THEN asked := NULL;
+    END;
+    IF asked IS NULL OR NOT isfinite(asked) OR asked > now() - interval '1 day' THEN
+        PERFORM duepost.refuse('retention', 'must be between one day and some thousand years');
+    END IF;
+    IF is_owner THEN
+        RETURN asked;
+    END IF;
+    SELECT now() - make_interval(days => r.days) INTO least FROM duepost.retention AS r;
+    RETURN CASE WHEN least IS NOT NULL THEN LEAST(asked, least) END;
+END
+$$;
+
 -- Partitions by month, a few ahead, and none older than the retention: run by the scheduler, which owns no table.
--- Its dates are ISO ones: PostgreSQL before 18 does not read every zone's name as it writes it.
+-- Its dates are ISO ones: PostgreSQL before 18 does not read every zone's name as it writes it. Making and dropping one takes
+-- a lock that everybody waits behind, so that it gives up where a long reader is in the way, and is to be tried again soon.
 CREATE OR REPLACE FUNCTION duepost.maintain_partitions(retention interval DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET datestyle = 'ISO' AS $$
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET datestyle = 'ISO'
+SET lock_timeout = '100ms' AS $$
 DECLARE
-    parent text;
-    month  timestamp;
-    child  text;
+    kept_since timestamptz;
+    parent     text;
+    month      timestamp;
+    child      text;
 BEGIN
-    PERFORM pg_advisory_xact_lock(1148543344, 0);
+    kept_since := duepost.kept_since(retention, pg_has_role(session_user, current_user, 'MEMBER'));
+    PERFORM FROM duepost.turn AS t WHERE t.name = 'maintenance' FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        -- Somebody else is at it.
+        RETURN;
+    END IF;
     FOREACH parent IN ARRAY ARRAY['delivery', 'attempt'] LOOP
         FOR ahead IN 0..2 LOOP
             month := date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead);
@@ -31,19 +66,20 @@ BEGIN
                 child, parent, month AT TIME ZONE 'UTC', (month + interval '1 month') AT TIME ZONE 'UTC'
             );
         END LOOP;
-        IF retention IS NOT NULL THEN
-            FOR child IN
-                SELECT c.relname
-                FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-                WHERE i.inhparent = format('duepost.%I', parent)::regclass
-                  AND c.relname ~ ('^' || parent || '_\d{4}_\d{2}$')
-                  AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' < now() - retention
-            LOOP
-                EXECUTE format('DROP TABLE duepost.%I', child);
-            END LOOP;
-        END IF;
+        FOR child IN
+            SELECT c.relname
+            FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+            WHERE i.inhparent = format('duepost.%I', parent)::regclass
+              AND c.relname ~ ('^' || parent || '_\d{4}_\d{2}$')
+              AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' < kept_since
+            ORDER BY c.relname
+        LOOP
+            EXECUTE format('DROP TABLE duepost.%I', child);
+        END LOOP;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION duepost.maintain_partitions IS
-    'Makes the ledger''s partitions of this month and the next two, and drops those wholly older than the retention.';
+    'Makes the ledger''s partitions of this month and the next two, and drops those wholly older than the retention (22023 '
+    'under a day; a caller who is not the owner drops nothing that duepost.retention keeps). Raises 55P03 where a long '
+    'reader is in the way.';

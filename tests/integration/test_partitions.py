@@ -7,7 +7,11 @@ from datetime import UTC, datetime
 
 import psycopg2
 import pytest
+from dramatiq_pg.schema import generate_init_sql
 
+from models import control
+from models.database import Database
+from models.migrate import migrate
 from tests.postgres import Connection, PostgresServer
 
 PARENTS = ("delivery", "attempt")
@@ -198,3 +202,139 @@ def test_a_row_that_came_before_its_partition_stays_where_it_is_and_does_no_harm
     maintain(ledger)
     assert run(ledger, f"SELECT count(*) FROM duepost.{parent}_rest") == [(1,)]
     assert partitions(ledger, parent) == months(parent, 0, 2)
+
+
+# What a worker's role may ask for ------------------------------------------------------------------------------------
+
+#: Each comes to a moment that lies less than a day back, or to none.
+TOO_SHORT = [
+    "'-1000 years'",
+    "'0'",
+    "'23:59:59'",
+    "'-1 day'",
+    # By its parts it is 510 days, and it comes to a time that is still to come.
+    "'-100 years +36510 days +24 hours'",
+    "'1 month -40 days'",
+    "'170000000 years'",
+    "'-170000000 years'",
+]
+
+
+@pytest.fixture
+def worker(ledger: Connection) -> Iterator[Connection]:
+    """A login that is a member of duepost_worker, in the ledger's transaction."""
+    run(ledger, "CREATE ROLE partitions_worker IN ROLE duepost_worker")
+    run(ledger, "SET SESSION AUTHORIZATION partitions_worker")
+    yield ledger
+    ledger.rollback()
+
+
+@pytest.mark.parametrize("retention", TOO_SHORT)
+@pytest.mark.parametrize("is_owner", [True, False])
+def test_a_retention_under_a_day_is_refused_and_drops_nothing(
+    ledger: Connection, request: pytest.FixtureRequest, retention: str, is_owner: bool
+) -> None:
+    make(ledger, "delivery", -13)
+    before = partitions(ledger, "delivery")
+    if not is_owner:
+        request.getfixturevalue("worker")
+    run(ledger, "SAVEPOINT before")
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match=r"^retention: "):
+        maintain(ledger, f"interval {retention}")
+    run(ledger, "ROLLBACK TO before")
+    assert partitions(ledger, "delivery") == before
+
+
+@each_parent
+@pytest.mark.parametrize(
+    ("owners", "asked", "is_dropped"),
+    [
+        (None, "1 day", False),
+        (None, "1 year", False),
+        (900, "1 day", False),
+        (300, "1 day", True),
+        (300, "1000 days", False),
+        (300, "330 days", True),
+    ],
+)
+def test_a_worker_drops_nothing_that_the_owner_keeps(
+    ledger: Connection,
+    request: pytest.FixtureRequest,
+    parent: str,
+    owners: int | None,
+    asked: str,
+    is_dropped: bool,
+) -> None:
+    make(ledger, parent, -13)
+    if owners is not None:
+        run(ledger, f"INSERT INTO duepost.retention (days) VALUES ({owners})")
+    request.getfixturevalue("worker")
+    maintain(ledger, f"interval '{asked}'")
+    assert (months(parent, -13)[0] not in partitions(ledger, parent)) is is_dropped
+
+
+@pytest.mark.parametrize(
+    "statement", ["INSERT INTO duepost.retention (days) VALUES (1)", "DELETE FROM duepost.retention"]
+)
+def test_a_worker_does_not_set_what_is_kept(worker: Connection, statement: str) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        run(worker, statement)
+
+
+def test_what_migrate_is_told_is_kept_until_it_is_told_something_else(each_server: PostgresServer) -> None:
+    with each_server.fresh_database() as url:
+        database = Database(url)
+        for told, kept in ((90, 90), (None, 90), (30, 30)):
+            list(migrate(database, queue_schema=generate_init_sql(), retention_days=told))
+            assert control.keeping(database) == (kept, True)
+        database.close()
+
+
+# Behind a long reader ------------------------------------------------------------------------------------------------
+
+
+def test_a_long_reader_keeps_maintenance_waiting_and_nobody_else(url: str) -> None:
+    [name] = months("delivery", 2)
+    database = Database(url)
+    database.execute(f"DROP TABLE duepost.{name}")
+    with closing(psycopg2.connect(url)) as reader, closing(psycopg2.connect(url)) as other:
+        run(reader, "LOCK TABLE duepost.delivery, duepost.attempt IN ACCESS SHARE MODE")
+        assert not control.maintain_partitions(database, retention_days=None)
+        # What waits for it would have to wait for the reader: this one does not.
+        run(other, "SET lock_timeout = '50ms'")
+        assert place(other, "delivery", "now()") == months("delivery", 0)[0]
+        other.rollback()
+        assert database.execute("SELECT to_regclass(%(name)s)", {"name": f"duepost.{name}"}) == [(None,)]
+        reader.rollback()
+        assert control.maintain_partitions(database, retention_days=None)
+    assert partitions_of(database) == months("delivery", 0, 1, 2)
+    database.close()
+
+
+def partitions_of(database: Database) -> list[str]:
+    with closing(psycopg2.connect(database.url)) as connection:
+        return partitions(connection, "delivery")
+
+
+def test_maintenance_that_does_not_come_to_its_end_has_its_turn_again_in_a_minute(database: Database) -> None:
+    def after(interval: str) -> bool:
+        database.execute(f"UPDATE duepost.control SET maintained_at = maintained_at - interval '{interval}'")
+        return control.take_maintenance(database)
+
+    assert control.take_maintenance(database)
+    assert not after("30 s")
+    assert after("31 s")
+    control.note_maintenance(database)
+    assert not after("5 h")
+    assert after("1 h 1 s")
+
+
+def test_maintenance_goes_on_although_somebody_holds_its_lock_of_release_0_1(url: str) -> None:
+    database = Database(url)
+    [name] = months("delivery", 2)
+    database.execute(f"DROP TABLE duepost.{name}")
+    with closing(psycopg2.connect(url)) as client:
+        run(client, "SELECT pg_advisory_lock(1148543344, 0)")
+        assert control.maintain_partitions(database, retention_days=None)
+    assert partitions_of(database) == months("delivery", 0, 1, 2)
+    database.close()
