@@ -63,6 +63,11 @@ class Attendance:
             raise RuntimeError("the worker is not enrolled")
         return self._worker_id
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether this process is present, or comes back: between `start()` and `stop()`."""
+        return self._thread is not None and not self._stop.is_set()
+
     def check(self) -> None:
         """Makes sure that there can be such a session.
 

@@ -6,27 +6,33 @@ instead of one for each message; delayed messages stay in the table until they a
 """
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from queue import Empty
+from functools import partial
+from queue import Empty, PriorityQueue
+from uuid import UUID
+from weakref import WeakSet
 
 import dramatiq
+import psycopg2
 from dramatiq.common import current_millis
-from dramatiq.errors import QueueJoinTimeout
+from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError, SkipMessage, default_middleware
 from dramatiq_pg import PostgresBroker as StockBroker
 
 from actors.attendance import Attendance
 from actors.company import Companion, take_next
-from actors.consumer import ClaimedMessage, Message, PostgresConsumer, encoded
+from actors.consumer import ClaimedMessage, PostgresConsumer
+from actors.encoding import Message, MessageRefused, check_name, encoded
 from actors.upkeep import Patience, Progress, Upkeep
 from actors.waiting import AWAY_PAUSE, BrokerUnreachable, cause, wait_for_database
 from models import messages
 from models.database import Cursor, Database, Limits
-from models.errors import DatabaseUnreachable
+from models.errors import DatabaseUnreachable, SchemaMismatch
 from models.messages import StoredMessage
 
 logger = logging.getLogger(__name__)
@@ -34,6 +40,16 @@ logger = logging.getLogger(__name__)
 #: Of the session that marks a worker process as alive. Proven twice a second, it ends by itself where no proof arrives,
 #: as with a worker that is stopped or cut off behind a proxy that keeps the connection.
 SESSION_LIMITS = Limits(statement=3.0, lock=3.0, session=30.0, patience=2.0)
+
+#: Seconds within which a message that could not be stored is tried once more, outside of workers: what fails at once
+#: was a connection that had ended; what takes longer is a server that does not answer.
+TRIED_AGAIN_WITHIN = 2.0
+
+#: What is said of a database without the broker's tables.
+NOT_MIGRATED = "the broker's tables are missing, or older than this code: run `duepost migrate`"
+
+#: The signals at which middleware puts something back: the message itself, or what follows it.
+ENDS = frozenset({"process_message", "skip_message"})
 
 #: Seconds between two looks whether a queue is empty.
 JOIN_INTERVAL = 0.05
@@ -75,13 +91,15 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self._patience = patience or Patience()
         self._dead_letters_kept = dead_letters_kept
         self._upkeep: Upkeep | None = None
-        self._worker: dramatiq.Worker | None = None
+        #: Those that run in this process; the last one booted is taken from.
+        self._workers: list[dramatiq.Worker] = []
         #: By hook, whose it is, and how many middleware there were when that was found out.
         self._heard: dict[str, tuple[int, tuple[Middleware, ...]]] = {}
         given = [each() for each in default_middleware] if middleware is None else middleware
         others = [each for each in given if not isinstance(each, CurrentMessage)]
         # These come first, so that CurrentMessage still knows the message while Retries puts it back.
         super().__init__(pool=self.database, results=False, middleware=[Life(), CurrentMessage(), *others])
+        _brokers.add(self)
 
     def emit_before(self, signal: str, *args: object, **kwargs: object) -> None:
         """Asks those middleware that have something to say to a signal: most have nothing to most of them."""
@@ -94,12 +112,39 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
                 logger.critical("Unexpected failure in before_%s of %r.", signal, middleware, exc_info=True)
 
     def emit_after(self, signal: str, *args: object, **kwargs: object) -> None:
-        """The same after it, in the opposite order."""
+        """The same after it, in the opposite order.
+
+        At the end of a message, middleware that fails may have had something to put back, such as a retry or the next
+        step of a pipeline: then the message is not acknowledged but becomes a dead letter, and one line is logged.
+        """
+        message = args[0] if args else None
+        if signal in ENDS and isinstance(message, ClaimedMessage):
+            self._emit_end(f"after_{signal}", message, kwargs)
+            return
         for middleware in reversed(self._listeners(f"after_{signal}")):
             try:
                 getattr(middleware, f"after_{signal}")(self, *args, **kwargs)
             except Exception:
                 logger.critical("Unexpected failure in after_%s of %r.", signal, middleware, exc_info=True)
+
+    def _emit_end(self, hook: str, message: ClaimedMessage, told: dict[str, object]) -> None:
+        for middleware in reversed(self._listeners(hook)):
+            try:
+                getattr(middleware, hook)(self, message, **told)
+            except BaseException as error:
+                # The boundary of one message; limits of time are raised here too.
+                logger.debug("%s of %s:", hook, type(middleware).__name__, exc_info=True)
+                self._keep_as_dead_letter(message, error, f"{hook} of {type(middleware).__name__}")
+        message.has_ended = True
+
+    def _keep_as_dead_letter(self, message: ClaimedMessage, error: BaseException, where: str) -> None:
+        if message.settled:
+            logger.error("Message %s: %s in %s; it had ended already.", message.message_id, type(error).__name__, where)
+            return
+        logger.error("Message %s: %s in %s; it is a dead letter.", message.message_id, type(error).__name__, where)
+        message.fail()  # type: ignore[no-untyped-call]
+        if message._exception is None:  # noqa: SLF001 - where Dramatiq puts it for its own brokers
+            message.stuff_exception(error)  # type: ignore[no-untyped-call]
 
     def _listeners(self, hook: str) -> Sequence[Middleware]:
         known, found = self._heard.get(hook, (0, ()))
@@ -107,6 +152,17 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             found = tuple(each for each in self.middleware if listens(each, hook))
             self._heard[hook] = len(self.middleware), found
         return found
+
+    def declare_actor(self, actor: dramatiq.Actor[..., object]) -> None:
+        """Declares an actor.
+
+        Raises:
+            ValueError: its priority, or one of its `lesser_priorities`, cannot be stored.
+        """
+        for priority in (actor.priority, *actor.options.get("lesser_priorities", ())):
+            if priority not in messages.PRIORITIES:
+                raise ValueError(f"actor {actor.actor_name}: {_bad_priority(priority)}")
+        super().declare_actor(actor)
 
     def declare_queue(self, queue_name: str) -> None:
         """Declares a queue. There is no queue for delayed messages: they wait in the table."""
@@ -116,13 +172,24 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             self.emit_after("declare_queue", queue_name)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> PostgresConsumer:
-        """A consumer of one queue, with at most `prefetch` messages in hand; `timeout` in milliseconds."""
+        """A consumer of one queue, with at most `prefetch` messages in hand; `timeout` in milliseconds.
+
+        Raises:
+            QueueNotFound: the queue is not declared here.
+            RuntimeError: no worker of this broker runs here: what is read belongs to one.
+        """
+        self._check_queue(queue_name)
+        if not self.attendance.has_begun:
+            raise RuntimeError(
+                f"queue {queue_name}: only a worker that has started can read it (dramatiq.Worker.start())"
+            )
         actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
         # Each message that an actor takes along is in hand beside those that Dramatiq prefetches for its threads.
         prefetch += max((actor.options.get("company", 0) for actor in actors), default=0)
         lesser = {each for actor in actors for each in actor.options.get("lesser_priorities", ())}
-        predecessor = self.progress.consumers.get(queue_name)
-        consumer = self.progress.consumers[queue_name] = PostgresConsumer(
+        name = self._free_name(queue_name)
+        predecessor = self.progress.consumers.get(name)
+        consumer = self.progress.consumers[name] = PostgresConsumer(
             self.database,
             self.attendance,
             self.stopping,
@@ -131,9 +198,17 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             timeout=timeout / 1000,
             priorities={0, *(actor.priority for actor in actors), *lesser},
             is_fair=bool(lesser),
-            predecessor=predecessor if predecessor is not None and predecessor.closed else None,
+            predecessor=predecessor,
         )
         return consumer
+
+    def _free_name(self, queue_name: str) -> str:
+        """What a new consumer of a queue is known by: the queue, unless another worker's consumer reads it too."""
+        name, number = queue_name, 1
+        while (other := self.progress.consumers.get(name)) is not None and not other.closed:
+            number += 1
+            name = f"{queue_name} ({number})"
+        return name
 
     def enqueue(self, message: Message, *, delay: int | None = None) -> Message:
         """Stores a message, to be read after `delay` milliseconds.
@@ -143,17 +218,26 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         in process is put back (a retry), unless it is acknowledged already or has passed to another worker.
 
         Raises:
-            BrokerUnreachable: the database is away, and this is no worker or it is stopping.
+            BrokerUnreachable: the database is away, and this is no worker or it is stopping. Whether the message is
+                stored is not known where the connection was lost meanwhile.
+            MessageRefused: it cannot be stored; the text names the part that is to blame.
+            QueueNotFound: its queue is not declared here. In a worker, what is sent on to others' queues may go there.
+            SchemaMismatch: the database has not seen `duepost migrate`.
         """
+        current = self.message_in_process
+        if current is None:
+            self._check_queue(message.queue_name)
         message, stored = self._prepare(message, delay)
         self.emit_before("enqueue", message, delay)
-        current = self.message_in_process
-        if current is not None and current.message_id == message.message_id:
-            self._put_back(current, stored())
-        elif self.database.current is not None:
-            messages.insert(self.database.current.cursor, stored())
-        else:
-            self._insert_alone(stored(), wait=current is not None)
+        with _refusals():
+            if current is not None and current.message_id == message.message_id:
+                self._put_back(current, message, stored, _seconds(delay))
+            elif (transaction := self.database.current) is not None:
+                made = stored()
+                messages.insert(transaction.cursor, made)
+                transaction.after_commit(partial(self._look_soon, [made.queue_name], made.delay))
+            else:
+                self._insert_alone(stored(), wait=current is not None)
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -188,7 +272,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         message, stored = self._prepare(message, None)
         self.emit_before("enqueue", message, None)
         try:
-            with self.database.transaction() as cursor:
+            with _refusals(), self.database.transaction() as cursor:
                 inserted = messages.insert_unless_one_waits(cursor, stored(), message.actor_name)
         except DatabaseUnreachable as error:
             raise BrokerUnreachable(str(error)) from error
@@ -238,17 +322,23 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         For actors that are better at several messages at once; the option `company` says how many more than Dramatiq
         prefetches may wait. Each that is given has to be ended.
         """
-        while self._worker is not None and self.attendance.is_proven() and not self.stopping.is_set():
-            message = take_next(self._worker, actor_name)
+        worker = self._workers[-1] if self._workers else None
+        while worker is not None and self.attendance.is_proven() and not self.stopping.is_set():
+            message = take_next(worker, actor_name)
             if message is None:
                 return None
-            companion = Companion(self, self._worker, message)
+            companion = Companion(self, worker, message)
             if companion.begin():
                 return companion
         return None
 
     def flush(self, queue_name: str) -> None:
-        """Deletes all messages of a queue, dead letters and what is in hand included."""
+        """Deletes all messages of a queue, dead letters and what is in hand included.
+
+        Raises:
+            QueueNotFound: the queue is not declared here.
+        """
+        self._check_queue(queue_name)
         messages.flush(self.database, [queue_name])
 
     def flush_all(self) -> None:
@@ -260,7 +350,9 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
         Raises:
             QueueJoinTimeout: there still are some.
+            QueueNotFound: the queue is not declared here.
         """
+        self._check_queue(queue_name)
         until = float("inf") if timeout is None else time.monotonic() + timeout / 1000
         while messages.has_unfinished(self.database, queue_name):
             if time.monotonic() > until:
@@ -273,12 +365,19 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         Raises:
             BootFailed: the database is away.
         """
+        worker.work_queue = _WorkQueue()
+        if not self._workers:
+            self._begin()
+        self._workers.append(worker)
+
+    def _begin(self) -> None:
         self.stopping.clear()
-        self._worker = worker
         try:
             self.attendance.start()
         except DatabaseUnreachable as error:
             raise BootFailed(str(error)) from error
+        except messages.NOT_MIGRATED as error:
+            raise BootFailed(NOT_MIGRATED) from error
         self._upkeep = Upkeep(
             self.database,
             self.attendance,
@@ -288,52 +387,106 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         )
         self._upkeep.start()
 
-    def shut_down(self) -> None:
-        """Takes the mark away; done by Dramatiq's worker when it has ended."""
-        self._worker = None
+    def stop_reading(self, worker: dramatiq.Worker) -> None:
+        """A worker begins nothing new: done by Dramatiq's worker as it stops."""
+        if self._workers in ([], [worker]):
+            self.stopping.set()
+        for thread in worker.consumers.values():
+            if isinstance(thread.consumer, PostgresConsumer):
+                thread.consumer.stopping.set()
+
+    def shut_down(self, worker: dramatiq.Worker) -> None:
+        """Takes the mark away with the last worker; done by Dramatiq's worker when it has ended."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+        if self._workers:
+            return
         if self._upkeep is not None:
             self._upkeep.stop()
         self.attendance.stop()
 
-    def _put_back(self, current: ClaimedMessage, stored: StoredMessage) -> None:
+    def forget_workers(self) -> None:
+        """In a child after a fork: the workers are the parent's, and so are the locks that their threads had."""
+        self._workers = []
+        self._upkeep = None
+        self.progress = Progress()
+        self.stopping = threading.Event()
+
+    def _check_queue(self, queue_name: str) -> None:
+        if queue_name not in self.queues:
+            raise QueueNotFound(f"{queue_name!r} is declared by no actor here, nor by PostgresBroker.declare_queue()")
+
+    def _put_back(
+        self, current: ClaimedMessage, message: Message, stored: Callable[[], StoredMessage], delay: float
+    ) -> None:
         if current.settled:
             return
+        transaction = self.database.current
+        if transaction is not None:
+            messages.put_back(transaction.cursor, stored(), current.claim)
+            transaction.after_commit(current.settle)
+            return
         try:
-            if self.database.current is not None:
-                messages.put_back(self.database.current.cursor, stored, current.claim)
-            else:
-                wait_for_database(lambda: messages.put_back_alone(self.database, stored, current.claim), self.stopping)
+            wait_for_database(partial(self._put_back_alone, current, message, stored, delay), self.stopping)
         except BrokerUnreachable:
             # It must not be acknowledged either: others give it back once our session has ended.
             current.settle()
             raise
+        current.settle()
+        self._look_soon([message.queue_name], delay)
+
+    def _put_back_alone(
+        self, current: ClaimedMessage, message: Message, stored: Callable[[], StoredMessage], delay: float
+    ) -> None:
+        try:
+            messages.put_back_alone(self.database, stored(), current.claim)
+        except (MessageRefused, psycopg2.Error) as error:
+            retries = message.options.get("retries")
+            failure = type(error).__name__
+            logger.warning(
+                "Message %s cannot be put back as it is now (%s), but as it was.", message.message_id, failure
+            )
+            messages.put_back_as_it_was(
+                self.database, current.claim, delay=delay, retries=retries if isinstance(retries, int) else 0
+            )
 
     def _insert_alone(self, stored: StoredMessage, *, wait: bool) -> None:
-        if wait:
-            wait_for_database(lambda: messages.insert_alone(self.database, stored), self.stopping)
-            if not stored.delay:
-                self._look_soon({stored.queue_name})
-            return
-        try:
-            messages.insert_alone(self.database, stored)
-        except DatabaseUnreachable as error:
-            raise BrokerUnreachable(str(error)) from error
+        tried = False
 
-    def _look_soon(self, queue_names: Iterable[str]) -> None:
+        def insert() -> None:
+            nonlocal tried
+            again, tried = tried, True
+            messages.insert_alone(self.database, stored, again=again)
+
+        if wait:
+            wait_for_database(insert, self.stopping)
+        else:
+            try:
+                _at_most_twice(insert)
+            except DatabaseUnreachable as error:
+                raise BrokerUnreachable(str(error)) from error
+        self._look_soon([stored.queue_name], stored.delay)
+
+    def _look_soon(self, queue_names: Iterable[str], delay: float = 0.0) -> None:
         """What this process has just stored, it reads without waiting for its next look."""
-        for queue_name in queue_names:
-            if consumer := self.progress.consumers.get(queue_name):
-                consumer.look_soon()
+        for consumer in list(self.progress.consumers.values()):
+            if consumer.queue_name in queue_names and not consumer.closed:
+                consumer.look_soon(delay)
 
     def _prepare(self, message: Message, delay: int | None) -> tuple[Message, Callable[[], StoredMessage]]:
-        if delay:
-            message = message.copy(options={"eta": current_millis() + delay})
+        seconds = _seconds(delay)
+        if seconds:
+            message = message.copy(options={"eta": current_millis() + round(seconds * 1000)})
 
         def stored() -> StoredMessage:
             # Made when it is inserted: middleware may still change the options.
-            return StoredMessage(
-                message.message_id, message.queue_name, encoded(message), (delay or 0) / 1000, self._priority(message)
-            )
+            check_name("queue_name", message.queue_name)
+            check_name("actor_name", message.actor_name)
+            _check_id(message.message_id)
+            priority = self._priority(message)
+            if priority not in messages.PRIORITIES:
+                raise MessageRefused(_bad_priority(priority))
+            return StoredMessage(message.message_id, message.queue_name, encoded(message), seconds, priority)
 
         return message, stored
 
@@ -370,12 +523,12 @@ class Life(Middleware):
 
     def before_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Nothing new is begun, and what was only prefetched is given back at once; what runs may finish."""
-        broker.stopping.set()
+        broker.stop_reading(worker)
         give_back_unbegun(worker)
 
-    def after_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+    def after_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Leaves in order, so that others need not wait."""
-        broker.shut_down()
+        broker.shut_down(worker)
 
     def before_process_message(self, broker: PostgresBroker, message: Message) -> None:
         """Holds a message back while the process cannot prove its presence.
@@ -386,7 +539,10 @@ class Life(Middleware):
         broker.progress.moved()
         if not isinstance(message, ClaimedMessage):
             return
-        while not broker.attendance.wait_until_proven(AWAY_PAUSE) and not broker.stopping.is_set():
+        message.has_begun = True
+        while not broker.attendance.wait_until_proven(AWAY_PAUSE) and not (
+            broker.stopping.is_set() or message.stopping.is_set()
+        ):
             logger.debug("Message %s waits for this worker's session.", message.message_id)
         if message.worker_id != broker.attendance.worker_id or not broker.attendance.is_proven():
             forsake(message)
@@ -402,6 +558,70 @@ class Life(Middleware):
     ) -> None:
         """Notes that there is progress."""
         broker.progress.moved()
+
+
+class _WorkQueue(PriorityQueue[tuple[int, ClaimedMessage]]):
+    """What waits in a worker's memory for a free thread: by the priorities that the messages are stored with."""
+
+    def _put(self, item: tuple[int, ClaimedMessage]) -> None:
+        _, message = item
+        super()._put((message.priority, message))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Gives what the database does not take the broker's own names."""
+    try:
+        yield
+    except messages.UNSTORABLE as error:
+        raise MessageRefused(f"message: {error.diag.message_primary or type(error).__name__}") from error
+    except messages.NOT_MIGRATED as error:
+        raise SchemaMismatch(NOT_MIGRATED) from error
+
+
+def _at_most_twice(action: Callable[[], None]) -> None:
+    """Does something, and once more if the database is lost at once; for what may be done twice."""
+    began = time.monotonic()
+    try:
+        action()
+    except DatabaseUnreachable:
+        if time.monotonic() - began > TRIED_AGAIN_WITHIN:
+            raise
+        action()
+
+
+def _seconds(delay: float | None) -> float:
+    """A delay in milliseconds as seconds that can be stored: not before now, and at the most 200,000 years.
+
+    Raises:
+        MessageRefused: it is no number.
+    """
+    if not delay:
+        return 0.0
+    if not isinstance(delay, int | float) or delay != delay:  # noqa: PLR0124 - NaN is not
+        raise MessageRefused(f"delay: {delay!r} is no number of milliseconds")
+    return max(0.0, min(delay, messages.LONGEST_DELAY * 1000) / 1000)
+
+
+def _check_id(message_id: str) -> None:
+    try:
+        UUID(message_id)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise MessageRefused(f"message_id: {message_id!r} is no UUID") from error
+
+
+def _bad_priority(priority: object) -> str:
+    return f"priority: {priority!r} cannot be stored; it is a number from -2147483648 to 2147483647"
+
+
+def _forget_the_parents_workers() -> None:
+    for broker in list(_brokers):
+        broker.forget_workers()
+
+
+#: What a child has to forget after a fork.
+_brokers: WeakSet[PostgresBroker] = WeakSet()
+os.register_at_fork(after_in_child=_forget_the_parents_workers)
 
 
 def listens(middleware: Middleware, hook: str) -> bool:
@@ -428,4 +648,4 @@ def give_back_unbegun(worker: dramatiq.Worker) -> None:
         worker.consumers[queue_name].requeue_messages(each)
 
 
-__all__ = ["BrokerUnreachable", "ClaimLost", "PostgresBroker", "cause", "wait_for_database"]
+__all__ = ["BrokerUnreachable", "ClaimLost", "MessageRefused", "PostgresBroker", "cause", "wait_for_database"]

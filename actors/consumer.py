@@ -1,8 +1,8 @@
 """Reads one queue for one worker process: claims in batches, acknowledges in batches. Knows nothing of email."""
 
-import base64
-import json
+import heapq
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
 
-import dramatiq
+import psycopg2
 from dramatiq.broker import Consumer, MessageProxy
-from dramatiq.encoder import JSONEncoder
 from dramatiq.errors import DecodeError
-from dramatiq.message import get_encoder
 
 from actors.attendance import Attendance
+from actors.encoding import Message, decoded
 from actors.ration import Ration
 from actors.waiting import AWAY_PAUSE, BrokerUnreachable, cause
 from models import messages
@@ -27,8 +26,6 @@ from models.errors import DatabaseUnreachable
 from models.messages import Claim, ClaimedContent
 
 logger = logging.getLogger(__name__)
-
-Message = dramatiq.Message[object]
 
 #: Seconds between two looks at an empty queue: the first after work, and the longest.
 SHORTEST_POLL = 0.01
@@ -44,23 +41,44 @@ LEAST_URGENT_TURN = 4
 #: last one ended to see it. What takes longer is seen by the next look from the beginning.
 OVERLAP = timedelta(seconds=1)
 
+#: The longest delay, in seconds, of which a consumer remembers when it ends; later it finds out by looking.
+LONGEST_REMEMBERED = 60.0
+
+#: Seconds that the moments at which delays end are rounded up to, so that there are few of them.
+MOMENTS_APART = 0.01
+
 #: Seconds between two looks for messages that were claimed in an answer that never arrived.
 STRAYS_INTERVAL = 1.0
 
 
 class ClaimedMessage(MessageProxy):
-    """A message in hand, and the worker's right to it."""
+    """A message in hand, and the worker's right to it.
 
-    def __init__(self, message: Message, claimed: ClaimedContent, worker_id: int) -> None:
+    Attributes:
+        claim: the right.
+        priority: what it is stored with, its own or its actor's.
+        worker_id: of the worker that has the right.
+        stopping: set when the consumer that it is from begins nothing new.
+        has_begun: whether the middleware was asked about it.
+        has_ended: whether all middleware was told of its end, and none failed at it.
+    """
+
+    def __init__(
+        self, message: Message, claimed: ClaimedContent, worker_id: int, stopping: threading.Event | None = None
+    ) -> None:
         super().__init__(message)  # type: ignore[no-untyped-call]
         self.claim = claimed.claim
+        self.priority = claimed.priority
         self.worker_id = worker_id
-        #: Whether the table has nothing to learn any more: it is acknowledged, or another's.
+        self.stopping = stopping or threading.Event()
+        self.has_begun = False
+        self.has_ended = False
+        #: Whether the table has nothing to learn any more.
         self.settled = False
         self._place: tuple[int, datetime] = (claimed.priority, claimed.eta)
 
     def settle(self) -> None:
-        """The table has nothing more to learn: the work's own transaction acknowledged it, or it is another's."""
+        """The table has nothing more to learn: the message is acknowledged, or waits in it again, or is another's."""
         self.settled = True
 
     def __lt__(self, other: object) -> bool:
@@ -95,7 +113,7 @@ class PostgresConsumer(Consumer):
     Args:
         database: where the messages are.
         attendance: the worker process's presence.
-        stopping: set when nothing new is to be begun.
+        all_stopping: set when nobody in this process is to begin anything new.
         queue_name: the queue.
         prefetch: how many messages may be in hand.
         predecessor: the queue's consumer before this one, if Dramatiq has begun anew: what it has in hand counts.
@@ -108,7 +126,7 @@ class PostgresConsumer(Consumer):
         self,
         database: Database,
         attendance: Attendance,
-        stopping: threading.Event,
+        all_stopping: threading.Event,
         *,
         queue_name: str,
         prefetch: int,
@@ -123,7 +141,9 @@ class PostgresConsumer(Consumer):
         self.looked_at = time.monotonic()
         self._database = database
         self._attendance = attendance
-        self._stopping = stopping
+        self._all_stopping = all_stopping
+        #: Set when nothing new is to be begun, as the consumer's own worker stops.
+        self.stopping = threading.Event()
         self._prefetch = prefetch
         #: With so many in hand it is time for more. Dramatiq prefetches two for each thread: all have work meanwhile.
         self._low = prefetch * 5 // 8
@@ -136,6 +156,8 @@ class PostgresConsumer(Consumer):
         self._poll = Poll()
         #: Whether something has been stored since the last read began.
         self._has_news = False
+        #: When delays end that this process knows of, by the monotonic clock: a heap.
+        self._moments: list[float] = []
         self._ration = Ration()
         self._is_fair = is_fair
         self._reads = count(1)
@@ -153,7 +175,7 @@ class PostgresConsumer(Consumer):
         Raises:
             psycopg2.Error: the table is not as it should be.
         """
-        if self._stopping.is_set():
+        if self.is_stopping:
             self._give_back_claimed()
         if not self._claimed:
             self._wait()
@@ -166,18 +188,36 @@ class PostgresConsumer(Consumer):
         return self._claimed.popleft() if self._claimed else None
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether nothing new is to be begun."""
+        return self.stopping.is_set() or self._all_stopping.is_set()
+
+    @property
     def has_room(self) -> bool:
         """Whether more messages are to be claimed: not one for one, but once so many are done that it is worth it."""
         return len(self.in_hand) - len(self._done) <= self._low
 
-    def look_soon(self) -> None:
-        """There is something new in the queue."""
+    def look_soon(self, delay: float = 0.0) -> None:
+        """There is something new in the queue, to be read after `delay` seconds."""
         with self._changed:
-            self._has_news = True
+            if not delay:
+                self._has_news = True
+            elif delay <= LONGEST_REMEMBERED:
+                moment = math.ceil((time.monotonic() + delay) / MOMENTS_APART) * MOMENTS_APART
+                if moment not in self._moments:
+                    heapq.heappush(self._moments, moment)
             self._changed.notify_all()
 
     def ack(self, message: ClaimedMessage) -> None:
-        """Deletes a message that is done with the next few, unless the transaction of the work has done so."""
+        """Deletes a message that is done with the next few, unless the transaction of the work has done so.
+
+        One of whose end not all middleware was told, as where the thread was interrupted meanwhile, is a dead letter:
+        something that it had to put back may not be stored.
+        """
+        if self._is_ours(message).has_begun and not message.has_ended and not message.settled:
+            logger.error("The end of message %s was interrupted; it is a dead letter.", message.message_id)
+            self.nack(message)
+            return
         with self._changed:
             had_room, had_done = self.has_room, bool(self._done)
             if message.settled:
@@ -195,7 +235,7 @@ class PostgresConsumer(Consumer):
         Raises:
             BrokerUnreachable: the database is away; Dramatiq tries again.
         """
-        if not message.settled:
+        if not self._is_ours(message).settled:
             failure = message._exception  # noqa: SLF001 - where Dramatiq puts it for its own brokers
             self._write_off(message.claim, type(failure).__name__ if failure else None)
         self._put_down([message.claim])
@@ -221,6 +261,13 @@ class PostgresConsumer(Consumer):
         self._give_back_claimed()
         self._database.close()
 
+    def _is_ours(self, message: ClaimedMessage) -> ClaimedMessage:
+        if not isinstance(message, ClaimedMessage):
+            raise TypeError(
+                f"{type(message).__name__}: only what this consumer has given can be acknowledged or rejected"
+            )
+        return message
+
     def _wait(self) -> None:
         """Until there is something to write or to read; a little longer, so that there is more of it."""
         with self._changed:
@@ -237,9 +284,10 @@ class PostgresConsumer(Consumer):
         return len(self.in_hand) - len(self._done) <= self._prefetch // 2
 
     def _next_look(self) -> float:
-        if not self.has_room or self._stopping.is_set():
-            return float("inf")
-        return -float("inf") if self._has_news else self._poll.due_at
+        return float("inf") if not self.has_room or self.is_stopping else self._news_at()
+
+    def _news_at(self) -> float:
+        return -float("inf") if self._has_news else min([self._poll.due_at, *self._moments[:1]])
 
     def _acknowledge(self) -> bool:
         """Writes down what is done; gives whether there was anything, so that the table has been spoken to."""
@@ -256,9 +304,12 @@ class PostgresConsumer(Consumer):
         """Reads what there is room for, if it is time to; gives whether the table has been read."""
         room = self._prefetch - len(self.in_hand)
         now = time.monotonic()
-        if room <= 0 or (now < self._poll.due_at and not self._has_news) or self._stopping.is_set():
+        if room <= 0 or now < self._news_at() or self.is_stopping:
             return False
         self._has_news = False
+        with self._changed:
+            while self._moments and self._moments[0] <= now:
+                heapq.heappop(self._moments)
         if not self._attendance.is_proven():
             self._poll.due_at = now + LONGEST_POLL
             return False
@@ -310,7 +361,7 @@ class PostgresConsumer(Consumer):
         except DecodeError:
             logger.critical("Message %s cannot be read; it is a dead letter.", claimed.claim.message_id)
             return False
-        self._claimed.append(ClaimedMessage(message, claimed, worker_id))
+        self._claimed.append(ClaimedMessage(message, claimed, worker_id, self.stopping))
         return True
 
     def _give_back_claimed(self) -> None:
@@ -324,9 +375,13 @@ class PostgresConsumer(Consumer):
 
     def _write_off(self, claim: Claim, failure: str | None) -> None:
         try:
-            messages.reject(self._database, claim, failure)
+            try:
+                messages.reject(self._database, claim, failure)
+            except psycopg2.Error as error:
+                logger.warning("A dead letter is kept as it is: %s.", type(error).__name__)
+                messages.reject_as_it_is(self._database, claim)
         except DatabaseUnreachable as error:
-            if not self._stopping.is_set():
+            if not self.is_stopping:
                 raise BrokerUnreachable(cause(error)) from error
             # Dramatiq would try for ever. Others give back what we hold once our session has ended.
             logger.warning("The database is away (%s); a message that failed is left to others.", cause(error))
@@ -345,31 +400,3 @@ class PostgresConsumer(Consumer):
     def _expect_strays(self) -> None:
         self._strays_due_at = time.monotonic()
         self._strays_until = self._strays_due_at + self._database.limits.answer + STRAYS_INTERVAL
-
-
-def encoded(message: Message) -> str:
-    """A message as JSON, by Dramatiq's encoder; what that makes otherwise is put into JSON."""
-    data = message.encode()
-    if type(get_encoder()) is JSONEncoder:
-        return data.decode()
-    return json.dumps({"actor_name": message.actor_name, "encoded": base64.b64encode(data).decode()})
-
-
-def decoded(content: str) -> Message:
-    """A message from its JSON.
-
-    Raises:
-        DecodeError: it is no message.
-    """
-    data = content.encode()
-    try:
-        if type(get_encoder()) is not JSONEncoder:
-            data = base64.b64decode(json.loads(content)["encoded"])
-        message: Message = dramatiq.Message.decode(data)
-        # It is due, or it would not have been read: Dramatiq must not hold it back in memory.
-        message.options.pop("eta", None)
-    except DecodeError:
-        raise
-    except Exception as error:
-        raise DecodeError(type(error).__name__, data, error) from error
-    return message

@@ -52,7 +52,10 @@ class Patience:
 
 @dataclass
 class Progress:
-    """When this process last began or ended a message, by the monotonic clock; and its consumers, by queue."""
+    """When this process last began or ended a message, by the monotonic clock; and its consumers, by queue.
+
+    Where several workers of the process read a queue, the consumers of all but one have the queue's name and a number.
+    """
 
     moved_at: float = field(default_factory=time.monotonic)
     consumers: dict[str, PostgresConsumer] = field(default_factory=dict)
@@ -172,15 +175,15 @@ class Upkeep:
             return None
         self._proven_since = self._proven_since or now
         since_then = now - self._proven_since
-        open_consumers = {name: each for name, each in self._progress.consumers.items() if not each.closed}
+        open_consumers = [each for each in self._progress.consumers.values() if not each.closed]
         late = [
-            name
-            for name, each in open_consumers.items()
+            each.queue_name
+            for each in open_consumers
             if each.has_room and min(now - each.looked_at, since_then) > self._patience.idle
         ]
         if late and (waiting := messages.overdue(self._database, late, self._patience.idle)):
             return f"messages wait in {', '.join(waiting)}, and nobody reads them"
-        full = any(not each.has_room for each in open_consumers.values())
+        full = any(not each.has_room for each in open_consumers)
         if full and min(now - self._progress.moved_at, since_then) > self._patience.busy:
             return f"no message has begun or ended for {self._patience.busy:.0f} s"
         return None

@@ -6,10 +6,30 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+import psycopg2
+import psycopg2.errors
+
 from models.database import Cursor, Database, Row
 from models.statements import statements
 
 SQL = statements(__file__)
+
+#: What the database says of a value that it cannot hold.
+UNSTORABLE = (psycopg2.DataError, psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.StatementTooComplex)
+
+#: What it says where the broker's tables are missing, or older than this code.
+NOT_MIGRATED = (
+    psycopg2.errors.UndefinedTable,
+    psycopg2.errors.UndefinedColumn,
+    psycopg2.errors.UndefinedFunction,
+    psycopg2.errors.InvalidSchemaName,
+)
+
+#: The priorities that can be stored.
+PRIORITIES = range(-(2**31), 2**31)
+
+#: The longest delay, in seconds: 200,000 years, which PostgreSQL's timestamps still hold.
+LONGEST_DELAY = 200_000 * 365.25 * 86_400
 
 #: How long dead letters are kept.
 DEAD_LETTERS_KEPT = timedelta(days=7)
@@ -85,9 +105,15 @@ def insert(cursor: Cursor, message: StoredMessage) -> None:
     cursor.execute(SQL["insert"], message.parameters)
 
 
-def insert_alone(database: Database, message: StoredMessage) -> None:
-    """Inserts a message in a transaction of its own: one round trip."""
-    database.execute(SQL["insert"], message.parameters)
+def insert_alone(database: Database, message: StoredMessage, *, again: bool = False) -> None:
+    """Inserts a message in a transaction of its own: one round trip.
+
+    Args:
+        database: where.
+        message: it.
+        again: it was tried before, and nobody knows whether it is there: then what is there stays as it is.
+    """
+    database.execute(SQL["insert_again" if again else "insert"], message.parameters)
 
 
 def put_back(cursor: Cursor, message: StoredMessage, claim: Claim) -> None:
@@ -98,6 +124,19 @@ def put_back(cursor: Cursor, message: StoredMessage, claim: Claim) -> None:
 def put_back_alone(database: Database, message: StoredMessage, claim: Claim) -> None:
     """The same in a transaction of its own: one round trip."""
     database.execute(SQL["put_back"], {**message.parameters, "claim": claim.number})
+
+
+def put_back_as_it_was(database: Database, claim: Claim, *, delay: float, retries: int) -> None:
+    """Consumed → queued for a message in hand whose new content cannot be stored: only its retries are counted.
+
+    Args:
+        database: where.
+        claim: the right to it; nothing is done if it is another's by now.
+        delay: seconds until it may be read.
+        retries: how often it was put back.
+    """
+    parameters = {"message_id": claim.message_id, "claim": claim.number, "delay": delay, "retries": retries}
+    database.execute(SQL["put_back_as_it_was"], parameters)
 
 
 def claim(
@@ -153,6 +192,11 @@ def acknowledge_alone(database: Database, claims: Sequence[Claim]) -> None:
 def reject(database: Database, claim: Claim, failure: str | None) -> None:
     """Consumed → rejected: a dead letter, kept for a while; `failure` is the type of exception."""
     database.execute(SQL["reject"], {"message_id": claim.message_id, "claim": claim.number, "failure": failure})
+
+
+def reject_as_it_is(database: Database, claim: Claim) -> None:
+    """The same without a word of the reason, where that cannot be added to the message."""
+    database.execute(SQL["reject_as_it_is"], {"message_id": claim.message_id, "claim": claim.number})
 
 
 def give_back(database: Database, claims: Sequence[Claim]) -> None:
@@ -240,7 +284,8 @@ def purge(database: Database, older_than: timedelta = DEAD_LETTERS_KEPT) -> None
 
 def store_result(database: Database, message_key: str, result: bytes, seconds: float) -> None:
     """Stores what an actor has returned, for so many seconds."""
-    database.execute(SQL["store_result"], {"message_key": message_key, "result": result, "seconds": seconds})
+    parameters = {"message_key": message_key, "result": result, "seconds": min(seconds, LONGEST_DELAY)}
+    database.execute(SQL["store_result"], parameters)
 
 
 def result(database: Database, message_key: str) -> bytes | None:

@@ -17,6 +17,15 @@ SET queue_name = EXCLUDED.queue_name,
     worker_id = NULL,
     claim = NULL
 
+-- name: insert_again
+-- A message that may be there already, as the answer to its first insertion was lost.
+INSERT INTO dramatiq.queue (message_id, queue_name, state, mtime, message, eta, priority)
+VALUES (
+    %(message_id)s, %(queue_name)s, 'queued', now(), %(content)s,
+    now() + make_interval(secs => %(delay)s::double precision), %(priority)s
+)
+ON CONFLICT (message_id) DO NOTHING
+
 -- name: put_back
 -- consumed → queued: a message in hand is to be run again. Nothing where the claim has passed to another worker.
 UPDATE dramatiq.queue
@@ -26,6 +35,19 @@ SET queue_name = %(queue_name)s,
     message = %(content)s,
     eta = now() + make_interval(secs => %(delay)s::double precision),
     priority = %(priority)s,
+    worker_id = NULL,
+    claim = NULL
+WHERE message_id = %(message_id)s AND claim = %(claim)s
+
+-- name: put_back_as_it_was
+-- consumed → queued: a message in hand is to be run again, and what it has become cannot be stored.
+UPDATE dramatiq.queue
+SET state = 'queued',
+    mtime = now(),
+    message = message || jsonb_build_object(
+        'options', coalesce(message -> 'options', '{}') || jsonb_build_object('retries', %(retries)s::bigint)
+    ),
+    eta = now() + make_interval(secs => %(delay)s::double precision),
     worker_id = NULL,
     claim = NULL
 WHERE message_id = %(message_id)s AND claim = %(claim)s
@@ -109,6 +131,11 @@ SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL,
     END
 WHERE message_id = %(message_id)s AND claim = %(claim)s
 
+-- name: reject_as_it_is
+UPDATE dramatiq.queue
+SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL
+WHERE message_id = %(message_id)s AND claim = %(claim)s
+
 -- name: give_back
 -- consumed → queued: prefetched, but never begun.
 UPDATE dramatiq.queue AS message
@@ -180,7 +207,7 @@ DELETE FROM dramatiq.queue WHERE queue_name = ANY (%(queue_names)s)
 SELECT message_id::text, queue_name, message ->> 'actor_name', mtime,
        message #>> '{options,failure}',
        CASE WHEN jsonb_typeof(message #> '{options,retries}') = 'number'
-           THEN (message #>> '{options,retries}')::integer
+           THEN least(greatest((message #>> '{options,retries}')::numeric, 0), 2147483647)::integer
            ELSE 0
        END
 FROM dramatiq.queue
