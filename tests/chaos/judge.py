@@ -37,7 +37,7 @@ class Site:
         """Asks the database."""
         ledger: dict[int, list[Row]] = defaultdict(list)
         for email_id, user, outcome, unknowns in query(
-            "SELECT email_id, coalesce(user_id, ''), outcome, unknowns FROM duepost.delivery"
+            "SELECT email_id, coalesce(user_id, ''), outcome, unknowns FROM duepost.delivery ORDER BY finished_at"
         ):
             ledger[int(str(email_id))].append(Row(str(user), str(outcome), int(str(unknowns))))
         pending = query("SELECT id, state, unknowns FROM duepost.scheduled_email")
@@ -80,7 +80,8 @@ def faults(asked: Asked, user: str, copies: Sequence[Taken], site: Site) -> Iter
         row for row in site.ledger.get(asked.email_id, []) if row.user == "" and row.outcome in {"cleared", "expired"}
     ]
     unknowns = max([row.unknowns for row in [*rows, *whole]] + [site.held.get(asked.email_id, 0)])
-    if len(rows) > 1 or len(whole) > 1:
+    # What was undeliverable may have been reopened: another row follows it.
+    if any(row.outcome != "undeliverable" for row in rows[:-1]) or len(whole) > 1:
         yield f"{len(rows)} rows in the ledger"
     if len(copies) > 1 + unknowns:
         yield f"{len(copies)} copies, {unknowns} named as unknown"
@@ -91,7 +92,7 @@ def faults(asked: Asked, user: str, copies: Sequence[Taken], site: Site) -> Iter
             yield f"left {asked.not_before(copy.at) - copy.at:.3f} s early"
     if user in asked.cleared and copies:
         yield "cleared, and sent all the same"
-    outcome = rows[0].outcome if rows else site.settled.get((asked.email_id, user))
+    outcome = rows[-1].outcome if rows else site.settled.get((asked.email_id, user))
     if outcome == "sent" and not copies:
         yield "lost: the ledger says sent, the relay never took it"
     if outcome in {"undeliverable", "cleared", "expired"} and copies and not unknowns:

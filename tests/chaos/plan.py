@@ -1,7 +1,7 @@
 """What is to go wrong, and when: drawn from a seed, so that it can be done again."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +20,10 @@ class Trouble(StrEnum):
     PAUSE = "pause, resumed later"
     MIGRATE = "migration while all runs"
     RELAY = "relay misbehaves"
+    POISON = "email whose content cannot be read or rendered"
+    LIMIT = "relay allows one connection, any number later"
+    BEHIND_DOT = "relay loses what lies behind a dot, takes it later"
+    LOCKS = "a client takes and waits for every advisory lock, lets go later"
 
 
 #: How often each is drawn, against the others.
@@ -35,7 +39,15 @@ WEIGHTS: Mapping[Trouble, int] = {
     Trouble.PAUSE: 1,
     Trouble.MIGRATE: 1,
     Trouble.RELAY: 10,
+    Trouble.POISON: 4,
+    Trouble.LIMIT: 1,
+    Trouble.BEHIND_DOT: 1,
+    Trouble.LOCKS: 2,
 }
+
+#: What can be wrong with an email, whatever was checked when it was scheduled; `poison.py` knows how it gets there.
+POISONS = ("huge exponent", "deep nesting", "many digits", "endless template", "failing template", "missing template")
+
 
 #: What a relay can do wrong; `relay.py` knows how.
 MISBEHAVIOURS = (
@@ -44,6 +56,10 @@ MISBEHAVIOURS = (
     "dot 554", "dot closed", "dot reset", "dot hangs", "dot garbage", "taken, then closed", "taken, then reset",
     "taken, then hangs", "taken, slowly",
 )  # fmt: skip
+
+
+#: The ways in which a trouble may come.
+HOW: Mapping[Trouble, Sequence[str]] = {Trouble.RELAY: MISBEHAVIOURS, Trouble.POISON: POISONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +83,6 @@ def plan(seed: int, seconds: float, *, pause: float = 0.7) -> list[Event]:
     at = 1.0
     while (at := at + chance.expovariate(1 / pause)) < seconds:
         [trouble] = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))
-        how = chance.choice(MISBEHAVIOURS) if trouble is Trouble.RELAY else ""
+        how = chance.choice(HOW[trouble]) if trouble in HOW else ""
         events.append(Event(at, trouble, chance.randrange(1000), chance.uniform(0.3, 3.0), how))
     return events

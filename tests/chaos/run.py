@@ -17,7 +17,9 @@ import psycopg2
 
 from tests.chaos.askers import USERS, Asker, Book, address_of
 from tests.chaos.judge import Site, judge
+from tests.chaos.locks import AdvisoryLocks
 from tests.chaos.plan import Event, Trouble, plan
+from tests.chaos.poison import KIND, schedule_poison, write_templates
 from tests.chaos.relay import ChaosRelay
 from tests.namespaces import NamespaceNetwork, fresh_namespace, namespaces_are_allowed
 from tests.network import Network
@@ -126,6 +128,7 @@ class Chaos:
         self.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('resend', 'resend'), ('hold', 'hold')")
         for user in USERS:
             self.query("INSERT INTO duepost.recipient (user_id, address) VALUES (%s, %s)", user, address_of(user))
+        write_templates(self.folder / "templates")
         for name in ("worker-0", "worker-1", "worker-2", "watch-0", "watch-1"):
             self._start(name)
 
@@ -133,7 +136,8 @@ class Chaos:
         # The last worker lives behind a network that is cut now and then.
         url = self.network.url if name == "worker-2" else self.url
         limits = {"DUEPOST_STATEMENT_TIMEOUT": "2", "DUEPOST_SMTP_TIMEOUT": "2", "DUEPOST_SMTP_DOT_TIMEOUT": "3"}
-        env = environment(url, self.relay.url, **limits, **self.env)
+        limits |= {"DUEPOST_TEMPLATES": str(self.folder / "templates"), "DUEPOST_RENDER_TIMEOUT": "1"}
+        env = environment(url, f"{self.relay.url}?pipelining=ahead", **limits, **self.env)
         log = self.folder / f"{name}.log"
         if name.startswith("watch"):
             self.processes[name] = Watch(env, log)
@@ -189,6 +193,10 @@ class Chaos:
             Trouble.PAUSE: self._pause,
             Trouble.MIGRATE: self._migrate,
             Trouble.RELAY: lambda: self.relay.misbehave(event.how, 1 + event.target % 4),
+            Trouble.POISON: lambda: schedule_poison(self.query, event.how),
+            Trouble.LIMIT: self._limit,
+            Trouble.BEHIND_DOT: self._lose_behind_dots,
+            Trouble.LOCKS: self._take_locks,
         }
         return acts[event.trouble]()
 
@@ -225,6 +233,21 @@ class Chaos:
         if done.returncode:
             self.book.errors.append(f"migrate: {done.stderr}")
 
+    def _limit(self) -> Callable[[], object]:
+        self.relay.limit = 1
+        return lambda: setattr(self.relay, "limit", None)
+
+    def _lose_behind_dots(self) -> Callable[[], object]:
+        self.relay.behind = "close"
+        # It was learnt before that this relay loses it: forgotten, so that it is found out once more.
+        self.query("UPDATE duepost.route SET pipelining_lost_at = NULL, pipelining_lost_because = NULL")
+        return lambda: setattr(self.relay, "behind", "take")
+
+    def _take_locks(self) -> Callable[[], object]:
+        """A client without any right takes each lock that is free, and waits for one that is not."""
+        client = AdvisoryLocks(self.url)
+        return client.let_go
+
     def _keep_running(self) -> None:
         for name, process in list(self.processes.items()):
             if process.popen.poll() is not None:
@@ -234,6 +257,8 @@ class Chaos:
         self.network.mend()
         self.relay.forget()
         self.relay.release()
+        self.relay.limit, self.relay.behind = None, "take"
+        self.query("DELETE FROM duepost.scheduled_email WHERE kind = %s AND state <> 'sending'", KIND)
         for name in self.processes:
             self._signal(name, signal.SIGCONT)
         self.query("UPDATE duepost.control SET paused = false")
@@ -246,6 +271,7 @@ class Chaos:
                 "UPDATE duepost.scheduled_email SET due_at = now()"
                 " WHERE state = 'scheduled' AND due_at > now() AND scheduled_at <= now()"
             )
+            self.query("DELETE FROM duepost.scheduled_email WHERE kind = %s AND state <> 'sending'", KIND)
             if self.query("SELECT count(*) FROM duepost.scheduled_email WHERE state <> 'unknown'") == [(0,)]:
                 return
             time.sleep(0.5)
