@@ -240,7 +240,7 @@ class Chaos:
     def _lose_behind_dots(self) -> Callable[[], object]:
         self.relay.behind = "close"
         # It was learnt before that this relay loses it: forgotten, so that it is found out once more.
-        self.query("UPDATE duepost.route SET pipelining_lost_at = NULL, pipelining_lost_because = NULL")
+        self.query("UPDATE duepost.route SET ahead_off_at = NULL, ahead_off_because = NULL")
         return lambda: setattr(self.relay, "behind", "take")
 
     def _take_locks(self) -> Callable[[], object]:
