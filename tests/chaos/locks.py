@@ -1,11 +1,14 @@
 """A client that takes every advisory lock it can get, and waits for those it cannot: any login may."""
 
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import psycopg2
 
 from tests.postgres import Connection
+
+#: What its sessions are called.
+NAME = "locks"
 
 #: The locks of those who are there now: class and object, as `pg_locks` shows them.
 HELD = """
@@ -26,40 +29,39 @@ class AdvisoryLocks:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._sessions: list[Connection] = []
+        self._is_over = threading.Event()
         with suppress(psycopg2.Error):
-            session = self._connect()
-            with session.cursor() as cursor:
+            holder = self._connect()
+            with holder.cursor() as cursor:
                 cursor.execute(HELD)
                 held = cursor.fetchall()
                 cursor.execute(FREE)
+            self._holder = holder
             for lock in held:
                 threading.Thread(target=self._wait_for, args=lock, daemon=True).start()
 
     def _connect(self) -> Connection:
-        session = psycopg2.connect(self._url, connect_timeout=5, application_name="locks")
+        session = psycopg2.connect(self._url, connect_timeout=5, application_name=NAME)
         session.autocommit = True
-        self._sessions.append(session)
         return session
 
     def _wait_for(self, class_id: int, object_id: int, kind: int) -> None:
-        statement = (
-            "SELECT pg_advisory_lock(%s::int, %s::int)" if kind == 2 else "SELECT pg_advisory_lock(%s << 32 | %s)"
-        )
-        with suppress(psycopg2.Error), self._connect().cursor() as cursor:
-            cursor.execute(statement, (class_id, object_id))
+        # pg_locks shows a pair of integers with the sub-id 2, one bigint as its two halves with 1.
+        pair, whole = "SELECT pg_advisory_lock(%s::int, %s::int)", "SELECT pg_advisory_lock((%s::bigint << 32) | %s)"
+        with suppress(psycopg2.Error), closing(self._connect()) as session, session.cursor() as cursor:
+            # The client that waits ends by itself should nobody end it.
+            cursor.execute("SET lock_timeout = '10s'")
+            cursor.execute(pair if kind == 2 else whole, (class_id, object_id))
+            self._is_over.wait(10)
 
     def let_go(self) -> None:
         """Ends all its sessions, waiting or not."""
-        with suppress(psycopg2.Error):
-            killer = psycopg2.connect(self._url, connect_timeout=5)
-            killer.autocommit = True
-            with killer.cursor() as cursor:
+        self._is_over.set()
+        with suppress(psycopg2.Error), closing(psycopg2.connect(self._url, connect_timeout=5)) as session:
+            session.autocommit = True
+            with session.cursor() as cursor:
                 cursor.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name = 'locks' AND datname = current_database()"
+                    " WHERE application_name = %s AND datname = current_database()",
+                    (NAME,),
                 )
-            killer.close()
-        for session in self._sessions:
-            with suppress(psycopg2.Error):
-                session.close()
