@@ -1,5 +1,6 @@
 """The environment: the one module that reads it. Each setting is checked when the settings are read."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sentry_sdk.utils import BadDsn, Dsn
 
 from actors.addresses import Mailbox, parse_sender
+from actors.smtp.greeting import is_hello_name
 from actors.smtp.relay import Relay, Timeouts
+from actors.smtp.tls import trouble_with
 from models.errors import DuepostError
 
 
@@ -59,6 +62,22 @@ def _relay_url(value: object) -> object:
     return value
 
 
+def _hello(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and not is_hello_name(str(value)):
+        raise ValueError(
+            "must be a domain such as mail.example.com, or an address such as [192.0.2.1] or [IPv6:2001:db8::1]"
+        )
+    return value
+
+
+def _certificates(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and (trouble := trouble_with(Path(str(value)))):
+        raise ValueError(f"{value} {trouble}; must be a file of certificates in PEM")
+    return value
+
+
 def _dsn(value: object) -> object:
     value = _blank_is_none(value)
     if value is not None:
@@ -86,6 +105,12 @@ class Settings(BaseSettings):
     )
     smtp_url: Annotated[SecretStr | None, BeforeValidator(_relay_url)] = Field(
         default=None, validation_alias="DUEPOST_SMTP_URL"
+    )
+    smtp_hello: Annotated[str | None, BeforeValidator(_hello)] = Field(
+        default=None, validation_alias="DUEPOST_SMTP_HELO"
+    )
+    smtp_certificates: Annotated[Path | None, BeforeValidator(_certificates)] = Field(
+        default=None, validation_alias="DUEPOST_SMTP_CA"
     )
     sender: Annotated[str | None, BeforeValidator(_mailbox)] = Field(default=None, validation_alias="DUEPOST_FROM")
     templates: Path = Field(default=Path("templates"), validation_alias="DUEPOST_TEMPLATES")
@@ -134,7 +159,11 @@ class Settings(BaseSettings):
         """
         if self.smtp_url is None:
             raise BadSettings("DUEPOST_SMTP_URL: not set; give a relay such as smtp+starttls://user:password@host:587")
-        return Relay.from_url(self.smtp_url.get_secret_value())
+        return self.with_its_settings(Relay.from_url(self.smtp_url.get_secret_value()))
+
+    def with_its_settings(self, relay: Relay) -> Relay:
+        """A relay with what is set for all: our name and the certificates that are trusted."""
+        return replace(relay, hello=self.smtp_hello, certificates=self.smtp_certificates)
 
     def need_sender(self) -> Mailbox:
         """The sender of emails that name none.

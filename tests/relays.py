@@ -12,6 +12,7 @@ nothing else: after `on(Phase.MAIL, hang())` there is no reply even when the han
 """
 
 import base64
+import hmac
 import select
 import socket
 import ssl
@@ -438,11 +439,17 @@ class _Session:
 
     def log_in(self, line: str) -> None:
         words = line.split()
+        expected = self.relay.auth
         if words[1].upper() == "PLAIN":
             given = base64.b64decode(words[2]).decode().split("\0")[1:]
+        elif words[1].upper() == "CRAM-MD5":
+            given = self.challenge("334 PDFAcmVsYXkudGVzdD4=").split(" ")
+            if expected is not None:
+                digest = hmac.new(expected[1].encode(), b"<1@relay.test>", "md5").hexdigest()
+                expected = (expected[0], digest)
         else:
             given = [self.challenge("334 VXNlcm5hbWU6"), self.challenge("334 UGFzc3dvcmQ6")]
-        right = self.relay.auth is not None and tuple(given) == self.relay.auth
+        right = expected is not None and tuple(given) == expected
         code = self.do(Phase.AUTH, "235 2.7.0 welcome" if right else "535 5.7.8 wrong", line)
         self.logged_in = code.startswith("2")
 

@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
@@ -11,9 +11,12 @@ from actors.smtp.dialogue import Action, Aside, Receive, Script, Send, StartTls,
 from actors.smtp.envelope import Envelope
 from actors.smtp.greeting import Offer, farewell, greet, hello_name
 from actors.smtp.limits import is_connection_limit, is_message_limit
+from actors.smtp.login import Attempts
+from actors.smtp.rehearsal import Inspection, rehearse, verdict_on
 from actors.smtp.relay import Pipelining, Relay, Timeouts
 from actors.smtp.replies import Reply
 from actors.smtp.route import NoPlace, NoRoute, Route
+from actors.smtp.tls import checking, unchecked
 from actors.smtp.transaction import Fitness, Submitted, Transaction, reset
 from actors.smtp.verdicts import Phase, Ruling
 from actors.smtp.wire import Wire
@@ -74,6 +77,7 @@ class Connection:
         self._timeouts = timeouts
         self._may_send = may_send
         self._tls = tls
+        self._logins = Attempts()
         self._route = route or NoRoute()
         self._has_place = False
         self._is_greeted = False
@@ -133,23 +137,34 @@ class Connection:
         return submitted.rulings
 
     def check(self) -> Ruling | None:
-        """Connects, greets, logs in and quits, on a connection of its own.
+        """Connects, greets, logs in and quits.
 
         Returns:
             None if all is well, else what is wrong.
         """
+        return self.inspect().refusal
+
+    def inspect(self, sender: str | None = None, recipients: Sequence[str] = ()) -> Inspection:
+        """Connects, greets, logs in, names a sender and recipients if there is one, forgets them, and quits.
+
+        For a connection of its own, which ends with it: nothing is sent.
+
+        Args:
+            sender: the return path.
+            recipients: to be named with it.
+        """
         try:
-            wire = Wire(self._relay, self._timeouts)
+            greeted = self._connect()
+            if isinstance(greeted, Ruling) or self._wire is None:
+                return Inspection(greeted if isinstance(greeted, Ruling) else None)
+            encryption = self._wire.encryption
+            answers = self._converse(self._wire, rehearse(sender, recipients)) if sender is not None else ()
+            self._part(self._wire)
         except Stopped as stopped:
-            return stopped.ruling
-        try:
-            greeted = self._converse(wire, greet(self._relay, hello_name()))
-            if isinstance(greeted, Ruling):
-                return greeted
-            self._part(wire)
-            return None
+            return Inspection(stopped.ruling)
         finally:
-            wire.close()
+            self._drop()
+        return Inspection(verdict_on(answers), encryption, self._relay.is_checked, answers)
 
     @property
     def idle_since(self) -> float:
@@ -257,13 +272,8 @@ class Connection:
         if not self._route.take_place():
             raise NoPlace
         self._has_place = True
-        try:
-            self._wire = Wire(self._relay, self._timeouts)
-        except Stopped as stopped:
-            self._be_refused(stopped.ruling)
-            return
         self._emails, self._needs_reset = 0, False
-        greeted = self._converse(self._wire, greet(self._relay, hello_name()))
+        greeted = self._connect()
         if isinstance(greeted, Ruling):
             self._be_refused(greeted)
             return
@@ -272,6 +282,23 @@ class Connection:
             self._offer = replace(greeted, pipelining=False)
         self._is_greeted = True
         self._route.opened()
+
+    def _connect(self) -> Offer | Ruling:
+        """A connection that is greeted and logged in, or why there is none.
+
+        A relay that hangs up on a login that it refuses gets the next mechanism over a fresh one.
+        """
+        while True:
+            try:
+                self._wire = Wire(self._relay, self._timeouts)
+            except Stopped as stopped:
+                return stopped.ruling
+            self._logins.is_cut_off = False
+            name = hello_name(self._relay, self._wire.own_address)
+            greeted = self._converse(self._wire, greet(self._relay, name, self._logins))
+            if not self._logins.is_cut_off:
+                return greeted
+            self._wire.close()
 
     def _be_refused(self, refusal: Ruling) -> None:
         self._drop()
@@ -341,14 +368,16 @@ class Connection:
         if isinstance(action, Send):
             wire.send(action.data, action.phase)
         elif isinstance(action, StartTls):
-            wire.start_tls(self._context())
+            wire.start_tls(self._context(is_checked=action.is_checked), action.phase)
         else:
             action.work()
         return None
 
-    def _context(self) -> ssl.SSLContext:
+    def _context(self, *, is_checked: bool) -> ssl.SSLContext:
+        if not is_checked:
+            return unchecked()
         if self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = checking(self._relay.certificates)
         return self._tls
 
     def _brief(self) -> Timeouts:

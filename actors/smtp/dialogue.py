@@ -29,9 +29,13 @@ class Receive(NamedTuple):
 
 
 class StartTls(NamedTuple):
-    """Turn the connection into a TLS one, unless something that came unencrypted is left over."""
+    """Turn the connection into a TLS one, unless something that came unencrypted is left over.
+
+    `is_checked`: the certificate has to be trusted, and the relay's.
+    """
 
     phase: Phase = Phase.STARTTLS
+    is_checked: bool = True
 
 
 class Aside(NamedTuple):

@@ -1,17 +1,24 @@
 """The dialogue's first part: banner, EHLO, TLS and login, until the relay is ready for emails."""
 
+import ipaddress
 import re
 import socket
-from base64 import b64encode
 from dataclasses import dataclass
 from typing import Self
 
 from actors.smtp.dialogue import Script, StartTls, Stopped, ask, demand, must_be_positive, receive
+from actors.smtp.login import MECHANISMS, Attempts, log_in
 from actors.smtp.relay import Relay, Security
 from actors.smtp.replies import Reply
 from actors.smtp.verdicts import Phase, Ruling, judge, judge_failure
 
-_DOMAIN = re.compile(r"(?=.{1,255}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+", re.IGNORECASE)
+_NAME = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+
+#: A name of letters, digits and hyphens, with a dot or without.
+DOMAIN = re.compile(rf"(?=.{{1,255}}$){_NAME}(?:\.{_NAME})*", re.IGNORECASE)
+
+#: What OpenSSL says where something answers that is not TLS.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +57,43 @@ class Offer:
         )
 
 
-def hello_name() -> str:
-    """Gives the name for EHLO without asking DNS, which may hang: the machine's, or an address literal."""
-    name = socket.gethostname()
-    return name if _DOMAIN.fullmatch(name) else "[127.0.0.1]"
+def hello_name(relay: Relay, own_address: str) -> str:
+    """The name for EHLO, without asking DNS, which may hang (RFC 5321 section 4.1.4).
+
+    Args:
+        relay: whom it is for; its setting comes first.
+        own_address: this machine's, for where it has no full name.
+    """
+    name = relay.hello or socket.gethostname()
+    if relay.hello or (DOMAIN.fullmatch(name) and "." in name):
+        return name
+    return f"[IPv6:{own_address}]" if ":" in own_address else f"[{own_address}]"
 
 
-def greet(relay: Relay, name: str) -> Script[Offer | Ruling]:
+def is_hello_name(name: str) -> bool:
+    """Whether it is a domain, or an address in brackets such as `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321)."""
+    literal = re.fullmatch(r"\[(IPv6:)?([0-9a-f.:]+)\]", name, re.IGNORECASE)
+    if literal is None:
+        return DOMAIN.fullmatch(name) is not None and not re.fullmatch(r"[\d.]+", name)
+    try:
+        return (ipaddress.ip_address(literal[2]).version == 6) is (literal[1] is not None)
+    except ValueError:
+        return False
+
+
+def greet(relay: Relay, name: str, attempts: Attempts | None = None) -> Script[Offer | Ruling]:
     """Greets the relay and logs in.
 
     Args:
         relay: whom the connection is to.
         name: this machine's, for EHLO.
+        attempts: how logins to it went; they are added to.
 
     Returns:
         What the relay offers; or the ruling, always a retry in relay scope, if it does not get that far.
     """
     try:
-        return (yield from _greet(relay, name))
+        return (yield from _greet(relay, name, attempts or Attempts()))
     except Stopped as stopped:
         return stopped.ruling
 
@@ -80,22 +106,59 @@ def farewell() -> Script[None]:
         return
 
 
-def _greet(relay: Relay, name: str) -> Script[Offer]:
+def _greet(relay: Relay, name: str, attempts: Attempts) -> Script[Offer]:
     encrypted = relay.security is Security.IMPLICIT
     if encrypted:
-        yield StartTls()
-    must_be_positive(Phase.BANNER, (yield from receive(Phase.BANNER)))
+        yield from _encrypt()
+    must_be_positive(Phase.BANNER, (yield from _banner(encrypted=encrypted)))
     offer = yield from _hello(name)
-    if not encrypted and (offer.starttls or relay.security is Security.REQUIRED):
-        yield from _start_tls(offer)
+    if not encrypted and _wants_tls(relay, offer):
+        yield from _start_tls(offer, is_checked=relay.is_checked)
         encrypted = True
         # What was offered unencrypted may be forged (RFC 3207 section 4.2).
         offer = yield from _hello(name)
     if relay.username is not None and relay.password is not None:
         if not encrypted and not relay.is_loopback:
             raise _refusal(Phase.AUTH, "the relay offers no TLS, and a login is not sent unencrypted")
-        yield from _log_in(offer, relay.username, relay.password)
+        yield from log_in(offer.logins, relay.username, relay.password, attempts)
     return offer
+
+
+def _encrypt() -> Script[None]:
+    """TLS from the start."""
+    try:
+        yield StartTls(Phase.CONNECT)
+    except Stopped as stopped:
+        if any(word in stopped.ruling.reply for word in _NOT_TLS):
+            raise _hinted(
+                stopped, "does this port speak TLS from the start? else smtp+starttls:// or smtp://"
+            ) from None
+        raise
+
+
+def _banner(*, encrypted: bool) -> Script[Reply]:
+    try:
+        return (yield from receive(Phase.BANNER))
+    except Stopped as stopped:
+        if encrypted or stopped.hung_up:
+            raise
+        raise _hinted(stopped, "no banner: does this port speak TLS from the start? then smtps://") from None
+
+
+def _hinted(stopped: Stopped, hint: str) -> Stopped:
+    ruling = stopped.ruling
+    return Stopped(ruling._replace(reply=f"{ruling.reply} ({hint})"), hung_up=stopped.hung_up)
+
+
+def _wants_tls(relay: Relay, offer: Offer) -> bool:
+    """Whether TLS is to start now.
+
+    To this machine it is not unless asked for: nobody is in between, and packages set up certificates there that nobody
+    vouches for. But for a login that is only taken with TLS.
+    """
+    if relay.security is Security.OPPORTUNISTIC and relay.is_loopback:
+        return offer.starttls and relay.has_login and offer.logins.isdisjoint(MECHANISMS)
+    return offer.starttls or relay.security is Security.REQUIRED
 
 
 def _hello(name: str) -> Script[Offer]:
@@ -108,31 +171,11 @@ def _hello(name: str) -> Script[Offer]:
     return Offer()
 
 
-def _start_tls(offer: Offer) -> Script[None]:
+def _start_tls(offer: Offer, *, is_checked: bool) -> Script[None]:
     if not offer.starttls:
         raise _refusal(Phase.STARTTLS, "TLS is required, and the relay does not offer STARTTLS")
     yield from demand(b"STARTTLS", Phase.STARTTLS)
-    yield StartTls()
-
-
-def _log_in(offer: Offer, username: str, password: str) -> Script[None]:
-    user, secret = username.encode("utf-8"), password.encode("utf-8")
-    if "PLAIN" in offer.logins:
-        yield from demand(b"AUTH PLAIN " + b64encode(b"\0" + user + b"\0" + secret), Phase.AUTH)
-    elif "LOGIN" in offer.logins:
-        yield from _challenge(b"AUTH LOGIN")
-        yield from _challenge(b64encode(user))
-        yield from demand(b64encode(secret), Phase.AUTH)
-    elif offer.logins:
-        raise _refusal(Phase.AUTH, "the relay offers neither AUTH PLAIN nor AUTH LOGIN")
-    else:
-        raise _refusal(Phase.AUTH, "a login is configured, and the relay does not offer AUTH")
-
-
-def _challenge(line: bytes) -> Script[None]:
-    reply = yield from ask(line, Phase.AUTH)
-    if not reply.intermediate:
-        raise Stopped(judge(Phase.AUTH, reply))
+    yield StartTls(is_checked=is_checked)
 
 
 def _refusal(phase: Phase, why: str) -> Stopped:

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -29,6 +30,9 @@ class Pipelining(StrEnum):
 
 _DEFAULT_PORTS = {Security.OPPORTUNISTIC: 25, Security.REQUIRED: 587, Security.IMPLICIT: 465}
 _SHAPE = "expected smtp://[user:password@]host[:port], smtp+starttls://… or smtps://…"
+
+#: Names of this machine (RFC 6761, and those that systems add).
+_LOCAL = {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"}
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 
 
@@ -62,6 +66,8 @@ class Relay:
         security: when TLS starts.
         username: whom to log in as, None for no login.
         password: never shown.
+        hello: the name for EHLO; None for this machine's, or its address.
+        certificates: a file of certificates that are trusted besides the system's.
         pipelining: how many commands may go out before replies are read.
     """
 
@@ -71,6 +77,8 @@ class Relay:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     pipelining: Pipelining = Pipelining.ON
+    hello: str | None = None
+    certificates: Path | None = None
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -102,11 +110,27 @@ class Relay:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is on this very machine: there a password may go unencrypted."""
+        """Whether it is on this very machine: there even a password may go unencrypted."""
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            address = ipaddress.ip_address(self.host)
         except ValueError:
-            return self.host.lower() == "localhost"
+            name = self.host.lower().removesuffix(".")
+            return name in _LOCAL or name.endswith(".localhost")
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+    @property
+    def has_login(self) -> bool:
+        """Whether somebody is to log in."""
+        return self.username is not None and self.password is not None
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the certificate has to be trusted, and for this host.
+
+        TLS that nobody asked for is better than plain text, whoever is at the other end (RFC 7435); a password is not
+        for just anybody.
+        """
+        return self.security is not Security.OPPORTUNISTIC or (self.has_login and not self.is_loopback)
 
 
 def _bad(why: str) -> ValueError:

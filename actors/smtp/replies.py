@@ -1,6 +1,7 @@
 """Replies of an SMTP relay: bytes in, whole replies out (RFC 5321 section 4.2)."""
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -38,15 +39,17 @@ class Reply(NamedTuple):
     Attributes:
         code: 200 to 599.
         lines: the text of each line, after the code.
+        shown: the same without our login, for people; None where it is the same.
     """
 
     code: int
     lines: tuple[str, ...]
+    shown: tuple[str, ...] | None = None
 
     @property
     def text(self) -> str:
-        """The lines joined to one, the enhanced code left in, cut and cleaned by `one_line`."""
-        return one_line(" ".join(line for line in self.lines if line))
+        """The lines joined to one for people, the enhanced code left in, cut and cleaned by `one_line`."""
+        return one_line(" ".join(line for line in self.shown or self.lines if line))
 
     @property
     def enhanced_code(self) -> str | None:
@@ -79,9 +82,14 @@ def _read(line: bytes) -> tuple[int, bool, str]:
 
 
 class ReplyParser:
-    """Takes bytes as they arrive, in pieces of any size, and gives replies as they become whole."""
+    """Takes bytes as they arrive, in pieces of any size, and gives replies as they become whole.
 
-    def __init__(self) -> None:
+    Args:
+        hide: takes out of a text what nobody is to see.
+    """
+
+    def __init__(self, hide: Callable[[str], str] | None = None) -> None:
+        self._hide = hide
         self._buffer = bytearray()
         self._code: int | None = None
         self._lines: list[str] = []
@@ -111,8 +119,8 @@ class ReplyParser:
                 if self._take(line):
                     return self._finish()
         except MalformedReply as malformed:
-            self._fault = str(malformed)
-            raise
+            self._fault = self._hide(str(malformed)) if self._hide else str(malformed)
+            raise MalformedReply(self._fault) from None
         return None
 
     def _next_line(self) -> bytes | None:
@@ -143,6 +151,13 @@ class ReplyParser:
     def _finish(self) -> Reply:
         if self._code is None:
             raise MalformedReply("a reply without a code")
-        reply = Reply(self._code, tuple(self._lines))
+        lines = tuple(self._lines)
+        reply = Reply(self._code, lines, self._shown(lines))
         self._code, self._lines, self._size = None, [], 0
         return reply
+
+    def _shown(self, lines: tuple[str, ...]) -> tuple[str, ...] | None:
+        if self._hide is None:
+            return None
+        shown = tuple(map(self._hide, lines))
+        return None if shown == lines else shown

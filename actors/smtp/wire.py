@@ -4,11 +4,13 @@ import select
 import socket
 import ssl
 import time
+from ipaddress import ip_address
 from typing import Final
 
 from actors.smtp.dialogue import NO_OTHER_LIMIT, Stopped
 from actors.smtp.relay import Relay, Timeouts
 from actors.smtp.replies import MalformedReply, Reply, ReplyParser
+from actors.smtp.secrets import hider
 from actors.smtp.verdicts import Phase, judge_failure
 
 #: Bytes that share one `Timeouts.block`.
@@ -38,7 +40,7 @@ class Wire:
     def __init__(self, relay: Relay, timeouts: Timeouts) -> None:
         self._relay = relay
         self.timeouts = timeouts
-        self._parser = ReplyParser()
+        self._parser = ReplyParser(hider(relay.username, relay.password))
         self._outgoing = memoryview(b"")
         try:
             self._use(_connect(relay, timeouts.connect))
@@ -154,20 +156,34 @@ class Wire:
         """What a selector waits for; -1 once it is closed."""
         return self._socket.fileno()
 
-    def start_tls(self, context: ssl.SSLContext) -> None:
-        """Shakes hands; the certificate must be for the relay's host.
+    @property
+    def own_address(self) -> str:
+        """This machine's address as the relay's side of the connection sees it, a gateway aside; IPv4 or IPv6."""
+        try:
+            address = ip_address(str(self._socket.getsockname()[0]).partition("%")[0])
+        except (OSError, ValueError):
+            return "127.0.0.1"
+        return str(getattr(address, "ipv4_mapped", None) or address)
+
+    @property
+    def encryption(self) -> str | None:
+        """The version of TLS; None for plain text."""
+        return self._socket.version() if isinstance(self._socket, ssl.SSLSocket) else None
+
+    def start_tls(self, context: ssl.SSLContext, phase: Phase = Phase.STARTTLS) -> None:
+        """Shakes hands; the certificate must be for the relay's host where the context checks it.
 
         Raises:
             Stopped: TLS failed, or something unencrypted was left over that would pass for encrypted.
         """
         if self._parser.pending:
-            raise Stopped(judge_failure(Phase.STARTTLS, "the relay sent more than its consent to TLS"))
+            raise Stopped(judge_failure(phase, "the relay sent more than its consent to TLS"))
         limit = self.timeouts.connect
         try:
             self._wait_at_most(limit)
             self._use(context.wrap_socket(self._socket, server_hostname=self._relay.host))
         except FAILURES as failure:
-            raise _stopped(Phase.STARTTLS, failure, limit) from failure
+            raise _stopped(phase, failure, limit) from failure
 
     def is_quiet(self) -> bool:
         """Says, without waiting, whether the connection stands and the relay has said nothing unasked."""
@@ -252,6 +268,9 @@ def _remaining(deadline: float) -> float:
 def _stopped(phase: Phase, failure: Exception, limit: float) -> Stopped:
     """What goes wrong on the wire, as the dialogue is told. `limit`, in seconds, is for the message only."""
     hung_up = isinstance(failure, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    if phase is Phase.AUTH and isinstance(failure, MalformedReply):
+        # It may repeat the login in a shape of its own.
+        failure = MalformedReply("its text is not kept")
     return Stopped(judge_failure(phase, _describe(failure, limit)), hung_up=hung_up)
 
 
@@ -261,7 +280,8 @@ def _describe(failure: Exception, limit: float) -> str:
     if isinstance(failure, socket.gaierror | UnicodeError):
         return f"the relay's name does not resolve: {failure}"
     if isinstance(failure, ssl.SSLCertVerificationError):
-        return f"the relay's certificate is not trusted: {failure.verify_message}"
+        why = failure.verify_message
+        return f"the relay's certificate is not trusted: {why} (DUEPOST_SMTP_CA names a file of what to trust)"
     if isinstance(failure, ssl.SSLError):
         return f"TLS failed: {failure.reason or failure}"
     if isinstance(failure, MalformedReply):

@@ -12,10 +12,8 @@ import typer
 
 from actors.rendering import Templates
 from actors.settings import BadSettings, settings
-from actors.smtp.connection import Connection
-from actors.smtp.relay import Timeouts
 from duepost import stack
-from duepost.commands import checks
+from duepost.commands import checks, relay_check
 from duepost.commands.context import UP, Json, client_database, explain, session_database, uses_up
 from duepost.commands.health import STYLES, Finding, Health
 from duepost.commands.output import print_json, say_coloured
@@ -29,9 +27,6 @@ OLDEST_SERVER = 140_000
 
 #: Seconds by which the clocks may differ.
 CLOCK_TOLERANCE = 5.0
-
-#: Seconds that each step with the relay may take.
-RELAY_PATIENCE = 10.0
 
 #: Seconds that a worker process may be silent about its progress.
 PROGRESS_TOLERANCE = 60.0
@@ -56,7 +51,7 @@ DELIVERY: tuple[tuple[str, Callable[[Database], tuple[Health, str]]], ...] = (
 
 def doctor(
     as_json: Json = False,
-    relay: Annotated[bool, typer.Option(help="Also log in to the relay.")] = True,
+    relay: Annotated[bool, typer.Option(help="Also ask the relay whether it takes an email; none is sent.")] = True,
     worker: Annotated[
         bool,
         typer.Option("--worker", help="Only this host's workers: is there progress? A liveness probe."),
@@ -198,12 +193,8 @@ def _sender() -> tuple[Health, str]:
 def _relay() -> tuple[Health, str]:
     if uses_up():
         return _relay_of_up()
-    relay = settings().need_relay()
-    ruling = Connection(relay, Timeouts(*[RELAY_PATIENCE] * 4)).check()
-    if ruling is None:
-        return Health.OK, f"{relay.host}:{relay.port} takes mail"
-    said = " ".join(str(part) for part in (ruling.code, ruling.reply) if part)
-    return Health.FAILED, f"{relay.host}:{relay.port}: {ruling.phase}: {said}"
+    sender = settings().need_sender().address if settings().sender else None
+    return relay_check.examine(settings().need_relay(), sender)
 
 
 def _relay_of_up() -> tuple[Health, str]:

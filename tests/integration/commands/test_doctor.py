@@ -96,6 +96,57 @@ def test_a_relay_that_refuses_the_login_fails(url: str, tmp_path: Path) -> None:
     assert "topsecret" not in found["relay"]
 
 
+@pytest.mark.parametrize(
+    ("phase", "said", "advice"),
+    [
+        (Phase.MAIL, "452 4.3.1 Insufficient system storage", ""),
+        (Phase.MAIL, "530 5.7.0 Must issue a STARTTLS command first", "smtp+starttls://"),
+        (Phase.MAIL, "550 5.7.1 no", "DUEPOST_FROM"),
+        (Phase.RCPT, "554 5.7.1 <noreply@example.com>: Sender address rejected: Access denied", "DUEPOST_FROM"),
+        (Phase.RCPT, "554 5.7.1 <x>: Recipient address rejected: Access denied", "login"),
+        (Phase.RCPT, "454 4.7.1 <x>: Relay access denied", "login"),
+        (Phase.RCPT, "554 5.7.1 <[127.0.0.1]>: Helo command rejected: Access denied", "DUEPOST_SMTP_HELO"),
+        (Phase.RCPT, "554 5.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied", "this host"),
+        (Phase.RCPT, "550 5.4.5 Daily user sending limit exceeded", "Wait"),
+    ],
+)
+def test_a_relay_that_takes_no_mail_of_ours_fails_and_the_line_says_what_to_do(
+    url: str, tmp_path: Path, phase: Phase, said: str, advice: str
+) -> None:
+    with ScriptedRelay() as relay:
+        relay.on(phase, reply(said))
+        found = failed(Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path)))
+        assert relay.messages == []
+    assert list(found) == ["relay"]
+    assert said in found["relay"]
+    assert advice in found["relay"]
+
+
+def test_a_relay_that_does_not_know_the_doctors_mailboxes_takes_mail(url: str, tmp_path: Path) -> None:
+    with ScriptedRelay() as relay:
+        relay.on(Phase.RCPT, reply("550 5.1.1 no such user"))
+        health, detail = Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path)).findings()["relay"]
+    assert health == "ok"
+    assert "nothing is encrypted or checked" in detail
+
+
+def test_a_relay_that_takes_mail_for_its_own_domain_only_is_a_warning(url: str, tmp_path: Path) -> None:
+    with ScriptedRelay() as relay:
+        relay.on(Phase.RCPT, reply("554 5.7.1 Relay access denied"), when=lambda line: "example.org" in line)
+        health, detail = Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path)).findings()["relay"]
+    assert health == "warning"
+    assert "Relay access denied" in detail
+
+
+def test_the_doctor_shows_nothing_of_a_login_that_the_relay_repeats(url: str, tmp_path: Path) -> None:
+    with ScriptedRelay(auth=("user", "right")) as relay:
+        relay.on(Phase.AUTH, reply('500 5.5.1 Command unrecognized: "AUTH PLAIN AHVzZXIAdG9wc2VjcmV0"'))
+        shell = Shell(url, relay.url.replace("right", "topsecret"), DUEPOST_TEMPLATES=str(tmp_path))
+        found = failed(shell)
+    assert "500 5.5.1" in found["relay"]
+    assert "AHVzZXIAdG9wc2VjcmV0" not in found["relay"]
+
+
 def test_an_absent_relay_fails_unless_it_is_left_alone(url: str, tmp_path: Path) -> None:
     shell = Shell(url, "smtp://127.0.0.1:1", DUEPOST_TEMPLATES=str(tmp_path))
     assert list(failed(shell)) == ["relay"]

@@ -64,6 +64,10 @@ BAD_USAGE: list[tuple[list[str], str]] = [
 BAD_SETTINGS = [
     ("DUEPOST_DATABASE_URL", "mysql://x", "a libpq URL"),
     ("DUEPOST_SMTP_URL", "http://x", "smtp"),
+    ("DUEPOST_SMTP_HELO", "my host", "must be a domain"),
+    ("DUEPOST_SMTP_HELO", "[1.2.3]", "must be a domain"),
+    ("DUEPOST_SMTP_CA", "/nowhere.pem", "cannot be read: No such file"),
+    ("DUEPOST_SMTP_CA", "/dev/null", "holds no certificate"),
     ("DUEPOST_FROM", "nobody", "noreply@example.com"),
     ("DUEPOST_DISABLED", "maybe", "0 or 1"),
     ("DUEPOST_SMTP_TIMEOUT", "-1", "greater than 0"),

@@ -12,6 +12,7 @@ from actors.smtp import connection as module
 from actors.smtp import transaction
 from actors.smtp.connection import Connection, Envelope, nobody
 from actors.smtp.dialogue import Script
+from actors.smtp.rehearsal import Inspection
 from actors.smtp.relay import Relay, Timeouts
 from actors.smtp.switchboard import Line, Switchboard
 from actors.smtp.verdicts import Phase, Ruling, Scope
@@ -25,6 +26,7 @@ from tests.relays import (
     drip,
     garbage,
     hang,
+    last_word,
     reply,
     reset,
     stall,
@@ -78,6 +80,75 @@ def email(*to: str, content: bytes = b"Subject: hi\n\nhello\n") -> Envelope:
 def only(rulings: dict[str, Ruling]) -> Ruling:
     (ruling,) = rulings.values()
     return ruling
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+def test_each_mechanism_logs_in(mechanism: str) -> None:
+    with (
+        ScriptedRelay(auth=("ada", "hunter2"), mechanisms=f"{mechanism} XOAUTH2") as relay,
+        closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection,
+    ):
+        assert only(connection.deliver(email())).verdict is Verdict.SENT
+
+
+def test_a_relay_that_hangs_up_on_a_refused_login_is_logged_in_to_by_the_next_mechanism() -> None:
+    with ScriptedRelay(auth=("ada", "hunter2"), mechanisms="PLAIN LOGIN") as relay:
+        relay.on(Phase.AUTH, last_word("535 5.7.8 no"), when=lambda line: "PLAIN" in line)
+        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+            assert only(connection.deliver(email())).verdict is Verdict.SENT
+        assert relay.connections == 2
+
+
+def test_a_relay_that_hangs_up_on_every_login_is_asked_once_by_each_mechanism() -> None:
+    with ScriptedRelay(auth=("ada", "hunter2"), mechanisms="PLAIN LOGIN CRAM-MD5") as relay:
+        relay.on(Phase.AUTH, last_word("535 5.7.8 no"))
+        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+            ruling = only(connection.deliver(email()))
+        assert (ruling.scope, ruling.phase, ruling.code) == (Scope.RELAY, Phase.AUTH, 535)
+        assert relay.connections == 3
+
+
+def test_the_name_in_ehlo_is_the_one_that_is_set_or_the_connections_own_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "web")
+    for hello, said in ((None, "[127.0.0.1]"), ("mail.example.com", "mail.example.com")):
+        with ScriptedRelay() as relay:
+            where = replace(Relay.from_url(relay.url), hello=hello)
+            with closing(Connection(where, PATIENT)) as connection:
+                connection.deliver(email())
+            assert f"C: EHLO {said}" in relay.transcript
+
+
+def test_an_inspection_goes_as_far_as_nothing_is_sent() -> None:
+    with ScriptedRelay() as relay:
+        found = Connection(Relay.from_url(relay.url), PATIENT).inspect("from@example.com", (ADA, BOB))
+        assert found == Inspection(None, None, is_checked=False, answers=(None, None))
+        assert [line.split()[1] for line in relay.transcript if line.startswith("C: ")] == [
+            "EHLO", "MAIL", "RCPT", "RCPT", "RSET", "QUIT",
+        ]  # fmt: skip
+        assert relay.messages == []
+
+
+@pytest.mark.parametrize(
+    ("phase", "said", "is_refused"),
+    [
+        (Phase.MAIL, "452 4.3.1 Insufficient system storage", True),
+        (Phase.MAIL, "550 5.7.1 no", True),
+        (Phase.RCPT, "554 5.7.1 Sender address rejected: Access denied", True),
+        (Phase.RCPT, "454 4.7.1 Relay access denied", True),
+        (Phase.RCPT, "421 4.7.0 bye", True),
+        (Phase.RCPT, "550 5.1.1 no such user", False),
+        (Phase.RCPT, "450 4.2.0 greylisted", False),
+    ],
+)
+def test_an_inspection_tells_a_relay_that_refuses_us_from_one_that_does_not_know_a_mailbox(
+    phase: Phase, said: str, is_refused: bool
+) -> None:
+    with ScriptedRelay() as relay:
+        relay.on(phase, reply(said))
+        found = Connection(Relay.from_url(relay.url), PATIENT).inspect("from@example.com", ("a@example.com",))
+    assert (found.refusal is not None) is is_refused
 
 
 def test_an_email_arrives_as_it_was_but_for_its_line_ends(relay: ScriptedRelay, connect: Connect) -> None:

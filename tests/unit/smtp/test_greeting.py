@@ -1,10 +1,12 @@
 import base64
 import socket
+from dataclasses import replace
 
 import pytest
 
 from actors.smtp.dialogue import Send, StartTls
-from actors.smtp.greeting import Offer, farewell, greet, hello_name
+from actors.smtp.greeting import Offer, farewell, greet, hello_name, is_hello_name
+from actors.smtp.login import Attempts
 from actors.smtp.relay import Relay, Security
 from actors.smtp.verdicts import Phase, Ruling, Scope
 from models.words import Verdict
@@ -56,7 +58,7 @@ def test_starttls_is_used_when_offered_and_what_was_offered_before_is_forgotten(
     assert said.result == Offer(pipelining=True, eightbitmime=True)
     assert [action for action in said.actions if isinstance(action, Send | StartTls)][1:] == [
         Send(b"STARTTLS\r\n", Phase.STARTTLS),
-        StartTls(),
+        StartTls(is_checked=False),
         Send(b"EHLO me.example.com\r\n", Phase.EHLO),
     ]
 
@@ -84,7 +86,7 @@ def test_tls_that_is_required_and_not_offered_is_the_relays_fault(replies: list[
 
 def test_implicit_tls_comes_before_the_banner_and_once() -> None:
     said = hello(Relay("mail", 465, Security.IMPLICIT), "220 hello", HELLO_TLS)
-    assert said.actions[0] == StartTls()
+    assert said.actions[0] == StartTls(Phase.CONNECT)
     assert b"STARTTLS" not in said.written
 
 
@@ -100,16 +102,91 @@ def test_auth_login_is_spoken_where_plain_is_not() -> None:
     assert said.writes[1:] == [b"AUTH LOGIN\r\n", b"YWRh\r\n", b"cGFzcw==\r\n"]
 
 
+def offering(*mechanisms: str) -> str:
+    return f"250-relay\n250 AUTH {' '.join(mechanisms)}"
+
+
 @pytest.mark.parametrize(
-    "reply",
-    ["454 4.7.0 not now", "504 x", "530 x", "534 5.7.9 x", "535 5.7.8 wrong", "538 x", "334 x", *Break],
+    "reply", ["454 4.7.0 not now", "504 x", "530 x", "534 5.7.9 x", "535 5.7.8 wrong", "538 x", *Break]
 )
 def test_a_refused_login_is_our_fault_or_the_relays_and_drops_nothing(reply: str | Break) -> None:
-    assert refused(hello(LOCAL_LOGIN, "220 hello", HELLO_LOGIN, reply), Phase.AUTH)
-    assert refused(hello(LOCAL_LOGIN, "220 hello", "250-relay\n250 AUTH LOGIN", "334 x", "334 x", reply), Phase.AUTH)
+    assert refused(hello(LOCAL_LOGIN, "220 hello", offering("PLAIN"), reply), Phase.AUTH)
+    assert refused(hello(LOCAL_LOGIN, "220 hello", offering("LOGIN"), "334 x", "334 x", reply), Phase.AUTH)
 
 
-@pytest.mark.parametrize("replies", [[HELLO], ["250-relay\n250 AUTH CRAM-MD5 XOAUTH2"], ["502 no", "250 relay"]])
+@pytest.mark.parametrize("reply", ["500 x", "504 x", "530 x", "534 5.7.9 x", "535 5.7.8 wrong", "538 x", "553 5.3.0 x"])
+def test_a_mechanism_that_is_refused_is_followed_by_the_next_one_that_is_offered(reply: str) -> None:
+    said = hello(LOCAL_LOGIN, "220 hello", HELLO_LOGIN, reply, "334 VXNlcg==", "334 UGFzcw==", "235 welcome")
+    assert isinstance(said.result, Offer)
+    assert said.writes[2:] == [b"AUTH LOGIN\r\n", b"YWRh\r\n", b"cGFzcw==\r\n"]
+
+
+def test_a_login_that_every_mechanism_is_refused_for_names_them_and_the_codes_and_no_word_of_the_relays() -> None:
+    said = hello(
+        LOCAL_LOGIN, "220 hello", offering("CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2"),
+        "535 5.7.8 AGFkYQBwYXNz is wrong", "504 LOGIN what", "334 PDFAcmVsYXk+", "501 5.5.2 YWRhIA== is wrong",
+    )  # fmt: skip
+    assert refused(said, Phase.AUTH)
+    assert isinstance(said.result, Ruling)
+    assert said.result.reply == "the login is refused with 535 5.7.8 (tried: PLAIN, LOGIN, CRAM-MD5)"
+    assert (said.result.code, said.result.enhanced_code) == (535, "5.7.8")
+
+
+@pytest.mark.parametrize("reply", ["454 4.7.0 not now", "421 4.7.0 bye", *Break])
+def test_a_login_that_cannot_be_had_now_is_not_tried_by_every_mechanism(reply: str | Break) -> None:
+    said = hello(LOCAL_LOGIN, "220 hello", HELLO_LOGIN, reply)
+    assert refused(said, Phase.AUTH)
+    assert said.written.count(b"AUTH") == 1
+
+
+def test_cram_md5_answers_the_challenge() -> None:
+    relay = Relay("127.0.0.1", 25, Security.OPPORTUNISTIC, "tim", "tanstaaftanstaaf")
+    challenge = "PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+"
+    said = hello(relay, "220 hello", offering("CRAM-MD5", "XOAUTH2"), f"334 {challenge}", "235 welcome")
+    assert isinstance(said.result, Offer)
+    # The example of RFC 2195.
+    assert said.writes[-1] == b"dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw\r\n"
+
+
+def test_a_challenge_that_is_none_is_cancelled() -> None:
+    said = hello(LOCAL_LOGIN, "220 hello", offering("CRAM-MD5"), "334 what?!", "501 cancelled")
+    assert refused(said, Phase.AUTH)
+    assert said.writes[-1] == b"*\r\n"
+
+
+def test_plain_is_said_once_more_where_the_relay_asks_for_it() -> None:
+    said = hello(LOCAL_LOGIN, "220 hello", offering("PLAIN"), "334 ", "235 welcome")
+    assert isinstance(said.result, Offer)
+    assert said.writes[-1] == b"AGFkYQBwYXNz\r\n"
+
+
+def test_an_exchange_that_never_ends_is_cancelled_before_the_next_one() -> None:
+    said = hello(LOCAL_LOGIN, "220 hello", HELLO_LOGIN, "334 x", "334 x", "501 cancelled", "334 x", "334 x", "235 in")
+    assert isinstance(said.result, Offer)
+
+
+def test_a_relay_that_hangs_up_on_a_refused_login_gets_the_next_mechanism_over_another_connection() -> None:
+    attempts = Attempts()
+    cut = talk(greet(LOCAL_LOGIN, "me", attempts), "220 hello", HELLO_LOGIN, "535 no", Break.CLOSED)
+    assert refused(cut, Phase.AUTH)
+    assert attempts.is_cut_off
+    again = talk(greet(LOCAL_LOGIN, "me", attempts), "220 hello", HELLO_LOGIN, "334 x", "334 x", "235 welcome")
+    assert isinstance(again.result, Offer)
+    assert b"PLAIN" not in again.written
+    third = talk(greet(LOCAL_LOGIN, "me", attempts), "220 hello", HELLO_LOGIN, "334 x", "334 x", "235 welcome")
+    assert b"PLAIN" not in third.written
+
+
+def test_a_relay_that_hangs_up_on_every_login_is_left_alone_in_the_end() -> None:
+    attempts = Attempts()
+    talk(greet(LOCAL_LOGIN, "me", attempts), "220 hello", HELLO_LOGIN, "535 no", Break.CLOSED)
+    last = talk(greet(LOCAL_LOGIN, "me", attempts), "220 hello", HELLO_LOGIN, Break.CLOSED)
+    assert not attempts.is_cut_off
+    assert isinstance(last.result, Ruling)
+    assert last.result.code == 535
+
+
+@pytest.mark.parametrize("replies", [[HELLO], ["250-relay\n250 AUTH NTLM XOAUTH2"], ["502 no", "250 relay"]])
 def test_a_login_that_the_relay_cannot_take_is_the_relays_fault(replies: list[str]) -> None:
     said = hello(LOCAL_LOGIN, "220 hello", *replies)
     assert refused(said, Phase.AUTH)
@@ -141,22 +218,84 @@ def test_a_size_without_a_number_is_no_limit(line: str, limit: int) -> None:
     assert (offer.size, offer.size_limit) == (True, limit)
 
 
-@pytest.mark.parametrize(
-    ("host", "name"),
-    [
-        ("web-1.example.com", "web-1.example.com"),
-        ("web", "[127.0.0.1]"),
-        ("web_1.example.com", "[127.0.0.1]"),
-        ("a.b\r\nQUIT", "[127.0.0.1]"),
-        ("", "[127.0.0.1]"),
-        (f"{'a' * 300}.example", "[127.0.0.1]"),
-    ],
-)
-def test_the_name_for_ehlo_is_a_domain_or_an_address_literal(
-    monkeypatch: pytest.MonkeyPatch, host: str, name: str
+@pytest.mark.parametrize("host", ["web", "web_1.example.com", "a.b\r\nQUIT", "", f"{'a' * 300}.example", "localhost"])
+def test_the_name_for_ehlo_is_the_connections_own_address_where_the_host_has_no_full_name(
+    monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: host)
-    assert hello_name() == name
+    assert hello_name(REMOTE, "192.0.2.7") == "[192.0.2.7]"
+    assert hello_name(REMOTE, "2001:db8::7") == "[IPv6:2001:db8::7]"
+
+
+def test_the_name_for_ehlo_is_the_hosts_full_name_unless_another_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "web-1.example.com")
+    assert hello_name(REMOTE, "192.0.2.7") == "web-1.example.com"
+    assert hello_name(replace(REMOTE, hello="mail.example.com"), "192.0.2.7") == "mail.example.com"
+    assert hello_name(replace(REMOTE, hello="[192.0.2.9]"), "192.0.2.7") == "[192.0.2.9]"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("mail.example.com", True),
+        ("mail", True),
+        ("[192.0.2.1]", True),
+        ("[IPv6:2001:db8::1]", True),
+        ("[ipv6:::1]", True),
+        ("", False),
+        ("mail example", False),
+        ("-mail.example.com", False),
+        ("mail..example.com", False),
+        ("mail.example.com.", False),
+        ("mail_1.example.com", False),
+        ("192.0.2.1", False),
+        ("[2001:db8::1]", False),
+        ("[IPv6:192.0.2.1]", False),
+        ("[999.0.2.1]", False),
+        ("[mail]", False),
+        ("a\r\nQUIT", False),
+        ("mail.example.com\n", False),
+        (f"{'a' * 64}.example.com", False),
+        (".".join(["a" * 60] * 5), False),
+        ("m\u00fcnchen.example", False),
+    ],
+)
+def test_a_name_for_ehlo_is_a_domain_or_an_address_in_brackets(name: str, is_one: bool) -> None:
+    assert is_hello_name(name) is is_one
+
+
+def test_a_port_without_a_banner_gets_a_hint() -> None:
+    said = hello(REMOTE, Break.TIMEOUT)
+    assert refused(said, Phase.BANNER)
+    assert isinstance(said.result, Ruling)
+    assert "smtps://" in said.result.reply
+    implicit = hello(Relay("mail", 465, Security.IMPLICIT), Break.TIMEOUT)
+    assert isinstance(implicit.result, Ruling)
+    assert "smtps://" not in implicit.result.reply
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST.", "::1", "::ffff:127.0.0.1", "mail.localhost"])
+def test_starttls_is_not_used_to_this_machine_unless_it_is_asked_for(host: str) -> None:
+    said = hello(Relay(host, 25), "220 hello", "250-relay\n250-AUTH PLAIN\n250 STARTTLS")
+    assert isinstance(said.result, Offer)
+    assert b"STARTTLS" not in said.written
+    asked = hello(Relay(host, 587, Security.REQUIRED), "220 hello", HELLO_TLS, "220 go", HELLO)
+    assert StartTls(is_checked=True) in asked.actions
+
+
+def test_a_login_that_this_machine_takes_with_tls_only_gets_it() -> None:
+    said = hello(LOCAL_LOGIN, "220 hello", HELLO_TLS, "220 go", HELLO_LOGIN, "235 welcome")
+    assert isinstance(said.result, Offer)
+    assert StartTls(is_checked=False) in said.actions
+
+
+def test_a_certificate_is_checked_where_tls_is_asked_for_or_a_password_goes() -> None:
+    assert not REMOTE.is_checked
+    assert LOGIN.is_checked
+    assert not LOCAL_LOGIN.is_checked
+    for security in (Security.REQUIRED, Security.IMPLICIT):
+        for host in ("mail.example.com", "127.0.0.1"):
+            assert Relay(host, 1, security).is_checked
 
 
 @pytest.mark.parametrize("answer", ["221 bye", "500 what", *Break])
