@@ -25,7 +25,7 @@ from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError, Ski
 from dramatiq_pg import PostgresBroker as StockBroker
 
 from actors.attendance import Attendance
-from actors.company import Companion, take_next
+from actors.company import Companion, is_next, take_next
 from actors.consumer import ClaimedMessage, PostgresConsumer
 from actors.encoding import Message, MessageRefused, check_name, encoded
 from actors.upkeep import Patience, Progress, Upkeep
@@ -315,6 +315,10 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         """The message that this thread is working on, if any."""
         message = CurrentMessage.get_current_message()
         return message if isinstance(message, ClaimedMessage) else None
+
+    def has_more(self, actor_name: str) -> bool:
+        """Whether `take_along` may have one. Never waits."""
+        return self._worker is not None and not self.stopping.is_set() and is_next(self._worker, actor_name)
 
     def take_along(self, actor_name: str) -> Companion | None:
         """The next message that waits in this process for a free thread, if it is for that actor; else None.

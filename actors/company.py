@@ -73,6 +73,13 @@ class Companion:
         self._worker.work_queue.task_done()
 
 
+def is_next(worker: dramatiq.Worker, actor_name: str) -> bool:
+    """Whether the message that a worker's next free thread would get is for that actor."""
+    waiting = worker.work_queue
+    with waiting.mutex:
+        return bool(waiting.queue) and waiting.queue[0][1].actor_name == actor_name
+
+
 def take_next(worker: dramatiq.Worker, actor_name: str) -> ClaimedMessage | None:
     """Takes the message that a worker's next free thread would get, if it is for that actor."""
     waiting = worker.work_queue

@@ -2,19 +2,19 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from actors import conclusion
 from actors.addresses import AROUND, Mailbox, UndeliverableAddress, ascii_address, parse_sender
+from actors.crew import Blocking, Lane
 from actors.mime import UnsendableField, build_message
-from actors.rendering import Content, RenderError
+from actors.overtime import TookTooLong, overtime
+from actors.rendering import Content, RenderError, RenderTimeout
 from actors.runtime import broker, database, templates
 from actors.settings import BadSettings, settings
-from actors.smtp.connection import Connection, Envelope, nobody
-from actors.smtp.dialogue import Aside, Script
+from actors.smtp.connection import Envelope
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
 from actors.waiting import wait_for_database
 from models import emails, undeliverable
@@ -26,6 +26,17 @@ quick_templates: set[str] = set()
 
 #: Seconds that are no time.
 QUICK = 0.005
+
+#: Seconds that rendering may take in the thread that drives the dialogues, and at the first tries elsewhere: so that
+#: templates that take long, or for ever, delay no new one. After the last of them it has all the time there is.
+INLINE_SECONDS: Final = 0.02
+SECONDS: Final[Mapping[Lane, float]] = {Lane.TRIAL: 0.02, Lane.SHORT: 0.25}
+
+#: After which lane comes which.
+NEXT_LANE: Final = {Lane.TRIAL: Lane.SHORT, Lane.SHORT: Lane.LONG}
+
+#: Characters of an email's own bodies up to which a message is built in no time.
+SMALL: Final = 50_000
 
 
 class Judged(NamedTuple):
@@ -39,9 +50,8 @@ class LostClaim(Exception):
     """The row went to another worker while this one was away: nothing may be concluded."""
 
 
-@dataclass(eq=False, slots=True)
 class Delivery:
-    """A claimed email on its way.
+    """A claimed email on its way. One thread at a time has it.
 
     Attributes:
         email: it.
@@ -49,81 +59,97 @@ class Delivery:
         failures: what failed in rendering, by its text.
     """
 
-    email: ClaimedEmail
-    judged: list[Judged] = field(default_factory=list)
-    failures: dict[str, RenderError] = field(default_factory=dict)
-    _first: Envelope | Ruling | None = None
+    def __init__(self, email: ClaimedEmail) -> None:
+        self.email = email
+        self.judged: list[Judged] = []
+        self.failures: dict[str, RenderError] = {}
+        self._to_go = deque(email.recipients)
+        #: The copy for the next recipient, or why there is none; None while it is not made.
+        self._copy: Envelope | Ruling | None = None
+        self._lane: Lane | None = None
+        self._to_note: Judged | None = None
 
-    def script(self, connection: Connection, following: Callable[[], Envelope | None] = nobody) -> Script[None]:
-        """Attempts each recipient in turn; no transaction is open meanwhile. Ends early when the relay fails.
+    def advance(self) -> Envelope | Blocking | None:
+        """What comes next; nothing where each recipient has been attempted, or the relay has failed. Never waits.
 
-        Args:
-            connection: over which.
-            following: see `Connection.delivering`; asked with the last copy.
+        What was returned before has been done meanwhile, or the envelope's rulings have been taken.
         """
-        waiting = deque(self.email.recipients)
-        while waiting:
-            recipient = waiting.popleft()
-            ruling = yield from self._attempt(recipient, connection, nobody if waiting else following)
-            each = Judged(recipient, ruling)
-            if waiting and ruling.scope is not Scope.RELAY:
+        while self._to_go:
+            if self._to_note is not None:
                 # Each copy that is out is on disk before the next one goes.
-                yield Aside(partial(note, self.email, each))
-            self.judged.append(each)
-            if ruling.scope is Scope.RELAY:
-                return
+                judged, self._to_note = self._to_note, None
+                return Blocking(Lane.ALONE, partial(note, self.email, judged))
+            if self._copy is None:
+                self._compose_at_once()
+            if self._copy is None:
+                # Without a template it is the message's size that takes time.
+                lane = self._lane or (Lane.SHORT if self.email.template is None else Lane.TRIAL)
+                return Blocking(lane, partial(self._compose_in, lane))
+            if isinstance(self._copy, Envelope):
+                return self._copy
+            self._judge(self._copy)
+        return None
 
-    def prepare(self) -> Envelope | None:
-        """The first copy, made ahead; None where that takes time, or comes to nothing."""
-        if self._first is None and self.email.recipients:
-            composing = self._compose(self.email.recipients[0])
-            try:
-                next(composing)
-            except StopIteration as made:
-                self._first = made.value
-            else:
-                composing.close()
-        return self._first if isinstance(self._first, Envelope) else None
+    def take(self, rulings: Mapping[str, Ruling]) -> None:
+        """What the relay has made of the envelope."""
+        [ruling] = rulings.values()
+        self._judge(ruling)
+        if ruling.scope is Scope.RELAY:
+            self._to_go.clear()
+        elif self._to_go:
+            self._to_note = self.judged[-1]
 
-    def _attempt(
-        self, recipient: Recipient, connection: Connection, following: Callable[[], Envelope | None]
-    ) -> Script[Ruling]:
-        """Renders and delivers one copy."""
-        composed, self._first = self._first, None
-        if composed is None:
-            composed = yield from self._compose(recipient)
-        if isinstance(composed, Ruling):
-            return composed
-        [address] = composed.recipients
-        return (yield from connection.delivering(composed, following))[address]
+    def _judge(self, ruling: Ruling) -> None:
+        self.judged.append(Judged(self._to_go.popleft(), ruling))
+        self._copy, self._lane = None, None
 
-    def _compose(self, recipient: Recipient) -> Script[Envelope | Ruling]:
-        """The copy for one recipient, or why there is none."""
-        refusal = conclusion.refusal_without_asking(recipient)
-        if refusal is not None:
-            return refusal
+    def _compose_at_once(self) -> None:
+        """Makes the next copy where that takes no time; makes none where it does."""
+        recipient, email = self._to_go[0], self.email
+        self._copy = conclusion.refusal_without_asking(recipient)
+        if self._copy is None and self._lane is None and is_quick(email):
+            self._compose(INLINE_SECONDS)
+
+    def _compose_in(self, lane: Lane) -> None:
+        """Makes the next copy in a thread where others do not wait for it for longer than the lane has it."""
+        with overtime.yielding():
+            self._compose(SECONDS.get(lane))
+        if self._copy is None:
+            self._lane = NEXT_LANE[lane]
+
+    def _compose(self, seconds: float | None) -> None:
+        """Makes the next copy, or a ruling; neither where the time is over and more of it may help."""
+        recipient, email = self._to_go[0], self.email
+        seconds = None if seconds is None or seconds >= templates.timeout else seconds
         try:
             # What is around a stored address is no reason to drop mail.
             address = ascii_address((recipient.address or "").strip(AROUND))
+            self._copy = Copy(email, recipient, address).make(seconds)
         except UndeliverableAddress as error:
-            return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
-        email = self.email
-        try:
-            copy = Copy(email, recipient, address)
-            if email.template is None or email.template in quick_templates:
-                copy.make()
+            self._copy = Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
+        except RenderTimeout as error:
+            quick_templates.discard(email.template or "")
+            if seconds is not None:
+                self._lane = Lane.TRIAL
             else:
-                # Whoever else is being spoken to does not wait for it.
-                yield Aside(copy.make)
-            return Envelope(copy.sender.address, (address,), copy.message)
+                self._has_failed(error)
         except RenderError as error:
-            failure = error
+            self._has_failed(error)
         except UnsendableField as error:
-            failure = RenderError(error.field, error.reason, None)
+            self._has_failed(RenderError(error.field, error.reason, None))
         except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
-            failure = RenderError(email.template or "-", type(error).__name__, None)
+            self._has_failed(RenderError(email.template or "-", type(error).__name__, None))
+
+    def _has_failed(self, failure: RenderError) -> None:
         self.failures[str(failure)] = failure
-        return Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
+        self._copy = Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
+
+
+def is_quick(email: ClaimedEmail) -> bool:
+    """Whether a copy is made in no time, as far as is known."""
+    if email.template is not None:
+        return email.template in quick_templates
+    return len(email.body_text or "") + len(email.body_html or "") <= SMALL
 
 
 class Copy:
@@ -133,31 +159,42 @@ class Copy:
         self._email = email
         self._recipient = recipient
         self._address = address
-        self.message = b""
-        self.sender = sender_of(email)
+        self._sender = sender_of(email)
 
-    def make(self) -> None:
-        """Renders it, and builds the message.
+    def make(self, seconds: float | None) -> Envelope:
+        """Renders it, and builds the message; rendering takes no more than so many seconds.
 
         Raises:
+            RenderTimeout: it takes longer.
             RenderError: the template is missing or fails.
             ValueError: its content makes no message.
         """
         email = self._email
         begun = time.monotonic()
-        quick_templates.discard(email.template or "")
-        content = render(email, self._recipient)
-        if email.template is not None and time.monotonic() - begun < QUICK:
-            quick_templates.add(email.template)
-        self.message = build_message(
+        content = render(email, self._recipient, seconds)
+        if email.template is not None:
+            learn = quick_templates.add if time.monotonic() - begun < QUICK else quick_templates.discard
+            learn(email.template)
+        if seconds is None:
+            return self._built(content)
+        try:
+            with overtime.limited(begun + seconds - time.monotonic()):
+                return self._built(content)
+        except TookTooLong:
+            raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None
+
+    def _built(self, content: Content) -> Envelope:
+        email = self._email
+        message = build_message(
             content=content,
-            sender=self.sender,
+            sender=self._sender,
             recipients=[Mailbox(self._recipient.name or "", self._address)],
             message_id=email.message_id_header,
             date=email.date_header,
             reply_to=email.reply_to,
             headers=email.headers or {},
         )
+        return Envelope(self._sender.address, (self._address,), message)
 
 
 def sender_of(email: ClaimedEmail) -> Mailbox:
@@ -172,10 +209,11 @@ def sender_of(email: ClaimedEmail) -> Mailbox:
         raise UnsendableField("sender", str(error)) from None
 
 
-def render(email: ClaimedEmail, recipient: Recipient) -> Content:
+def render(email: ClaimedEmail, recipient: Recipient, seconds: float | None = None) -> Content:
     """The content as this recipient gets it.
 
     Raises:
+        RenderTimeout: it takes more than so many seconds.
         RenderError: the template is missing or fails.
     """
     if email.template is None:
@@ -187,7 +225,7 @@ def render(email: ClaimedEmail, recipient: Recipient) -> Content:
         "locale": recipient.locale,
         "timezone": recipient.timezone,
     }
-    return templates.render(email.template, {**(email.context or {}), "recipient": whom})
+    return templates.render(email.template, {**(email.context or {}), "recipient": whom}, seconds)
 
 
 def note(email: ClaimedEmail, judged: Judged) -> None:

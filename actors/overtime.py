@@ -2,13 +2,17 @@
 
 import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: Seconds between two looks at what takes too long.
-LOOK_INTERVAL = 0.25
+LOOK_INTERVAL = 0.01
+
+#: Looks without anything to look at, after which the thread sleeps until there is.
+LOOKS_UNTIL_SLEEP = 100
 
 # A prototype of our own: the types of `ctypes.pythonapi`'s are everybody's.
 _raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
@@ -19,6 +23,11 @@ _NOTHING: "ctypes.py_object[Exception]" = ctypes.py_object()
 
 class TookTooLong(Exception):
     """The time for it is over."""
+
+
+#: Seconds for which one thread may keep Python's lock while others want it, as long as something slow is being done:
+#: each wait of the thread that drives the dialogues ends in a wait for that lock.
+SWITCH_INTERVAL = 0.0005
 
 
 class Overtime:
@@ -32,7 +41,12 @@ class Overtime:
         self._until: dict[int, float] = {}
         self._raised: set[int] = set()
         self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._is_asleep = False
+        self._was_used = False
         self._pid = 0
+        self._yielding = 0
+        self._usual_interval = 0.0
 
     @contextmanager
     def limited(self, seconds: float) -> Iterator[None]:
@@ -47,14 +61,34 @@ class Overtime:
         finally:
             self._end(threading.get_ident())
 
+    @contextmanager
+    def yielding(self) -> Iterator[None]:
+        """Around what may take the processor for long: all other threads get it more often meanwhile."""
+        with self._lock:
+            self._yielding += 1
+            if self._yielding == 1:
+                self._usual_interval = sys.getswitchinterval()
+                sys.setswitchinterval(SWITCH_INTERVAL)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._yielding -= 1
+                if self._yielding == 0:
+                    sys.setswitchinterval(self._usual_interval)
+
     def _begin(self, thread: int, seconds: float) -> None:
         with self._lock:
             self._raised.discard(thread)
             self._until[thread] = time.monotonic() + seconds
+            self._was_used = True
             if self._pid != os.getpid():
                 # A fork leaves threads behind.
-                self._pid = os.getpid()
+                self._pid, self._is_asleep, self._wake = os.getpid(), False, threading.Event()
                 threading.Thread(target=self._watch, name="duepost-overtime", daemon=True).start()
+            elif self._is_asleep:
+                self._is_asleep = False
+                self._wake.set()
 
     def _end(self, thread: int) -> None:
         with self._lock:
@@ -65,12 +99,23 @@ class Overtime:
                 _raise_in(thread, _NOTHING)
 
     def _watch(self) -> None:
+        looks = 0
         while True:
             time.sleep(LOOK_INTERVAL)
             self.end_the_late()
+            with self._lock:
+                looks = 0 if self._was_used or self._until else looks + 1
+                self._was_used = False
+                self._is_asleep = looks >= LOOKS_UNTIL_SLEEP
+            if self._is_asleep:
+                self._wake.wait()
+                self._wake.clear()
+                looks = 0
 
     def end_the_late(self) -> None:
         """Raises `TookTooLong` in the threads whose time is over."""
+        if not self._until:
+            return
         with self._lock:
             now = time.monotonic()
             for thread in [each for each, until in self._until.items() if until < now]:

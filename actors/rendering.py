@@ -69,6 +69,10 @@ class RenderError(DuepostError):
         return f"{where}: {self.reason}"
 
 
+class RenderTimeout(RenderError):
+    """A template has taken longer than it was given."""
+
+
 class Templates:
     """The templates of a folder. A file that changes is read again.
 
@@ -91,20 +95,27 @@ class Templates:
             keep_trailing_newline=True,
         )
 
-    def render(self, name: str, context: Mapping[str, object]) -> Content:
+    @property
+    def timeout(self) -> float:
+        """Seconds that one email may take."""
+        return self._timeout
+
+    def render(self, name: str, context: Mapping[str, object], seconds: float | None = None) -> Content:
         """Renders the subject and the bodies of one email.
 
         Args:
             name: the template's name without its ending, such as `welcome` or `account/welcome`.
             context: what the templates may use, the recipient included.
+            seconds: less than one email may take, if that is all the caller has.
 
         Raises:
+            RenderTimeout: it takes longer than that.
             RenderError: a file is missing, fails, takes too long, gives too much or nothing, or the name could lead out
                 of the folder.
         """
         if not _NAME.fullmatch(name) or ".." in name.split("/"):
             raise RenderError("-", "a template's name must be one such as welcome or account/welcome", None)
-        until = time.monotonic() + self._timeout
+        until = time.monotonic() + (self._timeout if seconds is None else seconds)
         subject = self._render(name + SUBJECT, context, until, LONGEST_SUBJECT)
         if subject is None:
             raise RenderError(name + SUBJECT, "TemplateNotFound: there is no such file", None)
@@ -165,7 +176,8 @@ class Templates:
         else:
             for place in self._places(error.__traceback__):
                 file, line = place
-        return RenderError(file, ": ".join([type(error).__name__, *self._details(file, error)]), line)
+        failure = RenderTimeout if isinstance(error, TookTooLong) else RenderError
+        return failure(file, ": ".join([type(error).__name__, *self._details(file, error)]), line)
 
     def _places(self, traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
         """The template files and lines that an exception came through, the outermost first."""

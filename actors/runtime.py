@@ -1,5 +1,6 @@
 """What the actors of this process share. Building it does no I/O."""
 
+import threading
 import time
 from datetime import timedelta
 
@@ -50,16 +51,24 @@ class Proof:
 
     def __init__(self) -> None:
         self._until: float | None = None
+        self._lock = threading.Lock()
+
+    def is_there(self) -> bool:
+        """Whether there is one. Never waits."""
+        return broker.attendance.is_proven()
 
     def __call__(self) -> bool:
-        """Whether there is one."""
-        if broker.attendance.is_proven():
-            self._until = None
-            return True
+        """Waits for one; says whether it has come."""
         now = time.monotonic()
-        if self._until is None:
-            self._until = now + PROOF_PATIENCE
-        return broker.attendance.wait_until_proven(max(0.0, self._until - now))
+        with self._lock:
+            if self._until is None or now > self._until + PROOF_PATIENCE:
+                self._until = now + PROOF_PATIENCE
+            patience = max(0.0, self._until - now)
+        if not broker.attendance.wait_until_proven(patience):
+            return False
+        with self._lock:
+            self._until = None
+        return True
 
 
 proof = Proof()
@@ -70,5 +79,6 @@ def relay_connection() -> Connection:
     return Connection(
         settings().need_relay(),
         settings().timeouts,
-        may_send=proof,
+        may_send=proof.is_there,
+        may_send_soon=proof,
     )

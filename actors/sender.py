@@ -1,20 +1,18 @@
 """The sender: claim, render, deliver, conclude."""
 
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import dramatiq
-import psycopg2
 
 from actors import reporting
 from actors.company import Companion
 from actors.conclusion import Conclusion
 from actors.consumer import ClaimedMessage
-from actors.crew import Crew, Job
+from actors.crew import Blocking, Crew, Job
 from actors.delivery import Delivery, Judged, LostClaim
 from actors.holdings import Holdings
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
@@ -22,10 +20,10 @@ from actors.refusals import DEAD_IN_A_ROW, is_everybody_refused
 from actors.rendering import RenderError
 from actors.runtime import broker, database, relay_connection
 from actors.settings import settings
-from actors.smtp.connection import Connection, Envelope
-from actors.smtp.dialogue import Script
-from actors.smtp.verdicts import Ruling
-from actors.waiting import BrokerUnreachable, wait_for_database
+from actors.smtp.connection import Envelope
+from actors.smtp.verdicts import Ruling, Scope
+from actors.threads import Threads
+from actors.waiting import wait_for_database
 from models import control, emails, undeliverable
 from models.database import Cursor
 from models.emails import ClaimedEmail
@@ -37,14 +35,18 @@ logger = logging.getLogger(__name__)
 #: The scheduler's name as an actor: the sender asks it for a pass.
 SCHEDULER = "enqueue_due_emails"
 
-#: Messages in hand for each connection to the relay: some are being sent, some claimed, some read ahead.
-IN_HAND = 4
+#: Messages in hand for each connection to the relay: some are being sent, some claimed, some take long to render, and
+#: some are read ahead.
+IN_HAND = 6
 
 #: Of the messages of emails that are on time, and of those that are late: the lower goes first.
 PRIORITY, LATE_PRIORITY = 10, 20
 
-#: Threads that write down what is not plain.
-OTHERS = 4
+#: Threads that look why an email could not be claimed.
+LEAVING = 2
+
+#: Seconds, about, for which an email whose template takes long is put off while too many of that sort are rendered.
+POSTPONED = 30.0
 
 #: Milliseconds until a row that another transaction holds is looked at again.
 BUSY_DELAY = 1_000
@@ -78,96 +80,185 @@ class Work:
 
 
 class Senders:
-    """What a crew does: claim, render, deliver, conclude.
-
-    What may have to wait for a row that an application holds is left to other threads while there is company.
-    """
+    """What a crew does: claim, render, deliver, conclude."""
 
     def __init__(self) -> None:
-        self._others = ThreadPoolExecutor(OTHERS, "duepost-conclusion")
+        self._leaving = Threads("duepost-leaving", LEAVING)
 
-    def begin(self, jobs: Sequence[tuple[int, Job]], *, in_company: bool) -> list[Work]:
+    def begin(self, jobs: Sequence[tuple[int, Job]]) -> list[Work]:
         """Claims emails in one statement; of two jobs for one email the first has it."""
         try:
-            if settings().disabled:
-                claimed = {}
-            else:
-                found = holdings.claim(database, [email_id for email_id, _ in jobs], broker.attendance.worker_id)
-                claimed = {email.id: email for email in found}
+            claimed = self._claimed([email_id for email_id, _ in jobs])
         except DatabaseUnreachable as failure:
             for _, job in jobs:
                 job.end(of_its_own(failure))
             return []
-        except psycopg2.Error as failure:
+        except Exception as failure:  # noqa: BLE001 - one email's failure is no other's
             if len(jobs) > 1:
-                # One email's failure is no other's.
-                return [work for each in jobs for work in self.begin([each], in_company=True)]
+                return [work for each in jobs for work in self.begin([each])]
             jobs[0][1].end(failure)
             return []
         works = []
         for email_id, job in jobs:
             email = claimed.pop(email_id, None)
             if email is None:
-                self._end(job, partial(job.run, leave, email_id), in_company=in_company)
-                continue
-            works.append(Work(Delivery(email), job, job.run(current_message)))
+                self._leaving.submit(partial(ended, job, partial(job.run, leave, email_id)))
+            else:
+                works.append(Work(Delivery(email), job, job.run(current_message)))
         return works
 
-    def script(self, work: Work, connection: Connection, following: Callable[[], Envelope | None]) -> Script[None]:
-        """Attempts each recipient."""
-        return work.delivery.script(connection, following)
+    def _claimed(self, email_ids: list[int]) -> dict[int, ClaimedEmail]:
+        if settings().disabled:
+            return {}
+        return {email.id: email for email in holdings.claim(database, email_ids, broker.attendance.worker_id)}
 
-    def prepare(self, work: Work) -> Envelope | None:
-        """What its script will say first, if that is known without waiting."""
-        return work.delivery.prepare()
+    def is_unread(self, work: Work) -> bool:  # noqa: ARG002
+        """Whether its recipients are still to be read."""
+        return False
 
-    def conclude(self, works: Sequence[Work], *, in_company: bool) -> None:
-        """Concludes those that are plain in one statement, and the others one by one."""
+    def read(self, works: Sequence[Work]) -> None:
+        """Reads the recipients of what was claimed together."""
+
+    def advance(self, work: Work) -> Envelope | Blocking | None:
+        """What comes next for an email."""
+        return work.delivery.advance()
+
+    def take(self, work: Work, rulings: Mapping[str, Ruling]) -> None:
+        """What the relay has made of one copy."""
+        work.delivery.take(rulings)
+
+    def is_plain(self, work: Work) -> bool:
+        """Whether it moves to the ledger, and nothing else changes."""
+        return conclusion_of(work.delivery.email, work.delivery.judged).is_plain
+
+    def is_broken(self, work: Work) -> bool:
+        """Whether the relay, or our settings for it, have failed."""
+        return any(each.ruling.scope is Scope.RELAY for each in work.delivery.judged)
+
+    def conclude(self, works: Sequence[Work]) -> list[Work]:
+        """Concludes plain ones in one statement."""
         outcomes = [(work, conclusion_of(work.delivery.email, work.delivery.judged)) for work in works]
-        plain = [(outcome, work.message) for work, outcome in outcomes if outcome.is_plain]
-        done: set[int] = set()
-        if len(plain) > 1:
-            with suppress(psycopg2.Error, BrokerUnreachable):
-                # What fails here is tried alone.
-                done = wait_for_database(partial(conclude_each, plain), broker.stopping)
+        try:
+            plain = [(outcome, work.message) for work, outcome in outcomes]
+            done = wait_for_database(partial(conclude_each, plain), broker.stopping)
+        except Exception as failure:  # noqa: BLE001 - what fails together is tried alone
+            logger.warning("%d conclusions failed together: %s; each is tried alone", len(works), name_of(failure))
+            return list(works)
         for work, outcome in outcomes:
-            is_done = work.delivery.email.id in done
-            action = partial(self._conclude, work, outcome, is_done=is_done)
-            self._end(work.job, action, in_company=in_company and not is_done)
+            if work.delivery.email.id in done:
+                ended(work.job, partial(self._concluded, work, outcome.reports()))
+        return [work for work in works if work.delivery.email.id not in done]
+
+    def conclude_alone(self, work: Work) -> None:
+        """Concludes one, whatever came of it."""
+        outcome = conclusion_of(work.delivery.email, work.delivery.judged)
+        ended(work.job, partial(self._conclude_alone, work, outcome))
+
+    def release(self, works: Sequence[Work]) -> None:
+        """Sending → scheduled for what was claimed and not begun: that is no attempt, its place in line is kept."""
+        claimed = [work.delivery.email for work in works]
+        released: set[int] = set()
+        try:
+            released = wait_for_database(partial(emails.give_back, database, claimed), broker.stopping)
+        except Exception as failure:  # noqa: BLE001 - what fails together is tried alone
+            logger.warning("%d claims could not be given back together: %s", len(works), name_of(failure))
+        for work in works:
+            if work.delivery.email.id in released:
+                ended(work.job, partial(holdings.drop, work.delivery.email.claim))
+            else:
+                # Another transaction holds the row just now: that is waited for, and others are not kept waiting.
+                self._leaving.submit(partial(ended, work.job, partial(give_back_alone, work.delivery.email)))
+
+    def postpone(self, work: Work) -> None:
+        """Sending → scheduled for a while: no attempt is counted."""
+        ended(work.job, partial(postpone, work.delivery.email))
 
     def fail(self, work: Work, failure: BaseException) -> None:
         """Something else than the relay went wrong."""
         holdings.drop(work.delivery.email.claim)
         if isinstance(failure, LostClaim):
-            work.job.run(report_lost_claim, work.delivery.email)
-            work.job.end()
+            ended(work.job, partial(work.job.run, report_lost_claim, work.delivery.email))
         else:
             work.job.end(of_its_own(failure))
 
+    def has_more(self) -> bool:
+        """Whether one more message may wait in this process's memory."""
+        return broker.has_more(send_email.actor_name)
+
     def take_along(self) -> tuple[int, Companion] | None:
         """The next message in this process's memory."""
-        companion = broker.take_along(send_email.actor_name)
-        return None if companion is None else (companion.message.args[0], companion)
+        while (companion := broker.take_along(send_email.actor_name)) is not None:
+            match companion.message.args:
+                case (int() as email_id,):
+                    return email_id, companion
+            companion.end(TypeError("the message names no email"))
+        return None
 
-    def _end(self, job: Job, action: Callable[[], None], *, in_company: bool) -> None:
-        if in_company:
-            self._others.submit(ended, job, action)
-        else:
-            ended(job, action)
-
-    def _conclude(self, work: Work, outcome: Conclusion, *, is_done: bool) -> None:
+    def _conclude_alone(self, work: Work, outcome: Conclusion) -> None:
         try:
-            if is_done:
-                for report in outcome.reports():
-                    work.job.run(report)
-            else:
-                work.job.run(conclude_outcome, outcome)
-            if work.delivery.failures:
-                work.job.run(report_new, work.delivery.email, work.delivery.failures)
+            work.job.run(conclude_outcome, outcome)
+            self._report_failures(work)
         except LostClaim:
             work.job.run(report_lost_claim, work.delivery.email)
         finally:
             holdings.drop(work.delivery.email.claim)
+
+    def _concluded(self, work: Work, reports: Sequence[Callable[[], None]]) -> None:
+        holdings.drop(work.delivery.email.claim)
+        for report in reports:
+            work.job.run(tell, report)
+        self._report_failures(work)
+
+    def _report_failures(self, work: Work) -> None:
+        if work.delivery.failures:
+            work.job.run(tell, partial(report_new, work.delivery.email, work.delivery.failures))
+
+
+def name_of(failure: BaseException) -> str:
+    """An exception's type, for a log line: its text may hold values of a row."""
+    return type(failure).__name__
+
+
+def tell(report: Callable[[], None]) -> None:
+    """Reports what is committed: that a report fails changes nothing of it."""
+    try:
+        report()
+    except Exception:  # whatever a reporter raises
+        logger.exception("A report has failed.")
+
+
+def give_back_alone(email: ClaimedEmail) -> None:
+    """Sending → scheduled for one of which nothing was sent; waits for whoever holds its row."""
+
+    def write() -> None:
+        with database.transaction() as cursor:
+            if emails.lock_claimed(cursor, email):
+                emails.give_back_locked(cursor, email)
+
+    try:
+        wait_for_database(write, broker.stopping)
+    finally:
+        holdings.drop(email.claim)
+
+
+def postpone(email: ClaimedEmail) -> None:
+    """Sending → scheduled, due again in a while, without an attempt: too many templates take long just now."""
+
+    def write() -> None:
+        with database.transaction() as cursor:
+            emails.conclude_later(
+                cursor,
+                email,
+                pause=POSTPONED * random.uniform(0.5, 1.5),  # noqa: S311 - jitter is no secret
+                counted=False,
+                mailbox_full=False,
+                error="render: waits for its turn: too many templates take long just now",
+            )
+
+    try:
+        wait_for_database(write, broker.stopping)
+    finally:
+        holdings.drop(email.claim)
 
 
 def ended(job: Job, action: Callable[[], None]) -> None:
@@ -182,7 +273,10 @@ def ended(job: Job, action: Callable[[], None]) -> None:
 
 def of_its_own(failure: BaseException) -> BaseException:
     """An exception that several threads can raise: each has a traceback of its own."""
-    own = type(failure)(*failure.args)
+    try:
+        own = type(failure)(*failure.args)
+    except Exception:  # noqa: BLE001 - not every class can be made of its arguments
+        return failure
     own.__cause__ = failure.__cause__
     return own
 
@@ -261,7 +355,7 @@ def conclude_outcome(outcome: Conclusion) -> None:
 
     written, reports = wait_for_database(write, broker.stopping)
     for report in reports:
-        report()
+        tell(report)
     if email.probe and written.relay_answered and control.close_circuit(database):
         logger.info("The relay takes mail again; the circuit is closed.")
         broker.enqueue_unless_one_waits(tick_message())

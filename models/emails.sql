@@ -95,13 +95,17 @@ SELECT * FROM duepost.claim_emails(%(ids)s::bigint[], %(worker_id)s)
 
 -- name: release
 -- queued → scheduled: nothing may be sent now (paused, the circuit is open, or the relay has had too much), and that is
--- no attempt.
+-- no attempt. What somebody else holds just now is left alone.
+WITH held AS MATERIALIZED (
+    SELECT id, state, probe FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+)
 UPDATE duepost.scheduled_email AS row
 SET state = 'scheduled', message_id = NULL, probe = false
-FROM duepost.control AS control
+FROM held, duepost.control AS control
 WHERE row.id = %(id)s
-  AND row.state = 'queued'
-  AND (control.paused OR ((control.circuit_open OR duepost.is_route_paused()) AND NOT row.probe) OR %(anyway)s)
+  AND row.id = held.id
+  AND held.state = 'queued'
+  AND (control.paused OR ((control.circuit_open OR duepost.is_route_paused()) AND NOT held.probe) OR %(anyway)s)
 RETURNING row.id
 
 -- name: is_claimable
@@ -128,6 +132,25 @@ WHERE row.id = ANY (%(ids)s::bigint[])
   AND stray.state = 'sending'
   AND stray.worker_id = %(worker_id)s
   AND stray.claimed_at < now()
+RETURNING row.id
+
+-- name: give_back
+-- sending → scheduled: claimed, and not begun; that is no attempt. What somebody else holds just now is left out.
+WITH held AS MATERIALIZED (
+    SELECT id, claim, state
+    FROM duepost.scheduled_email
+    WHERE id = ANY (%(ids)s::bigint[])
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE duepost.scheduled_email AS row
+SET state = 'scheduled', probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
+FROM held, unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS claimed (id, claim)
+WHERE row.id = ANY (%(ids)s::bigint[])
+  AND row.id = held.id
+  AND held.state = 'sending'
+  AND held.id = claimed.id
+  AND held.claim = claimed.claim
 RETURNING row.id
 
 -- name: lock_claimed

@@ -9,6 +9,7 @@ from actors import delivery, runtime, scheduler, sender
 from actors.attendance import Attendance
 from actors.broker import SESSION_LIMITS
 from actors.consumer import ClaimedMessage
+from actors.crew import Blocking
 from actors.delivery import Delivery, Judged
 from actors.scheduler import enqueue_due_emails
 from actors.sender import send_email
@@ -147,19 +148,14 @@ def deliveries(email: ClaimedEmail) -> Iterator[Judged]:
     """The attempts at an email, one recipient after the other, as the sender makes them."""
     connection = runtime.relay_connection()
     on_its_way = Delivery(email)
-    judged, script = on_its_way.judged, on_its_way.script(connection)
     try:
-        action = next(script)
-        while True:
-            yield from judged
-            judged.clear()
-            try:
-                reply = connection.do(action)
-            except Exception as error:  # noqa: BLE001 - it is the script's
-                action = script.throw(error)
+        while (step := on_its_way.advance()) is not None:
+            if isinstance(step, Blocking):
+                step.work()
             else:
-                action = script.send(reply)
-    except StopIteration:
-        yield from judged
+                yield from on_its_way.judged
+                on_its_way.judged.clear()
+                on_its_way.take(connection.deliver(step))
+        yield from on_its_way.judged
     finally:
         connection.close()

@@ -30,6 +30,9 @@ MAX_EMAILS: Final = 100
 #: Seconds without an email after which a connection is renewed: relays and firewalls begin to forget it.
 MAX_IDLE: Final = 30.0
 
+#: Seconds without an email after which a relay that has gone says nothing about the email.
+STALE: Final = 1.0
+
 #: Seconds within which a relay has to have taken the last content for an email to go out behind the next one.
 PROMPT: Final = 0.5
 
@@ -59,7 +62,9 @@ class Connection:
     Args:
         relay: where emails go.
         timeouts: how long each step may take.
-        may_send: asked right before content is sent; False holds it back, and the email is to be retried.
+        may_send: asked right before content is sent, and answers at once.
+        may_send_soon: asked, aside, where that says no; may wait. False holds the content back, and the email is to be
+            retried.
         tls: verifies certificates; by default against those that the system trusts.
         route: what it shares with others to the same relay; by default nothing.
     """
@@ -70,12 +75,14 @@ class Connection:
         timeouts: Timeouts = Timeouts(),  # noqa: B008 (frozen)
         *,
         may_send: Callable[[], bool] = _always,
+        may_send_soon: Callable[[], bool] | None = None,
         tls: ssl.SSLContext | None = None,
         route: Route | None = None,
     ) -> None:
         self._relay = relay
         self._timeouts = timeouts
         self._may_send = may_send
+        self._may_send_soon = may_send_soon
         self._tls = tls
         self._logins = Attempts()
         self._route = route or NoRoute()
@@ -135,6 +142,57 @@ class Connection:
         for ruling in submitted.rulings.values():
             self._route.heard(ruling)
         return submitted.rulings
+
+    def submitting(
+        self, envelope: Envelope, following: Callable[[], Envelope | None] = nobody
+    ) -> Script[dict[str, Ruling] | None]:
+        """Submits one email over this very connection, which is open.
+
+        Args:
+            envelope: what and to whom.
+            following: as with `delivering`.
+
+        Returns:
+            A ruling for each recipient; None where nothing was said about the email, as a connection that was kept
+            turned out dead, or the relay takes fewer connections: it may go over another one.
+        """
+        kept = self._emails > 0 or time.monotonic() - self._used_at > STALE
+        try:
+            submitted = yield from self._attempt(envelope, following)
+            if kept and (submitted.untouched or submitted.is_lost_behind or _is_used_up(submitted)):
+                self._drop()
+                return None
+            yield from self._look_for_place(submitted)
+        except NoPlace:
+            self._drop()
+            return None
+        except BaseException:
+            # A worker that is stopped here leaves the relay in mid-transaction.
+            self._drop()
+            raise
+        for ruling in submitted.rulings.values():
+            self._route.heard(ruling)
+        return submitted.rulings
+
+    def open(self) -> Ruling | None:
+        """Makes it good for one more email: blocks while it is closed, reset, connected, greeted or logged in.
+
+        Returns:
+            None if it is, else what is wrong, always in relay scope.
+
+        Raises:
+            NoPlace: there may be no further connection now.
+        """
+        if self._wire is not None and not self._is_fresh(self._wire):
+            self._renew()
+        if self._wire is None:
+            self._open()
+        return self._refusal
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is open, and good for one more email as it is. Never waits."""
+        return self._wire is not None and self._is_fresh(self._wire)
 
     def check(self) -> Ruling | None:
         """Connects, greets, logs in and quits.
@@ -199,7 +257,7 @@ class Connection:
         if self._refusal is not None:
             return Submitted(dict.fromkeys(envelope.recipients, self._refusal), Fitness.USELESS)
         opened, self._opened = self._opened, None
-        transaction = opened or Transaction(envelope, self._offer, self._may_send)
+        transaction = opened or Transaction(envelope, self._offer, self._may_send, self._may_send_soon)
         self._content_at = None
         submitted = yield from transaction.run(partial(self._open_next, following))
         self._note_doubt(submitted)
@@ -256,7 +314,7 @@ class Connection:
         envelope = following() if is_good else None
         if envelope is None:
             return b""
-        transaction = Transaction(envelope, self._offer, self._may_send)
+        transaction = Transaction(envelope, self._offer, self._may_send, self._may_send_soon)
         opening = transaction.open_behind()
         if opening:
             self._opened = transaction
@@ -277,7 +335,7 @@ class Connection:
         if isinstance(greeted, Ruling):
             self._be_refused(greeted)
             return
-        self._offer = greeted
+        self._offer, self._used_at = greeted, time.monotonic()
         if self._relay.pipelining is Pipelining.OFF:
             self._offer = replace(greeted, pipelining=False)
         self._is_greeted = True
@@ -323,7 +381,9 @@ class Connection:
 
     def _is_reset(self, wire: Wire) -> bool:
         """Whether nothing is left of the last transaction, if necessary by asking the relay to forget it."""
-        return not self._needs_reset or self._converse(wire, reset(), brief=True)
+        if self._needs_reset:
+            self._needs_reset = not self._converse(wire, reset(), brief=True)
+        return not self._needs_reset
 
     def _part(self, wire: Wire) -> None:
         if wire.is_quiet():

@@ -2,7 +2,6 @@
 
 import os
 import selectors
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -54,10 +53,13 @@ class Line:
 class Switchboard:
     """Plays scripts over lines, side by side. One thread at a time uses it; others may wake it.
 
-    What a script asks to be done aside is done in a thread of its own, unless it is the only script.
+    Args:
+        aside: has done elsewhere what a script asks to be done aside: it may block, and so never runs in this thread,
+            however few scripts there are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, aside: Callable[[Callable[[], None]], None]) -> None:
+        self._aside = aside
         self._selector = selectors.DefaultSelector()
         self._busy: set[Line] = set()
         self._back: deque[tuple[Line, Callable[[], Action]]] = deque()
@@ -162,12 +164,9 @@ class Switchboard:
         line.deadline = time.monotonic() + limit
 
     def _do_aside(self, line: Line, action: Aside) -> bool:
-        if len(self._busy) == 1:
-            action.work()
-            return True
         line.deadline = _NEVER
         self.forget(line)
-        threading.Thread(target=self._work_aside, args=(line, action), name="duepost-aside", daemon=True).start()
+        self._aside(partial(self._work_aside, line, action))
         return False
 
     def _work_aside(self, line: Line, action: Aside) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from actors.smtp.dialogue import NO_OTHER_LIMIT, Script, Send, Stopped, ask, receive
+from actors.smtp.dialogue import NO_OTHER_LIMIT, Aside, Script, Send, Stopped, ask, receive
 from actors.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
 from actors.smtp.greeting import Offer
 from actors.smtp.replies import Reply
@@ -79,13 +79,21 @@ class Transaction:
     Args:
         envelope: what and to whom.
         offer: what the relay can do.
-        may_send: asked once, when the relay waits for the content; if it says no, the content is not sent.
+        may_send: asked when the relay waits for the content, and answers at once.
+        may_send_soon: asked if that says no, and may wait; if it says no too, the content is not sent.
     """
 
-    def __init__(self, envelope: Envelope, offer: Offer, may_send: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        envelope: Envelope,
+        offer: Offer,
+        may_send: Callable[[], bool],
+        may_send_soon: Callable[[], bool] | None = None,
+    ) -> None:
         self.envelope = envelope
         self._offer = offer
         self._may_send = may_send
+        self._may_send_soon = may_send_soon
         self._content = normalise(envelope.content)
         self._rulings: dict[str, Ruling] = {}
         self._accepted: list[str] = []
@@ -205,7 +213,7 @@ class Transaction:
     def _send_content(self, behind: Callable[[], bytes]) -> Script[Fitness]:
         end = END_OF_DATA + behind()
         # Right before the content: nothing that takes time comes after it.
-        if not self._may_send():
+        if not (yield from self._is_allowed()):
             raise Stopped(judge_failure(Phase.BODY, "this worker could not prove its database session"))
         yield Send(stuff_dots(self._content), Phase.BODY)
         # Apart from the content, so that a failure is before the dot or after it and never in between.
@@ -217,6 +225,16 @@ class Transaction:
         if reply.positive:
             return Fitness.READY
         return Fitness.USELESS if reply.intermediate or reply.code == 421 else Fitness.NEEDS_RESET
+
+    def _is_allowed(self) -> Script[bool]:
+        if self._may_send():
+            return True
+        if self._may_send_soon is None:
+            return False
+        answers: list[bool] = []
+        ask_and_wait = self._may_send_soon
+        yield Aside(lambda: answers.append(ask_and_wait()))
+        return answers == [True]
 
     def _settle(self, ruling: Ruling) -> None:
         """Rules for every recipient that has no ruling yet."""

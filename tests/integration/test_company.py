@@ -183,10 +183,11 @@ def test_a_refusal_is_taken_apart_and_is_nobody_elses(postroom: Postroom) -> Non
     )
     jobs = [OwnJob() for _ in ids]
     senders = sender.Senders()
-    works = senders.begin(list(zip(ids, jobs, strict=True)), in_company=False)
+    works = senders.begin(list(zip(ids, jobs, strict=True)))
     for work in works:
         work.delivery.judged.extend(deliveries(work.delivery.email))
-    senders.conclude(works, in_company=False)
+    for left in senders.conclude(works):
+        senders.conclude_alone(left)
     assert [postroom.ledger(email_id) for email_id in ids] == [["sent"], [], ["sent"]]
     jobs[0].wait()
     jobs[2].wait()

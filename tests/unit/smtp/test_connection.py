@@ -16,6 +16,7 @@ from actors.smtp.rehearsal import Inspection
 from actors.smtp.relay import Relay, Timeouts
 from actors.smtp.switchboard import Line, Switchboard
 from actors.smtp.verdicts import Phase, Ruling, Scope
+from actors.threads import Threads
 from models.words import Verdict
 from tests.relays import (
     Action,
@@ -43,7 +44,7 @@ class SwitchedConnection(Connection):
     """One whose emails go out over a switchboard."""
 
     def deliver(self, envelope: Envelope, following: Callable[[], Envelope | None] = nobody) -> dict[str, Ruling]:
-        board, line = Switchboard(), Line(self)
+        board, line = Switchboard(Threads("aside", 1).submit), Line(self)
         found: list[dict[str, Ruling]] = []
         failures: list[BaseException | None] = []
 
