@@ -1,5 +1,6 @@
 """The environment: the one module that reads it. Each setting is checked when the settings are read."""
 
+import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -198,5 +199,18 @@ def settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         variable = str(first["loc"][0])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise BadSettings(f"{variable}: {reason[0].lower()}{reason[1:]}") from None
+        raise BadSettings(f"{variable}: {_in_our_words(first['msg'])}{_quotation_marks(variable)}") from None
+
+
+def _in_our_words(message: str) -> str:
+    """What would be right, without the words of the library that has found out."""
+    reason = message.removeprefix("Value error, ").replace("Input should be", "must be").partition(", unable to")[0]
+    return reason[:1].lower() + reason[1:]
+
+
+def _quotation_marks(variable: str) -> str:
+    """A word on a value that has kept its quotation marks, as where an env file is read by no shell."""
+    value = os.environ.get(variable, "").strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return "; the value has quotation marks around it: leave them out"
+    return ""

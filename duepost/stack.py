@@ -22,6 +22,9 @@ from models.migrate import migrate
 #: What Duepost's own folder in a working directory is called.
 HOME = ".duepost"
 
+#: A script that opens the database with psql: its URL is long.
+PSQL = "psql"
+
 #: The file that says where mail goes.
 RELAY = "relay.json"
 
@@ -157,6 +160,9 @@ class Stack:
         else:
             self.postgres = EmbeddedPostgres(self.folder / "postgres", private=self._private_folders)
             url = self.postgres.start()
+            script = self.folder / PSQL
+            script.write_text(f'#!/bin/sh\nexec {self.postgres.psql_command} "$@"\n')
+            script.chmod(0o700)
         self.database = Database(url, application_name="duepost")
         list(migrate(self.database, queue_schema=queue_schema(), retention_days=settings().retention_days))
 

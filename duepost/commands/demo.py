@@ -34,7 +34,7 @@ REFUSALS = (
 #: Seconds between two looks.
 INTERVAL = 0.1
 
-#: Seconds after which the bundled sample has failed: it takes about ten.
+#: Seconds after which the bundled sample has failed: it takes about fifteen.
 SAMPLE_PATIENCE = 120.0
 
 

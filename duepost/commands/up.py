@@ -3,15 +3,21 @@
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
+from psycopg2.extensions import parse_dsn
 
 from actors.settings import settings
+from duepost.catcher import CatcherError
+from duepost.children import FolderInUse
+from duepost.commands.context import Failed
 from duepost.commands.output import say
-from duepost.stack import Stack
+from duepost.stack import PSQL, Stack
 from models.errors import DuepostError
 
 #: Where everything is, below the working directory.
@@ -35,7 +41,7 @@ def up(
 ) -> None:
     """Runs everything on this machine: PostgreSQL and a mail catcher unless configured, workers, watch.
 
-    Data stays in .duepost in the working directory; Ctrl-C ends it all in order.
+    Data stays in .duepost in the working directory; Ctrl-C ends it all in order, and so does one that ends by itself.
 
     Example: duepost up
     """
@@ -46,7 +52,7 @@ def up(
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    with Stack(FOLDER, settings().templates, catcher_port=port) as stack:
+    with hints(), Stack(FOLDER, settings().templates, catcher_port=port) as stack:
         stack.start_workers(processes=processes, threads=threads)
         describe(stack)
         while not stopped.wait(INTERVAL):
@@ -57,11 +63,32 @@ def up(
     say("Stopped. The data stays in .duepost.")
 
 
+@contextmanager
+def hints() -> Iterator[None]:
+    """What can be done where something is in the way."""
+    try:
+        yield
+    except FolderInUse as error:
+        told = f"kill {error.pid} ends it" if error.pid else "end it with Ctrl-C"
+        raise Failed(
+            f"{error}: a duepost up runs here already; use duepost list, stats and the others; {told}"
+        ) from error
+    except CatcherError as error:
+        if "in use" not in str(error):
+            raise
+        raise Failed(f"{error}; duepost up --port 0 takes any port that is free") from error
+
+
 def describe(stack: Stack) -> None:
     """Says where everything is and how to reach it."""
     lines = ["Duepost is up. Ctrl-C ends it; the data stays."]
     if stack.postgres is not None:
-        lines += [f"  database   {stack.postgres.psql_command}", f"             {stack.database.url}"]
+        at = parse_dsn(stack.database.url)
+        lines += [
+            f"  database   {stack.database.url}",
+            f"             host {at['host']}, port {at['port']}, user {at['user']}, database {at['dbname']}",
+            f"  psql       {stack.folder / PSQL}",
+        ]
     else:
         lines.append("  database   as DUEPOST_DATABASE_URL says")
     if stack.catcher is not None:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -63,6 +65,12 @@ def test_up_delivers_survives_being_killed_and_keeps_its_data(folder: Path) -> N
         other = duepost("up", "--port", "0", env=unconfigured(), cwd=folder)
         assert other.returncode == 1
         assert other.stderr.startswith("duepost: ")
+        assert "runs here already" in other.stderr
+        counted = subprocess.run(
+            [folder / ".duepost" / "psql", "-Atc", "SELECT count(*) FROM duepost.delivery"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert counted.stdout == "2\n"
         assert len(other.stderr.splitlines()) == 1
         second.signal(signal.SIGINT)
         assert second.wait() == 0
@@ -163,3 +171,26 @@ def test_a_line_that_the_database_refuses_is_named_and_nothing_of_the_file_is_sc
     assert "mine.jsonl: line 2: address: must be one address" in done.stderr
     stats = json.loads(duepost("stats", "--json", env=env, cwd=folder).stdout)
     assert sum(stats["pending"].values()) == 0
+
+
+def test_a_port_that_is_taken_names_the_way_out(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = duepost("up", "--port", str(taken.getsockname()[1]), env=unconfigured(), cwd=folder)
+    assert done.returncode == 1
+    assert "duepost up --port 0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_relay_of_up_s_own_is_told_to_the_doctor_without_its_password(folder: Path) -> None:
+    real = {"DUEPOST_SMTP_URL": "smtp://user:hushhush@127.0.0.1:1", "DUEPOST_FROM": "noreply@example.com"}
+    arguments = [sys.executable, "-u", "-m", "duepost", "up", "--port", "0"]
+    with Process(arguments, {**unconfigured(), **real}, folder / "up.log", cwd=folder) as process:
+        wait_until(lambda: "Duepost is up" in process.output, timeout=90, state=lambda: process.output)
+        done = duepost("doctor", env=unconfigured(), cwd=folder)
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0
+    [relay] = [line for line in done.stdout.splitlines() if " relay: " in line]
+    assert "smtp://user@127.0.0.1:1" in relay
+    assert "real mail" in relay
+    assert "nothing leaves" not in relay
+    assert "hushhush" not in done.stdout + (folder / "up.log").read_text()

@@ -1,6 +1,7 @@
 """The wheel: installed into an empty environment, beside a project that has its own `models` and `actors`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,3 +82,14 @@ def test_the_installed_demo_runs_beside_a_host_with_its_own_models_and_actors(py
 
 def test_the_host_imports_its_own_modules_and_our_client(python: Path, project: Path) -> None:
     subprocess.run([python, "application.py"], cwd=project, env=unconfigured(), check=True)
+
+
+def test_the_description_s_links_lead_somewhere_from_anywhere(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    [name] = [each for each in archive.namelist() if each.endswith("/METADATA")]
+    metadata = archive.read(name).decode()
+    assert "\nProject-URL: Repository, https://" in metadata
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata)
+    assert len(links) > 5
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert [link for link in links if link.endswith(".svg") and "raw" not in link] == []

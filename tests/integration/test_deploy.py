@@ -356,6 +356,10 @@ def test_compose_gives_workers_longer_to_stop_than_a_relay_may_take(services: di
     assert int(grace[1]) * 60 > AFTER_THE_DOT
 
 
+def test_an_application_on_the_same_machine_reaches_composes_database(services: dict[str, str]) -> None:
+    assert re.search(r'ports: \["127\.0\.0\.1:\$\{POSTGRES_PORT:-5432\}:5432"\]', services["database"])
+
+
 def test_compose_has_no_password_of_its_own() -> None:
     uses = re.findall(r"\$\{POSTGRES_PASSWORD(..)", read("compose.yaml"))
     assert set(uses) == {":?"}
@@ -378,9 +382,25 @@ def test_the_example_is_accepted_as_it_stands(example: dict[str, str], monkeypat
     assert settings.need_sender().address == "noreply@example.com"
 
 
-def test_every_value_of_the_example_is_read_alike_by_systemd_shells_and_compose() -> None:
-    values = [line for line in read("duepost.env.example").splitlines() if not line.startswith("#")]
-    assert [line for line in values if not re.fullmatch(r"[A-Z_]+='[^']*'", line)] == []
+def as_kubectl_reads(text: str) -> dict[str, str]:
+    """An env file as `kubectl create secret --from-env-file` reads it: what follows = is the value, as it stands."""
+    lines = [line.lstrip() for line in text.splitlines()]
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_every_value_of_the_example_is_read_alike_by_kubectl_shells_systemd_and_compose(
+    example: dict[str, str],
+) -> None:
+    values = as_kubectl_reads(read("duepost.env.example"))
+    assert values == example
+    # Nothing that systemd or compose would take for a quotation mark, an escape, a comment or a variable.
+    assert [value for value in values.values() if not re.fullmatch(r"[A-Za-z0-9:/@.+_-]*", value)] == []
+
+
+def test_kubectls_reading_of_the_example_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in as_kubectl_reads(read("duepost.env.example")).items():
+        monkeypatch.setenv(name, value)
+    assert Settings().need_relay().host == "relay.example.com"
 
 
 def test_every_setting_of_the_example_is_explained_in_the_line_before() -> None:
@@ -393,11 +413,41 @@ def test_every_setting_of_the_example_is_explained_in_the_line_before() -> None:
 # Kubernetes
 
 
+#: MiB that a worker process has at its start, at most, and that its master has.
+AT_THE_START, MASTER = 160, 100
+
+
+def test_the_cluster_s_memory_fits_what_workers_may_take() -> None:
+    [workers] = [each for each in objects() if each["metadata"]["name"] == "duepost-worker"]
+    [container] = workers["spec"]["template"]["spec"]["containers"]
+    command, environment = container["command"], {each["name"]: each["value"] for each in container["env"]}
+    processes = int(command[command.index("--processes") + 1])
+    units = {"Gi": 1024, "Mi": 1}
+    limit = container["resources"]["limits"]["memory"]
+    most = processes * (AT_THE_START + int(environment["DUEPOST_MEMORY_LIMIT"])) + MASTER
+    assert int(limit[:-2]) * units[limit[-2:]] >= most
+
+
+def test_the_cluster_s_migration_can_be_applied_again() -> None:
+    [migration] = [each for each in objects() if each["kind"] == "Job"]
+    assert migration["spec"]["ttlSecondsAfterFinished"] > 0
+    assert f"kubectl delete job {migration['metadata']['name']} --ignore-not-found" in read("README.md")
+
+
+def test_the_cluster_has_templates_with_their_subfolders() -> None:
+    assert "configMap" not in read("kubernetes.yaml")
+    assert re.search(r"^COPY templates /templates$", read("templates.Containerfile"), re.MULTILINE)
+
+
+def objects() -> list[dict[str, Any]]:
+    """The objects of kubernetes.yaml."""
+    return list(pytest.importorskip("yaml").safe_load_all(read("kubernetes.yaml")))
+
+
 @pytest.fixture
 def cluster() -> dict[str, dict[str, Any]]:
     """The pod of each object of kubernetes.yaml, by the object's name."""
-    objects = pytest.importorskip("yaml").safe_load_all(read("kubernetes.yaml"))
-    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in objects}
+    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in objects()}
 
 
 def test_the_cluster_runs_migration_workers_and_watch_and_none_is_root(cluster: dict[str, dict[str, Any]]) -> None:

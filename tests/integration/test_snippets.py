@@ -36,12 +36,13 @@ def test_the_sql_of_a_page_runs(url: str, page: str, statements: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "code"), snippets("python"), ids=lambda value: value if value.endswith(".md") else "")
-def test_the_python_of_a_page_runs(url: str, page: str, code: str) -> None:
+def test_the_python_of_a_page_runs_as_it_stands(
+    url: str, page: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DUEPOST_DATABASE_URL", url)
+    exec(compile(code, page, "exec"), {})
     connection = psycopg2.connect(url)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE account (name text)")
-    exec(compile(code, page, "exec"), {"connection": connection})
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM duepost.scheduled_email")
-        assert cursor.fetchone() == (1,)
+        assert cursor.fetchone() == (len(re.findall(r"duepost\.schedule_email\(", code)),)
     connection.close()

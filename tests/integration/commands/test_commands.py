@@ -245,6 +245,7 @@ def test_of_two_watches_one_acts_and_the_other_takes_over(shell: Shell, tmp_path
         wait_until(lambda: leaders() == 1, state=lambda: first.output)
         with Watch(shell.env, tmp_path / "two.log") as second:
             wait_until(lambda: ticks() == 1, what="the first tick, though nothing is due")
+            wait_until(lambda: "another watch acts" in second.output, state=lambda: second.output)
             shell.query("DELETE FROM dramatiq.queue")
             first.kill()
             wait_until(lambda: leaders() == 1, what="the other to take over", state=lambda: second.output)
