@@ -104,6 +104,15 @@ def close_circuit(database: Database) -> bool:
     return bool(database.execute(SQL["close_circuit"]))
 
 
+def probe_now(database: Database) -> bool:
+    """Makes the next probe due at once.
+
+    Returns:
+        whether the circuit is open.
+    """
+    return bool(database.execute(SQL["probe_now"]))
+
+
 def take_probe(database: Database) -> bool:
     """Whether it is this caller's turn to enqueue the one probe of this pause."""
     return bool(database.execute(SQL["take_probe"]))

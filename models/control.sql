@@ -52,6 +52,10 @@ SET probe_at = now() + make_interval(secs => probe_pause)
 WHERE circuit_open AND NOT paused AND probe_at NOT BETWEEN now() AND now() + make_interval(secs => probe_pause)
 RETURNING one
 
+-- name: probe_now
+-- The next probe of an open circuit is due at once; its pause stays.
+UPDATE duepost.control SET probe_at = now() WHERE circuit_open RETURNING one
+
 -- name: close_circuit
 -- open → closed.
 UPDATE duepost.control

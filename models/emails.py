@@ -397,6 +397,28 @@ def resolve_sent(cursor: Cursor, email_id: int) -> bool:
     return True
 
 
+def resolve_drop(cursor: Cursor, email_id: int) -> bool:
+    """Unknown → ledger as cleared, for those who have no outcome yet; False where it is not unknown."""
+    cursor.execute(SQL["lock_unknown"], {"id": email_id})
+    row = cursor.fetchone()
+    if row is None:
+        return False
+    cursor.execute(SQL["resolve_drop_users"], {"id": email_id})
+    outcome = (Outcome.CLEARED, "dropped by an operator") if row[1] is not None else (None, None)
+    cursor.execute(SQL["finish"], {"id": email_id, "outcome": outcome[0], "reply": outcome[1]})
+    return True
+
+
+def failed_ids(database: Database, kind: str | None) -> list[int]:
+    """Scheduled emails that have failed before, of a kind or of all."""
+    return [int(str(row[0])) for row in database.execute(SQL["failed_ids"], {"kind": kind})]
+
+
+def unknown_ids(database: Database, kind: str | None) -> list[int]:
+    """Emails that wait for a person, of a kind or of all."""
+    return [int(str(row[0])) for row in database.execute(SQL["unknown_ids"], {"kind": kind})]
+
+
 def state_of(cursor: Cursor, email_id: int) -> State | None:
     """The state of an email that is not finished; None where there is no such row."""
     cursor.execute(SQL["state_of"], {"id": email_id})

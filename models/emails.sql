@@ -297,6 +297,26 @@ WHERE email_id = %(id)s AND outcome IS NULL AND (unknown OR NOT EXISTS (
     SELECT FROM duepost.scheduled_email_user AS other WHERE other.email_id = %(id)s AND other.unknown
 ))
 
+-- name: resolve_drop_users
+-- A person says that nobody is to get it any more: so for the users who have no outcome yet.
+UPDATE duepost.scheduled_email_user
+SET outcome = 'cleared', unknown = false, reply = 'dropped by an operator'
+WHERE email_id = %(id)s AND outcome IS NULL
+
+-- name: failed_ids
+-- Scheduled emails that have failed before; served by scheduled_email_failed.
+SELECT id
+FROM duepost.scheduled_email
+WHERE last_error IS NOT NULL AND state = 'scheduled' AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
+ORDER BY id
+
+-- name: unknown_ids
+-- What waits for a person; served by scheduled_email_unknown.
+SELECT id
+FROM duepost.scheduled_email
+WHERE state = 'unknown' AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
+ORDER BY id
+
 -- name: users_to_go
 SELECT count(*) FROM duepost.scheduled_email_user WHERE email_id = %(id)s AND outcome IS NULL
 

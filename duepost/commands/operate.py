@@ -1,18 +1,20 @@
-"""`duepost retry`, `resolve`, `pause` and `resume`: an operator's hands."""
+"""`duepost retry`, `resolve`, `probe`, `pause` and `resume`: an operator's hands."""
 
 import getpass
 import os
 import socket
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from duepost.commands.context import EmailId, Failed, operator_database
-from duepost.commands.output import say
+from actors.scheduler import tick
+from duepost.commands.context import BadInput, Failed, operator_database
+from duepost.commands.output import say, warn
 from duepost.commands.read import paused_words
 from models import control, emails, reports
-from models.database import Database
+from models.database import Cursor, Database
 from models.words import State
 
 
@@ -21,36 +23,112 @@ class Resolution(StrEnum):
 
     SENT = "sent"
     RESEND = "resend"
+    DROP = "drop"
 
 
-def retry(email_id: EmailId) -> None:
-    """Makes a scheduled email due at once, without waiting for its pause.
+#: How each resolution is carried out, and told.
+RESOLVING: Mapping[Resolution, tuple[Callable[[Cursor, int], bool], str]] = {
+    Resolution.SENT: (emails.resolve_sent, "sent"),
+    Resolution.RESEND: (emails.resolve_resend, "due once more"),
+    Resolution.DROP: (emails.resolve_drop, "dropped"),
+}
 
-    Example: duepost retry 42
+EmailIds = Annotated[list[int] | None, typer.Argument(help="The emails' ids.", min=1, max=2**63 - 1, metavar="[ID]...")]
+Kind = Annotated[str | None, typer.Option(help="All of this kind, instead of ids.")]
+
+
+class FailedState(StrEnum):
+    """Of what state emails can be retried."""
+
+    SCHEDULED = State.SCHEDULED.value
+
+
+class HeldState(StrEnum):
+    """Of what state emails can be resolved."""
+
+    UNKNOWN = State.UNKNOWN.value
+
+
+def retry(
+    email_ids: EmailIds = None,
+    kind: Kind = None,
+    state: Annotated[FailedState | None, typer.Option(help="All that have failed, instead of ids.")] = None,
+) -> None:
+    """Makes scheduled emails due at once, without waiting for their pause. With --kind or --state, those that failed.
+
+    Examples: duepost retry 42 43; duepost retry --kind digest
     """
+    _either("retry", email_ids, kind, state)
     database = operator_database()
-    with database.transaction() as cursor:
-        done = emails.retry_now(cursor, email_id)
-    if not done:
-        raise Failed(f"email {email_id} cannot be retried: {standing(database, email_id)}")
-    say(f"Email {email_id} is due now.")
+    ids = email_ids or emails.failed_ids(database, kind)
+    done = [each for each in ids if _done(database, emails.retry_now, each)]
+    _say_done(done, "due now", "email {} is due now")
+    _say_others(database, ids, done, "cannot be retried")
 
 
 def resolve(
-    email_id: EmailId,
-    resolution: Annotated[Resolution, typer.Argument(help="sent: it arrived; resend: send it once more.")],
+    email_ids: EmailIds = None,
+    resolution: Annotated[
+        Resolution, typer.Argument(help="sent: it arrived; resend: send it once more; drop: never send it again.")
+    ] = ...,  # type: ignore[assignment]  # it must be given, behind the ids
+    kind: Kind = None,
+    state: Annotated[HeldState | None, typer.Option(help="All that wait for a person, instead of ids.")] = None,
 ) -> None:
-    """Decides about an email whose outcome is unknown: it was sent, or it is to be sent once more.
+    """Decides about emails whose outcome is unknown: sent, to be sent once more, or dropped (the ledger says cleared).
 
-    Examples: duepost list --state unknown; duepost resolve 42 sent
+    Examples: duepost list --state unknown; duepost resolve 42 43 sent; duepost resolve --kind invoice resend
     """
+    _either("resolve", email_ids, kind, state)
     database = operator_database()
+    ids = email_ids or emails.unknown_ids(database, kind)
+    act, word = RESOLVING[resolution]
+    done = [each for each in ids if _done(database, act, each)]
+    _say_done(done, word, f"email {{}}: {word}")
+    _say_others(database, ids, done, "is not unknown")
+
+
+def probe() -> None:
+    """Asks for the next probe of an open circuit at once: one email looks whether the relay takes mail again.
+
+    Example: duepost probe
+    """
+    if not control.probe_now(operator_database()):
+        say("The circuit is closed: there is nothing to probe.")
+        return
+    tick()
+    say("A probe is asked for: duepost stats tells whether the circuit has closed.")
+
+
+def _either(command: str, email_ids: list[int] | None, kind: str | None, state: StrEnum | None) -> None:
+    if bool(email_ids) == (kind is not None or state is not None):
+        raise BadInput(f"{command}: give either ids, or --kind or --state")
+
+
+def _done(database: Database, act: Callable[[Cursor, int], bool], email_id: int) -> bool:
+    """Does one email in a transaction of its own: no other waits for it, or fails with it."""
     with database.transaction() as cursor:
-        act = emails.resolve_sent if resolution is Resolution.SENT else emails.resolve_resend
-        done = act(cursor, email_id)
-    if not done:
-        raise Failed(f"email {email_id} is not unknown: {standing(database, email_id)}")
-    say(f"Email {email_id}: {'sent' if resolution is Resolution.SENT else 'due once more'}.")
+        return act(cursor, email_id)
+
+
+def _say_done(done: Sequence[int], word: str, one: str) -> None:
+    if len(done) == 1:
+        say(one.format(done[0]).capitalize() + ".")
+    elif done:
+        say(f"{len(done)} emails: {word}.")
+
+
+def _say_others(database: Database, ids: Sequence[int], done: Sequence[int], why: str) -> None:
+    """What was asked for and not done.
+
+    Raises:
+        Failed: there is one such email, or more.
+    """
+    if not ids:
+        warn("There is no such email.")
+    others = sorted(set(ids) - set(done))
+    if others:
+        more = f", and {len(others) - 1} others" if others[1:] else ""
+        raise Failed(f"email {others[0]} {why}: {standing(database, others[0])}{more}")
 
 
 def pause(

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 
 COMMANDS = [
     "worker", "trigger", "up", "demo", "migrate", "schedule", "clear", "reschedule", "list", "show", "stats", "retry",
-    "resolve", "reopen", "pause", "resume", "doctor",
+    "resolve", "probe", "reopen", "pause", "resume", "doctor",
 ]  # fmt: skip
 
 
@@ -202,6 +202,49 @@ def test_an_operator_can_retry_and_resolve(shell: Shell) -> None:
     refused = shell.run_all(["retry", "99"], ["retry", "2"], ["resolve", "4", "sent"], status=1)
     for said, why in zip(refused, ["no such email", "it is finished (sent)", "it is scheduled"], strict=True):
         assert why in said
+
+
+def test_an_operator_retries_and_resolves_many_at_once(shell: Shell) -> None:
+    shell.schedule(8, at="'2030-01-01Z'")
+    shell.query("UPDATE duepost.scheduled_email SET last_error = 'render: a.txt: no such file' WHERE id IN (1, 2)")
+    shell.query("UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2 WHERE id >= 4")
+    assert shell.run("retry", "--kind", "welcome") == "2 emails: due now.\n"
+    assert shell.query("SELECT id FROM duepost.scheduled_email WHERE due_at <= now()") == [(1,), (2,)]
+    assert shell.run("resolve", "4", "5", "drop") == "2 emails: dropped.\n"
+    assert shell.run("resolve", "6", "resend") == "Email 6: due once more.\n"
+    assert "email 3 is not unknown: it is scheduled, and 1 others" in shell.run(
+        "resolve", "7", "3", "99", "sent", status=1
+    )
+    assert shell.run("resolve", "--state", "unknown", "drop") == "Email 8: dropped.\n"
+    assert shell.query("SELECT email_id, outcome, reply FROM duepost.delivery ORDER BY 1") == [
+        (4, "cleared", "dropped by an operator"),
+        (5, "cleared", "dropped by an operator"),
+        (7, "sent", "resolved by an operator"),
+        (8, "cleared", "dropped by an operator"),
+    ]
+    for wrong in (["retry"], ["retry", "1", "--kind", "welcome"], ["resolve", "sent"], ["resolve", "1"]):
+        shell.run(*wrong, status=2)
+
+
+def test_of_an_email_to_several_only_those_without_an_outcome_are_dropped(shell: Shell) -> None:
+    shell.query("SELECT duepost.schedule_email('k', users => ARRAY['ann', 'bob'], subject => 's', body_text => 'b')")
+    shell.query("UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2")
+    shell.query("UPDATE duepost.scheduled_email_user SET outcome = 'sent' WHERE user_id = 'ann'")
+    shell.run("resolve", "1", "drop")
+    assert shell.query("SELECT user_id, outcome FROM duepost.delivery ORDER BY 1") == [
+        ("ann", "sent"),
+        ("bob", "cleared"),
+    ]
+
+
+def test_an_operator_asks_for_a_probe(shell: Shell) -> None:
+    assert "closed" in shell.run("probe")
+    shell.query(
+        "UPDATE duepost.control SET circuit_open = true, probe_at = now() + interval '5 min', probe_pause = 300"
+    )
+    assert "asked for" in shell.run("probe")
+    assert shell.query("SELECT probe_at <= now() FROM duepost.control") == [(True,)]
+    assert shell.query("SELECT count(*) FROM dramatiq.queue") == [(1,)]
 
 
 def test_an_operator_can_pause_and_resume(shell: Shell) -> None:
