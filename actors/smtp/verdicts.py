@@ -160,7 +160,7 @@ _DEAD = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1")
 _RECIPIENTS = (*_DEAD, "5.4.1", "5.1.0", "4.1.1", "4.1.2", "4.1.3", "4.2.1")
 
 #: Enhanced codes that are about us, whatever the words: the sender's address, our quota, our login.
-_OURS = ("5.1.7", "5.1.8", "5.7.60", "5.2.252", "5.4.5", "5.1.90", "5.7.57", "5.7.64", "5.7.8", "5.7.9", "5.7.14")
+_OURS = ("5.1.7", "5.1.8", "5.7.60", "5.2.252", "5.4.5", "5.1.90", "5.7.57", "5.7.64", "5.7.8", "5.7.14")
 
 #: Codes of a login that is missing, wrong or too weak.
 _LOGIN_CODES = (530, 534, 535, 538)
@@ -205,7 +205,17 @@ def _is_too_big(heard: _Heard) -> bool:
 
 
 def _is_full(heard: _Heard) -> bool:
-    return heard.reply.code // 100 == 5 and (_enhanced("5.2.2")(heard) or Topic.MAILBOX_FULL in heard.topics)
+    """By its code, or by words that are not about a quota of ours."""
+    if heard.reply.code // 100 != 5 or Topic.QUOTA in heard.topics:
+        return _enhanced("5.2.2")(heard)
+    some_quota = Topic.SOME_QUOTA in heard.topics and _names_a_mailbox(heard)
+    return _enhanced("5.2.2")(heard) or Topic.MAILBOX_FULL in heard.topics or some_quota
+
+
+def _names_a_mailbox(heard: _Heard) -> bool:
+    """Whether the codes are such as are said of a mailbox, where a quota is somebody's."""
+    enhanced = heard.reply.enhanced_code
+    return heard.reply.code in (550, 552) if enhanced is None else enhanced.split(".")[1] in ("1", "2")
 
 
 def _mailbox_is_busy(heard: _Heard) -> bool:
@@ -216,20 +226,23 @@ def _is_about_us(heard: _Heard) -> bool:
     """By a code or by words; in a 4xx not if it is only how fast we send, which passes with the next pause."""
     if _code(*_LOGIN_CODES)(heard) or _enhanced(*_OURS)(heard):
         return True
-    if heard.topics & {Topic.RECIPIENT, Topic.MAILBOX_FULL}:
+    is_full = Topic.MAILBOX_FULL in heard.topics and Topic.QUOTA not in heard.topics
+    if is_full or Topic.RECIPIENT in heard.topics:
         return False
     ours = heard.topics.intersection(ABOUT_US)
     if heard.reply.code // 100 == 4:
         ours -= {Topic.RATE}
     if Topic.CONTENT in heard.topics:
         ours -= {Topic.REPUTATION, Topic.ACCESS}
+    if _names_a_mailbox(heard):
+        ours -= {Topic.SOME_QUOTA}
     if _enhanced(*_RECIPIENTS)(heard):
         ours -= {Topic.ACCESS}
     return bool(ours)
 
 
 def _is_about_our_quota(heard: _Heard) -> bool:
-    return not heard.topics.isdisjoint({Topic.QUOTA, Topic.RATE, Topic.MAILBOX_FULL})
+    return not heard.topics.isdisjoint({Topic.QUOTA, Topic.SOME_QUOTA, Topic.RATE, Topic.MAILBOX_FULL})
 
 
 def _will_pass(heard: _Heard) -> bool:

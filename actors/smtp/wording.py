@@ -28,6 +28,8 @@ class Topic(StrEnum):
     REPUTATION = "reputation"
     #: How much we may send in an hour, a day or for our money.
     QUOTA = "quota"
+    #: A quota, without a word whose: of a mailbox, by a mailbox's codes.
+    SOME_QUOTA = "some quota"
     #: How fast we send.
     RATE = "rate"
     #: A header that we add.
@@ -57,6 +59,7 @@ ABOUT_US: Final = (
     Topic.REPUTATION,
     Topic.HEADER,
     Topic.QUOTA,
+    Topic.SOME_QUOTA,
     Topic.RATE,
     Topic.LOGIN,
     Topic.ACCESS,

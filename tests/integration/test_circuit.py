@@ -164,3 +164,65 @@ def test_a_probe_that_the_relay_does_not_really_answer_has_failed(
     relay.on(Phase.MAIL, reply(text))
     probe_now(postroom)
     assert control(postroom) == (True, 10, "banner 554 5.7.1")
+
+
+ABOUT_US = [
+    pytest.param(Phase.RCPT, "554 5.7.1 <noreply@example.com>: Sender address rejected: Access denied", id="sender"),
+    pytest.param(Phase.RCPT, "554 5.7.1 <ada@example.com>: Relay access denied", id="relaying"),
+    pytest.param(Phase.RCPT, "454 4.7.1 <ada@example.com>: Relay access denied", id="relaying, for now"),
+    pytest.param(Phase.RCPT, "554 5.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied", id="host"),
+    pytest.param(Phase.RCPT, "504 5.5.2 <web>: Helo command rejected: need fully-qualified hostname", id="HELO"),
+    pytest.param(Phase.RCPT, "550 5.1.1 <noreply@example.com>: Sender address rejected: User unknown", id="by 5.1.1"),
+    pytest.param(Phase.DATA, "554 5.7.1 <DATA>: Data command rejected: limit of 400 rcpts per 24 hours", id="quota"),
+    pytest.param(Phase.DOT, "554 5.2.252 SendAsDenied; not allowed to send as noreply@example.com", id="send as"),
+    pytest.param(Phase.DOT, "554 Duplicate header 'DKIM-Signature'", id="header"),
+]
+
+
+@pytest.mark.parametrize(("phase", "said"), ABOUT_US)
+def test_what_is_about_us_drops_nothing_opens_the_circuit_and_is_one_alert_in_whatever_phase(
+    postroom: Postroom, relay: ScriptedRelay, phase: Phase, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts: list[object] = []
+    monkeypatch.setattr("actors.reporting.circuit_opened", alerts.append)
+    relay.on(phase, reply(said))
+    ids = [postroom.schedule() for _ in range(20)]
+    for _ in range(3):
+        postroom.deliver()
+        probe_now(postroom)
+    assert [postroom.row(each)["state"] for each in ids] == ["scheduled"] * 20
+    assert postroom.query("SELECT count(*) FROM duepost.delivery") == [(0,)]
+    assert postroom.query("SELECT count(*) FROM duepost.suppression") == [(0,)]
+    assert control(postroom)[0] is True
+    assert str(control(postroom)[2]).startswith(f"{phase} {said[:3]}")
+    assert len(alerts) == 1
+    relay.forget()
+    probe_now(postroom)
+    postroom.make_due()
+    postroom.deliver()
+    assert [postroom.ledger(each) for each in ids] == [["sent"]] * 20
+
+
+@pytest.mark.parametrize(("phase", "said"), ABOUT_US)
+def test_who_has_an_email_keeps_it_when_another_recipients_copy_is_refused_for_our_sake(
+    postroom: Postroom, relay: ScriptedRelay, phase: Phase, said: str
+) -> None:
+    for user in ("ann", "bob", "eve"):
+        postroom.recipient(user, f"{user}@example.com")
+    # The first copy is taken, whoever's it is.
+    relay.on(phase, reply(said))
+    relay.on(phase, reply("354 go ahead" if phase is Phase.DATA else "250 2.0.0 ok"), times=1)
+    email_id = postroom.schedule(users=["ann", "bob", "eve"])
+    postroom.deliver()
+    assert len(relay.messages) == 1
+    assert postroom.row(email_id)["state"] == "scheduled"
+    relay.forget()
+    probe_now(postroom)
+    postroom.make_due()
+    postroom.deliver()
+    assert postroom.ledger(email_id) == ["sent"] * 3
+    assert sorted(to for message in relay.messages for to in message.recipients) == [
+        "ann@example.com",
+        "bob@example.com",
+        "eve@example.com",
+    ]
