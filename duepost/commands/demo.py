@@ -86,8 +86,6 @@ def _read(file: Path | None) -> list[PlannedEmail]:
         plan = read_plan(file)
     except OSError as error:
         raise BadLine(f"{file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise BadLine(f"{file}: not UTF-8: {error.reason} at byte {error.start}") from error
     if not plan:
         raise BadLine(f"{file}: holds no email")
     return plan
@@ -104,9 +102,10 @@ def _schedule(director: Director, plan: list[PlannedEmail], file: Path | None) -
     try:
         for done in director.schedule(plan):  # noqa: B007 - it tells which line fails
             pass
-    except psycopg2.Error as error:
+    except (psycopg2.Error, TypeError) as error:
         line = plan[min(done, len(plan) - 1)].line
-        reason = (error.diag.message_primary or str(error)).splitlines()[0]
+        message = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
+        reason = (message or str(error)).splitlines()[0]
         raise BadLine(f"{file.name if file else 'sample'}: line {line}: {reason}") from error
     say(f"Scheduled {len(plan)} emails in one transaction.")
 

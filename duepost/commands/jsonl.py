@@ -1,11 +1,11 @@
 """Emails from JSON Lines: the arguments of schedule_email as keys, one email a line. A bad line is named."""
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
-from duepost.client import ARGUMENTS
+from duepost.client import ARGUMENTS, check_time
 from models.errors import DuepostError
 
 #: What a value of each SQL type is in JSON.
@@ -17,24 +17,42 @@ JSON_TYPES = {
 }
 
 
+#: How a file is opened: with or without a byte order mark; what is not UTF-8 is left for its line to be named.
+ENCODING, ON_ERROR = "utf-8-sig", "surrogateescape"
+
+#: Python reads no whole number of more than 4,300 digits.
+MANY_DIGITS = 4_000
+
+#: What stands for a byte that is not UTF-8.
+NOT_UTF8 = re.compile("[\ud800-\udfff]")
+
+
 class BadLine(DuepostError):
     """A line is wrong: the message names the file, the line's number, the field, and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmailLine:
-    """One line: its number from 1, its length in characters, and what it says."""
+    """One line.
+
+    Attributes:
+        number: from 1.
+        length: in characters.
+        arguments: what it says; its numbers are as near as Python's own come.
+        text: its JSON as it is written.
+    """
 
     number: int
     length: int
     arguments: dict[str, object]
+    text: str = ""
 
 
 def read_emails(lines: Iterable[str], name: str, *, extra: Collection[str] = ()) -> Iterator[EmailLine]:
     """Reads and checks lines; blank ones are skipped. What only the database can judge is left to it.
 
     Args:
-        lines: the lines of a file.
+        lines: the lines of a file, opened as `ENCODING` and `ON_ERROR` say.
         name: the file's name, for errors.
         extra: further keys that are allowed; their values are not checked here.
 
@@ -42,8 +60,9 @@ def read_emails(lines: Iterable[str], name: str, *, extra: Collection[str] = ())
         BadLine: a line is wrong.
     """
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield EmailLine(number, len(line), _arguments(line, f"{name}: line {number}", extra))
+        text = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
+        if text:
+            yield EmailLine(number, len(text), _arguments(text, f"{name}: line {number}", extra), text)
 
 
 def _arguments(line: str, place: str, extra: Collection[str]) -> dict[str, object]:
@@ -54,8 +73,11 @@ def _arguments(line: str, place: str, extra: Collection[str]) -> dict[str, objec
             raise BadLine(f"{place}: {doubled}: given twice")
         return dict(pairs)
 
+    if NOT_UTF8.search(line):
+        raise BadLine(f"{place}: not UTF-8")
     try:
-        found = json.loads(line, object_pairs_hook=unique, parse_constant=_no_constant)
+        # The line itself is what is scheduled: how many digits Python reads is of no concern.
+        found = json.loads(line, object_pairs_hook=unique, parse_constant=_no_constant, parse_int=_whole)
     except json.JSONDecodeError as error:
         raise BadLine(f"{place}: not JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:
@@ -88,22 +110,6 @@ def _check(key: str, value: object, place: str, extra: Collection[str]) -> None:
             raise BadLine(f"{place}: {error}") from error
 
 
-def check_time(text: str) -> datetime:
-    """A moment in ISO 8601 with its zone.
-
-    Raises:
-        ValueError: it is no such thing.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        pass
-    else:
-        if moment.tzinfo is not None:
-            return moment
-    raise ValueError("must be a time with its zone, such as 2026-01-31T09:00:00+01:00")
-
-
 def _texts(value: object) -> Iterator[str]:
     """Every string in a JSON value, keys too, however deep."""
     left = [value]
@@ -123,6 +129,10 @@ def _is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in text
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < MANY_DIGITS else float(digits)
 
 
 def _no_constant(constant: str) -> object:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,11 @@ import psycopg2
 import typer
 
 from duepost import client
+from duepost.client import check_time
 from duepost.commands.context import BAD_INPUT, BadInput, EmailId, Json, argument, client_database
-from duepost.commands.jsonl import BadLine, EmailLine, check_time, read_emails
+from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, EmailLine, read_emails
 from duepost.commands.output import print_json, say, warn
+from models.database import Cursor
 
 #: Lines from which on a file shows its progress.
 LONG_FILE = 1000
@@ -60,7 +63,7 @@ def schedule(
         "context": _json(context), "subject": subject, "body_text": body_text, "body_html": body_html, "key": key,
         "expires_at": expires_at, "sender": sender, "reply_to": reply_to, "headers": _headers(header),
     }  # fmt: skip
-    arguments = {name: value for name, value in given.items() if value is not None}
+    arguments: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     if file is not None:
         if arguments:
             raise BadInput(f"--file: goes without {', '.join(arguments)}: the lines say it all")
@@ -123,39 +126,45 @@ def reschedule(
         with argument("AT"):
             check_time(at)
     with client_database().transaction() as cursor:
-        receipt = client.reschedule_email(cursor, email_id, at)
+        receipt = client.reschedule_email(cursor, email_id, _now(cursor) if at == "now" else at)
     if as_json:
         print_json({"email_id": email_id, "receipt": receipt})
     else:
         say(receipt)
 
 
+def _now(cursor: Cursor) -> datetime:
+    """The moment by the database's clock, which is the one that counts."""
+    cursor.execute("SELECT now()")
+    [now] = cursor.fetchone() or ()
+    return now  # type: ignore[no-any-return]  # the driver's
+
+
 def _schedule_one(arguments: dict[str, object]) -> list[int]:
     if "kind" not in arguments:
         raise BadInput("--kind: must be given")
+    if arguments.get("scheduled_at") == "now":
+        del arguments["scheduled_at"]
     for name, option in (("scheduled_at", "--at"), ("expires_at", "--expires-at")):
-        if name in arguments and arguments[name] != "now":
+        if name in arguments:
             with argument(option):
                 check_time(str(arguments[name]))
     with argument("schedule"), client_database().transaction() as cursor:
-        return [client.schedule_email(cursor, **arguments)]  # type: ignore[arg-type]  # checked by the database
+        return [client.schedule_encoded(cursor, arguments)]
 
 
 def _schedule_file(file: Path) -> list[int]:
     if str(file) == "-":
-        return _schedule_lines(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8"), "stdin")
+        return _schedule_lines(io.TextIOWrapper(sys.stdin.buffer, encoding=ENCODING, errors=ON_ERROR), "stdin")
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding=ENCODING, errors=ON_ERROR) as lines:
             return _schedule_lines(lines, file.name)
     except OSError as error:
         raise BadInput(f"--file: {file}: {error.strerror or error}") from error
 
 
 def _schedule_lines(lines: Iterable[str], name: str) -> list[int]:
-    try:
-        emails = list(read_emails(lines, name))
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{name}: not UTF-8: {error.reason} at byte {error.start}") from error
+    emails = list(read_emails(lines, name))
     ids: list[int] = []
     with client_database().transaction() as cursor, progress(len(emails)) as advance:
         for some in sets(emails):
@@ -164,15 +173,36 @@ def _schedule_lines(lines: Iterable[str], name: str) -> list[int]:
     return ids
 
 
-def _schedule_set(cursor: client.Cursor, emails: Sequence[EmailLine], name: str) -> list[int]:
+def _schedule_set(cursor: Cursor, emails: Sequence[EmailLine], name: str) -> list[int]:
+    cursor.execute("SAVEPOINT one_set")
     try:
-        return client.schedule_emails(cursor, [email.arguments for email in emails])
+        return client.schedule_lines(cursor, [email.text for email in emails])
     except psycopg2.Error as error:
-        reason = " ".join((error.diag.message_primary or str(error)).split())
-        placed = PLACED.fullmatch(reason)
-        if error.pgcode not in BAD_INPUT or placed is None:
+        if error.pgcode not in BAD_INPUT:
             raise
-        raise BadLine(f"{name}: line {emails[int(placed['place'])].number}: {placed['reason']}") from error
+        reason = _reason(error)
+        placed = PLACED.fullmatch(reason)
+        if placed is not None:
+            raise BadLine(f"{name}: line {emails[int(placed['place'])].number}: {placed['reason']}") from error
+        # The set as a whole is no JSON to PostgreSQL: it does not say where.
+        cursor.execute("ROLLBACK TO SAVEPOINT one_set")
+        for email in emails:
+            _check_json(cursor, email, name)
+        raise BadInput(f"{name}: {reason}") from error
+
+
+def _check_json(cursor: Cursor, email: EmailLine, name: str) -> None:
+    """Makes sure that a line by itself is JSON to PostgreSQL, which has limits of its own."""
+    try:
+        cursor.execute("SELECT %(line)s::jsonb IS NULL", {"line": email.text})
+    except psycopg2.Error as error:
+        if error.pgcode not in BAD_INPUT:
+            raise
+        raise BadLine(f"{name}: line {email.number}: {_reason(error)}") from error
+
+
+def _reason(error: psycopg2.Error) -> str:
+    return " ".join((error.diag.message_primary or str(error)).split())
 
 
 def sets(emails: Iterable[EmailLine]) -> Iterator[list[EmailLine]]:
@@ -199,20 +229,22 @@ def progress(length: int) -> Iterator[Callable[[int], object]]:
         yield lambda _: None
 
 
-def _json(text: str | None) -> object:
+def _json(text: str | None) -> str | None:
+    """Makes sure that a text is JSON, and returns it as it is: its numbers stay as they are written."""
     if text is None:
         return None
     try:
-        return json.loads(text)
+        json.loads(text, parse_int=len)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"--context: not JSON: {error}") from error
+    return text
 
 
-def _headers(lines: list[str] | None) -> dict[str, str] | None:
+def _headers(lines: list[str] | None) -> str | None:
     headers: dict[str, str] = {}
     for line in lines or []:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
             raise BadInput("--header: must be 'Name: value'")
         headers[name.strip()] = value.strip()
-    return headers or None
+    return json.dumps(headers) if headers else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from duepost.commands.jsonl import BadLine, EmailLine, read_emails
+from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, EmailLine, read_emails
 from models.words import Outcome
 
 HERE = Path(__file__).parent
@@ -58,7 +58,7 @@ def read_plan(path: Path | None) -> list[PlannedEmail]:
         OSError: the file cannot be read.
     """
     source = path or SAMPLE
-    with source.open(encoding="utf-8") as lines:
+    with source.open(encoding=ENCODING, errors=ON_ERROR) as lines:
         return [_planned(line, source.name) for line in read_emails(lines, source.name, extra=EXTRA_KEYS)]
 
 

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import psycopg2
 import pytest
@@ -195,11 +197,53 @@ def test_a_move_to_a_time_without_a_zone_is_refused(plain: Cursor) -> None:
         duepost.reschedule_email(plain, 1, NAIVE)
 
 
-def test_a_text_without_a_zone_is_in_the_sessions_time_zone(plain: Cursor) -> None:
-    plain.execute("SET LOCAL TimeZone = 'Asia/Tokyo'")
-    email_id = schedule(plain, scheduled_at="2030-01-01 09:00")
-    plain.execute("SELECT scheduled_at = '2030-01-01T00:00Z' FROM duepost.scheduled_email WHERE id = %s", (email_id,))
-    assert plain.fetchone() == (True,)
+WITHOUT_A_ZONE = [
+    "2030-01-01T09:00:00", "2030-01-01 09:00", "2030-01-01", "01/02/2030", "tomorrow", "now", "infinity", "soon", "",
+    "2030-01-01T09:00:00 CET", "Tue Jan 1 09:00 2030 +0100",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WITHOUT_A_ZONE)
+@pytest.mark.parametrize("argument", ["scheduled_at", "expires_at"])
+def test_a_text_that_is_no_time_with_a_zone_is_refused(plain: Cursor, argument: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{argument}: must be a time with its zone, such as 20"):
+        schedule(plain, **{argument: text})
+    email = {"kind": "k", "address": "a@example.com", "subject": "s", "body_text": "b", argument: text}
+    with pytest.raises(ValueError, match=rf"^emails\[0\]: {argument}: must be a time with its zone, such as 20"):
+        duepost.schedule_emails(plain, [email])
+
+
+def test_a_move_to_a_text_without_a_zone_is_refused(plain: Cursor) -> None:
+    with pytest.raises(ValueError, match=r"^scheduled_at: must be a time with its zone"):
+        duepost.reschedule_email(plain, 1, "2030-01-01 09:00")
+
+
+@pytest.mark.parametrize("argument", ["scheduled_at", "expires_at"])
+def test_a_date_is_no_time(plain: Cursor, argument: str) -> None:
+    day = date(2030, 1, 1)
+    with pytest.raises(ValueError, match=f"^{argument}: needs a time zone and a time of day"):
+        schedule(plain, **{argument: day})
+    with pytest.raises(ValueError, match=rf"^emails\[0\]: {argument}: needs a time zone and a time of day"):
+        duepost.schedule_emails(plain, [{"kind": "k", argument: day}])
+    with pytest.raises(TypeError, match=f"^{argument}: must be a datetime with a time zone, is a int"):
+        schedule(plain, **{argument: 1_900_000_000})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2030-01-01T00:00:00Z", "2030-01-01 09:00:00+09:00", "2030-01-01T09:00+0900", "2030-01-01T09:00:00 Asia/Tokyo",
+     "20300101T000000Z", "2030-01-01T00:00:00.000 UTC", "2029-12-31T23:59:60Z"],
+)  # fmt: skip
+def test_a_text_with_its_zone_is_one_moment_whatever_the_session_says(plain: Cursor, text: str) -> None:
+    plain.execute("SET LOCAL TimeZone = 'America/New_York'")
+    plain.execute("SET LOCAL DateStyle = 'SQL, DMY'")
+    email = {"kind": "k", "address": "a@example.com", "subject": "s", "body_text": "b", "scheduled_at": text}
+    ids = [schedule(plain, scheduled_at=text), *duepost.schedule_emails(plain, [email])]
+    plain.execute(
+        "SELECT count(*) FROM duepost.scheduled_email WHERE id = ANY (%s) AND scheduled_at = '2030-01-01T00:00Z'",
+        (ids,),
+    )
+    assert plain.fetchone() == (2,)
 
 
 def test_one_user_id_is_not_taken_for_a_list_of_letters(plain: Cursor) -> None:
@@ -209,10 +253,32 @@ def test_one_user_id_is_not_taken_for_a_list_of_letters(plain: Cursor) -> None:
         duepost.clear_scheduled_emails(plain, "ann")
 
 
-@pytest.mark.parametrize("context", [{"when": datetime.now(UTC)}, {"a": {1, 2}}], ids=["a time", "a set"])
-def test_a_context_that_is_no_json_is_refused(plain: Cursor, context: dict[str, object]) -> None:
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        duepost.schedule_email(plain, kind="k", address="a@example.com", template="t", context=context)
+ITSELF: dict[str, object] = {}
+ITSELF["a"] = ITSELF
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"when": datetime.now(UTC)}, "when: not JSON serializable: datetime"),
+        ({"user": {"born": date(2000, 1, 1)}}, "user: born: not JSON serializable: date"),
+        ({"lines": [{"price": 1}, {"price": Decimal("1.5")}]}, r"lines\[1\]: price: not JSON serializable: Decimal"),
+        ({"id": UUID(int=1)}, "id: not JSON serializable: UUID"),
+        ({"a": {1, 2}}, "a: not JSON serializable: set"),
+        ({"a": b"b"}, "a: not JSON serializable: bytes"),
+        ({"a": [float("nan")]}, r"a\[0\]: not JSON serializable: must be a finite number"),
+        ({"a": float("inf")}, "a: not JSON serializable: must be a finite number"),
+        ({"a": {(1, 2): 3}}, "a: not JSON serializable: a key must be a string, is a tuple"),
+        (ITSELF, "not JSON serializable: it is nested too deeply, or holds itself"),
+    ],
+)
+def test_what_is_no_json_is_named_by_argument_and_key(plain: Cursor, value: dict[str, object], said: str) -> None:
+    with pytest.raises(TypeError, match=f"^context: {said}"):
+        duepost.schedule_email(plain, kind="k", address="a@example.com", template="t", context=value)
+    email = {"kind": "k", "address": "a@example.com", "template": "t", "context": value}
+    place = r"^emails\[1\]: " if value is ITSELF else r"^emails\[1\]: context: "
+    with pytest.raises(TypeError, match=place + said):
+        duepost.schedule_emails(plain, [{"kind": "k"}, email])
 
 
 def test_values_are_passed_as_parameters(plain: Cursor) -> None:

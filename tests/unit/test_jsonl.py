@@ -2,13 +2,14 @@
 
 import json
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from duepost.client import ARGUMENTS
-from duepost.commands.jsonl import BadLine, EmailLine, read_emails
+from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, EmailLine, read_emails
 
 
 def test_lines_keep_their_numbers_and_blank_ones_are_skipped() -> None:
@@ -56,6 +57,31 @@ def test_a_deeply_nested_line_is_no_crash() -> None:
 def test_a_bad_line_says_what_is_wrong(line: str, said: str) -> None:
     with pytest.raises(BadLine, match=f"^f: line 2: {said}"):
         list(read_emails(['{"kind": "k"}', line], "f"))
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "emails.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"kind": "a"}\r\n{"kind": "b"}\r\n')
+    with file.open(encoding=ENCODING, errors=ON_ERROR) as lines:
+        assert [line.arguments for line in read_emails(lines, "f")] == [{"kind": "a"}, {"kind": "b"}]
+    assert [line.text for line in read_emails(['\ufeff{"kind": "a"}'], "f")] == ['{"kind": "a"}']
+
+
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "emails.jsonl"
+    file.write_bytes(b'{"kind": "a"}\n\n{"kind": "b", "subject": "Gr\xfc\xdfe"}\n{"kind": "c"}\n')
+    with (
+        file.open(encoding=ENCODING, errors=ON_ERROR) as lines,
+        pytest.raises(BadLine, match=r"^f: line 3: not UTF-8$"),
+    ):
+        list(read_emails(lines, "f"))
+
+
+@pytest.mark.parametrize("number", ["12345678901234567890.12", "1e3", "1E400", "-0.0", "9" * 5000, "1.10"])
+def test_a_line_keeps_its_numbers_as_they_are_written(number: str) -> None:
+    line = f'{{"kind": "a", "context": {{"n": {number}}}}}'
+    [found] = read_emails([line], "f")
+    assert found.text == line
 
 
 @pytest.mark.parametrize("text", [r"a\u0000b", r"a\ud800b"])

@@ -107,6 +107,33 @@ def test_a_long_file_is_one_set_after_the_other_and_all_or_nothing(shell: Shell,
     ]
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [b'{"n": 1e200000}', b'{"n": "Gr\xfc\xdfe"}', b'{"n": "\\u0000"}', b'{"n": ' + b"[" * 7000 + b"]" * 7000 + b"}"],
+)
+def test_a_line_that_postgresql_cannot_read_is_named_and_nothing_is_stored(
+    shell: Shell, tmp_path: Path, bad: bytes
+) -> None:
+    email = b'{"kind": "k", "address": "ann@example.com", "template": "t", "context": %s}\n'
+    file = tmp_path / "emails.jsonl"
+    file.write_bytes(email % b"{}" * 3 + email % bad + email % b"{}")
+    assert "emails.jsonl: line 4: " in shell.run("schedule", "--file", str(file), status=2)
+    assert shell.query("SELECT count(*) FROM duepost.scheduled_email") == [(0,)]
+
+
+def test_numbers_are_stored_as_they_are_written(shell: Shell, tmp_path: Path) -> None:
+    context = '{"n": 12345678901234567890.12, "whole": 123456789012345678901234567890, "price": 1.10}'
+    file = tmp_path / "emails.jsonl"
+    email = f'{{"kind": "k", "address": "ann@example.com", "template": "t", "context": {context}}}'
+    file.write_text(f"\ufeff{email}\n", encoding="utf-8")
+    shell.run("schedule", "--file", str(file))
+    shell.run("schedule", "--kind", "k", "--address", "a@example.com", "--template", "t", "--context", context)
+    assert (
+        shell.query("SELECT context ->> 'n', context ->> 'whole', context ->> 'price' FROM duepost.scheduled_email")
+        == [("12345678901234567890.12", "123456789012345678901234567890", "1.10")] * 2
+    )
+
+
 def test_long_lines_go_in_shorter_sets() -> None:
     emails = [EmailLine(number, LONGEST_SET // 2, {}) for number in range(1, 6)]
     assert [[email.number for email in some] for some in sets(emails)] == [[1, 2], [3, 4], [5]]
