@@ -318,7 +318,8 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
     def has_more(self, actor_name: str) -> bool:
         """Whether `take_along` may have one. Never waits."""
-        return self._worker is not None and not self.stopping.is_set() and is_next(self._worker, actor_name)
+        worker = self._workers[-1] if self._workers else None
+        return worker is not None and not self.stopping.is_set() and is_next(worker, actor_name)
 
     def take_along(self, actor_name: str) -> Companion | None:
         """The next message that waits in this process for a free thread, if it is for that actor; else None.
