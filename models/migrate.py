@@ -147,6 +147,7 @@ def _locked(database: Database, work: Callable[[Cursor], T], tell: Callable[[str
         try:
             with database.transaction(GIVING_WAY) as cursor:
                 cursor.execute(SQL["settle_names"])
+                preconditions.check_server(cursor, writes=True)
                 preconditions.check_trust(cursor)
                 cursor.execute(SQL["record_exists"])
                 if cursor.fetchone() == (True,):
@@ -170,8 +171,7 @@ def _locked(database: Database, work: Callable[[Cursor], T], tell: Callable[[str
 
 
 def _prepare(cursor: Cursor, queue_schema: str, known: Sequence[Migration]) -> None:
-    """Checks all that can be, before anything is made; then makes the schemas, the record and the broker's tables."""
-    preconditions.check_server(cursor, writes=True)
+    """Checks all that is left to check, before anything is made; then makes schemas, record and the broker's tables."""
     missing = preconditions.missing_schemas(cursor)
     cursor.execute(SQL["record_exists"])
     is_new = cursor.fetchone() == (False,)

@@ -20,7 +20,8 @@ NO_WRITES_ON_STANDBY = (
     "hosts, target_session_attrs=read-write finds it)"
 )
 NO_WRITES_BY_DEFAULT = (
-    "the database takes no writes: default_transaction_read_only is on for this role, this database or the server"
+    "the database is read-only: default_transaction_read_only is on for this role, this database or the server; "
+    "`ALTER ROLE … RESET default_transaction_read_only` and the like end that"
 )
 
 
