@@ -4,12 +4,16 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from actors.addresses import Mailbox
+from actors.mime import RESERVED, build_message
+from actors.rendering import Content
 from tests.postgres import Connection, PostgresServer
 from tests.waiting import wait_until
 
@@ -111,6 +115,26 @@ BAD_HEADERS: list[object] = [
     {"DKIM-Signature": "b"}, {"Resent-To": "b"},
 ]  # fmt: skip
 
+#: In these an encoded word means nothing, and no line may be longer than 998 characters.
+BAD_LISTS: list[object] = [
+    {"List-Unsubscribe": "<https://example.com/u?" + "a" * 1000 + ">"},
+    {"list-unsubscribe": "<mailto:u@example.com>, <https://example.com/u?" + "a" * 1000 + ">"},
+    {"List-Unsubscribe": "<https://example.com/ü>"}, {"References": "<ü@example.com>"}, {"In-Reply-To": "ü"},
+    {"X-Original-Message-ID": "<" + "a" * 990 + "@example.com>"},
+    {"X-Links": "<https://example.com/" + "a" * 990 + ">"},
+    {"X-Auto-Response-Suppress": "Älle"}, {"Feedback-ID": "é:1"}, {"List-Id": "Ünser Brief"},
+    {"Precedence": "b" * 1000},
+]  # fmt: skip
+
+GOOD_LISTS: list[dict[str, str]] = [
+    {"List-Unsubscribe": "<https://example.com/u?" + "a" * 900 + ">,<mailto:u@example.com>"},
+    {"List-Unsubscribe": ", ".join(f"<https://example.com/{n}/{'a' * 300}>" for n in range(20))},
+    {"References": "".join(f"<{n}{'b' * 150}@example.com>" for n in range(20))},
+    {"References": " \t ".join(f"<{n}@example.com>" for n in range(200))},
+    {"List-Id": "Ünser Brief für alle <brief.example.com>"}, {"List-Unsubscribe-Post": "List-Unsubscribe=One-Click"},
+    {"X-Long": "y" * 1200}, {"X-Note": "Grüße " * 200}, {"X-Empty": ""}, {"List-Help": ""},
+]  # fmt: skip
+
 #: Where something that may not be in a line can hide; %s is its place.
 LINES: list[tuple[str, Arguments]] = [
     ("address", without(PLAIN, address="an%sn@example.com")),
@@ -152,6 +176,8 @@ def put(mark: str, arguments: Arguments) -> dict[str, object]:
     return {name: filled(value) for name, value in arguments.items()}
 
 
+BLANK = ["", " ", " \n ", "\r\n\t", "\u00a0", "\u3000", "\u2003 ", "\ufeff", "\u200b"]
+
 BAD: list[tuple[str, Arguments]] = [
     *[("address", without(PLAIN, address=address)) for address in BAD_ADDRESSES],
     ("address", without(PLAIN, "address")),
@@ -177,6 +203,8 @@ BAD: list[tuple[str, Arguments]] = [
     ("body_text", without(PLAIN, "body_text")),
     ("body_text", without(PLAIN, body_text="")),
     ("body_text", without(PLAIN, "body_text", body_html="")),
+    *[("body_text", without(PLAIN, body_text=blank, body_html=blank)) for blank in BLANK],
+    *[("subject", without(PLAIN, subject=blank)) for blank in BLANK if not {*blank} & {*"\r\n\t"}],
     *[
         ("scheduled_at", without(PLAIN, scheduled_at=moment))
         for moment in ("infinity", "-infinity", "0044-03-15 BC", "1969-12-31T23:59Z", "10000-01-01", "294276-12-31")
@@ -187,7 +215,7 @@ BAD: list[tuple[str, Arguments]] = [
     ],
     ("expires_at", without(PLAIN, scheduled_at="2030-01-02T00:00Z", expires_at="2030-01-01T23:59:59.999999Z")),
     ("expires_at", without(PLAIN, scheduled_at="2030-01-02T00:00Z", expires_at="2030-01-02T00:00Z")),
-    *[("headers", without(PLAIN, headers=json.dumps(headers))) for headers in BAD_HEADERS],
+    *[("headers", without(PLAIN, headers=json.dumps(headers))) for headers in [*BAD_HEADERS, *BAD_LISTS]],
     *[(argument, put(mark, arguments)) for argument, arguments in LINES for mark in NOT_IN_A_LINE],
     *[(argument, put("\t", line)) for argument, line in LINES if argument != "subject" and "X-A" not in str(line)],
 ]
@@ -370,6 +398,39 @@ def test_users_are_taken_once(application: Connection) -> None:
     schedule(application, **without(PLAIN, "address", users=["b", "a", "b"]))
     found = one(application, "SELECT array_agg(user_id ORDER BY user_id) FROM duepost.scheduled_email_user")
     assert found == (["a", "b"],)
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_blank_body_is_none(application: Connection, blank: str) -> None:
+    only_html = schedule(application, **without(PLAIN, body_text=blank, body_html="<p>Hi"))
+    only_text = schedule(application, **without(PLAIN, body_text="Hi", body_html=blank))
+    assert stored(application, only_html, "body_text, body_html") == (None, "<p>Hi")
+    assert stored(application, only_text, "body_text, body_html") == ("Hi", None)
+    assert schedule(application, **without(TEMPLATED, body_text=blank))
+
+
+@pytest.mark.parametrize("headers", GOOD_LISTS, ids=range(len(GOOD_LISTS)))
+def test_headers_that_can_be_sent_are_taken(application: Connection, headers: dict[str, str]) -> None:
+    schedule(application, **without(PLAIN, headers=json.dumps(headers)))
+    message = build_message(
+        content=Content("s", "b", None),
+        sender=Mailbox("", "a@example.com"),
+        recipients=[Mailbox("", "a@example.com")],
+        message_id="<1@example.com>",
+        date=datetime.now(UTC),
+        reply_to=None,
+        headers=headers,
+    )
+    assert max(map(len, message.split(b"\r\n"))) <= 998
+    [(name, value)] = headers.items()
+    assert name.startswith("X-") or not value.isascii() or b"=?" not in message
+
+
+def test_reserved_headers_are_the_same_for_sql_and_worker(application: Connection) -> None:
+    for name in RESERVED | {"content-type", "resent-to"}:
+        for spelling in (name, name.upper(), name.title()):
+            fault = one(application, "SELECT duepost.headers_fault(jsonb_build_object(%s::text, 'x'))", spelling)
+            assert "is set by Duepost" in str(fault), spelling
 
 
 def test_a_user_needs_no_row_when_the_email_is_scheduled(application: Connection) -> None:

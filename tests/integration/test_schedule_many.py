@@ -113,6 +113,23 @@ def test_what_has_no_form_is_named_with_its_place(application: Connection, email
     assert message.startswith(said)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["2030-12-24 18:00", "2030-01-01T09:00:00", "2030-01-01", "01/02/2030", "01.02.2030 10:00 +01", "tomorrow", "now",
+     "infinity", "2030-01-01T09:00:00 CET", "2030-01-01T09:00:00 IST", "Tue Jan 1 09:00 2030 +0100", "epoch", "12:00Z"],
+)  # fmt: skip
+@pytest.mark.parametrize("argument", ["scheduled_at", "expires_at"])
+@pytest.mark.parametrize("style", ["ISO, MDY", "SQL, DMY"])
+def test_a_time_that_sessions_read_differently_is_refused(
+    application: Connection, argument: str, text: str, style: str
+) -> None:
+    with application.cursor() as cursor:
+        cursor.execute("SET LOCAL DateStyle = %s", (style,))
+    code, message = refused(application, [PLAIN, {**PLAIN, argument: text}])
+    assert code == "22023"
+    assert re.match(rf"emails\[1\]: {argument}: must .*2026-01-31T09:00:00\+01:00", message)
+
+
 def test_null_is_refused(application: Connection) -> None:
     one(application, "SAVEPOINT before")
     with pytest.raises(psycopg2.errors.InvalidParameterValue, match="emails: must be a JSON array"):
