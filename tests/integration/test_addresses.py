@@ -1,20 +1,26 @@
 """One grammar of addresses: what SQL takes the worker can send, and what the worker would refuse SQL refuses."""
 
 import json
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import psycopg2
 import pytest
+from dramatiq_pg.schema import generate_init_sql
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, ascii_domain, parse_sender
+from models.database import Database
 from models.letters import DOMAIN_LETTERS, LOWER_CASE
+from models.migrate import migrate
 from tests.postgres import Connection, PostgresServer
 
 CORPUS = json.loads((Path(__file__).parent.parent / "corpus" / "addresses.json").read_text(encoding="utf-8"))
+
+TURKISH = ["LOCALE 'tr_TR.UTF-8'", "LOCALE_PROVIDER icu ICU_LOCALE 'tr' LOCALE 'C.UTF-8'"]
 
 Ask = Callable[[str, Sequence[str]], list[object]]
 
@@ -151,3 +157,40 @@ def test_the_key_is_that_of_what_goes_into_the_envelope(ask: Ask, addresses: lis
 def test_any_text_has_a_key(ask: Ask, text: str) -> None:
     [key] = ask("duepost.mailbox_key(text)", [text])
     assert ask("duepost.mailbox_key(text)", [str(key)]) == [key]
+
+
+@pytest.fixture(params=TURKISH)
+def turkish(each_server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Connection]:
+    """A database where the lower case of I is another letter."""
+    name = f"turkish_{uuid.uuid4().hex[:12]}"
+    try:
+        each_server.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {request.param}")
+    except psycopg2.Error as error:
+        pytest.skip(f"this machine has no Turkish locale for it: {error}")
+    database = Database(each_server.url(name))
+    list(migrate(database, queue_schema=generate_init_sql()))
+    connection = psycopg2.connect(each_server.url(name))
+    yield connection
+    connection.close()
+    database.close()
+    each_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_a_turkish_locale_changes_nothing(turkish: Connection) -> None:
+    with turkish.cursor() as cursor:
+        cursor.execute("SELECT lower('I')")
+        assert cursor.fetchone() == ("ı",)
+        cursor.execute(
+            "SELECT duepost.schedule_email('k', address => 'IRIS@ISTANBUL.example', subject => 's', body_text => 'b')"
+        )
+        cursor.execute("SELECT receipt FROM duepost.clear_scheduled_emails_to('iris@istanbul.example')")
+        assert cursor.fetchall() == [("cleared",)]
+        for header in ("MIME-VERSION", "REPLY-TO", "DKIM-SIGNATURE"):
+            cursor.execute("SELECT duepost.headers_fault(jsonb_build_object(%s::text, 'x'))", (header,))
+            assert cursor.fetchone() == (f"headers: {header} is set by Duepost and cannot be given",)
+        cursor.execute(
+            "SELECT bool_and(duepost.is_address(a)) FROM unnest(%s::text[]) AS a", (list(CORPUS["sendable"]),)
+        )
+        assert cursor.fetchone() == (True,)
+        cursor.execute("SELECT bool_or(duepost.is_address(a)) FROM unnest(%s::text[]) AS a", (CORPUS["refused"],))
+        assert cursor.fetchone() == (False,)
