@@ -80,7 +80,7 @@ class Life(RuleBasedStateMachine):
         full_key = f"{key}-{kind}-{users}-{due}" if key else None
         to: dict[str, object] = {"users": users} if users else {"address": "zoe@example.com"}
         email_id = self.postroom.schedule(
-            kind=kind, scheduled_at="2001-01-01" if due else "2999-01-01", key=full_key, **to
+            kind=kind, scheduled_at="2001-01-01T00:00:00Z" if due else "2999-01-01T00:00:00Z", key=full_key, **to
         )
         if full_key in self.keys:
             assert email_id == self.keys[full_key], "the same key gives the same email"
