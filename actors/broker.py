@@ -21,7 +21,18 @@ import dramatiq
 import psycopg2
 from dramatiq.common import current_millis
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
-from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError, SkipMessage, default_middleware
+from dramatiq.middleware import (
+    Callbacks,
+    CurrentMessage,
+    GroupCallbacks,
+    Middleware,
+    MiddlewareError,
+    Pipelines,
+    Retries,
+    SkipMessage,
+    default_middleware,
+)
+from dramatiq.results import Results
 from dramatiq_pg import PostgresBroker as StockBroker
 
 from actors.attendance import Attendance
@@ -50,6 +61,9 @@ NOT_MIGRATED = "the broker's tables are missing, or older than this code: run `d
 
 #: The signals at which middleware puts something back: the message itself, or what follows it.
 ENDS = frozenset({"process_message", "skip_message"})
+
+#: Dramatiq's middleware that puts something back then. Of others that is known once they fail to enqueue it.
+STORING = (Callbacks, GroupCallbacks, Pipelines, Results, Retries)
 
 #: Seconds between two looks whether a queue is empty.
 JOIN_INTERVAL = 0.05
@@ -115,7 +129,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         """The same after it, in the opposite order.
 
         At the end of a message, middleware that fails may have had something to put back, such as a retry or the next
-        step of a pipeline: then the message is not acknowledged but becomes a dead letter, and one line is logged.
+        step of a pipeline: then the message is not acknowledged but becomes a dead letter. One line is logged.
         """
         message = args[0] if args else None
         if signal in ENDS and isinstance(message, ClaimedMessage):
@@ -129,21 +143,23 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
     def _emit_end(self, hook: str, message: ClaimedMessage, told: dict[str, object]) -> None:
         for middleware in reversed(self._listeners(hook)):
+            message.has_lost = False
             try:
                 getattr(middleware, hook)(self, message, **told)
             except BaseException as error:
                 # The boundary of one message; limits of time are raised here too.
-                logger.debug("%s of %s:", hook, type(middleware).__name__, exc_info=True)
-                self._keep_as_dead_letter(message, error, f"{hook} of {type(middleware).__name__}")
+                where = f"{hook} of {type(middleware).__name__}"
+                logger.debug("Message %s, %s:", message.message_id, where, exc_info=True)
+                is_lost = message.has_lost or isinstance(middleware, STORING) or told.get("exception") is not None
+                self._end_badly(message, error, where, is_lost=is_lost and not message.settled)
         message.has_ended = True
 
-    def _keep_as_dead_letter(self, message: ClaimedMessage, error: BaseException, where: str) -> None:
-        if message.settled:
-            logger.error("Message %s: %s in %s; it had ended already.", message.message_id, type(error).__name__, where)
-            return
-        logger.error("Message %s: %s in %s; it is a dead letter.", message.message_id, type(error).__name__, where)
-        message.fail()  # type: ignore[no-untyped-call]
-        if message._exception is None:  # noqa: SLF001 - where Dramatiq puts it for its own brokers
+    def _end_badly(self, message: ClaimedMessage, error: BaseException, where: str, *, is_lost: bool) -> None:
+        follows = "; it is a dead letter" if is_lost else ""
+        logger.error("Message %s: %s in %s%s.", message.message_id, type(error).__name__, where, follows)
+        if is_lost:
+            message.fail()  # type: ignore[no-untyped-call]
+        if is_lost and message._exception is None:  # noqa: SLF001 - where Dramatiq puts it for its own brokers
             message.stuff_exception(error)  # type: ignore[no-untyped-call]
 
     def _listeners(self, hook: str) -> Sequence[Middleware]:
@@ -229,7 +245,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             self._check_queue(message.queue_name)
         message, stored = self._prepare(message, delay)
         self.emit_before("enqueue", message, delay)
-        with _refusals():
+        with _refusals(current):
             if current is not None and current.message_id == message.message_id:
                 self._put_back(current, message, stored, _seconds(delay))
             elif (transaction := self.database.current) is not None:
@@ -272,7 +288,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         message, stored = self._prepare(message, None)
         self.emit_before("enqueue", message, None)
         try:
-            with _refusals(), self.database.transaction() as cursor:
+            with _refusals(self.message_in_process), self.database.transaction() as cursor:
                 inserted = messages.insert_unless_one_waits(cursor, stored(), message.actor_name)
         except DatabaseUnreachable as error:
             raise BrokerUnreachable(str(error)) from error
@@ -574,14 +590,19 @@ class _WorkQueue(PriorityQueue[tuple[int, ClaimedMessage]]):
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """Gives what the database does not take the broker's own names."""
+def _refusals(current: ClaimedMessage | None) -> Iterator[None]:
+    """Gives what the database does not take the broker's own names; the message in process hears of any failure."""
+    is_stored = False
     try:
         yield
+        is_stored = True
     except messages.UNSTORABLE as error:
         raise MessageRefused(f"message: {error.diag.message_primary or type(error).__name__}") from error
     except messages.NOT_MIGRATED as error:
         raise SchemaMismatch(NOT_MIGRATED) from error
+    finally:
+        if current is not None and not is_stored:
+            current.has_lost = True
 
 
 def _at_most_twice(action: Callable[[], None]) -> None:

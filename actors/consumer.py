@@ -60,7 +60,8 @@ class ClaimedMessage(MessageProxy):
         worker_id: of the worker that has the right.
         stopping: set when the consumer that it is from begins nothing new.
         has_begun: whether the middleware was asked about it.
-        has_ended: whether all middleware was told of its end, and none failed at it.
+        has_ended: whether all middleware was told of its end.
+        has_lost: whether something that was sent while it was worked on could not be stored.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ClaimedMessage(MessageProxy):
         self.stopping = stopping or threading.Event()
         self.has_begun = False
         self.has_ended = False
+        self.has_lost = False
         #: Whether the table has nothing to learn any more.
         self.settled = False
         self._place: tuple[int, datetime] = (claimed.priority, claimed.eta)

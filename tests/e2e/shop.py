@@ -7,9 +7,7 @@ import time
 import dramatiq
 from dramatiq.middleware import CurrentMessage, Retries
 
-from actors.broker import PostgresBroker
-from actors.upkeep import Patience
-from models.database import Database, Limits
+from duepost.broker import Database, Limits, Patience, PostgresBroker
 
 database = Database(
     os.environ["SHOP_URL"],

@@ -412,16 +412,30 @@ class TooBig(Exception):
         return "x" * 260_000_000 if caller == "after_process_message" else "short"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("secret"), TimeLimitExceeded("now"), KeyboardInterrupt()], ids=repr)
-def test_a_message_at_whose_end_middleware_fails_is_a_dead_letter_and_others_flow(
+ERRORS = pytest.mark.parametrize(
+    "error", [RuntimeError("secret"), TimeLimitExceeded("now"), KeyboardInterrupt()], ids=repr
+)
+
+
+def told_of(caplog: pytest.LogCaptureFixture, message: dramatiq.Message[Any]) -> list[str]:
+    """The lines of errors that name a message and give no traceback."""
+    where = "after_process_message of "
+    return [
+        record.getMessage().removeprefix(f"Message {message.message_id}: ").replace(where, "")
+        for record in caplog.records
+        if where in record.getMessage() and record.levelno >= logging.ERROR and record.exc_info is None
+    ]
+
+
+@ERRORS
+def test_middleware_that_only_looks_on_may_fail_at_a_messages_end(
     broker: PostgresBroker,
     database: Database,
     start_worker: StartWorker,
     caplog: pytest.LogCaptureFixture,
     error: BaseException,
 ) -> None:
-    fails = FailsAtTheEnd(error)
-    broker.add_middleware(fails)
+    broker.add_middleware(FailsAtTheEnd(error))
     done: list[str] = []
 
     @dramatiq.actor(broker=broker)
@@ -430,22 +444,68 @@ def test_a_message_at_whose_end_middleware_fails_is_a_dead_letter_and_others_flo
 
     message = note.send("one")
     start_worker()
-    wait_until(lambda: bool(dead_letters(database)))
-    assert dead_letters(database) == [("note", type(error).__name__, 0)]
-    told = [
-        record
-        for record in caplog.records
-        if message.message_id in record.getMessage() and record.levelno >= logging.ERROR
-    ]
-    where = "after_process_message of FailsAtTheEnd"
-    assert [record.getMessage() for record in told] == [
-        f"Message {message.message_id}: {type(error).__name__} in {where}; it is a dead letter."
-    ]
-    assert told[0].exc_info is None
-    broker.middleware.remove(fails)
-    note.send("two")
+    wait_until(lambda: done == ["one"] and is_done(database))
+    assert dead_letters(database) == []
+    assert told_of(caplog, message) == [f"{type(error).__name__} in FailsAtTheEnd."]
+
+
+def test_dramatiqs_default_middleware_runs_in_a_worker_that_the_command_has_not_booted(database: Database) -> None:
+    broker = PostgresBroker(database)
+    done = threading.Event()
+
+    @dramatiq.actor(broker=broker)
+    def note() -> None:
+        done.set()
+
+    note.send()
+    worker = dramatiq.Worker(broker, worker_timeout=50, worker_threads=1)
+    worker.start()
+    assert done.wait(20)
     wait_until(lambda: is_done(database))
-    assert done == ["one", "two"]
+    worker.stop()
+    assert dead_letters(database) == []
+
+
+@ERRORS
+def test_a_message_that_failed_and_that_middleware_failed_to_put_back_is_a_dead_letter(
+    database: Database, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    broker = PostgresBroker(database, [FailsAtTheEnd(error)])
+
+    @dramatiq.actor(broker=broker)
+    def fail() -> None:
+        raise LookupError
+
+    message = fail.send()
+    worker = dramatiq.Worker(broker, worker_timeout=50, worker_threads=1)
+    worker.start()
+    wait_until(lambda: bool(dead_letters(database)))
+    worker.stop()
+    assert dead_letters(database) == [("fail", "LookupError", 0)]
+    assert told_of(caplog, message) == [f"{type(error).__name__} in FailsAtTheEnd; it is a dead letter."]
+
+
+class SendsAtTheEnd(Middleware):
+    """Middleware of somebody's that sends something on."""
+
+    def after_process_message(
+        self, broker: dramatiq.Broker, message: Any, *, result: object = None, exception: object = None
+    ) -> None:
+        broker.enqueue(dramatiq.Message("default", "note", (object(),), {}, {}))
+
+
+def test_a_message_is_a_dead_letter_if_any_middleware_fails_to_send_on_what_follows_it(
+    broker: PostgresBroker, database: Database, start_worker: StartWorker
+) -> None:
+    broker.add_middleware(SendsAtTheEnd())
+
+    @dramatiq.actor(broker=broker)
+    def note() -> None: ...
+
+    note.send()
+    start_worker()
+    wait_until(lambda: bool(dead_letters(database)))
+    assert dead_letters(database) == [("note", "MessageRefused", 0)]
 
 
 def test_a_message_that_waits_for_its_retry_is_no_dead_letter_because_other_middleware_fails(
