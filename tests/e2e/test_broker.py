@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,6 +21,8 @@ from actors.upkeep import WEDGED
 from tests.postgres import PostgresServer
 from tests.processes import Process, duepost, environment
 from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
 
 
 class Shop:
@@ -205,3 +209,35 @@ def test_senders_and_workers_may_race(shop: Shop) -> None:
         wait_until(lambda: shop.done().total() == 800, state=shop.logs)
         shop.wait_until_empty()
     assert shop.done() == Counter(range(800))
+
+
+def files_of_the_page() -> dict[str, str]:
+    """The files that docs/broker.md shows, by name."""
+    page = (ROOT / "docs" / "broker.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^```python (\w+\.py)\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+
+
+def test_what_the_page_of_the_broker_shows_runs(url: str, tmp_path: Path) -> None:
+    for name, code in files_of_the_page().items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE orders (id integer PRIMARY KEY, confirmed boolean)")
+    env = {**environment(url, "smtp://127.0.0.1:1"), "DATABASE_URL": url}
+    command = [sys.executable, "-m", "dramatiq", "shop", "--processes", "1", "--threads", "2"]
+    with Process(command, env, tmp_path / "log", cwd=tmp_path) as workers:
+        sent = subprocess.run(
+            [sys.executable, "send.py"],
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (sent.stdout, sent.returncode) == ("6\n", 0), sent.stderr + workers.output
+
+        def confirmed() -> bool:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT confirmed FROM orders WHERE id = 7")
+                return cursor.fetchall() == [(True,)]
+
+        wait_until(confirmed, state=lambda: workers.output)
+        assert workers.stop() == 0
+    connection.close()

@@ -1,18 +1,25 @@
 """The broker: any Dramatiq actor on the application's own PostgreSQL."""
 
+import asyncio
+import os
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import dramatiq
 import pytest
-from dramatiq.middleware import Retries
+from dramatiq.errors import QueueNotFound
+from dramatiq.middleware import AsyncIO, MiddlewareError, Retries
 
 from actors.broker import BrokerUnreachable, PostgresBroker
+from actors.consumer import LONGEST_POLL
 from actors.ration import Ration
 from models import messages, workers
 from models.database import Database
-from tests.postgres import Connection
+from models.errors import DatabaseUnreachable
+from tests.postgres import Connection, PostgresServer
 from tests.waiting import wait_until
 
 
@@ -343,3 +350,226 @@ def test_a_tick_is_seen_by_a_transaction_that_began_before_it(
         _, stored = broker._prepare(tick.message(), None)
         assert not messages.insert_unless_one_waits(cursor, stored(), "tick")
     earlier.close()
+
+
+def test_after_a_restart_each_send_of_a_pool_is_stored(own_server: PostgresServer) -> None:
+    with own_server.fresh_database() as url:
+        broker = PostgresBroker(url, [])
+
+        @dramatiq.actor(broker=broker)
+        def note(number: int) -> None: ...
+
+        together = threading.Barrier(8)
+
+        def hold() -> None:
+            with broker.database.transaction() as cursor:
+                cursor.execute("SELECT 1")
+                together.wait()
+
+        with ThreadPoolExecutor(8) as pool:
+            for held in [pool.submit(hold) for _ in range(8)]:
+                held.result()
+        own_server.restart()
+        for number in range(12):
+            note.send(number)
+        assert states(broker.database) == {"queued": 12}
+        broker.database.close()
+
+
+def test_a_send_whose_answer_is_lost_is_tried_once_more_and_stored_once(
+    broker: PostgresBroker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dramatiq.actor(broker=broker)
+    def note() -> None: ...
+
+    insert, tries = messages.insert_alone, []
+
+    def insert_and_lose_the_answer(database: Database, message: messages.StoredMessage, *, again: bool = False) -> None:
+        tries.append(again)
+        insert(database, message, again=again)
+        if not again:
+            # A worker has it already.
+            database.execute("UPDATE dramatiq.queue SET state = 'consumed', claim = 7")
+            raise DatabaseUnreachable("lost")
+
+    monkeypatch.setattr(messages, "insert_alone", insert_and_lose_the_answer)
+    note.send()
+    assert tries == [False, True]
+    assert database.execute("SELECT state::text, claim FROM dramatiq.queue") == [("consumed", 7)]
+
+
+def test_children_after_a_fork_send_on_connections_of_their_own(broker: PostgresBroker, database: Database) -> None:
+    @dramatiq.actor(broker=broker)
+    def note(number: int) -> None: ...
+
+    note.send(0)
+    # What a thread of the parent may hold at that moment, and no thread of the child will ever release.
+    consumer = broker.consume("default", prefetch=1, timeout=10)
+    children = []
+    with consumer._changed, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for _ in range(3):
+            child = os.fork()
+            if not child:
+                for number in range(100):
+                    note.send(number)
+                os._exit(0)
+            children.append(child)
+    wait_until(lambda: states(database) == {"queued": 301}, timeout=30)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+
+
+def test_async_actors_have_a_transaction_each(database: Database, url: str) -> None:
+    broker = PostgresBroker(database, [Retries(max_retries=0), AsyncIO()])
+    opened, seen = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    @dramatiq.actor(broker=broker)
+    def note(word: str) -> None:
+        done.append(word)
+
+    @dramatiq.actor(broker=broker)  # type: ignore[arg-type]  # Dramatiq annotates coroutines otherwise
+    async def roll_back() -> None:
+        with broker.database.transaction() as cursor:
+            cursor.execute("SELECT 1")
+            note.send("in the transaction that is rolled back")
+            opened.set()
+            await asyncio.to_thread(seen.wait)
+            raise LookupError
+
+    @dramatiq.actor(broker=broker)  # type: ignore[arg-type]
+    async def send() -> None:
+        await asyncio.to_thread(opened.wait)
+        note.send("on its own")
+        with broker.database.transaction() as cursor:
+            cursor.execute("SELECT 1")
+            note.send("in a transaction of its own")
+            await asyncio.sleep(0)
+        seen.set()
+
+    roll_back.send()
+    send.send()
+    worker = dramatiq.Worker(broker, worker_timeout=50, worker_threads=4)
+    worker.start()
+    wait_until(lambda: sorted(done) == ["in a transaction of its own", "on its own"])
+    wait_until(lambda: states(database) == {"rejected": 1})
+    worker.stop()
+    assert len(done) == 2
+
+
+def test_the_own_priority_of_a_message_counts_in_memory_too(
+    broker: PostgresBroker, start_worker: Callable[[], dramatiq.Worker]
+) -> None:
+    order: list[str] = []
+
+    @dramatiq.actor(broker=broker, priority=0)
+    def usual() -> None:
+        time.sleep(0.01)
+        order.append("usual")
+
+    @dramatiq.actor(broker=broker, priority=100)
+    def low() -> None:
+        order.append("low")
+
+    for _ in range(30):
+        usual.send()
+    for _ in range(3):
+        low.send_with_options(priority=-5)
+    start_worker()
+    wait_until(lambda: len(order) == 33)
+    # One of four threads takes the first usual one once the three are taken.
+    assert {place for place, which in enumerate(order) if which == "low"} <= set(range(4))
+
+
+def test_a_consumer_knows_when_the_delays_of_its_own_process_end(broker: PostgresBroker) -> None:
+    @dramatiq.actor(broker=broker)
+    def note() -> None: ...
+
+    consumer = broker.consume("default", prefetch=8, timeout=10)
+    while consumer._poll.pause < LONGEST_POLL:
+        assert next(consumer) is None
+    began = time.monotonic()
+    note.send_with_options(delay=20)
+    note.send_with_options(delay=30)
+    with broker.database.transaction():
+        note.send_with_options(delay=40)
+    assert len(consumer._moments) == 3
+    consumer._poll.due_at = float("inf")
+    for delay in 0.02, 0.03, 0.04:
+        found = wait_until(lambda: next(consumer))
+        assert found is not None
+        assert time.monotonic() >= began + delay
+    left = list(consumer._moments)
+    note.send_with_options(delay=86_400_000)
+    assert consumer._moments == left
+
+
+def test_workers_of_one_process_are_independent(broker: PostgresBroker, database: Database) -> None:
+    broker.attendance.stop()
+    done: list[int] = []
+
+    @dramatiq.actor(broker=broker)
+    def note(number: int) -> None:
+        done.append(number)
+
+    workers_ = [dramatiq.Worker(broker, worker_timeout=50, worker_threads=1) for _ in range(3)]
+    for worker in workers_:
+        worker.start()
+    for number, worker in enumerate(workers_):
+        note.send(number)
+        wait_until(lambda: done == list(range(number + 1)) and states(database) == {})  # noqa: B023 - at once
+        worker.stop()
+    note.send(7)
+    assert states(database) == {"queued": 1}
+    again = dramatiq.Worker(broker, worker_timeout=50, worker_threads=1)
+    again.start()
+    wait_until(lambda: states(database) == {})
+    again.stop()
+    broker.attendance.start()
+
+
+def test_a_queue_that_nobody_declared_is_named(broker: PostgresBroker) -> None:
+    message: dramatiq.Message[object] = dramatiq.Message("elsewhere", "note", (), {}, {})
+    for action in (
+        lambda: broker.enqueue(message),
+        lambda: broker.join("elsewhere"),
+        lambda: broker.flush("elsewhere"),
+        lambda: broker.consume("elsewhere"),
+    ):
+        with pytest.raises(QueueNotFound, match="elsewhere"):
+            action()
+    broker.declare_queue("elsewhere")
+    broker.enqueue(message)
+
+
+def test_a_worker_sends_on_to_queues_of_other_processes(
+    broker: PostgresBroker, database: Database, start_worker: Callable[[], dramatiq.Worker]
+) -> None:
+    @dramatiq.actor(broker=broker)
+    def note() -> None:
+        broker.enqueue(dramatiq.Message("elsewhere", "theirs", (), {}, {}))
+
+    note.send()
+    start_worker()
+    wait_until(lambda: database.execute("SELECT queue_name FROM dramatiq.queue") == [("elsewhere",)])
+
+
+def test_only_a_worker_reads(database: Database) -> None:
+    broker = PostgresBroker(database, [])
+    broker.declare_queue("default")
+    with pytest.raises(RuntimeError, match="worker"):
+        broker.consume("default")
+    worker = dramatiq.Worker(broker, worker_timeout=50, worker_threads=1)
+    worker.start()
+    consumer = broker.consume("default")
+    with pytest.raises(TypeError, match="Message"):
+        consumer.nack(dramatiq.Message("default", "note", (), {}, {}))  # type: ignore[arg-type]
+    worker.stop()
+    with pytest.raises(RuntimeError, match="worker"):
+        broker.consume("default")
+
+
+def test_a_worker_does_not_start_on_a_database_that_has_not_seen_migrate(database: Database) -> None:
+    database.execute("DROP SCHEMA duepost CASCADE")
+    with pytest.raises(MiddlewareError, match="duepost migrate"):
+        dramatiq.Worker(PostgresBroker(database, [])).start()
