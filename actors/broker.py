@@ -251,7 +251,8 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             elif (transaction := self.database.current) is not None:
                 made = stored()
                 messages.insert(transaction.cursor, made)
-                transaction.after_commit(partial(self._look_soon, [made.queue_name], made.delay))
+                if current is not None or made.delay:
+                    transaction.after_commit(partial(self._look_soon, [made.queue_name], made.delay))
             else:
                 self._insert_alone(stored(), wait=current is not None)
         self.emit_after("enqueue", message, delay)
@@ -486,7 +487,9 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
                 _at_most_twice(insert)
             except DatabaseUnreachable as error:
                 raise BrokerUnreachable(str(error)) from error
-        self._look_soon([stored.queue_name], stored.delay)
+        if wait or stored.delay:
+            # What others send beside a worker comes in batches, the most urgent first: that is left to the next look.
+            self._look_soon([stored.queue_name], stored.delay)
 
     def _look_soon(self, queue_names: Iterable[str], delay: float = 0.0) -> None:
         """What this process has just stored, it reads without waiting for its next look."""
