@@ -5,7 +5,8 @@ from functools import partial
 from typing import NamedTuple
 
 from actors import reporting
-from actors.pauses import MAILBOX_FULL_FOR, retry_pause
+from actors.pauses import MAILBOX_FULL_FOR, retry_pause, throttled_pause
+from actors.smtp.limits import is_rate_limit
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
 from models.emails import ClaimedEmail, Recipient, Result
 from models.words import Outcome, State, Verdict
@@ -103,7 +104,11 @@ class Conclusion(NamedTuple):
         if failure is not None and failure.phase in BEFORE_THE_EMAIL:
             return None
         pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
-        return max(retry_pause(self.email.attempts + 1, ruling.pace) for ruling in pending)
+        attempts = self.email.attempts + 1
+        return max(
+            throttled_pause(attempts) if is_rate_limit(ruling) else retry_pause(attempts, ruling.pace)
+            for ruling in pending
+        )
 
     @property
     def mailbox_is_full(self) -> bool:

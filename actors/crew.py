@@ -38,6 +38,9 @@ LOOK_INTERVAL = 0.02
 #: Seconds for which an email stays behind another's dot without a reply to that.
 BEHIND_FOR = 1.0
 
+#: Seconds without a place for a connection after which what was claimed goes back, for another worker to take.
+STARVED_FOR = 5.0
+
 #: Seconds until another connection is tried while others work and one could not be opened: at first, and at the most.
 FIRST_OPENING_PAUSE, LONGEST_OPENING_PAUSE = 1.0, 60.0
 
@@ -178,6 +181,44 @@ class Trade(Protocol[Work]):
         """One more job, if one waits."""
 
 
+class Pacing(Protocol):
+    """How much of a crew its relay takes just now. Never blocks."""
+
+    def most(self, size: int) -> int:
+        """Of `size` connections, how many are to be used."""
+
+    @property
+    def retry(self) -> float:
+        """Seconds for which no connection is to be opened; 0 where one may."""
+
+    @property
+    def hold(self) -> float:
+        """Seconds for which no email is to be begun; 0 where one may. Never long."""
+
+    @property
+    def idle_limit(self) -> float:
+        """Seconds after which a connection without an email is to be closed."""
+
+    def should_yield(self) -> bool:
+        """Whether a connection is to be closed so that another worker gets its place; asked after each email."""
+
+
+class NoPacing:
+    """A relay that takes everything."""
+
+    retry = 0.0
+    hold = 0.0
+    idle_limit = float("inf")
+
+    def most(self, size: int) -> int:
+        """All."""
+        return size
+
+    def should_yield(self) -> bool:
+        """Never."""
+        return False
+
+
 class Ready(NamedTuple, Generic[Work]):
     """What can go out over the next connection."""
 
@@ -199,12 +240,16 @@ class Crew(Generic[Work]):
         trade: what is done.
         connect: makes a connection.
         size: how many connections at the most.
+        pacing: how many of them the relay takes just now; all without it.
     """
 
-    def __init__(self, trade: Trade[Work], connect: Callable[[], Connection], size: int) -> None:
+    def __init__(
+        self, trade: Trade[Work], connect: Callable[[], Connection], size: int, pacing: Pacing | None = None
+    ) -> None:
         self._trade = trade
         self._connect = connect
         self._size = size
+        self._pacing = pacing or NoPacing()
         self._lock = threading.Lock()
         self._is_at_work = False
         #: Both under the lock.
@@ -244,6 +289,12 @@ class Crew(Generic[Work]):
         for line in free:
             line.connection.close()
 
+    def tidy(self) -> None:
+        """Closes connections that have been idle for too long. Any thread may call this; it does not block."""
+        with self._lock:
+            if not self._is_at_work:
+                self._retire_idle()
+
     def _begin_anew(self) -> None:
         self._board = Switchboard(self._aside.submit)
         self._free: list[Line] = []
@@ -252,6 +303,8 @@ class Crew(Generic[Work]):
         self._opening = 0
         self._opens_at = 0.0
         self._opening_pause = FIRST_OPENING_PAUSE
+        #: Since when there has been no place for a connection, though something waits for one; None while there is.
+        self._starved_since: float | None = None
         #: When the relay has last done something for an email.
         self._worked_at = -float("inf")
         #: Jobs whose claim is under way: one claim at a time, so that it serves many.
@@ -286,6 +339,8 @@ class Crew(Generic[Work]):
     def _work(self) -> None:
         while True:
             self._go_on_with_returned()
+            self._retire_idle()
+            self._hold_back()
             self._claim()
             self._speak()
             self._conclude()
@@ -297,7 +352,9 @@ class Crew(Generic[Work]):
     @property
     def _is_over(self) -> bool:
         is_busy = self._board or self._is_claiming or self._away or self._ready or self._done or self._is_concluding
-        return not is_busy and not self._returned
+        # What may not be claimed yet waits for its moment here.
+        is_held = self._pacing.hold and self._waiting
+        return not is_busy and not self._returned and not is_held
 
     def _give_up(self, failure: BaseException) -> None:
         with self._lock:
@@ -378,8 +435,8 @@ class Crew(Generic[Work]):
 
     def _claim(self) -> None:
         """Claims the next emails, once it is worth it: what waits for a connection is no more than what has one."""
-        room = 2 * self._size - self._under_way
-        if self._is_claiming or self._broken or not self._has_room or room <= 0:
+        room = 2 * self._most - self._under_way
+        if self._is_claiming or self._broken or not self._has_room or room <= 0 or self._pacing.hold:
             return
         with self._lock:
             while self._waiting and len(self._taken) < room:
@@ -481,7 +538,7 @@ class Crew(Generic[Work]):
 
     def _open_lines(self) -> None:
         """Opens a line for each email that has none, unless some could not be opened a moment ago."""
-        while self._opening < len(self._ready) and self._lines < self._size and time.monotonic() >= self._opens_at:
+        while self._opening < len(self._ready) and self._lines < self._most and self._may_open:
             try:
                 line = Line(self._connect())
             except Exception as failure:  # noqa: BLE001 - whatever it is, it is the route's failure
@@ -489,6 +546,37 @@ class Crew(Generic[Work]):
                 return
             self._lines += 1
             self._open(line)
+
+    @property
+    def _may_open(self) -> bool:
+        return time.monotonic() >= self._opens_at and not self._pacing.retry
+
+    def _retire_idle(self) -> None:
+        """Closes what has been idle for too long, and what there is more of than the relay takes."""
+        now, limit = time.monotonic(), self._pacing.idle_limit
+        surplus = self._lines - self._opening - self._most
+        for line in list(self._free):
+            if surplus > 0 or now - line.connection.idle_since > limit:
+                self._free.remove(line)
+                self._retire(line)
+                surplus -= 1
+
+    def _retire(self, line: Line) -> None:
+        self._board.forget(line)
+        self._lines -= 1
+        self._aside.submit(line.connection.close)
+
+    def _hold_back(self) -> None:
+        """Gives back what was not begun, where the relay has had too much, or there is no place for long."""
+        has_starved = self._starved_since is not None and time.monotonic() - self._starved_since > STARVED_FOR
+        if self._lines:
+            self._starved_since = None
+        elif has_starved:
+            self._starved_since = time.monotonic()
+        if self._ready and (self._pacing.hold or (has_starved and not self._lines)):
+            self._breaks += 1
+            self._release([each.work for each in self._ready])
+            self._ready.clear()
 
     def _open(self, line: Line) -> None:
         self._board.forget(line)
@@ -508,11 +596,16 @@ class Crew(Generic[Work]):
         self._opening -= 1
         if failure is None:
             self._opening_pause = FIRST_OPENING_PAUSE
+            self._starved_since = None
             self._free.append(line)
             return
         self._lines -= 1
-        works_over_others = self._worked_at > begun_at and self._lines > self._opening
-        if works_over_others or isinstance(failure, NoPlace):
+        if isinstance(failure, NoPlace):
+            # Others have the places that there are.
+            if self._starved_since is None:
+                self._starved_since = begun_at
+        elif self._worked_at > begun_at and self._lines > self._opening:
+            # The relay works, over others.
             self._opens_at = time.monotonic() + self._opening_pause
             self._opening_pause = min(2 * self._opening_pause, LONGEST_OPENING_PAUSE)
             logger.info("A further connection to the relay could not be opened; those that are open go on.")
@@ -566,10 +659,12 @@ class Crew(Generic[Work]):
             self._lines -= 1
             if behind is not None:
                 self._go_another_way(behind.ready)
-        elif behind is None:
-            self._free.append(line)
-        else:
+        elif behind is not None:
             self._play(line, behind.ready)
+        elif self._lines - self._opening > self._most or self._pacing.should_yield():
+            self._retire(line)
+        else:
+            self._free.append(line)
         if failure is not None:
             self._fail(ready.work, failure)
         elif rulings is not None:
@@ -603,7 +698,7 @@ class Crew(Generic[Work]):
     def _conclude(self) -> None:
         if not self._done or self._is_concluding:
             return
-        is_worth_it = len(self._done) >= self._size * 3 // 4 or time.monotonic() >= self._done_at + LINGER
+        is_worth_it = len(self._done) >= self._most * 3 // 4 or time.monotonic() >= self._done_at + LINGER
         if is_worth_it or not self._is_worth_waiting:
             self._is_concluding = True
             done, self._done = self._done, []
@@ -638,8 +733,10 @@ class Crew(Generic[Work]):
         if self._has_room and not self._is_claiming:
             return LOOK_INTERVAL
         waits = [each.until - now for each in list(self._behind.values())[:1]]
-        if self._ready and self._lines < self._size and self._opens_at > now:
-            waits.append(self._opens_at - now)
+        if self._ready and self._lines < self._most:
+            waits.append(max(self._opens_at - now, self._pacing.retry, LOOK_INTERVAL))
+        if self._free:
+            waits.append(self._pacing.idle_limit)
         return max(0.0, min(waits, default=float("inf")))
 
     @property
@@ -649,7 +746,12 @@ class Crew(Generic[Work]):
 
     @property
     def _has_room(self) -> bool:
-        return self._under_way <= self._size * 5 // 4
+        return self._under_way <= self._most * 5 // 4
+
+    @property
+    def _most(self) -> int:
+        """How many connections there may be just now."""
+        return self._pacing.most(self._size)
 
 
 def failure_of(action: Callable[[], object]) -> BaseException | None:

@@ -22,6 +22,10 @@ SHORTEST: dict[Pace, float] = {
     Pace.BROKEN: 300.0,
 }
 
+#: Seconds, about, before the next attempt at an email when the relay has had too much of us, doubled for each further
+#: one, and the most: the whole route pauses, so an email hardly loses its place; and none is at the head for ever.
+FIRST_THROTTLED, LONGEST_THROTTLED = 1.0, 60.0
+
 #: Seconds for which a full mailbox is retried before the email is undeliverable: five days.
 MAILBOX_FULL_FOR = 5 * 86_400.0
 
@@ -45,3 +49,9 @@ def retry_pause(attempts: int, pace: Pace, rng: random.Random | None = None) -> 
         pause = max(pause, SHORTEST[pace] * 2.0 ** min(attempts - 1, 20))
     factor = (rng or random).uniform(1 - JITTER, 1 + JITTER)
     return max(min(pause, LONGEST_PAUSE) * factor, SHORTEST[pace])
+
+
+def throttled_pause(attempts: int, rng: random.Random | None = None) -> float:
+    """Seconds until the next attempt at an email of which the relay took no more for now; arguments as above."""
+    factor = (rng or random).uniform(1 - JITTER, 1 + JITTER)
+    return min(FIRST_THROTTLED * 2.0 ** min(attempts - 1, 20), LONGEST_THROTTLED) * factor

@@ -11,9 +11,9 @@ from typing import Final
 import psycopg2
 
 from actors.smtp.limits import is_connection_limit, is_rate_limit, may_be_connection_limit, may_be_rate_limit
-from actors.smtp.verdicts import Phase, Ruling
+from actors.smtp.verdicts import Phase, Ruling, Scope
 from models import routes
-from models.database import Database
+from models.database import Cursor, Database
 from models.errors import DatabaseUnreachable
 from models.routes import Known
 from models.words import Verdict
@@ -28,6 +28,11 @@ IN_USE_FOR: Final = 5.0
 
 #: Seconds until a place is asked for again that was not to be had.
 RETRY: Final = 0.25
+
+#: Seconds for which a worker keeps a place that others wait for, where there are fewer places than workers; and for
+#: which it then asks for none.
+TURN: Final = 3.0
+AWAY: Final = 1.0
 
 #: Seconds after a connection of ours was closed in which the relay may still count it, and how often it is then asked
 #: again before its refusal is believed.
@@ -64,6 +69,7 @@ class _Times:
     left: float = -float("inf")
     refused_since: float | None = None
     retry: float = -float("inf")
+    turn: float = -float("inf")
     hold: float = -float("inf")
     slow: float = -float("inf")
 
@@ -133,6 +139,8 @@ class SharedRoute:
         """A connection has come about."""
         with self._lock:
             self._times.refused_since, self._refusals = None, 0
+            if self._opened == 1:
+                self._times.turn = time.monotonic()
 
     def is_full(self, refusal: Ruling) -> bool:
         """Whether a connection was refused for there being others, which work. Others wait a moment then."""
@@ -145,7 +153,9 @@ class SharedRoute:
             times.refused_since = since = now if times.refused_since is None else times.refused_since
             times.retry = now + RETRY
             self._refusals += 1
-            if is_named and self._opened and now - times.left < LINGERING and self._refusals < TRIES:
+            # One that was closed a moment ago, here or by another worker that made way, may still count.
+            may_linger = now - times.left < LINGERING or self.share is not None
+            if is_named and may_linger and self._refusals < TRIES:
                 return True
         with self._asking:
             with self._lock:
@@ -153,9 +163,11 @@ class SharedRoute:
             what = self._refused(opened, now - since, has_worked, is_named, refusal)
             with self._lock:
                 self._granted = opened
-                if what == "down" or (what == "wait" and now - since > UNCLEAR_FOR):
+                is_over = what == "down" or (what == "wait" and now - since > UNCLEAR_FOR)
+                if is_over or what == "limit":
                     self._times.refused_since, self._refusals = None, 0
-                    return False
+        if is_over:
+            return False
         self._wake.set()
         return True
 
@@ -222,6 +234,17 @@ class SharedRoute:
             return 1
         return size if known is None or known.share is None else min(size, known.share)
 
+    def should_yield(self) -> bool:
+        """Whether a connection is to be closed, as others wait for its place and have no other."""
+        now = time.monotonic()
+        with self._lock:
+            is_due = self._known is not None and self._known.is_crowded and now - self._times.turn > TURN
+            if is_due:
+                self._times.turn, self._times.retry = now, now + AWAY
+        if is_due:
+            self._wake.set()
+        return is_due
+
     @property
     def hold(self) -> float:
         """Seconds, as far as this process knows, for which no email is to be begun; 0 where one may."""
@@ -234,6 +257,9 @@ class SharedRoute:
 
     def is_too_much(self, ruling: Ruling) -> bool:
         """Whether an answer says that the relay has had too much of us."""
+        if ruling.scope is Scope.RELAY:
+            # The circuit opens.
+            return False
         return is_rate_limit(ruling) or (may_be_rate_limit(ruling) and self._deferred >= DEFERRED_IN_A_ROW)
 
     @property
@@ -242,6 +268,12 @@ class SharedRoute:
         if self._known is None:
             return IDLE
         return 0.0 if self._known.circuit_open else IDLE if self._known.share is None else IDLE_WITH_LIMIT
+
+    # For who concludes.
+
+    def slow_down(self, cursor: Cursor, ruling: Ruling) -> float | None:
+        """Nothing is claimed for a while, by nobody; seconds of that, or None where it is so already."""
+        return routes.slow_down(cursor, self._relay(), because=described(ruling), jitter=jitter())
 
     # For the thread that looks.
 
@@ -268,12 +300,14 @@ class SharedRoute:
                     self._database, relay, worker_id, opened, is_wanted=is_wanted, has_worked=has_worked
                 )
                 self._granted = opened
+            was_paused = self._known is not None and self._known.pause > 0
             self._known = routes.look(self._database, relay, worker_id)
         if why is not None:
             # From now on the database says so, until somebody takes it back there.
             self._stopped = None
-        if self._known is not None and self._known.pause:
-            self._times.hold = max(self._times.hold, time.monotonic() + min(self._known.pause, 2 * INTERVAL))
+        if self._known is not None and self._known.pause and not was_paused:
+            # What was claimed before the pause goes back; from then on nothing is claimed.
+            self._times.hold = max(self._times.hold, time.monotonic() + min(self._known.pause, HOLD))
 
     def wake(self) -> None:
         """Ends `wait_for_use`."""
@@ -296,10 +330,10 @@ class Watch:
 
     Args:
         route: what is looked at.
-        tidy: closes connections that have been idle for so many seconds.
+        tidy: closes connections that have been idle for too long.
     """
 
-    def __init__(self, route: SharedRoute, tidy: Callable[[float], None]) -> None:
+    def __init__(self, route: SharedRoute, tidy: Callable[[], None]) -> None:
         self._route = route
         self._tidy = tidy
         self._stop = threading.Event()
@@ -326,7 +360,7 @@ class Watch:
             except (DatabaseUnreachable, psycopg2.Error, RuntimeError) as failure:
                 logger.debug("The route could not be looked at: %s.", type(failure).__name__)
                 self._stop.wait(INTERVAL)
-            self._tidy(self._route.idle_limit)
+            self._tidy()
 
 
 def jitter() -> float:

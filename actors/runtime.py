@@ -10,6 +10,7 @@ from actors import reporting
 from actors.broker import PostgresBroker
 from actors.privacy import PrivateRetries
 from actors.rendering import Templates
+from actors.route import SharedRoute
 from actors.settings import settings
 from actors.smtp.connection import Connection
 from actors.upkeep import Patience
@@ -74,6 +75,9 @@ class Proof:
 proof = Proof()
 
 
+relay_route = SharedRoute(database, lambda: settings().need_relay().route, lambda: broker.attendance.worker_id)
+
+
 def relay_connection() -> Connection:
     """A connection to the relay, which is made once it is needed."""
     return Connection(
@@ -81,4 +85,5 @@ def relay_connection() -> Connection:
         settings().timeouts,
         may_send=proof.is_there,
         may_send_soon=proof,
+        route=relay_route,
     )

@@ -18,7 +18,8 @@ from actors.holdings import Holdings
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
 from actors.refusals import DEAD_IN_A_ROW, is_everybody_refused
 from actors.rendering import RenderError
-from actors.runtime import broker, database, relay_connection
+from actors.route import described
+from actors.runtime import broker, database, relay_connection, relay_route
 from actors.settings import settings
 from actors.smtp.connection import Envelope
 from actors.smtp.verdicts import Ruling, Scope
@@ -397,7 +398,8 @@ def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> tuple[Con
         undeliverable.reopen(cursor, email.id)
     for result in outcome.dead_addresses:
         emails.suppress(cursor, result)
-    reports = outcome.reports(state) + outcome.retries() + break_circuit(cursor, email, outcome, refusal)
+    reports = outcome.reports(state) + outcome.retries()
+    reports += break_circuit(cursor, email, outcome, refusal) + slow_down(cursor, outcome)
     broker.acknowledge_if_held(cursor)
     return outcome, reports
 
@@ -488,9 +490,15 @@ def break_circuit(
     return reports
 
 
-def described(failure: Ruling) -> str:
-    """A relay's failure in phase and codes: its text may hold an address."""
-    return " ".join(str(part) for part in (failure.phase, failure.code, failure.enhanced_code) if part)
+def slow_down(cursor: Cursor, outcome: Conclusion) -> list[Callable[[], None]]:
+    """Where the relay has had too much of us nothing is claimed for a while; then comes a pass of the scheduler."""
+    refusal = next((ruling for ruling in outcome.rulings if relay_route.is_too_much(ruling)), None)
+    pause = relay_route.slow_down(cursor, refusal) if refusal is not None else None
+    if refusal is None or pause is None:
+        return []
+    broker.enqueue(tick_message(), delay=round(pause * 1000))
+    said = "The relay has had too much of us (%s): it gets nothing for %.0f s."
+    return [partial(logger.info, said, described(refusal), pause)]
 
 
 def tick_message() -> dramatiq.Message[None]:
@@ -508,4 +516,4 @@ def lost(lost_claim: emails.Lost) -> State | None:
     return state
 
 
-crew = Crew(Senders(), relay_connection, settings().smtp_connections)
+crew = Crew(Senders(), relay_connection, settings().smtp_connections, relay_route)

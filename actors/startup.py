@@ -9,13 +9,13 @@ from dramatiq.middleware import Middleware
 
 from actors import memory
 from actors.recovery import Recovery
-from actors.runtime import broker, database
+from actors.route import Watch
+from actors.runtime import broker, database, relay_route
 from actors.sender import crew
 from actors.settings import BadSettings, settings
 from models import control
 from models.errors import DuepostError
 from models.migrate import check_schema
-from models.preconditions import check_writable
 
 #: Exit statuses of a worker that cannot start.
 FAILED = 1
@@ -27,6 +27,7 @@ class Startup(Middleware):
 
     def __init__(self) -> None:
         self._recovery = Recovery()
+        self._watch = Watch(relay_route, crew.tidy)
 
     def before_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
@@ -38,7 +39,6 @@ class Startup(Middleware):
             settings().need_relay()
             sender = settings().need_sender()
             check_schema(database)
-            check_writable(database)
             broker.attendance.check()
             control.set_message_id_domain(database, sender.address.rpartition("@")[2])
         except BadSettings as error:
@@ -49,6 +49,7 @@ class Startup(Middleware):
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks after emails of workers that are gone; bounds what any email may take from now on."""
         self._recovery.start()
+        self._watch.start()
         memory.limit(settings().memory_limit)
         # What has been loaded by now stays: collections need not go through it again and again.
         gc.freeze()
@@ -56,6 +57,7 @@ class Startup(Middleware):
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks no more, and takes leave of the relay."""
         self._recovery.stop()
+        self._watch.stop()
         crew.close()
 
 

@@ -21,6 +21,7 @@ class Known(NamedTuple):
 
     Attributes:
         share: how many connections this worker may have; None while the relay has shown no limit.
+        is_crowded: there are fewer places than workers that want some.
         goes_ahead: whether an envelope may go out behind a dot.
         is_slow: the relay had too much of us a moment ago.
         pause: seconds until it takes more; 0 while it does.
@@ -28,6 +29,7 @@ class Known(NamedTuple):
     """
 
     share: int | None
+    is_crowded: bool
     goes_ahead: bool
     is_slow: bool
     pause: float

@@ -14,7 +14,10 @@ SELECT duepost.report_connections(%(route)s, %(worker_id)s, %(connections)s, %(i
 -- name: look
 -- What is known of a relay, and this worker's share of the connections that it allows.
 SELECT
-    greatest(1, ceil(r.connections::numeric / (others.wanting + 1)))::integer,
+    CASE WHEN r.connections IS NOT NULL THEN
+        greatest(1, ceil(r.connections::numeric / (others.wanting + 1)))::integer
+    END,
+    coalesce(r.connections < others.wanting + 1, false),
     r.ahead_off_at IS NULL OR r.ahead_off_at < now() - make_interval(days => %(days)s),
     coalesce(r.paused_until > now() - make_interval(secs => %(slow_for)s), false),
     CASE

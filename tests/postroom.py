@@ -141,6 +141,8 @@ class Postroom:
 
     def _forget_relay(self) -> None:
         sender.crew.close()
+        relay_route = runtime.relay_route
+        relay_route.__init__(relay_route._database, relay_route._relay, relay_route._worker_id)  # type: ignore[misc]
         delivery.quick_templates.clear()
 
 

@@ -1,13 +1,10 @@
 """`duepost migrate`."""
 
-import typer
-
 from actors.broker_schema import queue_schema
 from actors.settings import settings
 from duepost.commands.context import Json, client_database
 from duepost.commands.output import print_json, say
 from models.migrate import migrate as apply
-from models.preconditions import shortfalls
 
 
 def migrate(as_json: Json = False) -> None:
@@ -18,8 +15,7 @@ def migrate(as_json: Json = False) -> None:
     Example: duepost migrate
     """
     applied = []
-    database = client_database()
-    for name in apply(database, queue_schema=queue_schema(), retention_days=settings().retention_days, tell=_tell):
+    for name in apply(client_database(), queue_schema=queue_schema(), retention_days=settings().retention_days):
         applied.append(name)
         if not as_json:
             say(f"applied {name}")
@@ -27,9 +23,3 @@ def migrate(as_json: Json = False) -> None:
         print_json({"applied": applied})
     elif not applied:
         say("The schema is up to date.")
-    for shortfall in shortfalls(database):
-        _tell(shortfall)
-
-
-def _tell(line: str) -> None:
-    typer.echo(f"duepost: {line}", err=True)
