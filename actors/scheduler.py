@@ -212,21 +212,9 @@ def keep_house() -> None:
             )
             return
         control.note_maintenance(database)
-        if (reason := why_kept_longer()) is not None:
+        days, is_owner = control.keeping(database)
+        if (reason := control.why_kept_longer(settings().retention_days, days, is_owner=is_owner)) is not None:
             logger.warning(reason)
-
-
-def why_kept_longer() -> str | None:
-    """Why the ledger is kept for longer than DUEPOST_RETENTION_DAYS says; None if it is not."""
-    asked = settings().retention_days
-    days, is_owner = control.keeping(database)
-    if asked is None or is_owner or (days is not None and days <= asked):
-        return None
-    kept = "for good" if days is None else f"for {days} days"
-    return (
-        f"the ledger is kept {kept}, as its owner has set, and not for {asked} days: run `duepost migrate` as the "
-        "schema's owner with DUEPOST_RETENTION_DAYS"
-    )
 
 
 def tick() -> bool:

@@ -16,6 +16,7 @@ from actors.settings import BadSettings, settings
 from models import control
 from models.errors import DuepostError
 from models.migrate import check_schema
+from models.preconditions import check_writable
 
 #: Exit statuses of a worker that cannot start.
 FAILED = 1
@@ -39,6 +40,7 @@ class Startup(Middleware):
             settings().need_relay()
             sender = settings().need_sender()
             check_schema(database)
+            check_writable(database)
             broker.attendance.check()
             control.set_message_id_domain(database, sender.address.rpartition("@")[2])
         except BadSettings as error:

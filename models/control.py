@@ -176,6 +176,23 @@ def keeping(database: Database) -> tuple[int | None, bool]:
     return (days if isinstance(days, int) else None), is_owner is True
 
 
+def why_kept_longer(asked: int | None, days: int | None, *, is_owner: bool) -> str | None:
+    """Why the ledger is kept for longer than asked; None if it is not.
+
+    Args:
+        asked: DUEPOST_RETENTION_DAYS here.
+        days: for how many the owner keeps it at least; None for good.
+        is_owner: whether this role may drop it before.
+    """
+    if asked is None or is_owner or (days is not None and days <= asked):
+        return None
+    kept = "for good" if days is None else f"for {days} days"
+    return (
+        f"the ledger is kept {kept}, as its owner has set, and not for {asked} days: run `duepost migrate` as the "
+        "schema's owner with DUEPOST_RETENTION_DAYS"
+    )
+
+
 def set_message_id_domain(database: Database, domain: str) -> None:
     """The right-hand side of the Message-IDs of emails that name no sender."""
     database.execute(SQL["set_message_id_domain"], {"domain": domain})

@@ -21,5 +21,13 @@ class SchemaMismatch(DuepostError):
     """The database's schema is not the one this code was written for."""
 
 
+class UnfitDatabase(DuepostError):
+    """The server or the database is such that Duepost cannot work there."""
+
+
+class NotPermitted(DuepostError):
+    """The database role lacks a membership."""
+
+
 class MigrationRefused(DuepostError):
     """A migration cannot be applied as it stands."""

@@ -4,6 +4,7 @@
 DO $$
 DECLARE
     role_name text;
+    open_one  regclass;
 BEGIN
     FOREACH role_name IN ARRAY ARRAY['duepost_client', 'duepost_worker'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
@@ -17,6 +18,16 @@ BEGIN
 
     REVOKE ALL ON SCHEMA duepost FROM PUBLIC;
     REVOKE ALL ON ALL ROUTINES IN SCHEMA duepost FROM PUBLIC;
+    -- What the owner's default privileges have opened to everybody. A team's own view of its users is that one's to open.
+    FOR open_one IN
+        SELECT DISTINCT c.oid
+        FROM pg_class AS c
+        CROSS JOIN LATERAL aclexplode(c.relacl) AS granted
+        WHERE c.relnamespace = 'duepost'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S') AND granted.grantee = 0
+          AND pg_has_role(current_user, c.relowner, 'USAGE')
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', open_one);
+    END LOOP;
 
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_client') THEN
         GRANT USAGE ON SCHEMA duepost TO duepost_client;

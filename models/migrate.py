@@ -7,22 +7,25 @@ applied at each run, in one transaction.
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from psycopg2.errors import LockNotAvailable
+from psycopg2.errors import DuplicateSchema, DuplicateTable, InsufficientPrivilege, LockNotAvailable, UniqueViolation
 
+from models import preconditions
 from models.database import Cursor, Database, Limits
 from models.errors import DatabaseUnreachable, MigrationRefused, SchemaMismatch
+from models.preconditions import Holder
 from models.statements import statements
 
 FOLDER = Path(__file__).parent / "migrations"
 FUNCTIONS = Path(__file__).parent / "functions"
 GRANTS = Path(__file__).parent / "grants.sql"
 FILE_NAME = re.compile(r"^(?P<number>\d{4})_\w+\.sql$")
+CREATE_SCHEMA = re.compile(r"^CREATE SCHEMA IF NOT EXISTS [^;]*;", re.MULTILINE)
 COMMENT = re.compile(r"^COMMENT ON .*?';\n", re.MULTILINE | re.DOTALL)
 SQL = statements(__file__)
 T = TypeVar("T")
@@ -74,74 +77,117 @@ def migrate(
     folder: Path = FOLDER,
     functions: Path = FUNCTIONS,
     retention_days: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Brings tables, functions and grants up to date; safe to repeat and to race.
 
-    Each migration is committed on its own, under an advisory lock that a racing run waits for. One that has to wait
-    for a long transaction lets the others pass every two seconds: what runs goes on.
+    Each migration is committed on its own, under the lock of the record, which a racing run waits for. One that has to
+    wait for a long transaction lets the others pass every two seconds: what runs goes on.
 
     Args:
-        database: where to; its role needs the right to create schemas, not superuser.
+        database: where to; its role needs the right to create schemas, unless both are there and its own.
         queue_schema: the SQL that makes the broker's own tables, run where they are missing.
         folder: the numbered files.
         functions: the files of the functions.
         retention_days: for how many days the ledger is kept at least from now on; as before without it.
+        tell: hears what is waited for, once it takes longer than some seconds.
 
     Yields:
         the name of each file as it has been applied.
 
     Raises:
-        MigrationRefused: an applied file has changed since, or another transaction was in the way for ten minutes.
+        MigrationRefused: an applied file has changed since; something in the schemas is a stranger's; the schemas
+            cannot be made; or another transaction was in the way for ten minutes. Nothing is made before all but the
+            last is known.
+        UnfitDatabase: the server is too old, or the database's encoding is not UTF8.
         DatabaseUnreachable: no connection could be made.
     """
     known = migrations(folder)
-    _locked(database, lambda cursor: _prepare(cursor, queue_schema))
+    _locked(database, lambda cursor: _prepare(cursor, queue_schema, known), tell)
     for migration in known:
-        if _locked(database, partial(_apply, migration=migration)):
+        if _locked(database, partial(_apply, migration=migration), tell):
             yield migration.name
-    _locked(database, partial(_replace_functions, functions=functions))
+    _locked(database, partial(_replace_functions, functions=functions), tell)
     if retention_days is not None:
-        _locked(database, lambda cursor: cursor.execute(SQL["keep"], {"days": retention_days}))
+        _locked(database, lambda cursor: cursor.execute(SQL["keep"], {"days": retention_days}), tell)
 
 
 def check_schema(database: Database) -> None:
-    """Makes sure that the database's schema is the one of this code, or a later one.
+    """Makes sure that the database's schema is the one of this code, or a later one, and that this role may use it.
 
     Raises:
+        UnfitDatabase: the server is too old, or the database's encoding is not UTF8.
         SchemaMismatch: it is missing or older; the message says what to run.
+        NotPermitted: the role is no member of duepost_worker.
         DatabaseUnreachable: no connection could be made.
     """
     wanted = migrations()[-1]
-    if database.execute(SQL["record_exists"]) == [(False,)]:
-        raise SchemaMismatch("the database has no Duepost schema: run `duepost migrate`")
-    [(applied,)] = database.execute(SQL["latest"])
+    with database.transaction() as cursor:
+        preconditions.check_server(cursor, writes=False)
+    try:
+        if database.execute(SQL["record_exists"]) == [(False,)]:
+            raise SchemaMismatch("the database has no Duepost schema: run `duepost migrate`")
+        [(applied,)] = database.execute(SQL["latest"])
+    except InsufficientPrivilege as error:
+        raise preconditions.not_permitted(database) from error
     if not isinstance(applied, int) or applied < wanted.number:
         raise SchemaMismatch(
             f"the database's schema is at {applied or 0}, this code needs {wanted.number}: run `duepost migrate`"
         )
 
 
-def _locked(database: Database, work: Callable[[Cursor], T]) -> T:
-    """One transaction under the lock of migrations; gives way, and tries again, where another one is in the way."""
+def _locked(database: Database, work: Callable[[Cursor], T], tell: Callable[[str], None]) -> T:
+    """One transaction under the lock of migrations; gives way, and tries again, where another one is in the way.
+
+    Who has been in the way at two tries is named, once.
+    """
+    before: set[Holder] = set()
+    told: set[Holder] = set()
     for _ in range(TRIES):
         try:
             with database.transaction(GIVING_WAY) as cursor:
-                cursor.execute(SQL["lock"])
+                cursor.execute(SQL["settle_names"])
+                preconditions.check_server(cursor, writes=True)
+                preconditions.check_trust(cursor)
+                cursor.execute(SQL["record_exists"])
+                if cursor.fetchone() == (True,):
+                    cursor.execute(SQL["lock"])
                 return work(cursor)
         except DatabaseUnreachable as error:
             if not isinstance(error.__cause__, LockNotAvailable):
                 raise
-            time.sleep(PAUSE)
-    raise MigrationRefused(
-        "another transaction has been in the way for ten minutes: end it (`duepost doctor` names it), and try again"
-    )
+            with database.transaction() as cursor:
+                now = preconditions.holders(cursor)
+            for holder in sorted(now & before - told):
+                tell(f"waiting for {holder}")
+            told |= now & before
+            before = now
+        except (DuplicateSchema, DuplicateTable, UniqueViolation):
+            # Another run has just made the same; what it is gets looked at like anything else that is there.
+            pass
+        time.sleep(PAUSE)
+    named = "; ".join(map(str, sorted(told & before)[: preconditions.NAMED])) or "another transaction"
+    raise MigrationRefused(f"{named} has been in the way for ten minutes: end it, and run `duepost migrate` again")
 
 
-def _prepare(cursor: Cursor, queue_schema: str) -> None:
-    cursor.execute(SQL["create_record"])
+def _prepare(cursor: Cursor, queue_schema: str, known: Sequence[Migration]) -> None:
+    """Checks all that is left to check, before anything is made; then makes schemas, record and the broker's tables."""
+    missing = preconditions.missing_schemas(cursor)
+    cursor.execute(SQL["record_exists"])
+    is_new = cursor.fetchone() == (False,)
+    if not is_new:
+        cursor.execute(SQL["all_applied"])
+        recorded = dict(cursor.fetchall())
+        for migration in known:
+            _check_unchanged(migration, recorded.get(migration.number))
+    for name in missing:
+        cursor.execute(f"CREATE SCHEMA {name}")
+    if is_new:
+        cursor.execute(SQL["create_record"])
     cursor.execute(SQL["queue_exists"])
     if cursor.fetchone() == (False,):
-        cursor.execute(queue_schema)
+        # Its schema is there by now; to ask for it once more takes a right that this role need not have.
+        cursor.execute(CREATE_SCHEMA.sub("", queue_schema))
 
 
 def _apply(cursor: Cursor, migration: Migration) -> bool:
@@ -172,8 +218,12 @@ def _is_applied(cursor: Cursor, migration: Migration) -> bool:
     row = cursor.fetchone()
     if row is None:
         return False
-    if row[0] != migration.checksum:
+    _check_unchanged(migration, row[0])
+    return True
+
+
+def _check_unchanged(migration: Migration, recorded: str | None) -> None:
+    if recorded is not None and recorded != migration.checksum:
         raise MigrationRefused(
             f"{migration.name} has changed since it was applied: restore it, and put the change into a new file"
         )
-    return True

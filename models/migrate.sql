@@ -1,11 +1,18 @@
 -- What has been applied to this database.
 
+-- name: settle_names
+-- Nothing that somebody else has made stands in for PostgreSQL's own, and backslashes are read as they were written: a
+-- database's owner may have set both for everybody who comes.
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL standard_conforming_strings = on
+
 -- name: lock
-SELECT pg_advisory_xact_lock(1148543345, 0)
+-- By a table that clients have no rights on: an advisory lock may be taken by any login.
+LOCK TABLE duepost.migration IN EXCLUSIVE MODE
 
 -- name: create_record
-CREATE SCHEMA IF NOT EXISTS duepost;
-CREATE TABLE IF NOT EXISTS duepost.migration (
+-- Not IF NOT EXISTS: what has come since it was looked for is somebody else's.
+CREATE TABLE duepost.migration (
     number     integer PRIMARY KEY,
     name       text NOT NULL,
     checksum   text NOT NULL,
@@ -17,6 +24,9 @@ SELECT to_regclass('dramatiq.queue') IS NOT NULL
 
 -- name: record_exists
 SELECT to_regclass('duepost.migration') IS NOT NULL
+
+-- name: all_applied
+SELECT number, checksum FROM duepost.migration
 
 -- name: applied
 SELECT checksum FROM duepost.migration WHERE number = %(number)s

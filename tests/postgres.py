@@ -174,6 +174,7 @@ def make_schema_of_0_1(url: str) -> None:
     tables = [migration for migration in migrations() if migration.number <= 2]
     functions = (RELEASES / "0.1" / "0003_functions.sql").read_text()
     with database.transaction() as cursor:
+        cursor.execute("CREATE SCHEMA duepost")
         cursor.execute(SQL["create_record"])
         cursor.execute(generate_init_sql())
         for each in [*tables, Migration(3, "0003_functions.sql", functions)]:

@@ -17,13 +17,10 @@ from duepost.commands import checks, relay_check
 from duepost.commands.context import UP, Json, client_database, explain, session_database, uses_up
 from duepost.commands.health import STYLES, Finding, Health
 from duepost.commands.output import print_json, say_coloured
-from models import reports, workers
+from models import control, preconditions, reports, workers
 from models.database import Database
 from models.errors import DatabaseUnreachable, DuepostError
 from models.migrate import check_schema
-
-#: The oldest PostgreSQL that will do.
-OLDEST_SERVER = 140_000
 
 #: Seconds by which the clocks may differ.
 CLOCK_TOLERANCE = 5.0
@@ -33,6 +30,9 @@ PROGRESS_TOLERANCE = 60.0
 
 #: Seconds for which a transaction may keep done rows from being removed.
 OLD_SNAPSHOT = 60.0
+
+#: Seconds for which somebody may keep others waiting for a table.
+LONG_WAIT = 5.0
 
 #: Characters of the longest word for a health.
 WIDTH = 8
@@ -57,9 +57,9 @@ def doctor(
         typer.Option("--worker", help="Only this host's workers: is there progress? A liveness probe."),
     ] = False,
 ) -> None:
-    """Checks database, session, schema, clock, snapshots, roles, grants, workers, tick, delivery, emails, queue, relay.
+    """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
 
-    And sender, templates, Sentry: a line for each, which names the command to run next.
+    And delivery, emails, queue, sender, relay, templates, Sentry: a line for each, which names the command to run next.
     Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
@@ -87,6 +87,9 @@ def examine(*, relay: bool) -> Iterator[Finding]:
         yield _checked("snapshots", lambda: _snapshots(database))
         if schema.health is Health.OK:
             yield _checked("roles", lambda: _roles(database))
+            yield _checked("owner", lambda: _owner(database))
+            yield _checked("locks", lambda: _locks(database))
+            yield _checked("retention", lambda: _retention(database))
             for check, look in DELIVERY:
                 yield _checked(check, partial(look, database))
     yield _checked("sender", _sender)
@@ -114,15 +117,10 @@ def _database() -> tuple[Database | None, Finding]:
         raise
     except DuepostError as error:
         return None, Finding("database", Health.FAILED, str(error))
-    if server.number < OLDEST_SERVER:
-        detail = f"PostgreSQL {server.version}: 14 or later is needed"
-        return database, Finding("database", Health.FAILED, detail)
-    if server.is_standby:
-        detail = f"PostgreSQL {server.version}, a standby: takes no writes; DUEPOST_DATABASE_URL must name the primary"
-        return database, Finding("database", Health.FAILED, detail)
-    if server.is_read_only:
-        detail = "this role or database is read-only: ALTER ROLE … SET default_transaction_read_only = off"
-        return database, Finding("database", Health.FAILED, detail)
+    try:
+        preconditions.check_writable(database)
+    except DuepostError as error:
+        return database, Finding("database", Health.FAILED, str(error))
     return database, Finding("database", Health.OK, f"PostgreSQL {server.version}")
 
 
@@ -182,6 +180,28 @@ def _roles(database: Database) -> tuple[Health, str]:
     if unable:
         return Health.FAILED, f"{', '.join(unable)}: lacks rights; run `duepost migrate` as the schema's owner"
     return Health.OK, "duepost_client and duepost_worker"
+
+
+def _owner(database: Database) -> tuple[Health, str]:
+    """Whether all in the schemas is their owner's, and closed to others."""
+    found = preconditions.trust_findings(database)
+    return (Health.FAILED, "; ".join(found)) if found else (Health.OK, "all in the schemas is their owner's")
+
+
+def _locks(database: Database) -> tuple[Health, str]:
+    """Whether a session keeps others waiting for a table."""
+    found = preconditions.blockers(database, LONG_WAIT)
+    if found:
+        return Health.WARNING, f"{'; '.join(found)}: SELECT pg_terminate_backend(pid) ends it"
+    return Health.OK, "nobody waits for a table"
+
+
+def _retention(database: Database) -> tuple[Health, str]:
+    """Whether the ledger is kept for as long as the settings say."""
+    asked, (days, is_owner) = settings().retention_days, control.keeping(database)
+    if (reason := control.why_kept_longer(asked, days, is_owner=is_owner)) is not None:
+        return Health.WARNING, reason
+    return Health.OK, f"the ledger is kept {'for good' if asked is None else f'for {asked} days'}"
 
 
 def _sender() -> tuple[Health, str]:

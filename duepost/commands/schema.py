@@ -1,10 +1,13 @@
 """`duepost migrate`."""
 
+import typer
+
 from actors.broker_schema import queue_schema
 from actors.settings import settings
 from duepost.commands.context import Json, client_database
 from duepost.commands.output import print_json, say
 from models.migrate import migrate as apply
+from models.preconditions import shortfalls
 
 
 def migrate(as_json: Json = False) -> None:
@@ -15,7 +18,8 @@ def migrate(as_json: Json = False) -> None:
     Example: duepost migrate
     """
     applied = []
-    for name in apply(client_database(), queue_schema=queue_schema(), retention_days=settings().retention_days):
+    database = client_database()
+    for name in apply(database, queue_schema=queue_schema(), retention_days=settings().retention_days, tell=_tell):
         applied.append(name)
         if not as_json:
             say(f"applied {name}")
@@ -23,3 +27,9 @@ def migrate(as_json: Json = False) -> None:
         print_json({"applied": applied})
     elif not applied:
         say("The schema is up to date.")
+    for shortfall in shortfalls(database):
+        _tell(shortfall)
+
+
+def _tell(line: str) -> None:
+    typer.echo(f"duepost: {line}", err=True)

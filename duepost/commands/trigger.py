@@ -17,6 +17,7 @@ from duepost.commands.output import say, warn
 from models import emails, watching
 from models.database import Connection, Database
 from models.errors import DatabaseUnreachable, PooledSession
+from models.preconditions import check_writable
 
 #: Seconds between two looks for something that falls due earlier than what is known.
 LOOK_INTERVAL = 0.2
@@ -49,6 +50,7 @@ def trigger(
     if watch:
         Watch(database, session_database()).run()
         return
+    check_writable(database)
     asked = tick()
     if not quiet:
         say("A pass of the scheduler is asked for." if asked else "A pass of the scheduler was asked for already.")

@@ -9,6 +9,7 @@ import typer
 
 from actors.settings import settings
 from duepost.commands.context import BadInput, operator_database
+from models.preconditions import check_writable
 
 
 class Options(argparse.ArgumentParser):
@@ -56,6 +57,7 @@ def worker(context: typer.Context) -> None:
         settings().need_relay()
         settings().need_sender()
         database = operator_database()
+        check_writable(database)
         os.environ["DUEPOST_DATABASE_URL"] = database.url
         database.close()
     sys.stdout.flush()

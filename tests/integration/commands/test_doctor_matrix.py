@@ -1,21 +1,25 @@
 """The doctor is never green while something fails, waits for a person, or has stopped: a row for each condition."""
 
 import json
+import threading
 import uuid
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
 from duepost import stack
 from duepost.commands import checks
 from duepost.commands.health import Health
-from models import control, reports
+from models import control, preconditions, reports
 from models.database import Database
 from tests.integration.commands.shell import Shell
-from tests.postgres import PostgresServer
+from tests.postgres import Connection, PostgresServer
 from tests.processes import duepost
+from tests.waiting import wait_until
 
 SCHEDULE = "SELECT duepost.schedule_email('welcome', 'ann@example.com', subject => 's', body_text => 'b')"
 
@@ -251,3 +255,71 @@ def test_the_relay_of_duepost_up_is_told_without_its_password(tmp_path: Path) ->
     assert stack.read_relay(tmp_path) is None
     (tmp_path / stack.RELAY).write_text("nonsense")
     assert stack.read_relay(tmp_path) is None
+
+
+def test_a_hot_standby_is_named_as_what_it_is_by_whoever_is_to_write_there(
+    own_server: PostgresServer,
+) -> None:
+    with own_server.fresh_database() as url:
+        own_server.stop()
+        signal = own_server.data / "standby.signal"
+        signal.touch()
+        own_server.start()
+        shell = Shell(url)
+        assert "hot standby" in shell.findings(status=1)["database"][1]
+        for command in (["worker"], ["trigger"], ["migrate"]):
+            done = duepost(*command, env=shell.env)
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+            assert "hot standby" in done.stderr
+        assert duepost("list", env=shell.env).returncode == 0, "what only reads goes on"
+        own_server.stop()
+        signal.unlink()
+        own_server.start()
+
+
+def wait_in_vain(connection: Connection) -> None:
+    """Asks for a lock until it is cancelled."""
+    with connection.cursor() as cursor, suppress(psycopg2.errors.QueryCanceled):
+        cursor.execute("LOCK TABLE duepost.delivery")
+
+
+def test_who_keeps_others_waiting_for_a_table_is_named(shell: Shell, url: str) -> None:
+    with closing(psycopg2.connect(url, application_name="nightly dump")) as holder, holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE duepost.delivery IN ACCESS SHARE MODE")
+        waiting = psycopg2.connect(url)
+        thread = threading.Thread(target=wait_in_vain, args=(waiting,))
+        thread.start()
+        looked = Database(url)
+        named = wait_until(lambda: preconditions.blockers(looked, 0.1))
+        looked.close()
+        assert f"session {holder.info.backend_pid} of postgres (nightly dump) keeps others waiting" in named[0]
+        waiting.cancel()
+        thread.join()
+        waiting.close()
+    assert shell.findings(status=None)["locks"][0] == "ok"
+
+
+def test_an_encoding_other_than_utf8_fails_in_one_line(server: PostgresServer) -> None:
+    server.execute("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    try:
+        found = Shell(server.url("latin")).findings(status=1)
+        assert found["database"][0] == "failed"
+        assert "encoding is LATIN1" in found["database"][1]
+    finally:
+        server.execute("DROP DATABASE latin WITH (FORCE)")
+
+
+def test_a_ledger_that_is_kept_for_longer_than_the_settings_say_is_a_warning(server: PostgresServer) -> None:
+    with server.fresh_database() as url:
+        name = "keeping_worker"
+        server.execute(f"CREATE ROLE {name} LOGIN IN ROLE duepost_worker")
+        try:
+            as_role = Shell(url.replace("postgres@", f"{name}@", 1))
+            as_role.env["DUEPOST_RETENTION_DAYS"] = "30"
+            health, detail = as_role.findings(status=None)["retention"]
+            assert health == "warning"
+            assert "kept for good" in detail
+            assert duepost("migrate", env={**as_role.env, "DUEPOST_DATABASE_URL": url}).returncode == 0
+            assert as_role.findings(status=None)["retention"] == ("ok", "the ledger is kept for 30 days")
+        finally:
+            server.execute(f"DROP ROLE {name}")
