@@ -16,6 +16,7 @@ from duepost.commands import (
     dead_letters,
     demo,
     doctor,
+    interrupts,
     jsonl,
     operate,
     read,
@@ -37,9 +38,6 @@ OK = 0
 FAILED = 1
 #: The command line, its input or a setting is wrong.
 BAD_USAGE = 2
-#: Ended by Ctrl-C.
-INTERRUPTED = 130
-
 app = typer.Typer(
     name="duepost",
     help="Scheduled email out of PostgreSQL. Settings come from the environment: DUEPOST_DATABASE_URL, "
@@ -96,6 +94,7 @@ def options(
 def run(arguments: list[str] | None = None) -> None:
     """Runs the command and ends the process with its exit status; every error is one line on stderr."""
     prepare_streams()
+    interrupts.listen()
     sys.exit(_status_of(arguments))
 
 
@@ -107,7 +106,7 @@ def _status_of(arguments: list[str] | None) -> int:
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             give_up_output()
-        return INTERRUPTED
+        return interrupts.INTERRUPTED
     except BrokenPipeError:
         give_up_output()
         return FAILED
@@ -124,7 +123,7 @@ def _ended(arguments: list[str] | None) -> int:
     try:
         status = app(arguments, standalone_mode=False)
     except typer.Abort:
-        return INTERRUPTED
+        return interrupts.INTERRUPTED
     except typer.Exit as end:
         return int(end.exit_code)
     return status if isinstance(status, int) else OK
