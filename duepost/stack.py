@@ -10,12 +10,14 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
+from actors.addresses import parse_sender
 from actors.broker_schema import queue_schema
 from actors.settings import settings
 from duepost.catcher import Catcher, Refusal
 from duepost.children import Children, FolderLock, end_leftovers
 from duepost.embedded import EmbeddedPostgres
 from duepost.private import make_private
+from models import control
 from models.database import Database
 from models.migrate import migrate
 
@@ -165,6 +167,9 @@ class Stack:
             script.chmod(0o700)
         self.database = Database(url, application_name="duepost")
         list(migrate(self.database, queue_schema=queue_schema(), retention_days=settings().retention_days))
+        # Emails may be scheduled before the first worker has started.
+        sender = parse_sender(self.environment["DUEPOST_FROM"])
+        control.set_message_id_domain(self.database, sender.address.rpartition("@")[2])
 
 
 def without_password(url: str) -> str:

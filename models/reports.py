@@ -158,6 +158,17 @@ def queue_depth(database: Database) -> tuple[int, int]:
     return int(str(waiting)), int(str(in_hand))
 
 
+def sending(database: Database) -> tuple[int, float]:
+    """How many emails are being sent, and for how many seconds the oldest."""
+    [(number, seconds)] = database.execute(SQL["sending"])
+    return int(str(number)), 0.0 if seconds is None else float(str(seconds))
+
+
+def failing_messages(database: Database) -> dict[str, int]:
+    """What the broker's messages that are tried again have failed of: types of exceptions, and how many messages."""
+    return {str(failure): int(str(number)) for failure, number in database.execute(SQL["failing_messages"])}
+
+
 def suppressed(database: Database) -> int:
     """How many addresses are suppressed."""
     return _number(database, SQL["suppressed"])

@@ -99,6 +99,22 @@ SELECT count(*) FROM duepost.worker WHERE missing_since IS NOT NULL OR gone_at I
 -- The broker's messages that wait, or are in hand.
 SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FILTER (WHERE state = 'consumed') FROM dramatiq.queue
 
+-- name: sending
+-- What is being sent, and for how long the oldest; served by scheduled_email_sending.
+SELECT count(*), extract(epoch FROM now() - min(claimed_at))::double precision
+FROM duepost.scheduled_email
+WHERE state = 'sending'
+
+-- name: failing_messages
+-- What the broker's messages that are tried again have failed of, of the first ten thousand messages.
+SELECT failure.key, count(*)
+FROM (SELECT message FROM dramatiq.queue WHERE state IN ('queued', 'consumed') LIMIT 10000) AS first,
+     jsonb_each(CASE jsonb_typeof(first.message -> 'options' -> 'failures')
+         WHEN 'object' THEN first.message -> 'options' -> 'failures' ELSE '{}'
+     END) AS failure
+GROUP BY failure.key
+ORDER BY 2 DESC, 1
+
 -- name: suppressed
 SELECT count(*) FROM duepost.suppression
 

@@ -16,6 +16,9 @@ ON_TIME = 10.0
 #: Seconds for which an email may be due while a backlog is worked off.
 OVERDUE = 300.0
 
+#: Seconds for which an email may be in sending while all is well; and while a relay takes as long as RFC 5321 allows.
+LONG_SENDING, TOO_LONG_SENDING = 60.0, 1200.0
+
 #: Seconds between two passes of the scheduler: a tick a minute, and one more that may be late.
 PASS_TOLERANCE = 120.0
 
@@ -64,6 +67,14 @@ def delivery(database: Database) -> Looked:
         return Health.WARNING, "DUEPOST_DISABLED is set: nothing is sent"
     if state.paused:
         return Health.WARNING, f"paused {_pause(database)}: duepost resume goes on"
+    number, seconds = reports.sending(database)
+    if seconds > LONG_SENDING:
+        said = (
+            f"{number} in sending, the oldest for {span(seconds)}: the relay, or a worker, hangs; see the workers' log"
+        )
+        return (
+            Health.FAILED if seconds > TOO_LONG_SENDING else Health.WARNING
+        ), f"{said}, duepost list --state sending"
     late, due = reports.oldest_due(database) or 0.0, reports.due_count(database)
     if late <= ON_TIME:
         return Health.OK, "on time"
@@ -94,9 +105,12 @@ def emails(database: Database) -> Looked:
 
 
 def queue(database: Database) -> Looked:
-    """Whether messages of the broker failed for good."""
+    """Whether messages of the broker fail, or have failed for good."""
     waiting, in_hand = reports.queue_depth(database)
     depth = f"{waiting} waiting, {in_hand} in hand"
+    if failing := reports.failing_messages(database):
+        named = ", ".join(f"{failure} {number} times" for failure, number in list(failing.items())[:NAMED])
+        return Health.FAILED, f"{depth}; actors fail and are tried again ({named}): see the workers' log"
     if dead := reports.dead_letters(database):
         return (
             Health.WARNING,

@@ -79,6 +79,7 @@ def examine(*, relay: bool) -> Iterator[Finding]:
     """All checks; those that need the database are left out where there is none."""
     database, reachable = _database()
     yield reachable
+    migrated = None
     if database is not None:
         yield _checked("session", _session)
         schema = _checked("schema", lambda: _schema(database))
@@ -86,13 +87,14 @@ def examine(*, relay: bool) -> Iterator[Finding]:
         yield _checked("clock", lambda: _clock(database))
         yield _checked("snapshots", lambda: _snapshots(database))
         if schema.health is Health.OK:
+            migrated = database
             yield _checked("roles", lambda: _roles(database))
             yield _checked("owner", lambda: _owner(database))
             yield _checked("locks", lambda: _locks(database))
             yield _checked("retention", lambda: _retention(database))
             for check, look in DELIVERY:
                 yield _checked(check, partial(look, database))
-    yield _checked("sender", _sender)
+    yield _checked("sender", lambda: _sender(migrated))
     if relay:
         yield _checked("relay", _relay)
     yield _checked("templates", lambda: _templates(database))
@@ -204,10 +206,13 @@ def _retention(database: Database) -> tuple[Health, str]:
     return Health.OK, f"the ledger is kept {'for good' if asked is None else f'for {asked} days'}"
 
 
-def _sender() -> tuple[Health, str]:
+def _sender(database: Database | None) -> tuple[Health, str]:
     if settings().sender is None and uses_up():
         return Health.OK, "the one of `duepost up`; DUEPOST_FROM is needed with a real relay"
-    return Health.OK, settings().need_sender().address
+    address = settings().need_sender().address
+    if database is None or reports.message_id_domain(database) is not None:
+        return Health.OK, address
+    return Health.OK, f"{address}; until a worker has started once, Message-IDs end in @duepost.invalid"
 
 
 def _relay() -> tuple[Health, str]:

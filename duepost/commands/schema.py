@@ -6,6 +6,7 @@ from actors.broker_schema import queue_schema
 from actors.settings import settings
 from duepost.commands.context import Json, client_database
 from duepost.commands.output import print_json, say
+from models import control
 from models.migrate import migrate as apply
 from models.preconditions import shortfalls
 
@@ -23,6 +24,9 @@ def migrate(as_json: Json = False) -> None:
         applied.append(name)
         if not as_json:
             say(f"applied {name}")
+    if settings().sender is not None:
+        # Emails may be scheduled before the first worker starts.
+        control.set_message_id_domain(database, settings().need_sender().address.rpartition("@")[2])
     if as_json:
         print_json({"applied": applied})
     elif not applied:

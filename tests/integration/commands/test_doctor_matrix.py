@@ -93,6 +93,25 @@ FAILING: list[tuple[str, Check, list[str], list[str]]] = [
         ["1 email due, the oldest for 10 min", "duepost list"],
     ),
     (
+        "an email has been in sending for half an hour",
+        checks.delivery,
+        [
+            SCHEDULE,
+            "UPDATE duepost.scheduled_email SET state = 'sending', claim = 1, worker_id = 1,"
+            " claimed_at = now() - interval '30 min'",
+        ],
+        ["1 in sending, the oldest for 30 min", "duepost list --state sending"],
+    ),
+    (
+        "actors fail of an exception",
+        checks.queue,
+        [
+            "INSERT INTO dramatiq.queue (message_id, queue_name, state, message)"
+            """ VALUES (gen_random_uuid(), 'q', 'queued', '{"options": {"failures": {"AttributeError": 1}}}')"""
+        ],
+        ["AttributeError 1 times", "the workers' log"],
+    ),
+    (
         "the circuit is open",
         checks.delivery,
         ["UPDATE duepost.control SET circuit_open = true, circuit_reason = 'auth 535 5.7.8', probe_at = '2030-01-01Z'"],
