@@ -124,7 +124,7 @@ def schedule_encoded(cursor: Cursor, arguments: Mapping[str, object]) -> int:
     """Schedules one email whose JSON is text already; None is not given."""
     given = {name: value for name, value in arguments.items() if value is not None}
     named = ", ".join(f"{name} => %({name})s::{ARGUMENTS[name]}" for name in given)
-    cursor.execute(f"SELECT duepost.schedule_email({named})", given)
+    _execute(cursor, f"SELECT duepost.schedule_email({named})", given)
     return int(str(_single(cursor)))
 
 
@@ -151,7 +151,7 @@ def schedule_emails(cursor: Cursor, emails: Iterable[Mapping[str, object]]) -> l
 def schedule_lines(cursor: Cursor, emails: Iterable[str]) -> list[int]:
     """Schedules many emails, each of which is a JSON object in text: its numbers stay as they are written."""
     content = f"[{','.join(emails)}]"
-    cursor.execute("SELECT duepost.schedule_emails(%(emails)s::jsonb)", {"emails": content})
+    _execute(cursor, "SELECT duepost.schedule_emails(%(emails)s::jsonb)", {"emails": content})
     return [int(str(_values(row)[0])) for row in cursor.fetchall()]
 
 
@@ -162,7 +162,8 @@ def clear_scheduled_emails(cursor: Cursor, users: Sequence[str], kind: str | Non
         an id and a receipt for each email: `cleared` (never sent), `user_removed` or `too_late`; two for one that
         some of these users have already and others are taken off: `user_removed`, then `too_late`.
     """
-    cursor.execute(
+    _execute(
+        cursor,
         "SELECT email_id, receipt FROM duepost.clear_scheduled_emails(%(users)s::text[], %(kind)s::text)",
         {"users": _user_ids(users), "kind": kind},
     )
@@ -171,7 +172,8 @@ def clear_scheduled_emails(cursor: Cursor, users: Sequence[str], kind: str | Non
 
 def clear_scheduled_emails_to(cursor: Cursor, address: str, kind: str | None = None) -> list[tuple[int, str]]:
     """Clears the emails scheduled to an address, of one kind or all; an id and a receipt for each."""
-    cursor.execute(
+    _execute(
+        cursor,
         "SELECT email_id, receipt FROM duepost.clear_scheduled_emails_to(%(address)s::text, %(kind)s::text)",
         {"address": address, "kind": kind},
     )
@@ -180,17 +182,40 @@ def clear_scheduled_emails_to(cursor: Cursor, address: str, kind: str | None = N
 
 def clear_scheduled_email(cursor: Cursor, email_id: int) -> str:
     """Clears one email: `cleared` (never sent), `user_removed` (some have it, others never get it) or `too_late`."""
-    cursor.execute("SELECT duepost.clear_scheduled_email(%(email_id)s::bigint)", {"email_id": email_id})
+    _execute(cursor, "SELECT duepost.clear_scheduled_email(%(email_id)s::bigint)", {"email_id": email_id})
     return str(_single(cursor))
 
 
 def reschedule_email(cursor: Cursor, email_id: int, scheduled_at: datetime | str) -> str:
     """Moves one email to another time: `rescheduled` or `too_late`."""
-    cursor.execute(
+    _execute(
+        cursor,
         "SELECT duepost.reschedule_email(%(email_id)s::bigint, %(scheduled_at)s::timestamptz)",
         {"email_id": email_id, "scheduled_at": _moment("scheduled_at", scheduled_at)},
     )
     return str(_single(cursor))
+
+
+def _execute(cursor: Cursor, statement: str, parameters: Mapping[str, object]) -> None:
+    """Runs a statement.
+
+    Raises:
+        TypeError: the cursor is none of the DB-API's, or an asynchronous one.
+    """
+    if not hasattr(cursor, "fetchone"):
+        raise TypeError(
+            f"cursor: must be a DB-API cursor, not {type(cursor).__name__}; without one, run "
+            "SELECT duepost.schedule_email(…) by the driver's own means"
+        )
+    found: object = cursor.execute(statement, parameters)
+    if hasattr(found, "__await__"):
+        if hasattr(found, "close"):
+            # Never awaited, and not to be warned of.
+            found.close()
+        raise TypeError(
+            "cursor: is asynchronous; give a synchronous one, or await "
+            "cursor.execute('SELECT duepost.schedule_email(…)') yourself"
+        )
 
 
 def check_time(text: str) -> None:

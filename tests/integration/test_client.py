@@ -294,3 +294,28 @@ def test_importing_it_imports_no_worker_code() -> None:
         "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+class AsynchronousCursor:
+    """As psycopg's: what `execute` gives is to be awaited."""
+
+    async def execute(self, _statement: str, _parameters: object) -> None:
+        """Never awaited."""
+
+    def fetchone(self) -> object:
+        """Nothing."""
+
+    def fetchall(self) -> object:
+        """Nothing."""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("cursor", [AsynchronousCursor(), object()], ids=["asynchronous", "none of the DB-API"])
+def test_a_cursor_of_another_sort_is_a_type_error_that_says_what_to_do(cursor: object) -> None:
+    for call in (
+        lambda: duepost.schedule_email(cursor, kind="k", address="a@b.example", subject="s", body_text="b"),  # type: ignore[arg-type]
+        lambda: duepost.clear_scheduled_email(cursor, 1),  # type: ignore[arg-type]
+        lambda: duepost.clear_scheduled_emails(cursor, ["ann"]),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"^cursor: .*SELECT duepost"):
+            call()

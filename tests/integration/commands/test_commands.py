@@ -40,6 +40,25 @@ def test_every_command_explains_itself_with_an_example(helps: dict[str, str], co
     assert "\x1b" not in helps[command]
 
 
+def test_without_a_command_and_with_h_there_is_the_help() -> None:
+    env = {**environment("", ""), **BYTECODE}
+    bare, short, long = at_once(lambda given: duepost(*given, env=env), [[], ["-h"], ["--help"]])
+    assert (bare.returncode, short.returncode) == (0, 0)
+    assert bare.stdout == short.stdout == long.stdout
+    assert len(bare.stdout.splitlines()) > 20
+    assert max(map(len, bare.stdout.splitlines())) <= 80
+    assert duepost("list", "-h", env=env).returncode == 0
+
+
+def test_the_worker_s_help_has_only_what_one_may_give(helps: dict[str, str]) -> None:
+    assert "broker" not in helps["worker"]
+    assert "module" not in helps["worker"]
+    env = {**environment("postgresql://x@127.0.0.1:1/x", "smtp://127.0.0.1:1"), **BYTECODE}
+    done = duepost("worker", "some_module", env=env)
+    assert done.returncode == 2
+    assert "takes no 'some_module'" in done.stderr
+
+
 def test_migrate_says_what_it_applied_and_can_be_repeated(server: PostgresServer) -> None:
     with server.fresh_database(migrated=False) as url:
         shell = Shell(url)

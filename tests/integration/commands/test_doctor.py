@@ -17,7 +17,7 @@ from duepost.commands.doctor import _snapshots
 from models.database import Database
 from tests.integration.commands.shell import Shell
 from tests.postgres import PostgresServer
-from tests.processes import Process, duepost
+from tests.processes import Process, Workers, duepost
 from tests.relays import ScriptedRelay, reply
 from tests.waiting import wait_until
 
@@ -193,3 +193,12 @@ def test_beside_duepost_up_sender_and_relay_are_its_own_and_well(folder: Path) -
         assert "duepost up" in lines[check]
     alone = duepost("doctor", env=env, cwd=folder)
     assert alone.returncode == 2, "without it, they are not taken for granted"
+
+
+def test_the_only_worker_s_death_by_kill_is_seen(url: str, tmp_path: Path) -> None:
+    shell = Shell(url, DUEPOST_TEMPLATES=str(tmp_path))
+    with Workers(shell.env, tmp_path / "workers.log") as workers:
+        assert shell.findings(status=1)["workers"] == ("ok", "1 running")
+        workers.kill()
+    wait_until(lambda: failed(shell).get("workers"), what="the doctor to see it")
+    assert "duepost worker" in failed(shell)["workers"]
