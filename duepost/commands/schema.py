@@ -1,11 +1,9 @@
 """`duepost migrate`."""
 
-import typer
-
 from actors.broker_schema import queue_schema
 from actors.settings import settings
 from duepost.commands.context import Json, client_database
-from duepost.commands.output import print_json, say
+from duepost.commands.output import print_json, say, warn
 from models import control
 from models.migrate import migrate as apply
 from models.preconditions import shortfalls
@@ -36,4 +34,4 @@ def migrate(as_json: Json = False) -> None:
 
 
 def _tell(line: str) -> None:
-    typer.echo(f"duepost: {line}", err=True)
+    warn(f"duepost: {line}")
