@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests wait four fifths of their time: three of them share a core.
 WORKERS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
 
-.PHONY: help demo test check chaos torture lint format bench up build clean
+.PHONY: help demo test check servers chaos torture lint format bench up build clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
@@ -27,6 +27,10 @@ test: $(READY) ## the tests: unit, integration on a real PostgreSQL, end to end;
 
 check: lint ## style, types and unit tests: in less than a minute
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests/unit
+
+servers: $(READY) ## real mail servers: installs them beside the machine's own, and runs their tests; as root, on Debian
+	$(BIN)/python -m tests.servers.install
+	REAL_SERVERS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/servers $(ARGS)
 
 chaos: $(READY) ## everything goes wrong, for MINUTES=n, by the plan of SEED=s
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) --seed $(or $(SEED),0)
