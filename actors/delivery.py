@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -15,10 +15,12 @@ from actors.rendering import Content, RenderError, RenderTimeout
 from actors.runtime import broker, database, templates
 from actors.settings import BadSettings, settings
 from actors.smtp.connection import Envelope
+from actors.smtp.replies import one_line
 from actors.smtp.verdicts import Pace, Phase, Ruling, Scope
 from actors.waiting import wait_for_database
 from models import emails, undeliverable
-from models.emails import ClaimedEmail, Recipient
+from models.database import Limits
+from models.emails import ClaimedEmail, Flaw, Recipient
 from models.words import Verdict
 
 #: Templates that were rendered in no time when they were rendered last: not worth a thread.
@@ -34,6 +36,10 @@ SECONDS: Final[Mapping[Lane, float]] = {Lane.TRIAL: 0.02, Lane.SHORT: 0.25}
 
 #: After which lane comes which.
 NEXT_LANE: Final = {Lane.TRIAL: Lane.SHORT, Lane.SHORT: Lane.LONG}
+
+#: How long duepost.recipient may take, which may be the team's own view: for many users at once, and for one.
+TOGETHER: Final = Limits(statement=2.0, lock=0.5)
+ALONE: Final = Limits(statement=5.0, lock=2.0)
 
 #: Characters of an email's own bodies up to which a message is built in no time.
 SMALL: Final = 50_000
@@ -64,6 +70,8 @@ class Delivery:
         self.judged: list[Judged] = []
         self.failures: dict[str, RenderError] = {}
         self._to_go = deque(email.recipients)
+        #: Users are still to be read: together with those of other emails, and if that takes too long, alone.
+        self.is_unread = bool(email.users)
         #: The copy for the next recipient, or why there is none; None while it is not made.
         self._copy: Envelope | Ruling | None = None
         self._lane: Lane | None = None
@@ -74,6 +82,8 @@ class Delivery:
 
         What was returned before has been done meanwhile, or the envelope's rulings have been taken.
         """
+        if self.is_unread:
+            return Blocking(Lane.READ_ALONE, self._read_alone)
         while self._to_go:
             if self._to_note is not None:
                 # Each copy that is out is on disk before the next one goes.
@@ -89,6 +99,29 @@ class Delivery:
                 return self._copy
             self._judge(self._copy)
         return None
+
+    def know(self, email: ClaimedEmail) -> None:
+        """It has been read: this is the same email, with its recipients."""
+        self.email, self._to_go, self.is_unread = email, deque(email.recipients), False
+
+    def _read_alone(self) -> None:
+        """Reads its users without those of other emails, and each without the others where that takes too long."""
+        try:
+            self.know(read(self.email))
+        except emails.TooSlow as slow:
+            users = self.email.users
+            if len(users) == 1:
+                self.know(emails.with_flaw(self.email, slow.flaw))
+            else:
+                self.know(self.email._replace(recipients=tuple(map(self._read_user, users)), users=()))
+
+    def _read_user(self, user: str) -> Recipient:
+        one = self.email._replace(users=(user,))
+        try:
+            [recipient] = read(one).recipients
+        except emails.TooSlow as slow:
+            [recipient] = emails.with_flaw(one, slow.flaw).recipients
+        return recipient
 
     def take(self, rulings: Mapping[str, Ruling]) -> None:
         """What the relay has made of the envelope."""
@@ -106,6 +139,9 @@ class Delivery:
     def _compose_at_once(self) -> None:
         """Makes the next copy where that takes no time; makes none where it does."""
         recipient, email = self._to_go[0], self.email
+        if recipient.flaw is not None or email.flaw is not None:
+            self._cannot_be_read(recipient.flaw or email.flaw)
+            return
         self._copy = conclusion.refusal_without_asking(recipient)
         if self._copy is None and self._lane is None and is_quick(email):
             self._compose(INLINE_SECONDS)
@@ -140,9 +176,32 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
             self._has_failed(RenderError(email.template or "-", type(error).__name__, None))
 
+    def _cannot_be_read(self, flaw: Flaw | None) -> None:
+        if flaw is None:
+            return
+        self._has_failed(RenderError(flaw.field, flaw.reason, None))
+        if flaw.detail and isinstance(self._copy, Ruling):
+            # For the database only: it may hold values of a row.
+            self._copy = self._copy._replace(reply=f"{self._copy.reply}: {one_line(flaw.detail)}")
+
     def _has_failed(self, failure: RenderError) -> None:
         self.failures[str(failure)] = failure
         self._copy = Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
+
+
+def read(*claimed: ClaimedEmail) -> ClaimedEmail:
+    """Reads the users of one claimed email; see `read_all`."""
+    [email] = read_all(claimed, ALONE)
+    return email
+
+
+def read_all(claimed: Sequence[ClaimedEmail], limits: Limits) -> list[ClaimedEmail]:
+    """Reads the users of claimed emails, once the database is there.
+
+    Raises:
+        TooSlow: it takes too long, or waits too long for a lock.
+    """
+    return wait_for_database(partial(emails.read_recipients_in_time, database, claimed, limits), broker.stopping)
 
 
 def is_quick(email: ClaimedEmail) -> bool:

@@ -32,11 +32,11 @@ class Holdings:
 
         Raises:
             DatabaseUnreachable: nobody knows whether they are claimed.
-            psycopg2.Error: they are not.
+            Exception: they are not.
         """
         with self._claiming:
             try:
-                found = emails.claim(database, email_ids, worker_id)
+                found = self._claimed(database, email_ids, worker_id)
             except DatabaseUnreachable:
                 until = time.monotonic() + database.limits.answer + MARGIN
                 self._doubtful.update(dict.fromkeys(email_ids, until))
@@ -46,6 +46,22 @@ class Holdings:
             for email in found:
                 self._doubtful.pop(email.id, None)
             return found
+
+    def _claimed(self, database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
+        try:
+            return emails.claim_unread(database, email_ids, worker_id)
+        except DatabaseUnreachable:
+            raise
+        except Exception:
+            # It may be committed, and only its answer not be understood.
+            found = emails.claimed_unread(database, email_ids, worker_id, self._held())
+            if not found:
+                raise
+            return found
+
+    def _held(self) -> list[int]:
+        with self._lock:
+            return list(self._claims)
 
     def drop(self, claim: int) -> None:
         """A claim is concluded, or given up."""
@@ -65,7 +81,7 @@ class Holdings:
             return 0
         with self._claiming:
             try:
-                return len(emails.give_back_strays(database, list(self._doubtful), worker_id))
+                return len(emails.give_back_strays(database, list(self._doubtful), worker_id, self._held()))
             finally:
                 now = time.monotonic()
                 self._doubtful = {email_id: until for email_id, until in self._doubtful.items() if until > now}

@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from actors.company import Companion
 from actors.conclusion import Conclusion
 from actors.consumer import ClaimedMessage
 from actors.crew import Blocking, Crew, Job
-from actors.delivery import Delivery, Judged, LostClaim
+from actors.delivery import TOGETHER, Delivery, Judged, LostClaim, read_all
 from actors.holdings import Holdings
 from actors.pauses import FIRST_PROBE, LONGEST_PROBE
 from actors.refusals import DEAD_IN_A_ROW, is_everybody_refused
@@ -113,12 +114,16 @@ class Senders:
             return {}
         return {email.id: email for email in holdings.claim(database, email_ids, broker.attendance.worker_id)}
 
-    def is_unread(self, work: Work) -> bool:  # noqa: ARG002
-        """Whether its recipients are still to be read."""
-        return False
+    def is_unread(self, work: Work) -> bool:
+        """Whether its users are still to be read."""
+        return work.delivery.is_unread
 
     def read(self, works: Sequence[Work]) -> None:
-        """Reads the recipients of what was claimed together."""
+        """Reads the users of what was claimed together; where that takes too long, each goes on to be read alone."""
+        with suppress(emails.TooSlow):
+            found = read_all([work.delivery.email for work in works], TOGETHER)
+            for work, email in zip(works, found, strict=True):
+                work.delivery.know(email)
 
     def advance(self, work: Work) -> Envelope | Blocking | None:
         """What comes next for an email."""

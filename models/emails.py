@@ -5,13 +5,17 @@ expects: called late or twice it changes nothing and says so. Rows are locked on
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from models.database import Cursor, Database, Row
+import psycopg2
+
+from models.database import Cursor, Database, Limits, Row
+from models.errors import DatabaseUnreachable
 from models.messages import Claim as MessageClaim
 from models.messages import StoredMessage
 from models.statements import statements
@@ -19,8 +23,13 @@ from models.words import Outcome, State, Verdict
 
 SQL = statements(__file__)
 
+T = TypeVar("T")
+
 #: For so many seconds after it has fallen due an email is on time.
 ON_TIME = 2.0
+
+#: Characters of what duepost.recipient may say of a user: its functions cut off what follows.
+LONGEST_TEXT = 2_000
 
 #: Before any row in due order.
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
@@ -29,8 +38,25 @@ BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
 LOST = "lost"
 
 
+class Flaw(NamedTuple):
+    """What of an email, or of a user, cannot be read.
+
+    Attributes:
+        field: such as `context` or `recipient`.
+        reason: what is wrong, without any value: it may be logged.
+        detail: what the database says to it; may hold values, and is for the database only.
+    """
+
+    field: str
+    reason: str
+    detail: str = ""
+
+
 class Recipient(NamedTuple):
-    """Whom a claimed email still has to reach. `user_id` is None for an email to an address."""
+    """Whom a claimed email still has to reach. `user_id` is None for an email to an address.
+
+    `flaw` is why nobody knows more of this user.
+    """
 
     user_id: str | None
     address: str | None
@@ -40,13 +66,14 @@ class Recipient(NamedTuple):
     known: bool = True
     active: bool = True
     suppressed: bool = False
+    flaw: "Flaw | None" = None
 
 
 class ClaimedEmail(NamedTuple):
     """One email that this worker, and nobody else, is to deliver.
 
     `claim` is the number that its conclusion must name. `mailbox_full_seconds` is for how long a
-    mailbox has been full.
+    mailbox has been full. `users` are still to be read as recipients, and `flaw` is what of it cannot be read.
     """
 
     id: int
@@ -68,6 +95,8 @@ class ClaimedEmail(NamedTuple):
     body_html: str | None
     mailbox_full_seconds: float
     recipients: tuple[Recipient, ...]
+    users: tuple[str, ...] = ()
+    flaw: Flaw | None = None
 
 
 class Result(NamedTuple):
@@ -188,19 +217,175 @@ def expire(cursor: Cursor, email_id: int) -> bool:
 
 
 def claim(database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
+    """Queued → sending, with the recipients read; see `claim_unread` and `read_recipients`."""
+    return read_recipients(database, claim_unread(database, email_ids, worker_id))
+
+
+def claim_unread(database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
     """Queued → sending: locks the rows by ascending id, and looks whether each is still to be sent.
 
-    One statement in a transaction of its own; a row that another transaction holds is passed over.
+    One statement in a transaction of its own; a row that another transaction holds is passed over. The recipients of
+    those that name users are still to be read.
     """
     rows = database.execute(SQL["claim"], {"ids": list(email_ids), "worker_id": worker_id})
-    return [_claimed(row) for row in rows]
+    return [_claimed(row[:8], row[8:20], row[20]) for row in rows]
 
 
-def _claimed(row: Row) -> ClaimedEmail:
-    *columns, recipients = row
-    assert isinstance(recipients, list | None)  # noqa: S101 - jsonb_agg gives an array
+def claimed_unread(
+    database: Database, email_ids: Sequence[int], worker_id: int, held: Sequence[int]
+) -> list[ClaimedEmail]:
+    """What a worker has claimed of these in an answer that it could not read, each read alone.
+
+    Args:
+        database: where.
+        email_ids: what was to be claimed.
+        worker_id: the worker.
+        held: claims that it knows of.
+    """
+    found = database.execute(
+        SQL["claimed_unread"], {"ids": list(email_ids), "worker_id": worker_id, "held": list(held)}
+    )
+    return [_read_alone(database, row) for row in found]
+
+
+def _read_alone(database: Database, row: Row) -> ClaimedEmail:
+    *head, address, users = row
+    try:
+        [content] = database.execute(SQL["read_claimed"], {"id": row[0], "claim": row[1]})
+        return _claimed(head, content, users)
+    except DatabaseUnreachable:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever one row's content does, others flow on
+        flaw = Flaw("row", f"{type(error).__name__}: it cannot be read")
+    blank = (0.0, None, None, None, None, None, None, None, None, 0.0, address, False)
+    return _claimed(head, blank, users)._replace(flaw=flaw)
+
+
+def _claimed(head: Sequence[object], content: Sequence[object], users: object) -> ClaimedEmail:
+    """An email from a claim's columns: what cannot be read of one is its own flaw."""
+    seconds, sender, reply_to, headers, template, context, *bodies, full_seconds, address, suppressed = content
+    flaws: list[Flaw] = []
+    date = _read("date", lambda: datetime.fromtimestamp(float(str(seconds)), UTC), flaws) or datetime.now(UTC)
+    recipients = () if address is None else (Recipient(None, str(address), suppressed=bool(suppressed)),)
+    headers_read = _read("headers", lambda: _json_object(headers), flaws)
+    context_read = _read("context", lambda: _json_object(context), flaws)
+    columns = (*head, date, sender, reply_to, headers_read, template, context_read, *bodies, full_seconds, recipients)
     # The statement's columns are the class's fields.
-    return ClaimedEmail(*columns, tuple(Recipient(**each) for each in recipients or []))  # type: ignore[arg-type, call-arg]
+    email = ClaimedEmail(*columns)  # type: ignore[arg-type]
+    return email._replace(users=tuple(users or ()), flaw=flaws[0] if flaws else None)  # type: ignore[arg-type]
+
+
+def _read(field: str, read: Callable[[], T], flaws: list[Flaw]) -> T | None:
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
+        flaws.append(Flaw(field, f"{type(error).__name__}: it cannot be read"))
+        return None
+
+
+def _json_object(text: object) -> dict[str, object] | None:
+    """A JSON object from its text; None for none.
+
+    Raises:
+        ValueError: it is no object, or a number in it is too large.
+        RecursionError: it is nested too deeply.
+    """
+    if text is None:
+        return None
+    found = json.loads(str(text), parse_float=_finite)
+    if not isinstance(found, dict):
+        raise TypeError("not an object")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise OverflowError("the number is too large")
+    return number
+
+
+def read_recipients(
+    database: Database, claimed: Sequence[ClaimedEmail], limits: Limits | None = None
+) -> list[ClaimedEmail]:
+    """Gives claimed emails the recipients that their users are; a user who cannot be read has a flaw.
+
+    Nothing is locked: whom an email goes to does not change any more once it is claimed.
+
+    Raises:
+        DatabaseUnreachable: the database is away, or it took too long; see `read_recipients_in_time`.
+    """
+    users = sorted({user for email in claimed for user in email.users})
+    if not users:
+        return list(claimed)
+    [(found, failures)] = database.execute(SQL["read_recipients"], {"users": users}, limits=limits)
+    rows: dict[str, list[list[object]]] = {}
+    for row in json.loads(str(found)):
+        rows.setdefault(row[0], []).append(row)
+    flaws = {user: failed(sqlstate, message) for user, sqlstate, message in json.loads(str(failures))}
+    known = {user: _recipient(user, rows.get(user, []), flaws.get(user)) for user in users}
+    return [
+        email._replace(recipients=tuple(known[user] for user in email.users), users=()) if email.users else email
+        for email in claimed
+    ]
+
+
+def failed(sqlstate: str, message: str) -> Flaw:
+    """That duepost.recipient could not be read for a user."""
+    return Flaw("recipient", f"SQLSTATE {sqlstate}", message)
+
+
+def with_flaw(email: ClaimedEmail, flaw: Flaw) -> ClaimedEmail:
+    """The same where nothing is known of any of its users."""
+    return email._replace(recipients=tuple(Recipient(user, None, flaw=flaw) for user in email.users), users=())
+
+
+class TooSlow(Exception):
+    """duepost.recipient has taken too long; `flaw` says so."""
+
+    def __init__(self, flaw: Flaw) -> None:
+        super().__init__(flaw)
+        self.flaw = flaw
+
+
+def read_recipients_in_time(database: Database, claimed: Sequence[ClaimedEmail], limits: Limits) -> list[ClaimedEmail]:
+    """The same within limits.
+
+    Raises:
+        TooSlow: it takes longer.
+        DatabaseUnreachable: the database is away.
+    """
+    try:
+        return read_recipients(database, claimed, limits)
+    except DatabaseUnreachable as error:
+        sqlstate = getattr(error.__cause__, "pgcode", None)
+        is_away = sqlstate is None or (sqlstate[:2] in {"08", "57", "25"} and sqlstate != "57014")
+        if is_away:
+            raise
+        raise TooSlow(failed(str(sqlstate), str(error))) from None
+    except psycopg2.Error as error:
+        raise TooSlow(failed(error.pgcode or "-", str(error).partition("\n")[0])) from None
+
+
+def _recipient(user: str, rows: list[list[object]], flaw: Flaw | None) -> Recipient:
+    if flaw is not None:
+        return Recipient(user, None, flaw=flaw)
+    if not rows:
+        return Recipient(user, None, known=False)
+    if any(row != rows[0] for row in rows):
+        reason = f"duepost.recipient has {len(rows)} rows for one user"
+        return Recipient(user, None, flaw=Flaw("recipient", reason))
+    _, active, address, name, locale, timezone, suppressed = rows[0]
+    texts = {"address": address, "name": name, "locale": locale, "timezone": timezone}
+    for field, text in texts.items():
+        if text is not None and len(str(text)) > LONGEST_TEXT:
+            return Recipient(user, None, flaw=Flaw("recipient", f"{field} has more than {LONGEST_TEXT} characters"))
+    if active not in {None, "true", "false", "t", "f", "1", "0"}:
+        return Recipient(user, None, flaw=Flaw("recipient", "active is neither true nor false"))
+    shown = [None if text is None else str(text) for text in texts.values()]
+    return Recipient(user, *shown)._replace(  # type: ignore[arg-type]  # four of them
+        active=active not in {"false", "f", "0"}, suppressed=bool(suppressed)
+    )
 
 
 def release(cursor: Cursor, email_id: int, *, anyway: bool = False) -> bool:
@@ -215,15 +400,15 @@ def is_claimable(cursor: Cursor, email_id: int) -> bool:
     return cursor.fetchone() == (True,)
 
 
-def give_back_strays(database: Database, email_ids: Sequence[int], worker_id: int) -> list[int]:
+def give_back_strays(
+    database: Database, email_ids: Sequence[int], worker_id: int, held: Sequence[int] = ()
+) -> list[int]:
     """Sending → scheduled for those that a worker holds without knowing it; no attempt is counted; gives their ids.
 
-    None of them may be one that the worker is at work on.
+    `held` are the claims that the worker is at work on.
     """
-    return [
-        int(str(email_id))
-        for (email_id,) in database.execute(SQL["give_back_strays"], {"ids": list(email_ids), "worker_id": worker_id})
-    ]
+    parameters = {"ids": list(email_ids), "worker_id": worker_id, "held": list(held)}
+    return [int(str(email_id)) for (email_id,) in database.execute(SQL["give_back_strays"], parameters)]
 
 
 def give_back(database: Database, claimed: Sequence[ClaimedEmail]) -> set[int]:

@@ -89,9 +89,34 @@ SELECT id FROM email WHERE state IN ('scheduled', 'queued') AND expires_at <= no
 SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 
 -- name: claim
--- queued → sending, each under a claim number of its own; gives the emails with the recipients that are still to get
--- them. Several threads' claims share one statement and one commit.
-SELECT * FROM duepost.claim_emails(%(ids)s::bigint[], %(worker_id)s)
+-- queued → sending, each under a claim number of its own; gives the emails with the address, or the users, that are still
+-- to get them. Several threads' claims share one statement and one commit.
+SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
+       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users
+FROM duepost.claim_emails_v2(%(ids)s::bigint[], %(worker_id)s)
+
+-- name: read_recipients
+SELECT known::text, failures::text FROM duepost.recipient_rows(%(users)s::text[])
+
+-- name: claimed_unread
+-- What a worker has claimed in an answer that it could not read: no more of it than it needs to give it back.
+SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, address, duepost.users_to_go(id)
+FROM duepost.scheduled_email
+WHERE id = ANY (%(ids)s::bigint[])
+  AND state = 'sending'
+  AND worker_id = %(worker_id)s
+  AND claim <> ALL (%(held)s::bigint[])
+ORDER BY id
+
+-- name: read_claimed
+-- The rest of it, for one.
+SELECT extract(epoch FROM date_header)::double precision, sender, reply_to, headers::text, template, context::text,
+       subject, body_text, body_html, 0::double precision, address,
+       address IS NOT NULL AND EXISTS (
+           SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(row.address)
+       )
+FROM duepost.scheduled_email AS row
+WHERE id = %(id)s AND claim = %(claim)s AND state = 'sending'
 
 -- name: release
 -- queued → scheduled: nothing may be sent now (paused, the circuit is open, or the relay has had too much), and that is
@@ -118,7 +143,7 @@ SELECT EXISTS (
 -- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt. Not
 -- what was claimed since this statement began: it may be carried out late, and that claim's answer has arrived.
 WITH stray AS MATERIALIZED (
-    SELECT id, state, worker_id, claimed_at
+    SELECT id, state, worker_id, claimed_at, claim
     FROM duepost.scheduled_email
     WHERE id = ANY (%(ids)s::bigint[])
     ORDER BY id
@@ -132,6 +157,7 @@ WHERE row.id = ANY (%(ids)s::bigint[])
   AND stray.state = 'sending'
   AND stray.worker_id = %(worker_id)s
   AND stray.claimed_at < now()
+  AND stray.claim <> ALL (%(held)s::bigint[])
 RETURNING row.id
 
 -- name: give_back

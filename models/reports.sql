@@ -192,7 +192,7 @@ FROM (VALUES
     (13, 'table', 'duepost.email_kind', 'SELECT'), (14, 'table', 'dramatiq.queue', 'SELECT'),
     (15, 'table', 'dramatiq.queue', 'INSERT'), (16, 'table', 'dramatiq.queue', 'UPDATE'),
     (17, 'table', 'dramatiq.queue', 'DELETE'), (18, 'sequence', 'duepost.claim_number', 'USAGE'),
-    (19, 'sequence', 'dramatiq.claim_number', 'USAGE'), (20, 'routine', 'duepost.claim_emails', 'EXECUTE'),
+    (19, 'sequence', 'dramatiq.claim_number', 'USAGE'), (20, 'routine', 'duepost.claim_emails_v2', 'EXECUTE'),
     (21, 'routine', 'duepost.conclude_emails', 'EXECUTE'), (22, 'routine', 'duepost.enqueue_emails', 'EXECUTE'),
     (23, 'routine', 'duepost.finish', 'EXECUTE')
 ) AS needed (place, sort, name, privilege)

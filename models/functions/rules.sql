@@ -318,6 +318,11 @@ LANGUAGE sql STABLE AS $$
         WHEN jsonb_typeof(context) <> 'object' THEN 'context: must be a JSON object'
         WHEN octet_length(context::text) > 262144
             THEN format('context: must be at most 262144 bytes (256 KiB), is %s', octet_length(context::text))
+        -- What PostgreSQL stores and the worker's reader does not take. The levels are looked at first: the search for
+        -- numbers goes through all of them.
+        WHEN jsonb_path_exists(context, 'strict $.**{101}') THEN 'context: must be at most 100 levels deep'
+        WHEN jsonb_path_exists(context, 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))')
+            THEN 'context: a number must be between -1e308 and 1e308'
     END
 $$;
 

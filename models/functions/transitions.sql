@@ -56,9 +56,76 @@ $$;
 COMMENT ON FUNCTION duepost.recipients_to_go IS
     'The users that an email is still to be sent to, as JSON, as of this moment; the caller holds the row''s lock.';
 
+-- The users that an email still goes to, by the same snapshot.
+CREATE OR REPLACE FUNCTION duepost.users_to_go(id bigint) RETURNS text[]
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT u.user_id FROM duepost.scheduled_email_user AS u
+        WHERE u.email_id = users_to_go.id AND u.outcome IS NULL
+        ORDER BY u.user_id
+    );
+END
+$$;
+COMMENT ON FUNCTION duepost.users_to_go IS
+    'The ids of the users that an email is still to be sent to, as of this moment; the caller holds the row''s lock.';
+
 -- What a claim gives. Functions, here and below, so that a session plans their statements once and not with each call;
 -- and by index, whatever a table looked like when it did. A plan that cannot do without a scan then seems so dear that
 -- PostgreSQL would compile it, which takes a hundred times as long as the plan. Called by workers, with their own rights.
+-- Nothing here reads duepost.recipient, which may be the team's own view: that is read afterwards, without a lock. JSON
+-- is given as text: what a worker cannot read of one email is that email's failure.
+CREATE OR REPLACE FUNCTION duepost.claim_emails_v2(ids bigint[], worker_id integer)
+RETURNS TABLE (
+    id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
+    message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
+    context text, subject text, body_text text, body_html text, mailbox_full_seconds double precision,
+    address text, suppressed boolean, users text[], date_header timestamptz
+)
+LANGUAGE plpgsql ROWS 10
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH email AS MATERIALIZED (
+        SELECT e.id, e.state, e.due_at, e.expires_at
+        FROM duepost.scheduled_email AS e
+        WHERE e.id = ANY (claim_emails_v2.ids)
+        ORDER BY e.id
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE duepost.scheduled_email AS row
+    SET state = 'sending',
+        claim = nextval('duepost.claim_number'),
+        worker_id = claim_emails_v2.worker_id,
+        claimed_at = now(),
+        message_id = NULL
+    FROM email, duepost.control AS control
+    WHERE row.id = ANY (claim_emails_v2.ids)
+      AND row.id = email.id
+      AND email.state = 'queued'
+      AND email.due_at <= now()
+      AND (email.expires_at IS NULL OR email.expires_at > now())
+      AND NOT control.paused
+      AND (row.probe OR NOT (control.circuit_open OR (SELECT duepost.is_route_paused())))
+    RETURNING
+        row.id, row.claim, row.kind, row.attempts, row.unknowns, row.last_error, row.probe, row.message_id_header,
+        extract(epoch FROM row.date_header)::double precision, row.sender, row.reply_to, row.headers::text, row.template,
+        row.context::text, row.subject, row.body_text, row.body_html,
+        coalesce(extract(epoch FROM now() - row.mailbox_full_since), 0)::double precision,
+        row.address,
+        row.address IS NOT NULL AND EXISTS (
+            SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(row.address)
+        ),
+        CASE WHEN row.address IS NULL THEN duepost.users_to_go(row.id) END,
+        row.date_header;
+END
+$$;
+COMMENT ON FUNCTION duepost.claim_emails_v2 IS
+    'queued → sending for those of these emails that nobody holds and that are still to be sent: locks them by ascending '
+    'id, and gives them with the address, or the users, that are still to get them.';
+
+-- For workers of release 0.1.
 CREATE OR REPLACE FUNCTION duepost.claim_emails(ids bigint[], worker_id integer)
 RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
@@ -70,47 +137,73 @@ SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan 
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    WITH email AS MATERIALIZED (
-        SELECT e.id, e.state, e.due_at, e.expires_at
-        FROM duepost.scheduled_email AS e
-        WHERE e.id = ANY (claim_emails.ids)
-        ORDER BY e.id
-        FOR UPDATE SKIP LOCKED
-    )
-    UPDATE duepost.scheduled_email AS row
-    SET state = 'sending',
-        claim = nextval('duepost.claim_number'),
-        worker_id = claim_emails.worker_id,
-        claimed_at = now(),
-        message_id = NULL
-    FROM email, duepost.control AS control
-    WHERE row.id = ANY (claim_emails.ids)
-      AND row.id = email.id
-      AND email.state = 'queued'
-      AND email.due_at <= now()
-      AND (email.expires_at IS NULL OR email.expires_at > now())
-      AND NOT control.paused
-      AND (row.probe OR NOT (control.circuit_open OR (SELECT duepost.is_route_paused())))
-    RETURNING
-        row.id, row.claim, row.kind, row.attempts, row.unknowns, row.last_error, row.probe, row.message_id_header,
-        row.date_header, row.sender, row.reply_to, row.headers, row.template, row.context, row.subject, row.body_text,
-        row.body_html,
-        coalesce(extract(epoch FROM now() - row.mailbox_full_since), 0)::double precision,
-        CASE
-            WHEN row.address IS NULL THEN duepost.recipients_to_go(row.id)
-            ELSE jsonb_build_array(jsonb_build_object(
-                'user_id', NULL,
-                'address', row.address,
-                'suppressed', EXISTS (
-                    SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(row.address)
-                )
-            ))
-        END;
+    SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.message_id_header, c.date_header,
+           c.sender, c.reply_to, c.headers::jsonb, c.template, c.context::jsonb, c.subject, c.body_text, c.body_html,
+           c.mailbox_full_seconds,
+           CASE
+               WHEN c.address IS NULL THEN duepost.recipients_to_go(c.id)
+               ELSE jsonb_build_array(jsonb_build_object(
+                   'user_id', NULL, 'address', c.address, 'suppressed', c.suppressed
+               ))
+           END
+    FROM duepost.claim_emails_v2(claim_emails.ids, claim_emails.worker_id) AS c;
 END
 $$;
-COMMENT ON FUNCTION duepost.claim_emails IS
-    'queued → sending for those of these emails that nobody holds and that are still to be sent: locks them by ascending '
-    'id, and gives them with the recipients that are still to get them.';
+COMMENT ON FUNCTION duepost.claim_emails IS 'As claim_emails_v2, in the form of release 0.1, with all recipients read.';
+
+-- What duepost.recipient says of one user; apart, so that whatever a team's own view fails of is one user's failure.
+-- No join: a view may compute all of its rows for one.
+CREATE OR REPLACE FUNCTION duepost.recipient_row(wanted text) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT jsonb_agg(jsonb_build_array(
+            r.user_id::text, r.active::text, left(r.address::text, 2001), left(r.name::text, 2001),
+            left(r.locale::text, 2001), left(r.timezone::text, 2001),
+            EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(left(r.address::text, 2001)))
+        ))
+        FROM duepost.recipient AS r
+        WHERE r.user_id::text = wanted
+    );
+END
+$$;
+
+-- What duepost.recipient says of these users: all in one statement, and each alone where that fails. A statement that
+-- takes too long, or waits too long for a lock, is the caller's to take apart: its time is over.
+CREATE OR REPLACE FUNCTION duepost.recipient_rows(user_ids text[], OUT known jsonb, OUT failures jsonb)
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    wanted text;
+BEGIN
+    known := '[]';
+    failures := '[]';
+    BEGIN
+        SELECT coalesce(jsonb_agg(jsonb_build_array(
+            r.user_id::text, r.active::text, left(r.address::text, 2001), left(r.name::text, 2001),
+            left(r.locale::text, 2001), left(r.timezone::text, 2001),
+            EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(left(r.address::text, 2001)))
+        )), '[]') INTO known
+        FROM unnest(user_ids) AS u (user_id)
+        JOIN duepost.recipient AS r ON r.user_id::text = u.user_id;
+        RETURN;
+    EXCEPTION
+        WHEN lock_not_available THEN RAISE;
+        WHEN OTHERS THEN known := '[]';
+    END;
+    FOREACH wanted IN ARRAY user_ids LOOP
+        BEGIN
+            known := known || coalesce(duepost.recipient_row(wanted), '[]');
+        EXCEPTION
+            WHEN lock_not_available THEN RAISE;
+            WHEN OTHERS THEN
+                failures := failures || jsonb_build_array(jsonb_build_array(wanted, SQLSTATE, split_part(SQLERRM, E'\n', 1)));
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION duepost.recipient_rows IS
+    'What duepost.recipient says of these users, and for which of them it fails, with what.';
 
 -- Every recipient has an outcome, now or from an earlier attempt. Each email is named with its claim, and with the broker
 -- message that it came by, if any, which goes with it. Locked by id alone, as in `enqueue`; a row that somebody else

@@ -201,6 +201,7 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
         [
             *FUNCTIONS,
             "claim_emails",
+            "claim_emails_v2",
             "conclude_emails",
             "domain_in_ascii",
             "enqueue_emails",
@@ -215,6 +216,8 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
             "mapped_domain",
             "other_connections",
             "punycode",
+            "recipient_row",
+            "recipient_rows",
             "recipients_to_go",
             "refuse_connection",
             "refused_alike",
@@ -223,6 +226,7 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
             "slow_route",
             "take_connection",
             "trimmed",
+            "users_to_go",
         ]
     )
 

@@ -19,6 +19,7 @@ TWINS = [path for path in FILES if path.name != "grants.sql"]
 #: What a parameter stands for where a statement is only planned.
 SAMPLES = {
     "id": "1::bigint",
+    "held": "ARRAY[1]::bigint[]",
     "after_due_at": "'0001-01-01'::timestamptz",
     "after_id": "0",
     "size": "100",
@@ -107,6 +108,7 @@ HOT = [
     ("emails", "conclude_finished", "scheduled_email_pkey"),
     ("emails", "conclude_later", "Index Cond: (id = '1'::bigint)"),
     ("emails", "release", "Index Cond: (id = '1'::bigint)"),
+    ("emails", "give_back", "Index"),
     ("emails", "give_back_strays", "Index"),
     ("emails", "held_by_the_gone", "scheduled_email_sending"),
     ("emails", "held_by", "scheduled_email_sending"),
@@ -126,7 +128,7 @@ HOT = [
 
 def statement_of(database: Database, statement: str) -> str:
     """The statement itself, or that of the function that it calls, with the function's arguments for parameters."""
-    called = re.search(r"duepost\.(claim_emails|conclude_emails)\(", statement)
+    called = re.search(r"duepost\.(claim_emails_v2|conclude_emails)\(", statement)
     if called is None:
         return statement
     [(body,)] = database.execute(f"SELECT prosrc FROM pg_proc WHERE proname = '{called[1]}'")
