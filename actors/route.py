@@ -12,6 +12,7 @@ import psycopg2
 
 from actors.smtp.limits import is_connection_limit, is_rate_limit, may_be_connection_limit, may_be_rate_limit
 from actors.smtp.verdicts import Phase, Ruling, Scope
+from actors.smtp.wording import Topic
 from models import routes
 from models.database import Cursor, Database
 from models.errors import DatabaseUnreachable
@@ -368,6 +369,21 @@ def jitter() -> float:
     return random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
 
 
+#: What of ours a relay may speak of, in words.
+ABOUT = {
+    Topic.SENDER: "the sender address",
+    Topic.HELO: "the name for EHLO",
+    Topic.REPUTATION: "this host",
+    Topic.HEADER: "a header",
+    Topic.QUOTA: "a quota",
+    Topic.SOME_QUOTA: "a quota",
+    Topic.RATE: "how fast we send",
+    Topic.LOGIN: "relaying or login",
+    Topic.ACCESS: "relaying or login",
+}
+
+
 def described(ruling: Ruling) -> str:
-    """A refusal in phase and codes: its text may hold an address."""
-    return " ".join(str(part) for part in (ruling.phase, ruling.code, ruling.enhanced_code) if part)
+    """A refusal in phase, codes, and what of ours it is about: its text may hold an address."""
+    codes = " ".join(str(part) for part in (ruling.phase, ruling.code, ruling.enhanced_code) if part)
+    return codes if ruling.about is None else f"{codes}, about {ABOUT[ruling.about]}"

@@ -99,7 +99,7 @@ def judge(phase: Phase, reply: Reply, recipients: tuple[str, ...] = ()) -> Rulin
         reply="" if phase is Phase.AUTH else reply.text,
         pace=meaning.pace,
         suppress=meaning.suppress,
-        about=next((topic for topic in ABOUT_US if topic in heard.topics), None),
+        about=None if phase is Phase.AUTH else next((topic for topic in ABOUT_US if topic in heard.topics), None),
     )
 
 

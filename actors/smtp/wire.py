@@ -22,6 +22,9 @@ FAILURES: Final = (OSError, MalformedReply, UnicodeError)
 #: Linux's word for "there is more to come"; elsewhere a packet more is sent.
 _MORE: Final = getattr(socket, "MSG_MORE", 0)
 
+#: OpenSSL's codes of a certificate that is for another name, or address.
+_WRONG_NAME: Final = (62, 64)
+
 #: What a socket that would have to wait says.
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -280,8 +283,11 @@ def _describe(failure: Exception, limit: float) -> str:
     if isinstance(failure, socket.gaierror | UnicodeError):
         return f"the relay's name does not resolve: {failure}"
     if isinstance(failure, ssl.SSLCertVerificationError):
-        why = failure.verify_message
-        return f"the relay's certificate is not trusted: {why} (DUEPOST_SMTP_CA names a file of what to trust)"
+        is_anothers = failure.verify_code in _WRONG_NAME
+        hint = (
+            "say the host as the certificate does" if is_anothers else "DUEPOST_SMTP_CA names a file of what to trust"
+        )
+        return f"the relay's certificate is not trusted: {failure.verify_message.rstrip('.')} ({hint})"
     if isinstance(failure, ssl.SSLError):
         return f"TLS failed: {failure.reason or failure}"
     if isinstance(failure, MalformedReply):

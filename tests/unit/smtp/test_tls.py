@@ -114,7 +114,9 @@ def test_a_relay_on_this_machine_with_a_self_signed_certificate_gets_plain_text(
 
 def test_a_certificate_for_another_host_is_refused(authority: Authority) -> None:
     with ScriptedRelay(starttls=authority.server("192.0.2.1")) as relay:
-        assert is_relays_fault(deliver(relay, authority.trusted(), Security.REQUIRED))
+        ruling = deliver(relay, authority.trusted(), Security.REQUIRED)
+        assert is_relays_fault(ruling)
+        assert "say the host as the certificate does" in ruling.reply
         assert commands(relay) == ["EHLO", "STARTTLS"]
 
 
