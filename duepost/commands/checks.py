@@ -6,8 +6,9 @@ Each check returns its health and a line that says what happened and which comma
 from actors.settings import settings
 from duepost.commands.health import Health
 from duepost.commands.read import paused_words
+from duepost.commands.routes import route_facts
 from duepost.commands.wording import count, moment, span
-from models import control, reports, workers
+from models import control, reports, routes, workers
 from models.database import Database
 
 #: Seconds for which an email may be due while all is well.
@@ -80,6 +81,15 @@ def delivery(database: Database) -> Looked:
         return Health.OK, "on time"
     lateness = f"{count(due, 'email')} due, the oldest for {span(late)}; look with duepost list"
     return (Health.FAILED if late > OVERDUE else Health.WARNING), lateness
+
+
+def pace(database: Database) -> Looked:
+    """What the relay has shown of how much it takes."""
+    facts = route_facts(database)
+    if not facts:
+        return Health.OK, "the relay has shown no limit"
+    is_slowed = any(shown.paused_until or shown.ahead_off_at for shown in routes.known(database))
+    return (Health.WARNING if is_slowed else Health.OK), "; ".join(facts)
 
 
 def emails(database: Database) -> Looked:

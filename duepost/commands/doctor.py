@@ -44,6 +44,7 @@ DELIVERY: tuple[tuple[str, Callable[[Database], tuple[Health, str]]], ...] = (
     ("workers", checks.workers_alive),
     ("tick", checks.tick),
     ("delivery", checks.delivery),
+    ("pace", checks.pace),
     ("emails", checks.emails),
     ("queue", checks.queue),
 )
@@ -59,7 +60,7 @@ def doctor(
 ) -> None:
     """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
 
-    And delivery, emails, queue, sender, relay, templates, Sentry: a line for each, which names the command to run next.
+    And delivery, pace, emails, queue, sender, relay, templates, Sentry: a line each, with the command to run next.
     Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker

@@ -9,6 +9,7 @@ import typer
 from duepost.commands import story
 from duepost.commands.context import EmailId, Failed, Json, operator_database
 from duepost.commands.output import Cell, Table, print_facts, print_json, print_table, say, visible
+from duepost.commands.routes import route_facts
 from duepost.commands.wording import count, counts, moment, span
 from models import control, reports, workers
 from models.database import Database
@@ -112,6 +113,7 @@ def numbers(database: Database) -> dict[str, object]:
         "last_pass_seconds": reports.last_pass(database),
         "circuit": "open" if state.circuit_open else "closed",
         "circuit_reason": state.circuit_reason,
+        "route": route_facts(database),
         "probe_at": state.probe_at,
         "paused": state.paused,
         "paused_by": pause.by if pause else None,
@@ -152,6 +154,7 @@ def described(found: Mapping[str, object]) -> list[tuple[str, str]]:
         "circuit": f"open ({found['circuit_reason']}); next probe at {moment(found['probe_at'])}"
         if found["circuit"] == "open"
         else "closed",
+        "relay": "; ".join(route) if isinstance(route := found["route"], list) and route else None,
         "paused": paused_words(found["paused_seconds"], found["paused_by"], found["pause_reason"])
         if found["paused"]
         else None,

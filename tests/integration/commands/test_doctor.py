@@ -40,6 +40,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "retention",
         "grants",
         "delivery",
+        "pace",
         "emails",
         "queue",
         "sender",
