@@ -386,4 +386,5 @@ ABOUT = {
 def described(ruling: Ruling) -> str:
     """A refusal in phase, codes, and what of ours it is about: its text may hold an address."""
     codes = " ".join(str(part) for part in (ruling.phase, ruling.code, ruling.enhanced_code) if part)
-    return codes if ruling.about is None else f"{codes}, about {ABOUT[ruling.about]}"
+    is_of_the_email = ruling.phase in (Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT)
+    return f"{codes}, about {ABOUT[ruling.about]}" if ruling.about and is_of_the_email else codes
