@@ -582,11 +582,13 @@ class Crew(Generic[Work]):
         self._board.forget(line)
         self._opening += 1
         begun_at = time.monotonic()
+        board = self._board
 
         def do() -> Callable[[], None]:
             rulings: list[Ruling | None] = []
             failure = failure_of(lambda: rulings.append(line.connection.open()))
-            if failure is not None:
+            if failure is not None or board is not self._board:
+                # It failed, or nobody waits for it any more.
                 line.connection.abandon()
             return partial(self._opened, line, begun_at, rulings[0] if rulings else failure)
 

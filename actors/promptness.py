@@ -4,6 +4,7 @@ Of a kind that exceeds its allowance the rest goes in line with what is late. So
 one kind delays the few emails of another.
 """
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ KINDS = 10_000
 class Allowance:
     """How many emails of each kind may go ahead: so many a second, and no more than that at once (a token bucket).
 
+    Any thread may ask: passes of the scheduler run side by side.
+
     Args:
         rate: in a second, for each kind.
         clock: seconds, monotonic.
@@ -27,14 +30,16 @@ class Allowance:
         self._clock = clock
         #: By kind: what is left, and since when.
         self._left: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
 
     def take(self, kind: str) -> bool:
         """Whether an email of this kind may go ahead."""
-        now = self._clock()
-        if len(self._left) >= KINDS:
-            self._left = {kind: (left, since) for kind, (left, since) in self._left.items() if now - since < 1.0}
-        left, since = self._left.get(kind, (self._rate, now))
-        left = min(self._rate, left + (now - since) * self._rate)
-        is_left = left >= 1.0
-        self._left[kind] = (left - 1.0 if is_left else left, now)
-        return is_left
+        with self._lock:
+            now = self._clock()
+            if len(self._left) >= KINDS:
+                self._left = {each: (left, since) for each, (left, since) in self._left.items() if now - since < 1.0}
+            left, since = self._left.get(kind, (self._rate, now))
+            left = min(self._rate, left + (now - since) * self._rate)
+            is_left = left >= 1.0
+            self._left[kind] = (left - 1.0 if is_left else left, now)
+            return is_left

@@ -39,7 +39,10 @@ BESIDE_ANOTHER = 2_000
 
 @dataclass
 class Passed:
-    """How far this process's passes have come in due order."""
+    """How far this process's passes have come in due order.
+
+    Passes may run side by side: each replaces the place whole, and a place that is too early costs time only.
+    """
 
     place: tuple[datetime, int] = emails.BEGINNING
 

@@ -1,10 +1,13 @@
 """Emails that would bring a worker down: each is bounded and reported, and the others flow."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from actors.smtp.verdicts import Phase
 from tests.e2e.conftest import Site
+from tests.relays import close, hang, reply
 from tests.sentry import SentryEndpoint
 from tests.waiting import wait_until
 
@@ -72,3 +75,59 @@ def test_what_no_worker_could_stomach_is_refused_when_it_is_scheduled(site: Site
     with pytest.raises(Exception, match=said):
         site.query(f"SELECT duepost.schedule_email(kind => 'k', address => 'a@example.com' {content}, {arguments})")
     assert site.pending() == {}
+
+
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("loops", [1, 30])
+def test_a_code_leaves_within_half_a_second_beside_templates_that_loop(site: Site, tmp_path: Path, loops: int) -> None:
+    for name, source in {"code": "{{ recipient.address }}", **{f"loop{n}": LOOP for n in range(loops)}}.items():
+        (tmp_path / f"{name}.subject.txt").write_text("Hello")
+        (tmp_path / f"{name}.txt").write_text(source)
+    with site.workers(threads=4), site.watch():
+        # The session, the connections and the statements' plans are there.
+        site.schedule(3)
+        site.wait_until_finished(3)
+        site.query(
+            "SELECT duepost.schedule_email(kind => 'digest', address => 'bob@example.com', template => 'loop' || i)"
+            f" FROM generate_series(0, {loops - 1}) AS i"
+        )
+        wait_until(lambda: site.pending().get("sending", 0) >= min(loops, 8), state=site.logs)
+        for content in ("subject => 's', body_text => 'b'", "template => 'code'"):
+            # Another process of the machine's may take the processor; it does not do so three times.
+            assert min(seconds_until_sent(site, content) for _ in range(3)) < 0.5
+
+
+def seconds_until_sent(site: Site, content: str) -> float:
+    """How long a sign-in code takes, from its commit to the ledger."""
+    begun = time.monotonic()
+    [(email_id,)] = site.query(
+        f"SELECT duepost.schedule_email(kind => 'code', address => 'ann@example.com', {content})"
+    )
+    wait_until(lambda: site.query("SELECT 1 FROM duepost.delivery WHERE email_id = %s", email_id), state=site.logs)
+    return time.monotonic() - begun
+
+
+def test_a_silent_first_connection_delays_no_email_and_a_refused_login_is_tried_once_a_connection(site: Site) -> None:
+    site.relay.on(Phase.BANNER, hang(), close(), times=1)
+    with site.workers(threads=4), site.watch():
+        first = site.schedule(1)
+        wait_until(lambda: site.relay.connections == 1)
+        begun = time.monotonic()
+        site.schedule(19, prefix="other")
+        site.wait_until_finished(20)
+        assert time.monotonic() - begun < 2
+        assert first
+        site.relay.release()
+
+
+def test_of_1000_due_a_relay_that_refuses_us_hears_of_no_more_than_there_are_connections(site: Site) -> None:
+    site.relay.on(Phase.BANNER, reply("554 5.7.1 you may not send"))
+    ids = site.schedule(1000)
+    with site.workers(threads=4), site.watch():
+        wait_until(lambda: site.query("SELECT circuit_open FROM duepost.control") == [(True,)], state=site.logs)
+        wait_until(lambda: site.pending() == {"scheduled": 1000}, state=site.pending)
+        assert site.relay.connections <= 8 + 1, "eight connections, and perhaps a first probe"
+    assert site.query("SELECT count(*) FROM duepost.scheduled_email WHERE attempts > 1") == [(0,)]
+    assert site.query("SELECT min(id) FROM duepost.scheduled_email WHERE due_at <= now()") == [(ids[0],)]

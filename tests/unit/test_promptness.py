@@ -1,3 +1,6 @@
+import sys
+import threading
+
 from actors.promptness import KINDS, Allowance
 from tests.clock import Clock
 
@@ -32,3 +35,25 @@ def test_kinds_beyond_counting_are_forgotten_once_they_rest() -> None:
     clock.now += 2
     assert allowance.take("one more")
     assert not allowance.take("one more")
+
+
+def test_any_number_of_threads_may_ask() -> None:
+    allowance = Allowance(rate=1e9)
+    failures: list[BaseException] = []
+
+    def ask(thread: int) -> None:
+        try:
+            for number in range(KINDS * 2):
+                allowance.take(f"{thread}-{number}")
+        except RuntimeError as failure:
+            failures.append(failure)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert failures == []
