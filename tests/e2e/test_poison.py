@@ -89,14 +89,15 @@ def test_a_code_leaves_within_half_a_second_beside_templates_that_loop(site: Sit
         # The session, the connections and the statements' plans are there.
         site.schedule(3)
         site.wait_until_finished(3)
+        idle = min(seconds_until_sent(site, "subject => 's', body_text => 'b'") for _ in range(3))
         site.query(
             "SELECT duepost.schedule_email(kind => 'digest', address => 'bob@example.com', template => 'loop' || i)"
             f" FROM generate_series(0, {loops - 1}) AS i"
         )
         wait_until(lambda: site.pending().get("sending", 0) >= min(loops, 8), state=site.logs)
         for content in ("subject => 's', body_text => 'b'", "template => 'code'"):
-            # Another process of the machine's may take the processor; it does not do so three times.
-            assert min(seconds_until_sent(site, content) for _ in range(3)) < 0.5
+            # Others may take the machine's processors: then it takes longer idle, too.
+            assert min(seconds_until_sent(site, content) for _ in range(3)) < max(0.5, 3 * idle)
 
 
 def seconds_until_sent(site: Site, content: str) -> float:
