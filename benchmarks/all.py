@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 #: What a section of the page is called, and the benchmark whose it is.
 SECTIONS = {
     "against_peers": "Next to others",
+    "sweep": "Which settings suit each",
+    "lateness": "From the insert to the relay",
     "on_time": "On time",
     "crash": "Everything killed",
     "growth": "As it grows",

@@ -9,16 +9,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from actors.broker_schema import queue_schema
-from benchmarks.usage import tree
+from benchmarks.usage import kill
 from duepost.embedded import EmbeddedPostgres
 from models.database import Database
 from models.migrate import migrate
@@ -53,11 +52,7 @@ class Server:
 
     def kill(self) -> None:
         """All its processes at once, with SIGKILL."""
-        processes = tree(self.postmaster)
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(processes)
+        kill(self.postmaster)
 
 
 @contextmanager
@@ -148,18 +143,19 @@ class Running:
             process.wait()
 
 
-def start(url: str, port: int, connections: int | None = None) -> Running:
+def start(url: str, port: int, connections: int = 0, ahead: bool = False) -> Running:
     """Starts them; does not wait.
 
     Args:
         url: the database.
         port: of the sink.
-        connections: SMTP connections of all processes together; the default of each without.
+        connections: SMTP connections of all processes together; 0 stands for the default of each.
+        ahead: whether the relay's URL asks for the next envelope to go out with the dot (`?pipelining=ahead`).
     """
     environment = {
         **os.environ,
         "DUEPOST_DATABASE_URL": url,
-        "DUEPOST_SMTP_URL": f"smtp://127.0.0.1:{port}",
+        "DUEPOST_SMTP_URL": f"smtp://127.0.0.1:{port}{'?pipelining=ahead' if ahead else ''}",
         "DUEPOST_FROM": "a@example.com",
         **({"DUEPOST_SMTP_CONNECTIONS": str(connections // PROCESSES)} if connections else {}),
     }
@@ -180,9 +176,9 @@ def start(url: str, port: int, connections: int | None = None) -> Running:
 
 
 @contextmanager
-def running(database: Database, port: int, connections: int | None = None) -> Iterator[Running]:
-    """Workers and a watch, up and idle."""
-    processes = start(database.url, port, connections)
+def running(database: Database, port: int, connections: int = 0, ahead: bool = False) -> Iterator[Running]:
+    """Workers and a watch, up and idle; the arguments are those of `start`."""
+    processes = start(database.url, port, connections, ahead)
     try:
         wait_for(
             lambda: database.execute("SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL") == [(PROCESSES,)]

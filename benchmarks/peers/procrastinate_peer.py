@@ -1,4 +1,8 @@
-"""Procrastinate: asynchronous workers, jobs fetched one by one; two processes."""
+"""Procrastinate: asynchronous workers, jobs fetched one by one; two processes.
+
+At its defaults: one process, and one job at a time. Where a run is resumed, what its documentation gives for stalled
+jobs is run every ten seconds (there: every ten minutes).
+"""
 
 import asyncio
 import logging
@@ -6,9 +10,10 @@ import multiprocessing
 
 import procrastinate
 from pool import Pool
-from turn import SENDER, Turn, begin, content
+from turn import SENDER, Mode, Turn, begin, content
 
-PROCESSES = 2
+#: Seconds between two looks for stalled jobs.
+LOOK = 10.0
 
 
 def application(turn: Turn, connections: int) -> procrastinate.App:
@@ -30,37 +35,51 @@ async def nothing(to: str) -> None:
     """Stands for the task where jobs are only deferred."""
 
 
-async def deliver(turn: Turn) -> None:
-    """One process's part, until the queue is empty."""
+async def deliver(turn: Turn, go: "multiprocessing.synchronize.Event") -> None:
+    """One process's part: until the queue is empty, or for ever."""
     app = application(turn, 10)
-    async with Pool(turn.port, turn.share(PROCESSES)).open() as pool, app.open_async():
+    size = turn.share(1)
+    async with Pool(turn.port, size).open() as pool, app.open_async():
 
         @app.task(name="send")
         async def send(to: str) -> None:
             await pool.send(SENDER, to, content(to))
 
+        await asyncio.to_thread(go.wait)
+        resumed = turn.mode is Mode.RESUME
+        rescuer = asyncio.create_task(rescue(app)) if resumed else None
         await app.run_worker_async(
-            concurrency=turn.share(PROCESSES),
-            wait=False,
-            listen_notify=False,
+            concurrency=size,
+            wait=resumed,
+            listen_notify=resumed,
             install_signal_handlers=False,
             delete_jobs="successful",
         )
+        if rescuer:
+            rescuer.cancel()
+
+
+async def rescue(app: procrastinate.App) -> None:
+    """Stalled jobs are tried again."""
+    while True:
+        await asyncio.sleep(LOOK)
+        for job in await app.job_manager.get_stalled_jobs():
+            await app.job_manager.retry_job(job)
 
 
 def work(turn: Turn, go: "multiprocessing.synchronize.Event") -> None:
     """A process."""
-    go.wait()
-    asyncio.run(deliver(turn))
+    asyncio.run(deliver(turn, go))
 
 
 def main() -> None:
     """A turn."""
     logging.disable(logging.WARNING)
     turn = Turn.given()
-    asyncio.run(prepare(turn))
+    if turn.mode is Mode.DRAIN:
+        asyncio.run(prepare(turn))
     go = multiprocessing.Event()
-    processes = [multiprocessing.Process(target=work, args=(turn, go)) for _ in range(PROCESSES)]
+    processes = [multiprocessing.Process(target=work, args=(turn, go)) for _ in range(turn.processes)]
     for process in processes:
         process.start()
     begin()

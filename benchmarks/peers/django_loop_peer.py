@@ -1,8 +1,10 @@
-"""A loop shaped like Zulip's: one process, a transaction for each row through Django; lock, send, delete."""
+"""A Django loop, one process, one row a transaction: lock, send, delete."""
+
+import time
 
 import django
 from django.conf import settings
-from turn import BODY, SENDER, Turn, begin, database
+from turn import BODY, SENDER, Mode, Turn, begin, database
 
 
 def configure(turn: Turn) -> None:
@@ -42,15 +44,16 @@ def main() -> None:
         class Meta:
             app_label = "contenttypes"
 
-    with connection.schema_editor() as editor:
-        editor.create_model(Person)
-        editor.create_model(ScheduledEmail)
-    people = Person.objects.bulk_create(Person(address=to) for to in turn.addresses)
-    emails = ScheduledEmail.objects.bulk_create(ScheduledEmail(subject="Benchmark", body=BODY) for _ in people)
-    ScheduledEmail.people.through.objects.bulk_create(
-        ScheduledEmail.people.through(scheduledemail_id=email.id, person_id=person.id)
-        for email, person in zip(emails, people, strict=True)
-    )
+    if turn.mode is Mode.DRAIN:
+        with connection.schema_editor() as editor:
+            editor.create_model(Person)
+            editor.create_model(ScheduledEmail)
+        people = Person.objects.bulk_create(Person(address=to) for to in turn.addresses)
+        emails = ScheduledEmail.objects.bulk_create(ScheduledEmail(subject="Benchmark", body=BODY) for _ in people)
+        ScheduledEmail.people.through.objects.bulk_create(
+            ScheduledEmail.people.through(scheduledemail_id=email.id, person_id=person.id)
+            for email, person in zip(emails, people, strict=True)
+        )
     begin()
     relay = get_connection()
     relay.open()
@@ -63,11 +66,14 @@ def main() -> None:
                 .order_by("due_at")
                 .first()
             )
-            if email is None:
+            if email is not None:
+                to = [person.address for person in email.people.all()]
+                relay.send_messages([EmailMultiAlternatives(email.subject, email.body, SENDER, to)])
+                email.delete()
+        if email is None:
+            if turn.mode is Mode.DRAIN:
                 break
-            to = [person.address for person in email.people.all()]
-            relay.send_messages([EmailMultiAlternatives(email.subject, email.body, SENDER, to)])
-            email.delete()
+            time.sleep(0.1)
     relay.close()
 
 
