@@ -175,14 +175,14 @@ def test_a_claim_that_its_own_worker_has_forgotten_is_taken_back(postroom: Postr
 
 def claim_without_hearing_of_it(postroom: Postroom, email_id: int) -> None:
     """The claim is carried out, and its answer never arrives."""
-    carried_out = emails.claim
+    carried_out = emails.claim_unread
 
     def unheard(*given: object) -> None:
         carried_out(*given)  # type: ignore[arg-type]
         raise DatabaseUnreachable("the network is cut")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(emails, "claim", unheard)
+        patch.setattr(emails, "claim_unread", unheard)
         with pytest.raises(DatabaseUnreachable):
             holdings.claim(postroom.database, [email_id], postroom.attendance.worker_id)
 
