@@ -13,6 +13,7 @@ from actors.rendering import Templates
 from actors.route import SharedRoute
 from actors.settings import settings
 from actors.smtp.connection import Connection
+from actors.smtp.login import Logins
 from actors.upkeep import Patience
 from actors.version import RELEASE
 from models.database import Database, Limits
@@ -77,6 +78,8 @@ proof = Proof()
 
 relay_route = SharedRoute(database, lambda: settings().need_relay().route, lambda: broker.attendance.worker_id)
 
+relay_logins = Logins()
+
 
 def relay_connection() -> Connection:
     """A connection to the relay, which is made once it is needed."""
@@ -86,4 +89,5 @@ def relay_connection() -> Connection:
         may_send=proof.is_there,
         may_send_soon=proof,
         route=relay_route,
+        logins=relay_logins,
     )

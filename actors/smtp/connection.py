@@ -11,7 +11,7 @@ from actors.smtp.dialogue import Action, Aside, Receive, Script, Send, StartTls,
 from actors.smtp.envelope import Envelope
 from actors.smtp.greeting import Offer, farewell, greet, hello_name
 from actors.smtp.limits import is_connection_limit, is_message_limit
-from actors.smtp.login import Attempts
+from actors.smtp.login import Attempts, Logins
 from actors.smtp.rehearsal import Inspection, rehearse, verdict_on
 from actors.smtp.relay import Pipelining, Relay, Timeouts
 from actors.smtp.replies import Reply
@@ -67,6 +67,7 @@ class Connection:
             retried.
         tls: verifies certificates; by default against those that the system trusts.
         route: what it shares with others to the same relay; by default nothing.
+        logins: what all that log in to it share in this process; by default nothing.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class Connection:
         may_send_soon: Callable[[], bool] | None = None,
         tls: ssl.SSLContext | None = None,
         route: Route | None = None,
+        logins: Logins | None = None,
     ) -> None:
         self._relay = relay
         self._timeouts = timeouts
         self._may_send = may_send
         self._may_send_soon = may_send_soon
         self._tls = tls
-        self._logins = Attempts()
+        self._logins = logins or Logins()
         self._route = route or NoRoute()
         self._has_place = False
         self._is_greeted = False
@@ -346,15 +348,16 @@ class Connection:
 
         A relay that hangs up on a login that it refuses gets the next mechanism over a fresh one.
         """
+        attempts = Attempts(self._logins)
         while True:
             try:
                 self._wire = Wire(self._relay, self._timeouts)
             except Stopped as stopped:
                 return stopped.ruling
-            self._logins.is_cut_off = False
+            attempts.is_cut_off = False
             name = hello_name(self._relay, self._wire.own_address)
-            greeted = self._converse(self._wire, greet(self._relay, name, self._logins))
-            if not self._logins.is_cut_off:
+            greeted = self._converse(self._wire, greet(self._relay, name, attempts))
+            if not attempts.is_cut_off:
                 return greeted
             self._wire.close()
 

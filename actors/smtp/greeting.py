@@ -87,7 +87,7 @@ def greet(relay: Relay, name: str, attempts: Attempts | None = None) -> Script[O
     Args:
         relay: whom the connection is to.
         name: this machine's, for EHLO.
-        attempts: how logins to it went; they are added to.
+        attempts: how its login goes; with what is known of logins to this relay.
 
     Returns:
         What the relay offers; or the ruling, always a retry in relay scope, if it does not get that far.

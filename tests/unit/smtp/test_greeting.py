@@ -6,7 +6,7 @@ import pytest
 
 from actors.smtp.dialogue import Send, StartTls
 from actors.smtp.greeting import Offer, farewell, greet, hello_name, is_hello_name
-from actors.smtp.login import Attempts
+from actors.smtp.login import Attempts, Logins
 from actors.smtp.relay import Relay, Security
 from actors.smtp.verdicts import Phase, Ruling, Scope
 from models.words import Verdict
@@ -173,8 +173,44 @@ def test_a_relay_that_hangs_up_on_a_refused_login_gets_the_next_mechanism_over_a
     again = talk(greet(LOCAL_LOGIN, "me", attempts), "220 hello", HELLO_LOGIN, "334 x", "334 x", "235 welcome")
     assert isinstance(again.result, Offer)
     assert b"PLAIN" not in again.written
-    third = talk(greet(LOCAL_LOGIN, "me", attempts), "220 hello", HELLO_LOGIN, "334 x", "334 x", "235 welcome")
+    another = Attempts(attempts.logins)
+    third = talk(greet(LOCAL_LOGIN, "me", another), "220 hello", HELLO_LOGIN, "334 x", "334 x", "235 welcome")
     assert b"PLAIN" not in third.written
+
+
+def test_a_login_that_failed_meanwhile_is_not_tried_over_another_connection() -> None:
+    logins = Logins()
+    first, second = Attempts(logins), Attempts(logins)
+    failed = talk(greet(LOCAL_LOGIN, "me", first), "220 hello", HELLO_LOGIN, "535 no", "535 no")
+    assert failed.written.count(b"AUTH") == 2
+    shared = talk(greet(LOCAL_LOGIN, "me", second), "220 hello", HELLO_LOGIN)
+    assert shared.result == failed.result
+    assert b"AUTH" not in shared.written
+    # One that is begun later finds the password put right.
+    later = talk(greet(LOCAL_LOGIN, "me", Attempts(logins)), "220 hello", HELLO_LOGIN, "235 welcome")
+    assert isinstance(later.result, Offer)
+
+
+def test_what_was_taken_once_and_is_refused_is_tried_by_no_other_mechanism_until_the_next_login() -> None:
+    logins = Logins()
+    talk(greet(LOCAL_LOGIN, "me", Attempts(logins)), "220 hello", HELLO_LOGIN, "235 welcome")
+    beside = Attempts(logins)
+    changed = talk(greet(LOCAL_LOGIN, "me", Attempts(logins)), "220 hello", HELLO_LOGIN, "535 5.7.8 no")
+    assert refused(changed, Phase.AUTH)
+    assert changed.written.count(b"AUTH") == 1
+    assert b"AUTH" not in talk(greet(LOCAL_LOGIN, "me", beside), "220 hello", HELLO_LOGIN).written
+    probe = talk(
+        greet(LOCAL_LOGIN, "me", Attempts(logins)), "220 hello", HELLO_LOGIN, "535 no", "334 x", "334 x", "235 in"
+    )
+    assert isinstance(probe.result, Offer)
+
+
+def test_a_server_that_has_no_time_for_a_login_is_asked_again_by_the_same_mechanism() -> None:
+    logins = Logins()
+    talk(greet(LOCAL_LOGIN, "me", Attempts(logins)), "220 hello", HELLO_LOGIN, "535 no", "334 x", "334 x", "235 in")
+    talk(greet(LOCAL_LOGIN, "me", Attempts(logins)), "220 hello", HELLO_LOGIN, "454 4.7.0 later")
+    again = talk(greet(LOCAL_LOGIN, "me", Attempts(logins)), "220 hello", HELLO_LOGIN, "334 x", "334 x", "235 in")
+    assert b"PLAIN" not in again.written
 
 
 def test_a_relay_that_hangs_up_on_every_login_is_left_alone_in_the_end() -> None:
