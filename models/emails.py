@@ -5,7 +5,6 @@ expects: called late or twice it changes nothing and says so. Rows are locked on
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from models.database import Cursor, Database, Limits, Row
 from models.errors import DatabaseUnreachable
 from models.messages import Claim as MessageClaim
 from models.messages import StoredMessage
+from models.numbers import Number
 from models.statements import statements
 from models.words import Outcome, State, Verdict
 
@@ -292,17 +292,10 @@ def _json_object(text: object) -> dict[str, object] | None:
     """
     if text is None:
         return None
-    found = json.loads(str(text), parse_float=_finite)
+    found = json.loads(str(text), parse_float=Number)
     if not isinstance(found, dict):
         raise TypeError("not an object")
     return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise OverflowError("the number is too large")
-    return number
 
 
 def read_recipients(

@@ -1,6 +1,6 @@
 """What the tests share: real servers, fresh databases."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import hypothesis
 import psycopg2
@@ -24,6 +24,14 @@ def _server(name: str) -> PostgresServer:
         server = _servers[name] = PostgresServer(installed_binaries()[name])
         server.start()
     return _servers[name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Spells out lone surrogates in what a test has said: no process of the tests can hand them to another."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 def pytest_sessionfinish() -> None:
