@@ -553,8 +553,11 @@ class Crew(Generic[Work]):
         return time.monotonic() >= self._opens_at and not self._pacing.retry
 
     def _retire_idle(self) -> None:
-        """Closes what has been idle for too long, and what there is more of than the relay takes."""
-        now, limit = time.monotonic(), self._pacing.idle_limit
+        """Closes what has been idle for too long, and what there is more of than the relay takes.
+
+        While an email waits for a connection, none is idle: a probe's is opened while the circuit has others closed.
+        """
+        now, limit = time.monotonic(), float("inf") if self._ready else self._pacing.idle_limit
         surplus = self._lines - self._opening - self._most
         for line in list(self._free):
             if surplus > 0 or now - line.connection.idle_since > limit:

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 import pytest
 
 from actors import crew as module
-from actors.crew import Blocking, Crew, Job, Lane
+from actors.crew import Blocking, Crew, Job, Lane, NoPacing
 from actors.smtp.connection import Connection, Envelope
 from actors.smtp.relay import Relay, Timeouts
 from actors.smtp.verdicts import Phase, Ruling, Scope
@@ -434,3 +434,20 @@ def test_after_a_failure_of_the_route_what_is_claimed_is_given_back_and_nothing_
     done.result(10)
     assert len(letters.rulings) == 1
     assert relay.connections <= 4
+
+
+class OpenCircuit(NoPacing):
+    """An open circuit: connections without an email are closed at once."""
+
+    idle_limit = 0.0
+
+
+def test_a_probe_goes_out_over_the_connection_that_was_opened_for_it(
+    relay: ScriptedRelay, pool: ThreadPoolExecutor
+) -> None:
+    letters = Letters(3)
+    crew: Crew[Work] = Crew(letters, lambda: Connection(Relay.from_url(relay.url)), 1, OpenCircuit())
+    pool.submit(crew.do, 0).result(10)
+    crew.close()
+    assert taken(relay) == [0, 1, 2]
+    assert relay.connections <= 3
