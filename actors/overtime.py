@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 #: Seconds between two looks at what takes too long.
 LOOK_INTERVAL = 0.01
@@ -34,7 +35,8 @@ class Overtime:
     """Threads whose work is limited, and until when.
 
     One thread, begun with the first of them, raises `TookTooLong` in those that are late. Python code is ended
-    between two of its steps; a single long call into C is not.
+    between two of its steps; a single long call into C is not, nor is an import before it is done: an exception between
+    two steps of one can leave Python's import lock taken for ever, and with it every thread that resolves a name.
     """
 
     def __init__(self) -> None:
@@ -118,10 +120,22 @@ class Overtime:
             return
         with self._lock:
             now = time.monotonic()
-            for thread in [each for each, until in self._until.items() if until < now]:
+            late = [each for each, until in self._until.items() if until < now]
+            frames = sys._current_frames() if late else {}  # noqa: SLF001 - it is documented, and there is no other
+            # One that imports is looked at again in a moment.
+            for thread in [each for each in late if not is_importing(frames.get(each))]:
                 del self._until[thread]
                 self._raised.add(thread)
                 _raise_in(thread, TookTooLong)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether this frame is part of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 overtime = Overtime()
