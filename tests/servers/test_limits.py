@@ -68,6 +68,7 @@ def test_what_a_server_cannot_bear_behind_a_dot_is_learnt_once(
     assert len(doubtful) <= CONNECTIONS
     [(why,)] = site.query("SELECT ahead_off_because FROM duepost.route")
     assert why
+    print(f"{name}: {why}; {len(doubtful)} in doubt")
     # Another process, which has been told nothing.
     run(site, 200)
     copies = site.stored(server)

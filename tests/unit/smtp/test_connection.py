@@ -2,8 +2,10 @@
 
 import itertools
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ from actors.smtp import connection as module
 from actors.smtp import transaction
 from actors.smtp.connection import Connection, Envelope, nobody
 from actors.smtp.dialogue import Script
+from actors.smtp.login import Logins
 from actors.smtp.rehearsal import Inspection
 from actors.smtp.relay import Relay, Timeouts
 from actors.smtp.switchboard import Line, Switchboard
@@ -98,6 +101,55 @@ def test_a_relay_that_hangs_up_on_a_refused_login_is_logged_in_to_by_the_next_me
         with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
             assert only(connection.deliver(email())).verdict is Verdict.SENT
         assert relay.connections == 2
+
+
+def open_together(relay: ScriptedRelay, timeouts: Timeouts = PATIENT, count: int = 8) -> list[Ruling | None]:
+    """Opens connections that share what is known of logins, at once; returns what was wrong with each.
+
+    None is greeted before all are connected.
+    """
+    together = threading.Barrier(count)
+
+    def wait(_session: object) -> None:
+        together.wait(20)
+
+    relay.on(Phase.EHLO, wait, reply(f"250-relay\n250 AUTH {relay.mechanisms}"))
+    logins = Logins()
+    with ExitStack() as stack, ThreadPoolExecutor(count) as pool:
+        connections = [
+            stack.enter_context(closing(Connection(Relay.from_url(relay.url), timeouts, logins=logins)))
+            for _ in range(count)
+        ]
+        return list(pool.map(lambda connection: connection.open(), connections))
+
+
+def logins_at(relay: ScriptedRelay) -> list[str]:
+    """The mechanisms that were tried, in order."""
+    return [line.split()[2] for line in relay.transcript if line.startswith("C: AUTH ")]
+
+
+def test_what_is_refused_to_one_connection_is_not_tried_over_those_that_are_opened_with_it() -> None:
+    with ScriptedRelay(auth=("ada", "hunter2"), mechanisms="PLAIN LOGIN") as relay:
+        relay.on(Phase.AUTH, reply("535 5.7.8 no"))
+        refusals = open_together(relay)
+        assert {refusal.code for refusal in refusals if refusal is not None} == {535}
+        assert len([refusal for refusal in refusals if refusal is not None]) == 8
+        assert logins_at(relay) == ["PLAIN", "LOGIN"]
+
+
+def test_a_relay_that_is_silent_at_a_login_is_waited_for_once() -> None:
+    with ScriptedRelay(auth=("ada", "hunter2"), mechanisms="PLAIN LOGIN") as relay:
+        relay.on(Phase.AUTH, hang())
+        refusals = open_together(relay, Timeouts(connect=20, command=5, block=20, dot=20))
+        assert len([refusal for refusal in refusals if refusal is not None]) == 8
+        assert logins_at(relay) == ["PLAIN"]
+
+
+def test_the_mechanism_that_one_connection_has_found_is_the_first_of_all_others() -> None:
+    with ScriptedRelay(auth=("ada", "hunter2"), mechanisms="PLAIN LOGIN") as relay:
+        relay.on(Phase.AUTH, reply("535 5.7.8 no"), when=lambda line: "PLAIN" in line)
+        assert open_together(relay) == [None] * 8
+        assert logins_at(relay) == ["PLAIN"] + 8 * ["LOGIN"]
 
 
 def test_a_relay_that_hangs_up_on_every_login_is_asked_once_by_each_mechanism() -> None:
