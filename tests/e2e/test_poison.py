@@ -7,7 +7,7 @@ import pytest
 
 from actors.smtp.verdicts import Phase
 from tests.e2e.conftest import Site
-from tests.relays import close, hang, reply
+from tests.relays import accept, close, drip, hang, reply
 from tests.sentry import SentryEndpoint
 from tests.waiting import wait_until
 
@@ -75,6 +75,31 @@ def test_what_no_worker_could_stomach_is_refused_when_it_is_scheduled(site: Site
     with pytest.raises(Exception, match=said):
         site.query(f"SELECT duepost.schedule_email(kind => 'k', address => 'a@example.com' {content}, {arguments})")
     assert site.pending() == {}
+
+
+@pytest.mark.parametrize(
+    "context", ['{"n": 1e5000}', '{"n": ' + "[" * 4000 + "]" * 4000 + "}"], ids=["number", "depth"]
+)
+def test_emails_that_wait_for_their_dot_are_not_cut_off_by_a_context_that_nobody_can_read(
+    site: Site, context: str
+) -> None:
+    site.relay.on(Phase.DOT, accept(), drip("250 2.0.0 taken, at last", 0.2), times=6)
+    with site.workers(threads=4), site.watch():
+        site.schedule(6)
+        wait_until(lambda: len(site.relay.messages) == 6, state=site.logs)
+        [(poison,)] = site.query(
+            "SELECT duepost.schedule_email(kind => 'welcome', address => 'poison@example.com', template => 'right',"
+            " scheduled_at => now() + interval '1 h')"
+        )
+        # As it may lie in the table from before such a context was refused.
+        site.query(
+            "UPDATE duepost.scheduled_email SET context = %s::jsonb, due_at = now() WHERE id = %s", context, poison
+        )
+        attempted = "SELECT attempts, last_error LIKE '%%context%%' FROM duepost.scheduled_email WHERE id = %s"
+        wait_until(lambda: site.query(attempted, poison) == [(1, True)], state=site.logs)
+        wait_until(lambda: site.outcomes() == {"sent": 6}, state=site.logs)
+    assert len(site.relay.messages) == 6
+    assert site.query("SELECT count(*) FROM duepost.delivery WHERE unknowns > 0 OR attempts > 1") == [(0,)]
 
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
