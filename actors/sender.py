@@ -482,7 +482,10 @@ def break_circuit(
     failure = outcome.relay_failure
     reports: list[Callable[[], None]] = []
     if failure is not None and control.open_circuit(
-        cursor, reason=described(failure), first_pause=FIRST_PROBE, refusal=refusal
+        cursor,
+        reason=described(failure) + (", all recipients alike" if refusal is not None else ""),
+        first_pause=FIRST_PROBE,
+        refusal=refusal,
     ):
         pause = FIRST_PROBE
         reports.append(partial(reporting.circuit_opened, failure))

@@ -77,6 +77,13 @@ def find(database: Database, *, kind: str | None, since: datetime | None, reply:
     return [int(str(email_id)) for (email_id,) in rows]
 
 
+def kept_until(database: Database, email_id: int) -> datetime | None:
+    """Until when (UTC) an undeliverable email can be reopened; None where it cannot."""
+    for (until,) in database.execute(SQL["kept_until"], {"id": email_id}):
+        return until if isinstance(until, datetime) else None
+    return None
+
+
 def forget(database: Database) -> int:
     """Removes what has been kept for its time, at most 1,000 emails; gives how many."""
     [(gone,)] = database.execute(SQL["forget"])

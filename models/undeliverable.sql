@@ -31,5 +31,8 @@ WHERE k.kept_until >= now()
   ))
 ORDER BY k.id
 
+-- name: kept_until
+SELECT kept_until FROM duepost.undeliverable_email WHERE id = %(id)s AND email IS NOT NULL AND kept_until >= now()
+
 -- name: forget
 SELECT duepost.forget_undeliverable()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from duepost.commands.output import Cell
 from duepost.commands.wording import count, counts, moment, seconds_until, span
-from models import control, reports, workers
+from models import control, reports, undeliverable, workers
 from models.database import Database
 from models.words import State
 
@@ -117,7 +117,7 @@ def read(database: Database, email_id: int) -> Story | None:
     row, ledger = reports.email(database, email_id), reports.deliveries(database, email_id)
     if row is None and not ledger:
         return None
-    return Story(email_id, row, ledger, reports.attempts(database, email_id), what_is_next(database, row))
+    return Story(email_id, row, ledger, reports.attempts(database, email_id), what_is_next(database, email_id, row))
 
 
 def reply_of(row: Row) -> str:
@@ -129,10 +129,12 @@ def reply_of(row: Row) -> str:
     return text if not code or text.startswith(code) else f"{code} {text}"
 
 
-def what_is_next(database: Database, row: Row | None) -> str:
+def what_is_next(database: Database, email_id: int, row: Row | None) -> str:
     """What happens to an email next, in a sentence."""
     if row is None:
-        return "nothing: it is finished"
+        until = undeliverable.kept_until(database, email_id)
+        again = f"; duepost reopen {email_id} schedules it once more, until {moment(until)}" if until else ""
+        return f"nothing: it is finished{again}"
     state = State(str(row["state"]))
     if state is State.SENDING:
         return f"worker {row['worker_id']} is sending it"

@@ -195,6 +195,7 @@ def test_five_of_different_domains_suffice(postroom: Postroom, relay: ScriptedRe
     postroom.deliver()
     assert circuit(postroom)
     assert [postroom.row(each)["state"] for each in ids] == ["scheduled"] * 5
+    assert postroom.query("SELECT circuit_reason FROM duepost.control") == [("rcpt 554 5.7.1, all recipients alike",)]
 
 
 def test_refusals_among_acceptances_are_the_recipients_own(postroom: Postroom, relay: ScriptedRelay) -> None:

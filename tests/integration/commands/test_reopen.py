@@ -39,6 +39,10 @@ def test_one_is_due_now(shell: Shell) -> None:
     assert pending(shell) == [1]
 
 
+def test_show_says_how_it_is_brought_back(shell: Shell) -> None:
+    assert "Next: nothing: it is finished; duepost reopen 1 schedules it once more, until " in shell.run("show", "1")
+
+
 def test_several_by_id_kind_time_and_words(shell: Shell) -> None:
     assert shell.run("reopen", "--kind", "welcome", "--reply", "NO [/such]", "--dry-run") == "1 emails: 1\n"
     assert shell.json("reopen", "--since", "2030-01-01T00:00:00Z") == []
