@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.servers.certificates import Authority
-from tests.servers.server import Server
+from tests.servers.server import Server, files_below
 
 
 class Exim(Server):
@@ -48,4 +48,4 @@ class Exim(Server):
         self.machine.path("/var/lib/exim4/mended").unlink(missing_ok=True)
 
     def queue(self) -> Iterable[Path]:
-        return list(self.machine.path("/var/spool/exim4/input").rglob("*-H"))
+        return [file for file in files_below(self.machine.path("/var/spool/exim4/input")) if file.name.endswith("-H")]

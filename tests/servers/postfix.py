@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.servers.certificates import Authority, self_signed
-from tests.servers.server import Server
+from tests.servers.server import Server, files_below
 
 
 class Postfix(Server):
@@ -60,5 +60,4 @@ class Postfix(Server):
         spool = self.machine.path("/var/spool/postfix")
         folders = [spool / name for name in ("incoming", "active", "deferred", "maildrop")]
         # What was not accepted yet when it was killed cannot be executed; it lies there for a day and is then removed.
-        files = (file for folder in folders for file in folder.rglob("*"))
-        return [file for file in files if file.is_file() and os.access(file, os.X_OK)]
+        return [file for file in files_below(*folders) if os.access(file, os.X_OK)]

@@ -1,5 +1,6 @@
 """What the real mail servers have in common for the tests: how they start, end, and what they have stored."""
 
+import os
 import random
 import re
 import socket
@@ -178,6 +179,13 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.machine.kill()
+
+
+def files_below(*folders: Path) -> Iterator[Path]:
+    """The files in folders that a server works in meanwhile."""
+    for folder in folders:
+        for place, _, names in os.walk(folder):
+            yield from (Path(place) / name for name in names)
 
 
 def _listening() -> set[int]:

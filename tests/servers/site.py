@@ -158,7 +158,7 @@ class Refusal:
 
     Attributes:
         site: goes on running.
-        doctor: what the doctor said of the relay.
+        doctor: what the doctor said of the relay or, where that seemed well, of the delivery.
         reason: why the circuit was open; an empty text where it was closed.
         outcomes: the ledger.
         suppressed: addresses that would get no more mail.
@@ -188,7 +188,10 @@ def refused(sites: Mapping[str, Site], top: str = "com") -> Iterator[dict[str, R
 
     def look(site: Site) -> Refusal:
         wait_until(lambda: site.circuit_reason() or site.tried() >= REFUSED, timeout=60, state=site.report)
-        return Refusal(site, site.doctor(), site.circuit_reason(), site.outcomes(), site.suppressed())
+        doctor = site.doctor()
+        if doctor[0] == "ok":
+            doctor = site.doctor("delivery")
+        return Refusal(site, doctor, site.circuit_reason(), site.outcomes(), site.suppressed())
 
     with ExitStack() as stack:
         for site in sites.values():
