@@ -113,7 +113,7 @@ def insert_alone(database: Database, message: StoredMessage, *, again: bool = Fa
         message: it.
         again: it was tried before, and nobody knows whether it is there: then what is there stays as it is.
     """
-    database.execute(SQL["insert_again" if again else "insert"], message.parameters)
+    database.execute(SQL["insert_again"] if again else SQL["insert"], message.parameters)
 
 
 def put_back(cursor: Cursor, message: StoredMessage, claim: Claim) -> None:

@@ -27,7 +27,7 @@ SHIPPED = sorted(
 )
 UNITS = sorted(path.name for path in SHIPPED if path.suffix in {".service", ".timer"})
 SERVICES = [unit for unit in UNITS if unit.endswith(".service")]
-COMMANDS = {"worker", "trigger", "migrate", "doctor"}
+COMMANDS = {"worker", "trigger", "migrate", "doctor", "reopen"}
 
 #: The settings of the design; the code has a few more, for time-outs, retention and Sentry.
 CONTRACT = {

@@ -232,7 +232,8 @@ def test_a_claim_among_a_million_messages_touches_few_pages_and_takes_no_lock_th
         " WHERE e.id IN"
         " (SELECT u.email_id FROM duepost.scheduled_email_user u WHERE u.user_id = ANY (ARRAY['user-7']))"
         " ORDER BY e.id",
-        "SELECT id FROM duepost.scheduled_email e WHERE lower(e.address) = lower('A7@example.com')"
+        "SELECT id FROM duepost.scheduled_email e"
+        " WHERE duepost.mailbox_key(e.address) = duepost.mailbox_key('A7@example.com')"
         " AND e.address IS NOT NULL ORDER BY e.id",
     ],
     ids=["by user", "by address"],

@@ -292,14 +292,14 @@ def test_the_sign_in_code_has_its_turn_at_the_probe_beside_a_refused_campaign(
 
 
 def test_what_is_kept_is_found_by_kind_time_and_words(postroom: Postroom, relay: ScriptedRelay, url: str) -> None:
-    first = refused(postroom, relay, kind="invoice", text="550 5.7.1 Relay ACCESS denied 100%_")
+    first = refused(postroom, relay, kind="invoice", text="550 5.7.1 Mailbox ON holiday 100%_")
     second = refused(postroom, relay, kind="digest", text="550 5.6.0 bad content", address="bob@example.com")
     find: Callable[..., list[int]] = lambda **given: undeliverable.find(  # noqa: E731
         postroom.application, **{"kind": None, "since": None, "reply": None, **given}
     )
     assert find(kind="invoice") == [first]
-    assert find(reply="relay access") == [first]
+    assert find(reply="mailbox on") == [first]
     assert find(reply="100%_") == [first]
     assert find(reply="%") == [first]
     assert find() == [first, second]
-    assert find(kind="digest", reply="relay") == []
+    assert find(kind="digest", reply="mailbox") == []

@@ -44,7 +44,8 @@ def test_ctrl_c_while_a_command_is_loaded_is_no_traceback(url: str, tmp_path: Pa
         with Process(command, shell.env, tmp_path / f"{number}.log") as process:
             wait_until(lambda module=module, process=process: f" {module}\n" in process.output)  # type: ignore[misc]
             process.signal(signal.SIGINT)
-            assert process.wait() in {INTERRUPTED, 0}
+            # A shell says 130 of a process that the signal itself has ended, too: Python does so before our first line.
+            assert process.wait() in {INTERRUPTED, 0, -signal.SIGINT}
         assert "Traceback" not in process.output
 
 
