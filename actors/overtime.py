@@ -6,11 +6,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 #: Seconds between two looks at what takes too long.
 LOOK_INTERVAL = 0.01
+
+#: Seconds after which it is raised again in a thread that has not ended: where Python calls by itself (a finalizer, a
+#: callback of its garbage collector), an exception is printed and dropped.
+AGAIN = 0.5
 
 #: Looks without anything to look at, after which the thread sleeps until there is.
 LOOKS_UNTIL_SLEEP = 100
@@ -61,7 +65,7 @@ class Overtime:
         try:
             yield
         finally:
-            self._end(threading.get_ident())
+            self._end_whatever_comes(threading.get_ident())
 
     @contextmanager
     def yielding(self) -> Iterator[None]:
@@ -91,6 +95,14 @@ class Overtime:
             elif self._is_asleep:
                 self._is_asleep = False
                 self._wake.set()
+
+    def _end_whatever_comes(self, thread: int) -> None:
+        is_over = False
+        while not is_over:
+            # One that comes through here is too late to matter; nothing may be raised after the block.
+            with suppress(TookTooLong):
+                self._end(thread)
+                is_over = True
 
     def _end(self, thread: int) -> None:
         with self._lock:
@@ -124,7 +136,7 @@ class Overtime:
             frames = sys._current_frames() if late else {}  # noqa: SLF001 - it is documented, and there is no other
             # One that imports is looked at again in a moment.
             for thread in [each for each in late if not is_importing(frames.get(each))]:
-                del self._until[thread]
+                self._until[thread] = now + AGAIN
                 self._raised.add(thread)
                 _raise_in(thread, TookTooLong)
 

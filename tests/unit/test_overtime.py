@@ -63,3 +63,38 @@ def test_what_takes_too_long_is_ended() -> None:
 
     with pytest.raises(TookTooLong):
         loop()
+
+
+def test_what_drops_the_exception_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: dropped.append(found.exc_type))
+
+    class Slow:
+        def __del__(self) -> None:
+            while True:
+                pass
+
+    def loop() -> None:
+        with Overtime().limited(0.0):
+            Slow()
+            while True:
+                pass
+
+    with pytest.raises(TookTooLong):
+        loop()
+    assert dropped == [TookTooLong]
+
+
+def test_nothing_is_raised_once_the_work_is_over() -> None:
+    overtime = Overtime()
+    ended = 0
+    for seconds in [0.0, 0.00001, 0.0001, 0.001] * 200:
+        try:
+            with overtime.limited(seconds):
+                overtime.end_the_late()
+        except TookTooLong:
+            ended += 1
+        sum(range(10))
+        overtime.end_the_late()
+        sum(range(10))
+    assert ended > 0
