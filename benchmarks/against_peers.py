@@ -164,7 +164,8 @@ def bars(measured: Measured, systems: Sequence[System]) -> Iterator[Bar]:
 
 def report(measured: Measured, systems: Sequence[System], turns: int) -> str:
     """The tables, in Markdown."""
-    rates = table(SCENES, {each.name: [cell(measured, each, scene) for scene in SCENES] for each in systems})
+    scenes = [each for each in SCENES if any(scene == each for _, scene in measured.rates)]
+    rates = table(scenes, {each.name: [cell(measured, each, scene) for scene in scenes] for each in systems})
     return (
         f"Emails a second, text of 2 KB, one recipient, due now; median of {turns} turns; in brackets the connections,"
         " and after a stroke the batch, where it is a setting; Duepost's default is 16 connections here."

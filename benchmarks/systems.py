@@ -72,7 +72,8 @@ PGQUEUER = ("pgqueuer>=1.6,<2", "asyncpg>=0.30,<1", "uvloop>=0.21,<1", "aiosmtpl
 PGQUEUER_REMAINING = "SELECT count(*) FROM pgqueuer"
 UVLOOP = ("uvloop>=0.21,<1",)
 
-# The best of `python benchmarks/sweep.py`, whose table is in docs/measured.md; where two were level, the smaller one.
+# What `python benchmarks/sweep.py` finds best on a quiet machine goes here; where two are level, the smaller one. These
+# have not been swept yet: they are what was tried by hand.
 SYSTEMS = (
     System(
         "Duepost",

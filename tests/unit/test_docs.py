@@ -223,3 +223,33 @@ def test_the_page_names_every_argument_of_the_functions(connect: Callable[[], Co
         assert f"`{function}" in page
         for argument in arguments:
             assert re.search(rf"\b{argument}\b", page), f"{function}({argument})"
+
+
+def figures(text: str) -> set[str]:
+    """The numbers of a text, as they are written."""
+    return set(re.findall(r"(?<![\w.,/-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w-])", text))
+
+
+def section(page: Path, title: str) -> str:
+    """A page's section of the second level."""
+    return read(page).split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def test_the_readme_gives_the_figures_that_were_measured() -> None:
+    [header] = re.findall(r"^\| emails/s \| (.+) \|$", read(ROOT / "README.md"), re.MULTILINE)
+    scenes = header.split(" | ")
+    measured = {name: [cell.split()[0] for cell in cells] for name, *cells in rows(DOCS / "measured.md", "", *scenes)}
+    given = {name: cells for name, *cells in rows(ROOT / "README.md", "emails/s", *scenes)}
+    assert given
+    assert given == measured
+    # Also in its sentences; the broker's have a page of their own.
+    assert figures(section(ROOT / "README.md", "Measured")) <= figures(
+        read(DOCS / "measured.md") + section(DOCS / "broker.md", "Measured")
+    )
+
+
+def test_the_decision_on_pipelining_ahead_gives_the_rates_that_were_measured() -> None:
+    [page] = (DOCS / "decisions").glob("0016-*.md")
+    rates = re.search(r"(\d[\d,]*) emails a second, not (\d[\d,]*\d)", read(page))
+    assert rates is not None
+    assert set(rates.groups()) <= figures(section(DOCS / "measured.md", "Next to others"))
