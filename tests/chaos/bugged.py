@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from uuid import UUID
 
 from actors import broker, runtime, scheduler, sender
@@ -18,25 +17,17 @@ from models.words import Verdict
 
 def conclude_before_the_dot() -> None:
     """Says `sent` at once, and delivers afterwards."""
-    delivering = Connection.delivering
 
     def say_sent(connection: Connection, envelope: Envelope, following: object) -> Script[dict[str, Ruling]]:
         later = Connection(settings().need_relay(), settings().timeouts)
-
-        def deliver() -> None:
-            with suppress(StopIteration):
-                script = delivering(later, envelope)
-                reply = later.do(next(script))
-                while True:
-                    reply = later.do(script.send(reply))
-
-        threading.Thread(target=deliver, daemon=True).start()
+        threading.Thread(target=later.deliver, args=(envelope,), daemon=True).start()
         yield from ()
         return {
             recipient: Ruling(Verdict.SENT, Scope.RECIPIENT, Phase.DOT, code=250) for recipient in envelope.recipients
         }
 
-    Connection.delivering = say_sent  # type: ignore[method-assign, assignment]
+    # What a crew delivers with; `deliver` goes another way, and stays as it is.
+    Connection.submitting = say_sent  # type: ignore[method-assign, assignment]
 
 
 def enqueue_outside_the_transaction() -> None:

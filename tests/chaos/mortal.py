@@ -21,21 +21,27 @@ from models.database import Cursor
 T = TypeVar("T")
 
 
+#: Threads that look after the process, at moments of their own, and do nothing for an email. All others count.
+CARETAKERS = frozenset({"duepost-attendance", "duepost-route", "duepost-upkeep", "duepost-recovery"})
+
+
 class Steps:
-    """Counts the steps of the main thread, and ends the process at one of them."""
+    """Counts the steps of all threads that work for the email, and ends the process at one of them."""
 
     def __init__(self, at: int, moment: str, said: int) -> None:
         self._at = at
         self._moment = moment
         self._said = said
         self._count = 0
+        self._lock = threading.Lock()
 
     def step(self, name: str, action: Callable[[], T]) -> T:
         """One step, with death before or after it, if it is the one."""
-        if threading.current_thread() is not threading.main_thread():
+        if threading.current_thread().name in CARETAKERS:
             return action()
-        self._count += 1
-        is_last = self._count == self._at
+        with self._lock:
+            self._count += 1
+            is_last = self._count == self._at
         if is_last and self._moment == "before":
             self._die(name)
         found = action()

@@ -119,8 +119,15 @@ def check_the_points(found: dict[str, tuple[str, int]], moment: str) -> None:
     assert set(states) == set(order if moment == "after" else order[:2]), found
     sending = [(step, copies) for step, (state, copies) in found.items() if state == "sending"]
     phases = " ".join(step for step, _ in sending)
+    # A connection is opened for an email that is claimed: so from the banner on there is one to lose.
     for phase in ("banner", "ehlo", "mail", "rcpt", "data", "dot"):
         assert f"the reply to {phase}" in phases, phases
+    for phase in ("ehlo", "mail", "body", "dot"):
+        assert f"sending {phase}" in phases, phases
+    assert "duepost.take_connection(" in phases, phases
+    # Whichever thread it is in, what moves the row is a point of its own, and the conclusion is the last.
+    *_, last = found
+    assert "duepost.conclude_emails(" in last, found
     by_step = {step.split(" ", 1)[1]: copies for step, copies in sending}
     assert by_step[f"{moment} the reply to data"] == 0
     assert by_step["after the reply to dot"] == 1 if moment == "after" else True
