@@ -1,5 +1,7 @@
 """What the tests share: real servers, fresh databases."""
 
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterator
 
 import hypothesis
@@ -24,6 +26,12 @@ def _server(name: str) -> PostgresServer:
         server = _servers[name] = PostgresServer(installed_binaries()[name])
         server.start()
     return _servers[name]
+
+
+def pytest_configure() -> None:
+    # Where tests are run in the background, a shell lets them ignore Ctrl-C, and so would what they start.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
