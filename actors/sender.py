@@ -388,12 +388,14 @@ def conclude_each(plain: Sequence[tuple[Conclusion, ClaimedMessage | None]]) -> 
 
 def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> tuple[Conclusion, list[Callable[[], None]]]:
     """Writes a conclusion; gives it as it was written, and what is to be reported once it is committed."""
+    if not emails.lock_claimed(cursor, email):
+        return outcome, already_concluded(cursor, email)
     refusal = keep_undeliverable(cursor, email, outcome)
     if refusal is not None:
         outcome = outcome.as_relay_failure()
     state: State | None = None
     if outcome.is_finished:
-        concluded = emails.lock_claimed(cursor, email) and emails.conclude_finished(cursor, email, outcome.results)
+        concluded = emails.conclude_finished(cursor, email, outcome.results)
     else:
         state = put_back(cursor, email, outcome)
         concluded = state is not None
@@ -412,11 +414,13 @@ def apply(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> tuple[Con
 def keep_undeliverable(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> str | None:
     """Keeps what is undeliverable for some days; looks whether everybody is refused alike.
 
+    The caller holds the row's lock.
+
     Returns:
         the words that everybody is refused with; then it is about us, and those who were dropped for it before are
         scheduled again. None where a refusal is the recipient's own.
     """
-    if not outcome.undeliverable or not emails.lock_claimed(cursor, email):
+    if not outcome.undeliverable:
         return None
     undeliverable.keep(cursor, email, outcome.results, days=settings().keep_undeliverable_days)
     if outcome.refusal is None:
@@ -434,11 +438,11 @@ def keep_undeliverable(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion)
 def put_back(cursor: Cursor, email: ClaimedEmail, outcome: Conclusion) -> State | None:
     """Journals an attempt that has not finished the email, and makes it due later, or unknown.
 
+    The caller holds the row's lock.
+
     Returns:
         where it stands now; None where the claim is no longer the row's.
     """
-    if not emails.lock_claimed(cursor, email):
-        return None
     emails.settle(cursor, email, outcome.results)
     emails.journal(cursor, email, outcome.results)
     if outcome.is_unknown:
