@@ -74,6 +74,11 @@ class _Times:
     hold: float = -float("inf")
     slow: float = -float("inf")
 
+    @property
+    def answered_ago(self) -> float | None:
+        """Seconds since a connection was answered; None where none has been."""
+        return time.monotonic() - self.worked if self.worked > -float("inf") else None
+
 
 class SharedRoute:
     """What the connections of all workers to one relay share.
@@ -160,8 +165,8 @@ class SharedRoute:
                 return True
         with self._asking:
             with self._lock:
-                opened, has_worked = self._opened, self._times.worked > since
-            what = self._refused(opened, now - since, has_worked, is_named, refusal)
+                opened, answered_ago = self._opened, self._times.answered_ago
+            what = self._refused(opened, now - since, answered_ago, is_named, refusal)
             with self._lock:
                 self._granted = opened
                 is_over = what == "down" or (what == "wait" and now - since > UNCLEAR_FOR)
@@ -172,7 +177,7 @@ class SharedRoute:
         self._wake.set()
         return True
 
-    def _refused(self, opened: int, seconds: float, has_worked: bool, is_named: bool, refusal: Ruling) -> str:
+    def _refused(self, opened: int, seconds: float, answered_ago: float | None, is_named: bool, refusal: Ruling) -> str:
         try:
             what = routes.refuse_connection(
                 self._database,
@@ -181,7 +186,7 @@ class SharedRoute:
                 opened=opened,
                 seconds=seconds,
                 is_named=is_named,
-                has_worked=has_worked,
+                answered_ago=answered_ago,
                 because=described(refusal),
             )
         except (DatabaseUnreachable, psycopg2.Error) as failure:
@@ -292,13 +297,10 @@ class SharedRoute:
             now = time.monotonic()
             with self._lock:
                 opened = self._opened
-                is_wanted, has_worked = (
-                    now - self._times.used < 2 * INTERVAL,
-                    now - self._times.worked < 2 * INTERVAL,
-                )
+                is_wanted, answered_ago = now - self._times.used < 2 * INTERVAL, self._times.answered_ago
             if opened != self._granted or is_wanted:
                 routes.report_connections(
-                    self._database, relay, worker_id, opened, is_wanted=is_wanted, has_worked=has_worked
+                    self._database, relay, worker_id, opened, is_wanted=is_wanted, answered_ago=answered_ago
                 )
                 self._granted = opened
             was_paused = self._known is not None and self._known.pause > 0

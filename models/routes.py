@@ -65,7 +65,7 @@ def refuse_connection(
     opened: int,
     seconds: float,
     is_named: bool,
-    has_worked: bool,
+    answered_ago: float | None,
     because: str,
 ) -> str:
     """One more connection was refused to a worker that has `opened`.
@@ -77,7 +77,7 @@ def refuse_connection(
         opened: how many others it has.
         seconds: for how long it has been refused further ones.
         is_named: the relay says that there are too many.
-        has_worked: others of the worker's were answered since.
+        answered_ago: seconds since one of the worker's others was answered; None where none was.
         because: phase and codes.
 
     Returns:
@@ -92,7 +92,7 @@ def refuse_connection(
             "opened": opened,
             "seconds": seconds,
             "is_named": is_named,
-            "has_worked": has_worked,
+            "answered_ago": answered_ago,
             "because": because,
         },
     )
@@ -100,9 +100,9 @@ def refuse_connection(
 
 
 def report_connections(
-    database: Database, route: str, worker_id: int, connections: int, *, is_wanted: bool, has_worked: bool
+    database: Database, route: str, worker_id: int, connections: int, *, is_wanted: bool, answered_ago: float | None
 ) -> None:
-    """A worker says how many connections it has, and whether it wants some and was answered over one just now."""
+    """A worker says how many connections it has, whether it wants some, and how many seconds ago one was answered."""
     database.execute(
         SQL["report_connections"],
         {
@@ -110,7 +110,7 @@ def report_connections(
             "worker_id": worker_id,
             "connections": connections,
             "is_wanted": is_wanted,
-            "has_worked": has_worked,
+            "answered_ago": answered_ago,
         },
     )
 

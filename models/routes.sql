@@ -5,11 +5,11 @@ SELECT duepost.take_connection(%(route)s, %(worker_id)s, %(opened)s)
 
 -- name: refuse_connection
 SELECT duepost.refuse_connection(
-    %(route)s, %(worker_id)s, %(opened)s, %(seconds)s, %(is_named)s, %(has_worked)s, %(because)s
+    %(route)s, %(worker_id)s, %(opened)s, %(seconds)s, %(is_named)s, %(answered_ago)s, %(because)s
 )
 
 -- name: report_connections
-SELECT duepost.report_connections(%(route)s, %(worker_id)s, %(connections)s, %(is_wanted)s, %(has_worked)s)
+SELECT duepost.report_connections(%(route)s, %(worker_id)s, %(connections)s, %(is_wanted)s, %(answered_ago)s)
 
 -- name: look
 -- What is known of a relay, and this worker's share of the connections that it allows.

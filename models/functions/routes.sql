@@ -18,18 +18,18 @@ COMMENT ON FUNCTION duepost.other_connections IS
     'Connections that other living workers have at a relay, how many of them want some, and when one was answered last.';
 
 CREATE OR REPLACE FUNCTION duepost.report_connections(
-    route text, worker_id integer, connections integer, is_wanted boolean, has_worked boolean
+    route text, worker_id integer, connections integer, is_wanted boolean, answered_ago double precision
 ) RETURNS void
 LANGUAGE sql AS $$
     INSERT INTO duepost.route_worker AS w (route, worker_id, connections, wanted_at, worked_at)
-    VALUES ($1, $2, $3, CASE WHEN $4 THEN now() ELSE '-infinity' END, CASE WHEN $5 THEN now() END)
+    VALUES ($1, $2, $3, CASE WHEN $4 THEN now() ELSE '-infinity' END, now() - make_interval(secs => $5))
     ON CONFLICT ON CONSTRAINT route_worker_pkey DO UPDATE
     SET connections = $3,
         wanted_at = CASE WHEN $4 THEN now() ELSE w.wanted_at END,
-        worked_at = CASE WHEN $5 THEN now() ELSE w.worked_at END
+        worked_at = coalesce(now() - make_interval(secs => $5), w.worked_at)
 $$;
 COMMENT ON FUNCTION duepost.report_connections IS
-    'A worker says how many connections it has at a relay, and whether it wants some and has had an answer just now.';
+    'A worker says how many connections it has at a relay, whether it wants some, and how many seconds ago it had an answer.';
 
 CREATE OR REPLACE FUNCTION duepost.take_connection(route text, worker_id integer, opened integer) RETURNS boolean
 LANGUAGE plpgsql AS $$
@@ -63,7 +63,7 @@ BEGIN
             AND opened < greatest(1, ceil(permitted::numeric / (others.wanting + 1)));
     END IF;
     PERFORM duepost.report_connections(
-        take_connection.route, take_connection.worker_id, opened + granted::integer, true, false
+        take_connection.route, take_connection.worker_id, opened + granted::integer, true, NULL
     );
     RETURN granted;
 END
@@ -74,8 +74,8 @@ COMMENT ON FUNCTION duepost.take_connection IS
 
 -- `seconds` is for how long this worker has been refused connections; `is_named` that the relay says why.
 CREATE OR REPLACE FUNCTION duepost.refuse_connection(
-    route text, worker_id integer, opened integer, seconds double precision, is_named boolean, has_worked boolean,
-    because text
+    route text, worker_id integer, opened integer, seconds double precision, is_named boolean,
+    answered_ago double precision, because text
 ) RETURNS text
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -86,7 +86,7 @@ BEGIN
     INSERT INTO duepost.route (route) VALUES (refuse_connection.route) ON CONFLICT DO NOTHING;
     PERFORM FROM duepost.route AS r WHERE r.route = refuse_connection.route FOR UPDATE;
     PERFORM duepost.report_connections(
-        refuse_connection.route, refuse_connection.worker_id, opened, true, has_worked
+        refuse_connection.route, refuse_connection.worker_id, opened, true, answered_ago
     );
     others := duepost.other_connections(refuse_connection.route, refuse_connection.worker_id);
     total := others.held + opened;
@@ -98,7 +98,10 @@ BEGIN
         RETURN 'down';
     END IF;
     -- Where the relay does not say why, it counts only once others of ours were answered since.
-    IF NOT (is_named OR has_worked OR coalesce(others.worked_at > now() - make_interval(secs => seconds), false)) THEN
+    IF NOT (is_named
+        OR coalesce(answered_ago < seconds, false)
+        OR coalesce(others.worked_at > now() - make_interval(secs => seconds), false)
+    ) THEN
         RETURN 'wait';
     END IF;
     UPDATE duepost.route AS r

@@ -40,8 +40,9 @@ def test_more_connections_than_the_relay_takes_are_neither_a_failure_nor_an_atte
     assert known <= 8 * processes + 4
     assert relay.surplus <= known + 2
     [(learnt,)] = site.query("SELECT connections FROM duepost.route")
-    # One fewer where the relay has counted one that was closed already for long.
-    assert learnt in {limit, max(1, limit - 1)}
+    # One fewer where the relay has counted one that was closed already for long; one more where another process was
+    # about to open one, which the next refusal corrects.
+    assert max(1, limit - 1) <= learnt <= limit + processes - 1
 
 
 def test_idle_connections_leave_their_places_to_others(site: Site, relay: ScriptedRelay) -> None:
