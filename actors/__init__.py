@@ -1,24 +1,13 @@
-"""What runs: `dramatiq actors` imports this, and finds every actor and the broker here."""
+"""What runs. `dramatiq actors` imports this, and finds the broker with every actor.
+
+Only in a process of Dramatiq's command line does importing this build the application: anywhere else it builds nothing,
+connects to nothing, and leaves Dramatiq's global broker and Sentry alone. `actors.app` builds it when asked to.
+"""
 
 import sys
 
-import dramatiq
+if "dramatiq.cli" in sys.modules:
+    from actors.app import build
 
-from actors.settings import BadSettings
-
-try:
-    from actors import runtime
-except BadSettings as error:
-    print(f"duepost: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
-
-from actors.broker import Life
-from actors.scheduler import enqueue_due_emails
-from actors.sender import send_email
-from actors.startup import Startup
-
-broker = runtime.broker
-broker.add_middleware(Startup(), before=Life)
-dramatiq.set_broker(broker)
-
-__all__ = ["broker", "enqueue_due_emails", "send_email"]
+    application = build()
+    broker = application.broker

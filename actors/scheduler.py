@@ -4,20 +4,21 @@ import logging
 import random
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import dramatiq
 import psycopg2
 
-from actors import reporting
-from actors.promptness import Allowance
-from actors.ration import Ration
-from actors.runtime import broker, database
-from actors.sender import LATE_PRIORITY, PRIORITY, SCHEDULER, send_email, tick_message
-from actors.settings import settings
+from actors.alerts import alerts
+from actors.delivery.fairness import TokenBuckets
+from actors.queue.broker import PostgresBroker
+from actors.sender import LATE_PRIORITY, PRIORITY, message_for
+from actors.tick import PRIORITY as PRIORITY_OF_PASSES
+from actors.tick import QUEUE, SCHEDULER
 from models import control, emails, undeliverable, workers
+from models.database.connections import Database
+from models.database.full_scan_throttle import FullScanThrottle
 from models.emails import DueEmail
 from models.messages import StoredMessage
 
@@ -37,50 +38,183 @@ OVERLAP = timedelta(seconds=1)
 BESIDE_ANOTHER = 2_000
 
 
-@dataclass
-class Passed:
-    """How far this process's passes have come in due order.
+class Scheduler:
+    """Passes of one process. They may run side by side, in any threads: each replaces the place it came to, whole.
 
-    Passes may run side by side: each replaces the place whole, and a place that is too early costs time only.
+    Args:
+        database: where the emails are.
+        broker: where they are enqueued.
+        retention_days: for how many days the ledger is kept; None for good.
+        disabled: nothing is enqueued.
+
+    Attributes:
+        token_buckets: how much of a kind goes ahead.
+        full_scan_throttle: when a pass begins at the oldest.
     """
 
-    place: tuple[datetime, int] = emails.BEGINNING
+    def __init__(
+        self, database: Database, broker: PostgresBroker, *, retention_days: int | None, disabled: bool
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._retention_days = retention_days
+        self._disabled = disabled
+        self.token_buckets = TokenBuckets()
+        self.full_scan_throttle = FullScanThrottle()
+        #: How far this process's passes have come in due order. One that is too early costs time only.
+        self._place: tuple[datetime, int] = emails.BEGINNING
 
+    def enqueue_due_emails(self) -> None:
+        """One pass: enqueues what is due, the oldest first, each email in a transaction of its own.
 
-passed = Passed()
-ration = Ration()
-allowance = Allowance()
+        Raises:
+            dramatiq.Retry: another pass is at a long line, and does it all; two would be in each other's way.
+        """
+        beside: AnotherPass | None = None
+        if not self._disabled:
+            self.bring_back_lost_messages()
+            try:
+                for page in self.due_pages():
+                    self.enqueue_each(page)
+            except AnotherPass as another:
+                beside = another
+            self.probe_an_open_circuit()
+        self.keep_house()
+        if control.take_check_in(self._database):
+            alerts.check_in()
+        if beside is not None:
+            raise beside
 
+    def due_pages(self) -> Iterator[list[DueEmail]]:
+        """Due emails in due order, page by page, until nothing is due or nothing may be sent; between them the newest.
 
-@dramatiq.actor(
-    broker=broker,
-    actor_name=SCHEDULER,
-    queue_name="duepost_scheduler",
-    priority=0,
-    max_retries=None,
-    min_backoff=1_000,
-    max_backoff=60_000,
-)
-def enqueue_due_emails() -> None:
-    """One pass: enqueues what is due, the oldest first, each email in a transaction of its own.
+        Raises:
+            AnotherPass: many are due, and somebody else goes through them.
+        """
+        begins_anew, is_long = self.full_scan_throttle.is_due, False
+        place = emails.BEGINNING if begins_anew else self._place
+        while True:
+            state = control.read(self._database)
+            if state.paused or state.circuit_open or state.route_paused:
+                return
+            with self.full_scan_throttle.measured() if begins_anew else nullcontext():
+                page = emails.due_page(self._database, PAGE, place)
+            begins_anew = False
+            if len(page) == PAGE:
+                if is_long:
+                    control.go_on_with_long_pass(self._database)
+                elif not control.begin_long_pass(self._database):
+                    raise AnotherPass
+                is_long = True
+                if newest := emails.newest_due(self._database, NEWEST):
+                    yield newest
+            if page:
+                yield page
+                place = page[-1].due_at, page[-1].id
+                self._place = (place[0] - OVERLAP, 0)
+            if len(page) < PAGE:
+                if is_long:
+                    control.end_long_pass(self._database)
+                return
 
-    Raises:
-        dramatiq.Retry: another pass is at a long line, and does it all; two would be in each other's way.
-    """
-    beside: AnotherPass | None = None
-    if not settings().disabled:
-        bring_back_lost_messages()
+    def enqueue_each(self, due: Sequence[DueEmail]) -> None:
+        """Enqueues emails, each in a transaction of its own, or moves it to the ledger if its time is over.
+
+        Raises:
+            psycopg2.Error: of the first that failed; all the others are done.
+        """
+        email_ids = [each.id for each in due]
+        priorities = [self.priority_of(each) for each in due]
+
+        def store(messages: Sequence[StoredMessage]) -> Collection[str]:
+            return emails.enqueue_each(self._database, email_ids, messages, priorities)
+
         try:
-            for page in due_pages():
-                enqueue_each(page)
-        except AnotherPass as another:
-            beside = another
-        probe_an_open_circuit()
-    keep_house()
-    if control.take_check_in(database):
-        reporting.check_in()
-    if beside is not None:
-        raise beside
+            self._broker.enqueue_through([message_for(email_id) for email_id in email_ids], store)
+        except psycopg2.Error:
+            # What came before it is committed. The rest is taken one by one, so that one row never blocks another.
+            failures = [failure for email_id in email_ids if (failure := self.failure_of(email_id))]
+            if failures:
+                raise failures[0] from None
+
+    def priority_of(self, due: DueEmail) -> int:
+        """What is on time goes ahead of what is late, as far as its kind's token bucket goes."""
+        return PRIORITY if due.is_on_time and self.token_buckets.take(due.kind) else LATE_PRIORITY
+
+    def failure_of(self, email_id: int) -> psycopg2.Error | None:
+        """Enqueues one email; gives what that fails of."""
+        try:
+            self.enqueue_or_expire(email_id)
+        except psycopg2.Error as failure:
+            return failure
+        return None
+
+    def enqueue_or_expire(self, email_id: int, *, probe: bool = False) -> bool:
+        """Enqueues one email, or moves it to the ledger if its time is over; in one transaction.
+
+        Returns:
+            whether it was enqueued; not if another transaction holds it, or nothing may be sent any more.
+        """
+        message = message_for(email_id)
+        with self._database.transaction() as cursor:
+            if emails.enqueue(cursor, email_id, UUID(message.message_id), probe=probe):
+                self._broker.enqueue(message)
+                return True
+            emails.expire(cursor, email_id)
+            return False
+
+    def probe_an_open_circuit(self) -> None:
+        """While the circuit is open: one due email is enqueued alone, once in each pause."""
+        if not (control.read(self._database).probe_is_due and emails.due_page(self._database, 1)):
+            return
+        if control.take_probe(self._database):
+            for due in probe_order(emails.due_page(self._database, PAGE)):
+                if self.enqueue_or_expire(due.id, probe=True):
+                    return
+
+    def bring_back_lost_messages(self) -> None:
+        """Emails that are queued but have no message any more are scheduled again."""
+        if control.take_sweep(self._database):
+            with self._database.transaction() as cursor:
+                lost = emails.release_without_message(cursor)
+            if lost:
+                logger.warning("%d queued emails had lost their message; they are scheduled again.", len(lost))
+
+    def keep_house(self) -> None:
+        """A few times a day: the ledger's partitions, and workers that are long gone."""
+        if control.take_maintenance(self._database):
+            are_maintained = control.maintain_partitions(self._database, retention_days=self._retention_days)
+            while undeliverable.forget(self._database):
+                pass
+            workers.forget_the_long_gone(self._database)
+            if not are_maintained:
+                logger.warning(
+                    "The ledger's partitions wait for a long reader (`duepost doctor` names it); again in a minute."
+                )
+                return
+            control.note_maintenance(self._database)
+            days, is_owner = control.keeping(self._database)
+            if (reason := control.why_kept_longer(self._retention_days, days, is_owner=is_owner)) is not None:
+                logger.warning(reason)
+
+
+def declare_scheduler(broker: PostgresBroker, scheduler: Scheduler) -> dramatiq.Actor[[], None]:
+    """Declares the actor that enqueues what is due."""
+
+    def enqueue_due_emails() -> None:
+        """One pass of the scheduler."""
+        scheduler.enqueue_due_emails()
+
+    return dramatiq.actor(
+        enqueue_due_emails,
+        actor_name=SCHEDULER,
+        broker=broker,
+        queue_name=QUEUE,
+        priority=PRIORITY_OF_PASSES,
+        max_retries=None,
+        min_backoff=1_000,
+        max_backoff=60_000,
+    )
 
 
 class AnotherPass(dramatiq.errors.Retry):
@@ -88,99 +222,6 @@ class AnotherPass(dramatiq.errors.Retry):
 
     def __init__(self) -> None:
         super().__init__("another pass is under way", delay=BESIDE_ANOTHER)  # type: ignore[no-untyped-call]
-
-
-def due_pages() -> Iterator[list[DueEmail]]:
-    """Due emails in due order, page by page, until nothing is due or nothing may be sent; between them the newest.
-
-    Raises:
-        AnotherPass: many are due, and somebody else goes through them.
-    """
-    begins_anew, is_long = ration.is_due, False
-    place = emails.BEGINNING if begins_anew else passed.place
-    while True:
-        state = control.read(database)
-        if state.paused or state.circuit_open or state.route_paused:
-            return
-        with ration.measured() if begins_anew else nullcontext():
-            page = emails.due_page(database, PAGE, place)
-        begins_anew = False
-        if len(page) == PAGE:
-            if is_long:
-                control.go_on_with_long_pass(database)
-            elif not control.begin_long_pass(database):
-                raise AnotherPass
-            is_long = True
-            if newest := emails.newest_due(database, NEWEST):
-                yield newest
-        if page:
-            yield page
-            place = page[-1].due_at, page[-1].id
-            passed.place = (place[0] - OVERLAP, 0)
-        if len(page) < PAGE:
-            if is_long:
-                control.end_long_pass(database)
-            return
-
-
-def enqueue_each(due: Sequence[DueEmail]) -> None:
-    """Enqueues emails, each in a transaction of its own, or moves it to the ledger if its time is over.
-
-    Raises:
-        psycopg2.Error: of the first that failed; all the others are done.
-    """
-    email_ids = [each.id for each in due]
-    priorities = [priority_of(each) for each in due]
-
-    def store(messages: Sequence[StoredMessage]) -> Collection[str]:
-        return emails.enqueue_each(database, email_ids, messages, priorities)
-
-    try:
-        broker.enqueue_through([send_email.message(email_id) for email_id in email_ids], store)
-    except psycopg2.Error:
-        # What came before it is committed. The rest is taken one by one, so that one row never blocks another.
-        failures = [failure for email_id in email_ids if (failure := failure_of(email_id))]
-        if failures:
-            raise failures[0] from None
-
-
-def priority_of(due: DueEmail) -> int:
-    """What is on time goes ahead of what is late, as far as its kind's allowance goes."""
-    return PRIORITY if due.is_on_time and allowance.take(due.kind) else LATE_PRIORITY
-
-
-def failure_of(email_id: int) -> psycopg2.Error | None:
-    """Enqueues one email; gives what that fails of."""
-    try:
-        enqueue_or_expire(email_id)
-    except psycopg2.Error as failure:
-        return failure
-    return None
-
-
-def enqueue_or_expire(email_id: int, *, probe: bool = False) -> bool:
-    """Enqueues one email, or moves it to the ledger if its time is over; in one transaction.
-
-    Returns:
-        whether it was enqueued; not if another transaction holds it, or nothing may be sent any more.
-    """
-    message = send_email.message(email_id)
-    with database.transaction() as cursor:
-        if emails.enqueue(cursor, email_id, UUID(message.message_id), probe=probe):
-            broker.enqueue(message)
-            return True
-        emails.expire(cursor, email_id)
-        return False
-
-
-def probe_an_open_circuit() -> None:
-    """While the circuit is open: one due email is enqueued alone, once in each pause."""
-    if not (control.read(database).probe_is_due and emails.due_page(database, 1)):
-        return
-    if control.take_probe(database):
-        for due in probe_order(emails.due_page(database, PAGE)):
-            if enqueue_or_expire(due.id, probe=True):
-                return
 
 
 def probe_order(page: Sequence[DueEmail]) -> list[DueEmail]:
@@ -191,42 +232,3 @@ def probe_order(page: Sequence[DueEmail]) -> list[DueEmail]:
     first = list(oldest.values())
     random.shuffle(first)
     return first + [due for due in page if oldest[due.kind] is not due]
-
-
-def bring_back_lost_messages() -> None:
-    """Emails that are queued but have no message any more are scheduled again."""
-    if control.take_sweep(database):
-        with database.transaction() as cursor:
-            lost = emails.release_without_message(cursor)
-        if lost:
-            logger.warning("%d queued emails had lost their message; they are scheduled again.", len(lost))
-
-
-def keep_house() -> None:
-    """A few times a day: the ledger's partitions, and workers that are long gone."""
-    if control.take_maintenance(database):
-        are_maintained = control.maintain_partitions(database, retention_days=settings().retention_days)
-        while undeliverable.forget(database):
-            pass
-        workers.forget_the_long_gone(database)
-        if not are_maintained:
-            logger.warning(
-                "The ledger's partitions wait for a long reader (`duepost doctor` names it); again in a minute."
-            )
-            return
-        control.note_maintenance(database)
-        days, is_owner = control.keeping(database)
-        if (reason := control.why_kept_longer(settings().retention_days, days, is_owner=is_owner)) is not None:
-            logger.warning(reason)
-
-
-def tick() -> bool:
-    """Asks for a pass of the scheduler, unless that is asked for already.
-
-    Returns:
-        whether a message was enqueued.
-
-    Raises:
-        BrokerUnreachable: the database is away.
-    """
-    return broker.enqueue_unless_one_waits(tick_message())

@@ -12,10 +12,10 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sentry_sdk.utils import BadDsn, Dsn
 
-from actors.addresses import Mailbox, parse_sender
-from actors.smtp.greeting import is_hello_name
-from actors.smtp.relay import Relay, Timeouts
-from actors.smtp.tls import trouble_with
+from actors.channels.smtp.greeting import is_hello_name
+from actors.channels.smtp.relay import Relay, Timeouts
+from actors.channels.smtp.tls import trouble_with
+from actors.content.addresses import Mailbox, parse_sender
 from models.errors import DuepostError
 
 

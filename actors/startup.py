@@ -7,16 +7,18 @@ import dramatiq
 import psycopg2
 from dramatiq.middleware import Middleware
 
-from actors import memory
-from actors.recovery import Recovery
-from actors.route import Watch
-from actors.runtime import broker, database, relay_route
-from actors.sender import crew
-from actors.settings import BadSettings, settings
+from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.email_work import Work
+from actors.delivery.rescue import Rescuer
+from actors.delivery.route import Watch
+from actors.liveness import memory_limit
+from actors.queue.broker import PostgresBroker
+from actors.settings import BadSettings, Settings
 from models import control
+from models.database.connections import Database
+from models.database.migrate import check_schema
+from models.database.preconditions import check_writable
 from models.errors import DuepostError
-from models.migrate import check_schema
-from models.preconditions import check_writable
 
 #: Exit statuses of a worker that cannot start.
 FAILED = 1
@@ -24,46 +26,67 @@ BAD_SETTINGS = 2
 
 
 class Startup(Middleware):
-    """Checks settings, database and schema; looks after what others leave behind."""
+    """Checks settings, database and schema; looks after what others leave behind.
 
-    def __init__(self) -> None:
-        self._recovery = Recovery()
-        self._watch = Watch(relay_route, crew.tidy)
+    Args:
+        settings: what was asked for.
+        database: where the emails are.
+        broker: whose worker this is.
+        dispatcher: what is closed at the end.
+        rescuer: looks after emails of workers that are gone.
+        watch: looks at what is known of the relay.
+    """
 
-    def before_worker_boot(self, _broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        broker: PostgresBroker,
+        dispatcher: Dispatcher[Work],
+        rescuer: Rescuer,
+        watch: Watch,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._broker = broker
+        self._dispatcher = dispatcher
+        self._rescuer = rescuer
+        self._watch = watch
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
 
         A relay that cannot be reached is no reason: mail waits for it.
         """
         try:
-            settings().need_database_url()
-            settings().need_relay()
-            sender = settings().need_sender()
-            check_schema(database)
-            check_writable(database)
-            broker.attendance.check()
-            control.set_message_id_domain(database, sender.address.rpartition("@")[2])
+            self._settings.need_database_url()
+            self._settings.need_relay()
+            sender = self._settings.need_sender()
+            check_schema(self._database)
+            check_writable(self._database)
+            self._broker.worker_session.check()
+            control.set_message_id_domain(self._database, sender.address.rpartition("@")[2])
         except BadSettings as error:
-            leave(error, BAD_SETTINGS)
+            end(error, BAD_SETTINGS)
         except (DuepostError, psycopg2.Error) as error:
-            leave(error, FAILED)
+            end(error, FAILED)
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks after emails of workers that are gone; bounds what any email may take from now on."""
-        self._recovery.start()
+        self._rescuer.start()
         self._watch.start()
-        memory.limit(settings().memory_limit)
+        memory_limit.limit(self._settings.memory_limit)
         # What has been loaded by now stays: collections need not go through it again and again.
         gc.freeze()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks no more, and takes leave of the relay."""
-        self._recovery.stop()
+        self._rescuer.stop()
         self._watch.stop()
-        crew.close()
+        self._dispatcher.close()
 
 
-def leave(error: Exception, status: int) -> None:
+def end(error: Exception, status: int) -> None:
     """Ends this process with one line."""
     print(f"duepost: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(status)

@@ -25,10 +25,10 @@ from psycopg2 import extensions
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from actors.broker_schema import queue_schema  # noqa: E402 - the path comes first
+from actors.queue.schema import queue_schema  # noqa: E402 - the path comes first
 from duepost.embedded import EmbeddedPostgres  # noqa: E402
-from models.database import UNLIMITED, Database  # noqa: E402
-from models.migrate import migrate  # noqa: E402
+from models.database.connections import UNLIMITED, Database  # noqa: E402
+from models.database.migrate import migrate  # noqa: E402
 
 #: Stock dramatiq-pg takes the whole server down at about 13,000 waiting messages: a lock for each.
 STOCK_SURVIVES = 10_000

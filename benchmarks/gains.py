@@ -22,15 +22,16 @@ from uuid import UUID, uuid4
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from actors.addresses import Mailbox, _ascii_domain  # noqa: E402 - the path comes first
-from actors.mime import build_message  # noqa: E402
-from actors.process import this_process  # noqa: E402
-from actors.rendering import Content  # noqa: E402
-from actors.smtp.replies import Reply  # noqa: E402
-from actors.smtp.verdicts import Phase, judge  # noqa: E402
+from actors.channels.smtp.replies import Reply  # noqa: E402
+from actors.channels.smtp.verdicts import judge  # noqa: E402
+from actors.content.addresses import Mailbox, _ascii_domain  # noqa: E402 - the path comes first
+from actors.content.mime import build_message  # noqa: E402
+from actors.content.templates import Content  # noqa: E402
+from actors.liveness.process import this_process  # noqa: E402
+from actors.ruling import Phase  # noqa: E402
 from benchmarks.site import BODY, fresh_database, machine, migrated, schedule, server  # noqa: E402
 from models import emails, messages, workers  # noqa: E402
-from models.database import Database  # noqa: E402
+from models.database.connections import Database  # noqa: E402
 from models.emails import ClaimedEmail, Finished, Result  # noqa: E402
 from models.messages import StoredMessage  # noqa: E402
 from models.words import Outcome, Verdict  # noqa: E402
@@ -115,19 +116,19 @@ def in_memory() -> Sequence[Trick]:
     return [
         Trick(
             "headers and skeletons are spliced, not composed",
-            "actors/mime.py:build_message",
+            "actors/content/mime.py:build_message",
             repeated(build),
             repeated(compose),
         ),
         Trick(
             "a domain is read once",
-            "actors/addresses.py:ascii_address",
+            "actors/content/addresses.py:ascii_address",
             repeated(lambda: _ascii_domain("example.com")),
             repeated(lambda: _ascii_domain.__wrapped__("example.com")),
         ),
         Trick(
             "what a reply means is remembered",
-            "actors/smtp/verdicts.py:judge",
+            "actors/channels/smtp/verdicts.py:judge",
             repeated(lambda: judge(Phase.DOT, taken)),
             repeated(lambda: judge.__wrapped__(Phase.DOT, taken)),
         ),

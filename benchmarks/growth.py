@@ -39,7 +39,7 @@ from benchmarks.site import (  # noqa: E402 - the path comes first
     wait_for,
 )
 from benchmarks.usage import largest_megabytes  # noqa: E402
-from models.database import UNLIMITED, Database  # noqa: E402
+from models.database.connections import UNLIMITED, Database  # noqa: E402
 
 LATER = """
     WITH email AS (

@@ -22,7 +22,7 @@ def ours() -> dramatiq.Broker:
     """Duepost's, with Dramatiq's own middleware."""
     from dramatiq.middleware import AgeLimit, Callbacks, Pipelines, Retries, ShutdownNotifications, TimeLimit
 
-    from actors.broker import PostgresBroker
+    from actors.queue.broker import PostgresBroker
 
     return PostgresBroker(URL, [AgeLimit(), TimeLimit(), ShutdownNotifications(), Callbacks(), Pipelines(), Retries()])
 

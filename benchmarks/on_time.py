@@ -33,7 +33,7 @@ from benchmarks.site import (  # noqa: E402 - the path comes first
     sink,
     wait_for,
 )
-from models.database import Database  # noqa: E402
+from models.database.connections import Database  # noqa: E402
 
 FLOW = """
     SELECT 'flow' || i || '@example.com', extract(epoch FROM due)::float, duepost.schedule_email(

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.site import BODY, Bar, bars_table, fresh_database, machine, migrated, server  # noqa: E402
-from models.database import Database  # noqa: E402
+from models.database.connections import Database  # noqa: E402
 
 FUNCTION = """
     SELECT duepost.schedule_email(

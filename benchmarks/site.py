@@ -16,11 +16,11 @@ from pathlib import Path
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
-from actors.broker_schema import queue_schema
+from actors.queue.schema import queue_schema
 from benchmarks.usage import kill
 from duepost.embedded import EmbeddedPostgres
-from models.database import Database
-from models.migrate import migrate
+from models.database.connections import Database
+from models.database.migrate import migrate
 
 ROOT = Path(__file__).parent.parent
 

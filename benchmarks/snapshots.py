@@ -39,7 +39,7 @@ from benchmarks.site import (  # noqa: E402 - the path comes first
     table,
     wait_for,
 )
-from models.database import Database  # noqa: E402
+from models.database.connections import Database  # noqa: E402
 
 #: Emails that fall due a second while lateness is measured, and for how many seconds.
 PACE = 40

@@ -9,10 +9,10 @@ Importing it has no effects: no setting is read, nothing is reported, and Dramat
 of the email application is loaded, and `actors` and `models` stay the host's own.
 """
 
-from duepost.app.actors.broker import BrokerUnreachable, ClaimLost, MessageRefused, PostgresBroker
-from duepost.app.actors.results import PostgresResults
-from duepost.app.actors.upkeep import Patience
-from duepost.app.models.database import Database, Limits
+from duepost.app.actors.liveness.maintenance import Patience
+from duepost.app.actors.queue.broker import BrokerUnreachable, ClaimLost, MessageRefused, PostgresBroker
+from duepost.app.actors.queue.results import PostgresResults
+from duepost.app.models.database.connections import Database, Limits
 from duepost.app.models.errors import DatabaseUnreachable, NestedTransaction, SchemaMismatch
 
 __all__ = [

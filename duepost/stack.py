@@ -10,16 +10,16 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
-from actors.addresses import parse_sender
-from actors.broker_schema import queue_schema
+from actors.content.addresses import parse_sender
+from actors.queue.schema import queue_schema
 from actors.settings import settings
 from duepost.catcher import Catcher, Refusal
 from duepost.children import Children, FolderLock, end_leftovers
 from duepost.embedded import EmbeddedPostgres
 from duepost.private import make_private
 from models import control
-from models.database import Database
-from models.migrate import migrate
+from models.database.connections import Database
+from models.database.migrate import migrate
 
 #: What Duepost's own folder in a working directory is called.
 HOME = ".duepost"

@@ -5,9 +5,9 @@ from datetime import datetime
 
 from psycopg2.errors import LockNotAvailable
 
-from models.database import Cursor, Database
+from models.database.connections import Cursor, Database
+from models.database.statements import statements
 from models.errors import DatabaseUnreachable
-from models.statements import statements
 
 SQL = statements(__file__)
 

@@ -13,12 +13,12 @@ from uuid import UUID
 
 import psycopg2
 
-from models.database import Cursor, Database, Limits, Row
+from models.database.connections import Cursor, Database, Limits, Row
+from models.database.statements import statements
 from models.errors import DatabaseUnreachable
 from models.messages import Claim as MessageClaim
 from models.messages import StoredMessage
 from models.numbers import Number
-from models.statements import statements
 from models.words import Outcome, State, Verdict
 
 SQL = statements(__file__)

@@ -8,6 +8,11 @@ class DuepostError(Exception):
 class DatabaseUnreachable(DuepostError):
     """No connection to PostgreSQL could be made."""
 
+    @property
+    def reason(self) -> str:
+        """The type of what the driver said: its text may hold values of a row."""
+        return type(self.__cause__ or self).__name__
+
 
 class PooledSession(DatabaseUnreachable):
     """A session that has to last was given out by a pooler, which may give it to others."""

@@ -9,8 +9,8 @@ from uuid import UUID
 import psycopg2
 import psycopg2.errors
 
-from models.database import Cursor, Database, Row
-from models.statements import statements
+from models.database.connections import Cursor, Database, Row
+from models.database.statements import statements
 
 SQL = statements(__file__)
 

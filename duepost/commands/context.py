@@ -9,12 +9,13 @@ import psycopg2
 import typer
 from psycopg2 import errorcodes
 
-from actors import runtime
+from actors.queue.broker import PostgresBroker
 from actors.settings import BadSettings, settings
+from actors.tick import tick
 from duepost.embedded import EmbeddedPostgres
-from models.database import Database
+from models.database.connections import Database
+from models.database.migrate import check_schema
 from models.errors import DuepostError
-from models.migrate import check_schema
 
 #: Where `duepost up` keeps everything, below the working directory.
 UP = Path(".duepost")
@@ -89,15 +90,19 @@ def session_database() -> Database:
 
 
 def operator_database() -> Database:
-    """The database, its schema checked; the actors of this process are pointed at it too.
+    """The database, its schema checked.
 
     Raises:
         SchemaMismatch: the schema is missing or older.
     """
     database = client_database()
     check_schema(database)
-    runtime.database.url = database.url
     return database
+
+
+def ask_for_pass(database: Database) -> bool:
+    """Asks a worker for a pass of the scheduler, unless that is asked for already; says whether it was not."""
+    return tick(PostgresBroker(database, []))
 
 
 def explain(error: psycopg2.Error) -> DuepostError:

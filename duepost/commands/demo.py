@@ -48,7 +48,7 @@ def demo(
         typer.Argument(help="JSON Lines: the arguments of schedule_email, one email a line.", show_default=False),
     ] = None,
     processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 2,
-    threads: Annotated[int, typer.Option(help="Threads of each worker process.", min=1)] = 8,
+    threads: Annotated[int, typer.Option(help="ThreadPool of each worker process.", min=1)] = 8,
 ) -> None:
     """Shows the main job: schedules emails, delivers them through real workers, and compares what became of each.
 

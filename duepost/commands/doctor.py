@@ -10,17 +10,18 @@ from typing import Annotated
 import psycopg2
 import typer
 
-from actors.rendering import Templates
+from actors.content.templates import Templates
 from actors.settings import BadSettings, settings
 from duepost import stack
 from duepost.commands import checks, relay_check
 from duepost.commands.context import UP, Json, client_database, explain, session_database, uses_up
 from duepost.commands.health import STYLES, Finding, Health
 from duepost.commands.output import print_json, say_coloured
-from models import control, preconditions, reports, workers
-from models.database import Database
+from models import control, reports, workers
+from models.database import preconditions
+from models.database.connections import Database
+from models.database.migrate import check_schema
 from models.errors import DatabaseUnreachable, DuepostError
-from models.migrate import check_schema
 
 #: Seconds by which the clocks may differ.
 CLOCK_TOLERANCE = 5.0

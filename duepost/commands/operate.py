@@ -9,12 +9,11 @@ from typing import Annotated
 
 import typer
 
-from actors.scheduler import tick
-from duepost.commands.context import BadInput, Failed, operator_database
+from duepost.commands.context import BadInput, Failed, ask_for_pass, operator_database
 from duepost.commands.output import say, warn
 from duepost.commands.read import paused_words
 from models import control, emails, reports
-from models.database import Cursor, Database
+from models.database.connections import Cursor, Database
 from models.words import State
 
 
@@ -92,10 +91,11 @@ def probe() -> None:
 
     Example: duepost probe
     """
-    if not control.probe_now(operator_database()):
+    database = operator_database()
+    if not control.probe_now(database):
         say("The circuit is closed: there is nothing to probe.")
         return
-    tick()
+    ask_for_pass(database)
     say("A probe is asked for: duepost stats tells whether the circuit has closed.")
 
 

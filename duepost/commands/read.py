@@ -12,7 +12,7 @@ from duepost.commands.output import Cell, Table, print_facts, print_json, print_
 from duepost.commands.routes import route_facts
 from duepost.commands.wording import count, counts, moment, span
 from models import control, reports, workers
-from models.database import Database
+from models.database.connections import Database
 from models.reports import PendingEmail
 from models.words import State
 

@@ -1,10 +1,9 @@
 """The doctor's line about the relay: would it take an email of ours?"""
 
-from actors.smtp.connection import Connection
-from actors.smtp.rehearsal import Inspection
-from actors.smtp.relay import Relay, Security, Timeouts
-from actors.smtp.verdicts import Phase, Ruling, Scope
-from actors.smtp.wording import Topic
+from actors.channels.smtp.connection import Connection
+from actors.channels.smtp.rehearsal import Inspection
+from actors.channels.smtp.relay import Relay, Security, Timeouts
+from actors.ruling import Phase, Ruling, Scope, Topic
 from duepost.commands.health import Health
 from models.words import Verdict
 

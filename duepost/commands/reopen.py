@@ -10,7 +10,7 @@ from rich.progress import track
 from duepost.commands.context import BadInput, Failed, Json, operator_database
 from duepost.commands.output import print_json, say, warn
 from models import undeliverable
-from models.database import Database
+from models.database.connections import Database
 from models.words import Reopening
 
 #: Emails from which on a terminal shows the progress.

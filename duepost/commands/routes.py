@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from models import routes
-from models.database import Database
+from models.database.connections import Database
 from models.routes import Shown
 
 

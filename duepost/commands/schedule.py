@@ -18,7 +18,7 @@ from duepost.client import check_time
 from duepost.commands.context import BAD_INPUT, BadInput, EmailId, Json, argument, client_database
 from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, EmailLine, read_emails
 from duepost.commands.output import print_json, say, warn
-from models.database import Cursor
+from models.database.connections import Cursor
 
 #: Lines from which on a file shows its progress.
 LONG_FILE = 1000

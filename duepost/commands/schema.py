@@ -1,12 +1,12 @@
 """`duepost migrate`."""
 
-from actors.broker_schema import queue_schema
+from actors.queue.schema import queue_schema
 from actors.settings import settings
 from duepost.commands.context import Json, client_database
 from duepost.commands.output import print_json, say, warn
 from models import control
-from models.migrate import migrate as apply
-from models.preconditions import shortfalls
+from models.database.migrate import migrate as apply
+from models.database.preconditions import shortfalls
 
 
 def migrate(as_json: Json = False) -> None:

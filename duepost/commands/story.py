@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from duepost.commands.output import Cell
 from duepost.commands.wording import count, counts, moment, seconds_until, span
 from models import control, reports, undeliverable, workers
-from models.database import Database
+from models.database.connections import Database
 from models.words import State
 
 Row = Mapping[str, object]

@@ -8,16 +8,15 @@ from typing import Annotated
 
 import typer
 
-from actors.broker import BrokerUnreachable
-from actors.ration import Ration
-from actors.scheduler import tick
+from actors.queue.broker import BrokerUnreachable
 from actors.settings import settings
-from duepost.commands.context import operator_database, session_database
+from duepost.commands.context import ask_for_pass, operator_database, session_database
 from duepost.commands.output import say, warn
 from models import emails, watching
-from models.database import Connection, Database
+from models.database.connections import Connection, Database
+from models.database.full_scan_throttle import FullScanThrottle
+from models.database.preconditions import check_writable
 from models.errors import DatabaseUnreachable, PooledSession
-from models.preconditions import check_writable
 
 #: Seconds between two looks for something that falls due earlier than what is known.
 LOOK_INTERVAL = 0.2
@@ -51,7 +50,7 @@ def trigger(
         Watch(database, session_database()).run()
         return
     check_writable(database)
-    asked = tick()
+    asked = ask_for_pass(database)
     if not quiet:
         say("A pass of the scheduler is asked for." if asked else "A pass of the scheduler was asked for already.")
 
@@ -66,7 +65,7 @@ class Watch:
         self._stands_by = False
         self._stopped = threading.Event()
         self._ticked_at = -LONGEST_SILENCE
-        self._ration = Ration()
+        self._full_scan_throttle = FullScanThrottle()
 
     def run(self) -> None:
         """Stays until SIGTERM or Ctrl-C; outlives a database that goes away.
@@ -126,15 +125,15 @@ class Watch:
         seconds = self._seconds_until_due()
         silent_for = time.monotonic() - self._ticked_at
         if (seconds is not None and seconds <= 0) or silent_for >= LONGEST_SILENCE:
-            tick()
+            ask_for_pass(self._database)
             self._ticked_at = time.monotonic()
             return TICK_INTERVAL
         return min(LOOK_INTERVAL, seconds if seconds is not None else LOOK_INTERVAL)
 
     def _seconds_until_due(self) -> float | None:
-        if not self._ration.is_due:
+        if not self._full_scan_throttle.is_due:
             return emails.seconds_until_due(self._database, anew=False)
-        with self._ration.measured():
+        with self._full_scan_throttle.measured():
             return emails.seconds_until_due(self._database)
 
     def _give_up_session(self) -> None:

@@ -36,7 +36,7 @@ class ProcessEnded(DuepostError):
 
 def up(
     processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of each worker process.", min=1)] = 8,
+    threads: Annotated[int, typer.Option(help="ThreadPool of each worker process.", min=1)] = 8,
     port: Annotated[int, typer.Option(help="The mail catcher's port; 0 is any that is free.", min=0)] = PORT,
 ) -> None:
     """Runs everything on this machine: PostgreSQL and a mail catcher unless configured, workers, watch.

@@ -9,7 +9,7 @@ import typer
 
 from actors.settings import settings
 from duepost.commands.context import BadInput, operator_database
-from models.preconditions import check_writable
+from models.database.preconditions import check_writable
 
 
 class Options(argparse.ArgumentParser):

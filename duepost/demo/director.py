@@ -8,8 +8,8 @@ from pathlib import Path
 from duepost import client
 from duepost.demo.plan import PlannedEmail
 from models import emails
-from models.database import Database
-from models.statements import statements
+from models.database.connections import Database
+from models.database.statements import statements
 
 SQL = statements(__file__)
 

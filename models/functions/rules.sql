@@ -39,7 +39,7 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT value ~ '^[0-9]{4}(-[0-9]{2}-[0-9]{2}|[0-9]{4})[Tt ][0-9]{2}:?[0-9]{2}(:?[0-9]{2}([.][0-9]+)?)? ?([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2}(:?[0-9]{2})?)?|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+)$'
 $$;
 
--- The address rules: `actors/addresses.py` says the same in the worker's language, and `tests/corpus/addresses.json` and
+-- The address rules: `actors/content/addresses.py` says the same in the worker's language, and `tests/corpus/addresses.json` and
 -- the tests beside it hold the two together. Ranges of characters, never classes such as [:alpha:], and COLLATE "C" for
 -- lower(): those depend on the database's locale.
 
@@ -220,7 +220,7 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- Whether a header is a list of URIs, ids, addresses or keywords, in which an encoded word means nothing (RFC 2047
--- section 5): `actors/mime.py` has the same.
+-- section 5): `actors/content/mime.py` has the same.
 CREATE OR REPLACE FUNCTION duepost.is_structured(name text, value text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT lower(name COLLATE "C") ~ '^(list-.*|(.*-)?references|in-reply-to|.*message-id|(x-)?auto-.*|precedence|(x-)?priority|x-msmail-priority|importance|sensitivity|feedback-id|archived-at|supersedes|obsoletes|original-recipient|disposition-notification-.*|return-receipt-to|x-confirm-reading-to|errors-to|mail-(followup|reply)-to|require-recipient-valid-since|tls-required|expires|reply-by|authentication-results|arc-.*)$'

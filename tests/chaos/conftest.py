@@ -1,5 +1,5 @@
 """Scheduler and sender in turn, as the integration tests have them."""
 
-from tests.integration.conftest import postroom, relay
+from tests.integration.conftest import harness, relay
 
-__all__ = ["postroom", "relay"]
+__all__ = ["harness", "relay"]

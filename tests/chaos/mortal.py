@@ -11,18 +11,18 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from actors import runtime
-from actors.sender import send_email
-from actors.smtp.replies import Reply
-from actors.smtp.verdicts import Phase
-from actors.smtp.wire import Wire
-from models.database import Cursor
+from actors.app import Application
+from actors.channels.smtp.replies import Reply
+from actors.channels.smtp.wire import Wire
+from actors.ruling import Phase
+from actors.settings import settings
+from models.database.connections import Cursor
 
 T = TypeVar("T")
 
 
 #: Threads that look after the process, at moments of their own, and do nothing for an email. All others count.
-CARETAKERS = frozenset({"duepost-attendance", "duepost-route", "duepost-upkeep", "duepost-recovery"})
+CARETAKERS = frozenset({"duepost-worker-session", "duepost-route", "duepost-maintenance", "duepost-rescue"})
 
 
 class Steps:
@@ -87,16 +87,16 @@ def watch(steps: Steps) -> None:
     Wire.look_for_reply = watched_look  # type: ignore[method-assign, assignment]
 
 
-def live(at: int, moment: str, said: int) -> None:
+def live(app: Application, at: int, moment: str, said: int) -> None:
     """One email, from the claim of its message to the acknowledgement."""
-    broker = runtime.broker
-    broker.attendance.start()
+    broker = app.broker
+    broker.worker_session.start()
     watch(Steps(at, moment, said))
     consumer = broker.consume("duepost_send", prefetch=1, timeout=100)
     message = next(consumer)
     assert message is not None
     broker.emit_before("process_message", message)
-    send_email(*message.args)
+    app.send_email(*message.args)
     broker.emit_after("process_message", message)
     consumer.ack(message)
     consumer.close()
@@ -106,11 +106,12 @@ def live(at: int, moment: str, said: int) -> None:
 
 def main() -> None:
     """A fork for each line."""
+    app = Application(settings())
     for line in sys.stdin:
         asked = json.loads(line)
         child = os.fork()
         if child == 0:
-            live(asked["at"], asked["moment"], sys.stdout.fileno())
+            live(app, asked["at"], asked["moment"], sys.stdout.fileno())
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) not in {0, 9}:
             sys.exit(1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from email import message_from_bytes
 from email.policy import SMTP
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 from tests.relays import Action, Message, ScriptedRelay, accept, close, drip, garbage, hang, reply, reset
 
 #: How each misbehaviour of the plan is done: in which phase, and by which steps.

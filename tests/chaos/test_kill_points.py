@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors import recovery
 from models import messages, workers
-from tests.postroom import Postroom
+from tests.app_harness import Harness
 from tests.processes import ROOT, environment
 from tests.relays import ScriptedRelay
 from tests.waiting import wait_until
@@ -18,10 +17,10 @@ from tests.waiting import wait_until
 class Mortals:
     """Workers that drop dead where they are told."""
 
-    def __init__(self, postroom: Postroom, relay: ScriptedRelay) -> None:
+    def __init__(self, harness: Harness, relay: ScriptedRelay) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.mortal"],
-            env=environment(postroom.application.url, relay.url), cwd=ROOT, text=True, bufsize=1,
+            env=environment(harness.application.url, relay.url), cwd=ROOT, text=True, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -44,63 +43,63 @@ class Mortals:
 
 
 @pytest.fixture
-def mortals(postroom: Postroom, relay: ScriptedRelay) -> Iterator[Mortals]:
-    mortals = Mortals(postroom, relay)
+def mortals(harness: Harness, relay: ScriptedRelay) -> Iterator[Mortals]:
+    mortals = Mortals(harness, relay)
     yield mortals
     mortals.end()
 
 
-def bury(postroom: Postroom) -> None:
+def bury(harness: Harness) -> None:
     """Others see the death, and take back what was held."""
     wait_until(
         lambda: (
-            postroom.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1148543344")
+            harness.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1148543344")
             == [(1,)]
         ),
         what="the session to end",
     )
-    workers.bury_the_dead(postroom.database, grace=0)
-    workers.bury_the_dead(postroom.database, grace=0)
-    messages.give_back_of_the_gone(postroom.database)
-    recovery.take_back()
+    workers.bury_the_dead(harness.database, grace=0)
+    workers.bury_the_dead(harness.database, grace=0)
+    messages.give_back_of_the_gone(harness.database)
+    harness.app.rescuer.rescue()
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("kind", ["resend", "hold"])
 def test_a_worker_may_die_anywhere(
-    postroom: Postroom, relay: ScriptedRelay, mortals: Mortals, moment: str, kind: str
+    harness: Harness, relay: ScriptedRelay, mortals: Mortals, moment: str, kind: str
 ) -> None:
-    postroom.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES (%(kind)s, %(kind)s)", kind=kind)
+    harness.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES (%(kind)s, %(kind)s)", kind=kind)
     found: dict[str, tuple[str, int]] = {}
     for at in range(1, 100):
-        email_id = postroom.schedule(kind=kind, subject=f"email {at}", address=f"email-{at}@example.com")
-        postroom.enqueue()
+        email_id = harness.schedule(kind=kind, subject=f"email {at}", address=f"email-{at}@example.com")
+        harness.enqueue()
         step = mortals.die(at, moment)
         if step is None:
             break
         assert relay.wait_for(lambda relay: relay._open <= 1), "the relay has seen the dead one's connection end"
         copies = copies_of(relay, at)
-        [(state,)] = postroom.query(
+        [(state,)] = harness.query(
             "SELECT coalesce((SELECT state FROM duepost.scheduled_email WHERE id = %(id)s), 'finished')", id=email_id
         )
         found[f"{at} {step}"] = (str(state), len(copies))
-        bury(postroom)
+        bury(harness)
         if state == "sending" and kind == "hold":
-            postroom.send()
-            assert postroom.row(email_id)["state"] == "unknown", step
+            harness.send()
+            assert harness.row(email_id)["state"] == "unknown", step
             assert len(copies) <= 1, step
             continue
-        postroom.make_due()
-        postroom.query("UPDATE duepost.control SET swept_at = NULL")
-        postroom.deliver()
+        harness.make_due()
+        harness.query("UPDATE duepost.control SET swept_at = NULL")
+        harness.deliver()
         was_sending = state == "sending"
-        assert postroom.ledger(email_id) == ["sent"], step
-        [(unknowns,)] = postroom.query("SELECT unknowns FROM duepost.delivery WHERE email_id = %(id)s", id=email_id)
+        assert harness.ledger(email_id) == ["sent"], step
+        [(unknowns,)] = harness.query("SELECT unknowns FROM duepost.delivery WHERE email_id = %(id)s", id=email_id)
         assert unknowns == int(was_sending), step
         copies = copies_of(relay, at)
         assert len(copies) == (found[f"{at} {step}"][1] + 1 if state != "finished" else 1), step
         assert len(set(copies)) == 1, "a copy is the same, byte for byte"
-        assert postroom.query("SELECT count(*) FROM dramatiq.queue WHERE queue_name = 'duepost_send'") == [(0,)], step
+        assert harness.query("SELECT count(*) FROM dramatiq.queue WHERE queue_name = 'duepost_send'") == [(0,)], step
     else:
         pytest.fail("it never came to the end")
     check_the_points(found, moment)

@@ -24,15 +24,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from actors import sender
-from actors.consumer import ClaimedMessage
-from actors.delivery import LostClaim
-from actors.smtp.verdicts import Phase
+from actors.delivery.attempt import LostClaim
+from actors.queue.consumer import ClaimedMessage
+from actors.ruling import Phase
 from models import control, emails
 from models.emails import ClaimedEmail, Lost
+from tests.app_harness import Harness
 from tests.chaos.model import ADDRESS, Email, Model, Verdict
 from tests.integration.conftest import settings_of
-from tests.postroom import Postroom, deliveries
 from tests.relays import ScriptedRelay, accept, close, reply
 
 #: How many lives of a whole database, of at most so many steps each.
@@ -53,7 +52,7 @@ some_users = st.lists(st.sampled_from(USERS), min_size=1, unique=True)
 class Life(RuleBasedStateMachine):
     """A database and its model, side by side. All runs in one thread: nothing happens behind the model's back."""
 
-    postroom: Postroom
+    harness: Harness
     relay: ScriptedRelay
 
     ids: Bundle[int] = Bundle("ids")
@@ -65,9 +64,9 @@ class Life(RuleBasedStateMachine):
         self.keys: dict[str, int] = {}
         self.relay.forget()
         self.taken_before = len(self.relay.messages)
-        self.postroom.query(f"TRUNCATE {TABLES}")
-        self.postroom.query("UPDATE duepost.control SET paused = false, swept_at = 'infinity'")
-        control.close_circuit(self.postroom.database)
+        self.harness.query(f"TRUNCATE {TABLES}")
+        self.harness.query("UPDATE duepost.control SET paused = false, swept_at = 'infinity'")
+        control.close_circuit(self.harness.database)
 
     @rule(
         target=ids,
@@ -79,7 +78,7 @@ class Life(RuleBasedStateMachine):
     def schedule(self, kind: str, users: list[str] | None, due: bool, key: str | None) -> int:
         full_key = f"{key}-{kind}-{users}-{due}" if key else None
         to: dict[str, object] = {"users": users} if users else {"address": "zoe@example.com"}
-        email_id = self.postroom.schedule(
+        email_id = self.harness.schedule(
             kind=kind, scheduled_at="2001-01-01T00:00:00Z" if due else "2999-01-01T00:00:00Z", key=full_key, **to
         )
         if full_key in self.keys:
@@ -93,7 +92,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model.emails) > 1)
     @rule(users=some_users, kind=st.one_of(st.none(), st.sampled_from(KINDS)))
     def clear_users(self, users: list[str], kind: str | None) -> None:
-        receipts = self.postroom.query(
+        receipts = self.harness.query(
             "SELECT * FROM duepost.clear_scheduled_emails(%(users)s, %(kind)s)", users=users, kind=kind
         )
         assert receipts == self.model.clear_users(users, kind)
@@ -105,7 +104,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model.emails) > 3)
     @rule()
     def clear_address(self) -> None:
-        receipts = self.postroom.query("SELECT * FROM duepost.clear_scheduled_emails_to('ZOE@example.com')")
+        receipts = self.harness.query("SELECT * FROM duepost.clear_scheduled_emails_to('ZOE@example.com')")
         ids = sorted(email_id for email_id, email in self.model.emails.items() if ADDRESS in email.users)
         assert receipts == [(email_id, self.model.clear(email_id)) for email_id in ids]
 
@@ -118,13 +117,13 @@ class Life(RuleBasedStateMachine):
 
     @rule(email_id=ids)
     def become_due(self, email_id: int) -> None:
-        self.postroom.make_due(email_id)
+        self.harness.make_due(email_id)
         if email_id in self.model.emails and self.model.emails[email_id].state == "scheduled":
             self.model.emails[email_id].due = True
 
     @rule(email_id=ids)
     def retry_now(self, email_id: int) -> None:
-        with self.postroom.application.transaction() as cursor:
+        with self.harness.application.transaction() as cursor:
             done = emails.retry_now(cursor, email_id)
         email = self.model.emails.get(email_id)
         assert done == (email is not None and email.state == "scheduled")
@@ -133,7 +132,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(email_id=ids)
     def expire(self, email_id: int) -> None:
-        self.postroom.query(
+        self.harness.query(
             "UPDATE duepost.scheduled_email SET scheduled_at = '2000-01-01', expires_at = '2000-06-01',"
             " due_at = least(due_at, now()) WHERE id = %(id)s",
             id=email_id,
@@ -147,23 +146,23 @@ class Life(RuleBasedStateMachine):
     def trigger(self) -> None:
         due = [
             int(str(email_id))
-            for (email_id,) in self.postroom.query(
+            for (email_id,) in self.harness.query(
                 "SELECT id FROM duepost.scheduled_email WHERE state = 'scheduled' AND due_at <= now()"
                 " ORDER BY due_at, id"
             )
         ]
         assert set(due) == self.model.due_ids()
-        self.postroom.enqueue()
+        self.harness.enqueue()
         self.model.trigger(due)
 
     @rule(email_id=ids)
     def lose_messages(self, email_id: int) -> None:
-        self.postroom.query("DELETE FROM dramatiq.queue WHERE message -> 'args' = %(args)s", args=f"[{email_id}]")
+        self.harness.query("DELETE FROM dramatiq.queue WHERE message -> 'args' = %(args)s", args=f"[{email_id}]")
         if email_id in self.model.emails and self.model.emails[email_id].state == "queued":
             # What the scheduler does with it, twice a minute.
-            self.postroom.query("UPDATE duepost.control SET swept_at = NULL, paused = true")
-            self.postroom.enqueue()
-            self.postroom.query(
+            self.harness.query("UPDATE duepost.control SET swept_at = NULL, paused = true")
+            self.harness.enqueue()
+            self.harness.query(
                 "UPDATE duepost.control SET swept_at = 'infinity', paused = %(paused)s", paused=self.model.paused
             )
             email = self.model.emails[email_id]
@@ -171,17 +170,17 @@ class Life(RuleBasedStateMachine):
 
     @rule(email_id=ids)
     def double_message(self, email_id: int) -> None:
-        sender.send_email.send(email_id)
+        self.harness.app.send_email.send(email_id)
 
     @rule(paused=st.sampled_from([False, False, True]))
     def pause(self, paused: bool) -> None:
-        self.postroom.query("UPDATE duepost.control SET paused = %(paused)s", paused=paused)
+        self.harness.query("UPDATE duepost.control SET paused = %(paused)s", paused=paused)
         self.model.paused = paused
 
     @precondition(lambda self: self.model.circuit_open)
     @rule()
     def let_probe_be_due(self) -> None:
-        self.postroom.query("UPDATE duepost.control SET probe_at = now()")
+        self.harness.query("UPDATE duepost.control SET probe_at = now()")
         self.model.probe_is_due = True
 
     @precondition(lambda self: self.model.has_queued or self.model.due_ids())
@@ -194,7 +193,7 @@ class Life(RuleBasedStateMachine):
             held = self.users_of(email_id)
             if self.model.claim(email_id):
                 self.prepare(email_id, held, verdicts)
-            self.postroom.process(message)
+            self.harness.process(message)
 
     @precondition(lambda self: self.model.has_queued or self.model.due_ids())
     @rule(target=held)
@@ -204,7 +203,7 @@ class Life(RuleBasedStateMachine):
         for message in self.next_message():
             [email_id] = message.args
             users = self.users_of(email_id)
-            email = sender.claim(email_id)
+            email = self.harness.claim(email_id)
             assert (email is not None) == self.model.claim(email_id)
             if email is not None:
                 assert [recipient.user_id or ADDRESS for recipient in email.recipients] == users
@@ -216,39 +215,39 @@ class Life(RuleBasedStateMachine):
         """Goes on to the end; `again` where the answer to the commit was lost."""
         email, users = claim
         self.prepare(email.id, users, verdicts)
-        judged = list(deliveries(email))
-        sender.conclude(email, judged)
+        judged = list(self.harness.deliveries(email))
+        self.harness.conclude(email, judged)
         if again:
-            sender.conclude(email, judged)
+            self.harness.conclude(email, judged)
 
     @rule(claim=consumes(held), copies=st.integers(0, len(USERS)), comes_back=st.booleans())
     def die(self, claim: tuple[ClaimedEmail, list[str]], copies: int, comes_back: bool) -> None:
         """Ends after so many copies, and is taken for gone; what then comes back concludes nothing."""
         email, users = claim
         self.relay.forget()
-        judged = list(islice(deliveries(email), copies))
+        judged = list(islice(self.harness.deliveries(email), copies))
         done = users[:copies]
         self.model.take(email.id, done, [Verdict.SENT] * len(done))
         for user in done[: len(users) - 1]:
             self.model.emails[email.id].users[user] = "sent"
-        sender.lost(Lost(email.id, email.claim, email.kind))
+        self.harness.app.rescuer.mark_lost(Lost(email.id, email.claim, email.kind))
         self.model.lose(email.id)
         if comes_back:
-            self.postroom.query("UPDATE duepost.scheduled_email SET attempts = 0 WHERE id = %(id)s", id=email.id)
+            self.harness.query("UPDATE duepost.scheduled_email SET attempts = 0 WHERE id = %(id)s", id=email.id)
             self.model.emails[email.id].attempts = 0
             with pytest.raises(LostClaim):
-                sender.conclude(email, judged)
+                self.harness.conclude(email, judged)
 
     @rule(email_id=ids, arrived=st.booleans())
     def resolve(self, email_id: int, arrived: bool) -> None:
-        with self.postroom.application.transaction() as cursor:
+        with self.harness.application.transaction() as cursor:
             done = (emails.resolve_sent if arrived else emails.resolve_resend)(cursor, email_id)
         resolve = self.model.resolve_sent if arrived else self.model.resolve_resend
         assert done == (email_id in self.model.emails and resolve(email_id))
 
     @invariant()
     def database_is_as_the_model(self) -> None:
-        rows = self.postroom.query(
+        rows = self.harness.query(
             """
             SELECT e.id, e.kind, e.state, e.attempts, e.unknowns, e.probe, e.due_at <= now() OR e.state <> 'scheduled',
                    coalesce((
@@ -268,12 +267,12 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def ledger_is_as_the_model(self) -> None:
-        rows = self.postroom.query("SELECT email_id, outcome, user_id FROM duepost.delivery")
+        rows = self.harness.query("SELECT email_id, outcome, user_id FROM duepost.delivery")
         assert Counter(rows) == self.model.ledger
 
     @invariant()
     def circuit_is_as_the_model(self) -> None:
-        assert self.postroom.query("SELECT paused, circuit_open FROM duepost.control") == [
+        assert self.harness.query("SELECT paused, circuit_open FROM duepost.control") == [
             (self.model.paused, self.model.circuit_open)
         ]
 
@@ -287,7 +286,7 @@ class Life(RuleBasedStateMachine):
 
     def call(self, statement: str, **parameters: object) -> object:
         try:
-            [(answer,)] = self.postroom.query(statement, **parameters)
+            [(answer,)] = self.harness.query(statement, **parameters)
         except psycopg2.errors.InvalidParameterValue:
             return "refused"
         return answer
@@ -302,7 +301,7 @@ class Life(RuleBasedStateMachine):
 
     def next_message(self) -> Iterator[ClaimedMessage]:
         """The next message, if there is one; acknowledged afterwards."""
-        consumer = self.postroom.runtime.broker.consume("duepost_send", prefetch=1, timeout=1)
+        consumer = self.harness.app.broker.consume("duepost_send", prefetch=1, timeout=1)
         message = next(consumer)
         if message is not None:
             yield message
@@ -348,15 +347,15 @@ def test_the_database_does_what_a_simple_model_does(
 ) -> None:
     for name, value in settings_of(url, relay.url, tmp_path).items():
         monkeypatch.setenv(name, value)
-    postroom = Postroom(url, tmp_path)
+    harness = Harness(url, tmp_path)
     for user in USERS:
-        postroom.recipient(user, f"{user}@example.com")
-    postroom.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('resend', 'resend'), ('hold', 'hold')")
+        harness.recipient(user, f"{user}@example.com")
+    harness.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('resend', 'resend'), ('hold', 'hold')")
 
     class ThisLife(Life):
         pass
 
-    ThisLife.postroom, ThisLife.relay = postroom, relay
+    ThisLife.harness, ThisLife.relay = harness, relay
     try:
         run_state_machine_as_test(
             ThisLife,
@@ -368,4 +367,4 @@ def test_the_database_does_what_a_simple_model_does(
             ),
         )
     finally:
-        postroom.close()
+        harness.close()

@@ -65,7 +65,7 @@ def idle_in_transaction(number: int) -> None:
 @dramatiq.actor
 def stop_reading() -> None:
     """Keeps the thread that reads the queue from going on, and says so."""
-    broker.progress.consumers["default"]._changed.acquire()
+    broker.consumers["default"]._changed.acquire()
     view.fn(STOPPED_READING)
     time.sleep(3600)
 

@@ -17,7 +17,7 @@ import dramatiq
 import psycopg2
 import pytest
 
-from actors.upkeep import WEDGED
+from actors.liveness.maintenance import WEDGED
 from tests.postgres import PostgresServer
 from tests.processes import Process, duepost, environment
 from tests.waiting import wait_until

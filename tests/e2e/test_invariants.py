@@ -10,7 +10,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 from tests.e2e.conftest import Site
 from tests.postgres import PostgresServer
 from tests.processes import environment

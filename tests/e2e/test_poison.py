@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 from tests.e2e.conftest import Site
 from tests.relays import accept, close, drip, hang, reply
 from tests.sentry import SentryEndpoint

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 from tests.e2e.conftest import Site
 from tests.relays import ScriptedRelay, last_word, reply
 from tests.waiting import wait_until

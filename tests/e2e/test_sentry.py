@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 from tests.e2e.conftest import Site
 from tests.postgres import PostgresServer
 from tests.processes import environment

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 from tests.e2e.conftest import Site
 from tests.processes import Workers, duepost
 from tests.relays import close, hang, reply

@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg2
 from dramatiq_pg.schema import generate_init_sql
 
-from models.database import Database
-from models.migrate import FOLDER, migrate
+from models.database.connections import Database
+from models.database.migrate import FOLDER, migrate
 from tests.chaos.askers import USERS, Asker, Book, address_of
 from tests.e2e.conftest import Site
 from tests.waiting import wait_until

@@ -153,9 +153,9 @@ assert models.HOST
 #: In our own processes the same modules have short names, and are loaded once.
 OUR_OWN = "from duepost.bundled import use_bundled_packages; use_bundled_packages()"
 BOTH_NAMES = {
-    "first as the host's": f"import duepost.broker as private; {OUR_OWN}; import actors.broker, models.database",
-    "first as our own": f"{OUR_OWN}; import models.database, actors.broker; import duepost.broker as private",
-    "one by one": f"{OUR_OWN}; import models.errors; import duepost.broker as private; import actors.broker",
+    "first as the host's": f"import duepost.broker as private; {OUR_OWN}; import actors.queue.broker, models.errors",
+    "first as our own": f"{OUR_OWN}; import models.errors, actors.queue.broker; import duepost.broker as private",
+    "one by one": f"{OUR_OWN}; import models.errors; import duepost.broker as private; import actors.queue.broker",
 }
 
 
@@ -189,11 +189,11 @@ def test_a_module_is_loaded_once_by_whichever_name(installed: Path, project: Pat
         (project / name).unlink()
     code = f"""
 {names}
-import actors.broker, importlib, models.database, sys
-assert private.PostgresBroker is sys.modules["actors.broker"].PostgresBroker
+import actors.queue.broker, importlib, models.database.connections, sys
+assert private.PostgresBroker is sys.modules["actors.queue.broker"].PostgresBroker
 assert isinstance(sys.modules["actors.runtime"].broker, private.PostgresBroker)
 assert private.DatabaseUnreachable is models.errors.DatabaseUnreachable
-assert private.Database is models.database.Database
+assert private.Database is models.database.connections.Database
 for name, each in list(sys.modules.items()):
     if name.startswith("duepost.app.") and "." in name.removeprefix("duepost.app."):
         assert importlib.import_module(name.removeprefix("duepost.app.")) is each, name

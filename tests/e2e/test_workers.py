@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 from tests.e2e.conftest import Site
 from tests.postgres import PostgresServer
 from tests.processes import Process, duepost, environment

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.app_harness import Harness
 from tests.relays import ScriptedRelay
 
 os.environ.setdefault("DUEPOST_FROM", "Duepost <noreply@example.com>")
@@ -19,25 +20,25 @@ def relay() -> Iterator[ScriptedRelay]:
 
 
 @pytest.fixture
-def postroom(url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Postroom"]:
+def harness(url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     """Scheduler and sender, called in turn: nothing happens behind a test's back."""
-    yield from _postroom(url, relay, tmp_path, monkeypatch)
+    yield from _harness(url, relay, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def each_postroom(
+def each_harness(
     each_url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator["Postroom"]:
+) -> Iterator[Harness]:
     """The same on every PostgreSQL at hand."""
-    yield from _postroom(each_url, relay, tmp_path, monkeypatch)
+    yield from _harness(each_url, relay, tmp_path, monkeypatch)
 
 
-def _postroom(url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Postroom"]:
+def _harness(url: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     for name, value in settings_of(url, relay.url, tmp_path).items():
         monkeypatch.setenv(name, value)
-    postroom = Postroom(url, tmp_path)
-    yield postroom
-    postroom.close()
+    harness = Harness(url, tmp_path)
+    yield harness
+    harness.close()
 
 
 def settings_of(url: str, smtp_url: str, templates: Path) -> Mapping[str, str]:
@@ -51,6 +52,3 @@ def settings_of(url: str, smtp_url: str, templates: Path) -> Mapping[str, str]:
         "DUEPOST_SMTP_TIMEOUT": "0.3",
         "DUEPOST_SMTP_DOT_TIMEOUT": "0.3",
     }
-
-
-from tests.postroom import Postroom  # noqa: E402 - `actors` reads the environment when it is imported

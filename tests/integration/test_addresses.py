@@ -12,10 +12,10 @@ from dramatiq_pg.schema import generate_init_sql
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, ascii_domain, parse_sender
-from models.database import Database
+from actors.content.addresses import Mailbox, UndeliverableAddress, ascii_address, ascii_domain, parse_sender
+from models.database.connections import Database
+from models.database.migrate import migrate
 from models.letters import DOMAIN_LETTERS, LOWER_CASE
-from models.migrate import migrate
 from tests.postgres import Connection, PostgresServer
 
 CORPUS = json.loads((Path(__file__).parent.parent / "corpus" / "addresses.json").read_text(encoding="utf-8"))

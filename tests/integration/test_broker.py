@@ -13,11 +13,11 @@ import pytest
 from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import AsyncIO, MiddlewareError, Retries
 
-from actors.broker import BrokerUnreachable, PostgresBroker
-from actors.consumer import LONGEST_POLL
-from actors.ration import Ration
+from actors.queue.broker import BrokerUnreachable, PostgresBroker
+from actors.queue.consumer import LONGEST_POLL
 from models import messages, workers
-from models.database import Database
+from models.database.connections import Database
+from models.database.full_scan_throttle import FullScanThrottle
 from models.errors import DatabaseUnreachable
 from tests.postgres import Connection, PostgresServer
 from tests.waiting import wait_until
@@ -27,15 +27,15 @@ from tests.waiting import wait_until
 def broker(database: Database) -> Iterator[PostgresBroker]:
     """A broker, and this process present as a worker."""
     broker = PostgresBroker(database, [Retries(min_backoff=10, max_backoff=50)])
-    broker.attendance.start()
+    broker.worker_session.start()
     yield broker
-    broker.attendance.stop()
+    broker.worker_session.stop()
 
 
 @pytest.fixture
 def start_worker(broker: PostgresBroker) -> Iterator[Callable[[], dramatiq.Worker]]:
     started: list[dramatiq.Worker] = []
-    broker.attendance.stop()
+    broker.worker_session.stop()
 
     def start() -> dramatiq.Worker:
         worker = dramatiq.Worker(broker, worker_timeout=50, worker_threads=4)
@@ -207,7 +207,7 @@ def test_what_is_sent_is_found_without_a_look_from_the_beginning(
     @dramatiq.actor(broker=broker, priority=7)
     def note() -> None: ...
 
-    monkeypatch.setattr(Ration, "is_due", False)
+    monkeypatch.setattr(FullScanThrottle, "is_due", False)
     consumer = broker.consume("default", prefetch=2, timeout=10)
     assert next(consumer) is None
     for _ in range(3):
@@ -295,10 +295,10 @@ def test_messages_of_a_worker_that_is_gone_are_claimable_again(
     consumer = broker.consume("default", prefetch=8, timeout=10)
     assert consumer.__next__() is not None
     assert workers.bury_the_dead(database, grace=0) == [], "a living worker is never called gone"
-    attendance = broker.attendance
-    attendance._stop.set()
-    attendance._thread.join()  # type: ignore[union-attr]
-    attendance._connection.close()  # type: ignore[union-attr]
+    worker_session = broker.worker_session
+    worker_session._stop.set()
+    worker_session._thread.join()  # type: ignore[union-attr]
+    worker_session._connection.close()  # type: ignore[union-attr]
     wait_until(lambda: workers.bury_the_dead(database, grace=0), what="the death to be seen")
     messages.give_back_of_the_gone(database)
     assert states(database) == {"queued": 1}
@@ -307,13 +307,13 @@ def test_messages_of_a_worker_that_is_gone_are_claimable_again(
 def test_a_session_that_is_terminated_comes_back_before_anything_is_reclaimed(
     broker: PostgresBroker, database: Database
 ) -> None:
-    attendance = broker.attendance
-    before = attendance.worker_id
+    worker_session = broker.worker_session
+    before = worker_session.worker_id
     database.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
-    wait_until(lambda: not attendance.is_proven() or attendance._proven_at > 0)
-    wait_until(lambda: attendance.wait_until_proven(1))
+    wait_until(lambda: not worker_session.is_proven() or worker_session._proven_at > 0)
+    wait_until(lambda: worker_session.wait_until_proven(1))
     assert workers.bury_the_dead(database) == []
-    assert attendance.worker_id == before
+    assert worker_session.worker_id == before
 
 
 def test_enqueueing_without_a_database_says_so() -> None:
@@ -505,7 +505,7 @@ def test_a_consumer_knows_when_the_delays_of_its_own_process_end(broker: Postgre
 
 
 def test_workers_of_one_process_are_independent(broker: PostgresBroker, database: Database) -> None:
-    broker.attendance.stop()
+    broker.worker_session.stop()
     done: list[int] = []
 
     @dramatiq.actor(broker=broker)
@@ -525,7 +525,7 @@ def test_workers_of_one_process_are_independent(broker: PostgresBroker, database
     again.start()
     wait_until(lambda: states(database) == {})
     again.stop()
-    broker.attendance.start()
+    broker.worker_session.start()
 
 
 def test_a_queue_that_nobody_declared_is_named(broker: PostgresBroker) -> None:

@@ -27,11 +27,11 @@ from dramatiq.results import Results
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.broker import MessageRefused, PostgresBroker
-from actors.encoding import LONGEST_TRACEBACK, decoded, encoded
-from actors.results import PostgresResults
+from actors.queue.broker import MessageRefused, PostgresBroker
+from actors.queue.encoding import LONGEST_TRACEBACK, decoded, encoded
+from actors.queue.results import PostgresResults
 from models import messages
-from models.database import Database
+from models.database.connections import Database
 from models.errors import SchemaMismatch
 from tests.waiting import wait_until
 
@@ -529,7 +529,7 @@ def test_a_message_whose_end_was_interrupted_is_not_acknowledged(broker: Postgre
     def note() -> None: ...
 
     note.send()
-    broker.attendance.start()
+    broker.worker_session.start()
     consumer = broker.consume("default", prefetch=1, timeout=10)
     message = next(consumer)
     assert message is not None
@@ -537,7 +537,7 @@ def test_a_message_whose_end_was_interrupted_is_not_acknowledged(broker: Postgre
     # As where an interrupt comes between two middleware: Dramatiq acknowledges all the same.
     consumer.ack(message)
     consumer.close()
-    broker.attendance.stop()
+    broker.worker_session.stop()
     assert database.execute("SELECT state::text FROM dramatiq.queue") == [("rejected",)]
 
 

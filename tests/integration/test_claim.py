@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from models import emails, workers
-from models.database import Database
+from models.database.connections import Database
 from tests.postgres import Connection
 from tests.waiting import wait_until
 

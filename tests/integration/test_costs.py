@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from models.database import Cursor
-from tests.postroom import Postroom
+from models.database.connections import Cursor
+from tests.app_harness import Harness
 
 #: How many emails are counted; some costs are for a page of them.
 EMAILS = 200
@@ -31,28 +31,28 @@ def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-def test_an_email_costs_no_more_than_it_should(each_postroom: Postroom, round_trips: list[str]) -> None:
-    postroom = each_postroom
-    postroom.query(
+def test_an_email_costs_no_more_than_it_should(each_harness: Harness, round_trips: list[str]) -> None:
+    harness = each_harness
+    harness.query(
         "SELECT count(duepost.schedule_email(kind => 'k', address => 'a' || i || '@example.com', subject => 's',"
         " body_text => repeat('All work and no play. ', 90))) FROM generate_series(1, %(count)s) AS i",
         count=EMAILS,
     )
-    postroom.query("CHECKPOINT")
-    before, wal_before = spent(postroom)
+    harness.query("CHECKPOINT")
+    before, wal_before = spent(harness)
     round_trips.clear()
-    postroom.deliver()
+    harness.deliver()
     trips = len(round_trips)
-    after, wal_after = spent(postroom)
-    assert postroom.query("SELECT count(*) FROM duepost.delivery WHERE outcome = 'sent'") == [(EMAILS,)]
+    after, wal_after = spent(harness)
+    assert harness.query("SELECT count(*) FROM duepost.delivery WHERE outcome = 'sent'") == [(EMAILS,)]
     assert trips / EMAILS <= ROUND_TRIPS
     assert (after - before) / EMAILS <= TRANSACTIONS
     assert (wal_after - wal_before) / EMAILS <= WAL_BYTES
 
 
-def spent(postroom: Postroom) -> tuple[float, float]:
+def spent(harness: Harness) -> tuple[float, float]:
     """Transactions that were given a number, and bytes of WAL, so far."""
-    [(transactions, wal)] = postroom.query(
+    [(transactions, wal)] = harness.query(
         "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::float,"
         " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float"
     )

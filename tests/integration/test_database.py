@@ -16,8 +16,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from models.database import Database, Limits
-from models.deadlines import deadlines
+from models.database.connections import Database, Limits
+from models.database.deadlines import deadlines
 from models.errors import DatabaseUnreachable, NestedTransaction
 from tests.namespaces import Namespace, NamespaceNetwork
 from tests.network import Network

@@ -27,9 +27,9 @@ from dramatiq.middleware.threading import Interrupt, raise_thread_exception
 from dramatiq.rate_limits.backends import StubBackend
 from dramatiq.results import ResultFailure, ResultMissing, Results, ResultTimeout
 
-from actors.broker import PostgresBroker
-from actors.results import PostgresResults
-from models.database import Database
+from actors.queue.broker import PostgresBroker
+from actors.queue.results import PostgresResults
+from models.database.connections import Database
 from tests.waiting import wait_until
 
 #: Milliseconds that nothing here takes.

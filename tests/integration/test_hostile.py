@@ -15,11 +15,11 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.rendering import RenderError, Templates
-from actors.smtp.replies import MalformedReply, ReplyParser
+from actors.channels.smtp.replies import MalformedReply, ReplyParser
+from actors.content.templates import RenderError, Templates
 from duepost.commands.jsonl import BadLine, read_emails
+from tests.app_harness import Harness
 from tests.integration.conftest import settings_of
-from tests.postroom import Postroom
 from tests.recorder import END_OF_CONTENT, ByteRecorder
 
 CORPUS = json.loads((Path(__file__).parent.parent / "corpus" / "hostile.json").read_text(encoding="utf-8"))
@@ -48,34 +48,34 @@ def recorder() -> Iterator[ByteRecorder]:
 
 
 @pytest.fixture
-def recorded(url: str, recorder: ByteRecorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postroom]:
+def recorded(url: str, recorder: ByteRecorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     """Scheduler and sender, and the recorder as the relay."""
     for name, value in settings_of(url, recorder.url, tmp_path).items():
         monkeypatch.setenv(name, value)
-    postroom = Postroom(url, tmp_path)
-    yield postroom
-    postroom.close()
+    harness = Harness(url, tmp_path)
+    yield harness
+    harness.close()
 
 
-def stored(postroom: Postroom) -> object:
-    return postroom.query(
+def stored(harness: Harness) -> object:
+    return harness.query(
         "SELECT (SELECT count(*) FROM duepost.scheduled_email), (SELECT count(*) FROM duepost.scheduled_email_user),"
         " (SELECT count(*) FROM duepost.email_key)"
     )
 
 
-def schedule(postroom: Postroom, **arguments: object) -> int | None:
+def schedule(harness: Harness, **arguments: object) -> int | None:
     """Schedules, or finds it refused with nothing stored."""
-    before = stored(postroom)
+    before = stored(harness)
     fault = ""
     try:
-        return postroom.schedule(**arguments)
+        return harness.schedule(**arguments)
     except ValueError as error:
         fault = str(error)
     except psycopg2.Error as error:
         fault = str(error.pgcode)
     assert fault in REFUSALS
-    assert stored(postroom) == before
+    assert stored(harness) == before
     return None
 
 
@@ -98,7 +98,7 @@ def check_wire(content: bytes, before: list[bytes]) -> None:
 @given(subject=hostile_text, text=hostile_text, html=hostile_text | st.none(), tag=hostile_text)
 @thorough
 def test_whatever_is_in_an_email_one_message_goes_over_the_wire(
-    recorded: Postroom, recorder: ByteRecorder, subject: str, text: str, html: str | None, tag: str
+    recorded: Harness, recorder: ByteRecorder, subject: str, text: str, html: str | None, tag: str
 ) -> None:
     before = len(recorder.contents)
     email_id = schedule(recorded, subject=subject, body_text=text, body_html=html, headers={"X-Tag": tag})
@@ -112,7 +112,7 @@ def test_whatever_is_in_an_email_one_message_goes_over_the_wire(
 @given(address=hostile_address, sender=hostile_address | st.none(), reply_to=hostile_address | st.none())
 @thorough
 def test_whatever_is_given_as_an_address_no_command_is_smuggled(
-    recorded: Postroom, recorder: ByteRecorder, address: str, sender: str | None, reply_to: str | None
+    recorded: Harness, recorder: ByteRecorder, address: str, sender: str | None, reply_to: str | None
 ) -> None:
     before = len(recorder.commands)
     email_id = schedule(recorded, address=address, sender=sender, reply_to=reply_to)
@@ -135,7 +135,7 @@ class Keeper:
 
 
 @pytest.fixture
-def aiosmtpd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Postroom, Keeper]]:
+def aiosmtpd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Harness, Keeper]]:
     """Scheduler and sender, and a stock aiosmtpd as the relay."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -144,18 +144,18 @@ def aiosmtpd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     controller.start()
     for name, value in settings_of(url, f"smtp://127.0.0.1:{port}", tmp_path).items():
         monkeypatch.setenv(name, value)
-    postroom = Postroom(url, tmp_path)
-    yield postroom, keeper
-    postroom.close()
+    harness = Harness(url, tmp_path)
+    yield harness, keeper
+    harness.close()
     controller.stop()
 
 
-def test_aiosmtpd_takes_one_message_with_the_body_as_it_was_meant(aiosmtpd: tuple[Postroom, Keeper]) -> None:
-    postroom, keeper = aiosmtpd
+def test_aiosmtpd_takes_one_message_with_the_body_as_it_was_meant(aiosmtpd: tuple[Harness, Keeper]) -> None:
+    harness, keeper = aiosmtpd
     bodies = [text for text in CORPUS["fragments"] if "\0" not in text]
     for text in bodies:
-        assert schedule(postroom, body_text=f"before{text}after") is not None
-    postroom.deliver()
+        assert schedule(harness, body_text=f"before{text}after") is not None
+    harness.deliver()
     assert len(keeper.envelopes) == len(bodies)
     for envelope, text in zip(keeper.envelopes, bodies, strict=True):
         assert envelope.rcpt_tos == ["ann@example.com"]
@@ -167,7 +167,7 @@ def test_aiosmtpd_takes_one_message_with_the_body_as_it_was_meant(aiosmtpd: tupl
 
 @given(name=st.sampled_from(CORPUS["template_names"]) | hostile_text)
 @thorough
-def test_no_template_name_leads_out_of_the_folder(recorded: Postroom, tmp_path: Path, name: str) -> None:
+def test_no_template_name_leads_out_of_the_folder(recorded: Harness, tmp_path: Path, name: str) -> None:
     for ending in ("subject.txt", "txt"):
         (tmp_path / f"secret.{ending}").write_text("secret")
     inside = tmp_path / "inside"

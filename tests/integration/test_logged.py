@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from actors import reporting, sender
-from actors.rendering import RenderError
-from actors.smtp.verdicts import Phase
+from actors.alerts import alerts
+from actors.ruling import Phase
 from models import emails
-from tests.postroom import Postroom
+from tests.app_harness import Harness
 from tests.relays import ScriptedRelay, close, reply
 
 #: What must never be in a log: an address, a name, a subject, a body, a value of a context, a relay's text.
@@ -21,16 +20,16 @@ ADDRESS = "canary-address@example.com"
 
 
 @pytest.fixture
-def failing(postroom: Postroom, caplog: pytest.LogCaptureFixture) -> Callable[..., list[logging.LogRecord]]:
+def failing(harness: Harness, caplog: pytest.LogCaptureFixture) -> Callable[..., list[logging.LogRecord]]:
     """Delivers one email that fails, and gives what was logged."""
     caplog.set_level(logging.INFO)
 
     def deliver(**more: object) -> list[logging.LogRecord]:
-        postroom.schedule(
+        harness.schedule(
             **{"address": ADDRESS, "subject": "canary-subject", "body_text": "canary-body", "kind": "welcome", **more}
         )
         caplog.clear()
-        postroom.deliver()
+        harness.deliver()
         return failures_of(caplog)
 
     return deliver
@@ -41,7 +40,7 @@ def failures_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     for record in caplog.records:
         text = logging.Formatter("%(message)s").format(record)
         assert not any(canary in text for canary in CANARIES), text
-    return [record for record in caplog.records if record.name == reporting.__name__]
+    return [record for record in caplog.records if record.name == alerts.__name__]
 
 
 def facts(record: logging.LogRecord) -> dict[str, str]:
@@ -73,62 +72,62 @@ def test_an_attempt_that_is_made_again_is_one_line(
 
 @pytest.mark.parametrize(("on_unknown", "state"), [("resend", "scheduled"), ("hold", "unknown")])
 def test_an_unknown_outcome_is_one_line_that_says_whether_it_waits_for_a_person(
-    postroom: Postroom,
+    harness: Harness,
     relay: ScriptedRelay,
     failing: Callable[..., list[logging.LogRecord]],
     on_unknown: str,
     state: str,
 ) -> None:
-    postroom.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('welcome', %(o)s)", o=on_unknown)
+    harness.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('welcome', %(o)s)", o=on_unknown)
     relay.on(Phase.DOT, close())
     [record] = failing()
     assert (facts(record)["verdict"], facts(record)["state"]) == ("unknown", state)
 
 
 def test_a_broken_template_is_one_line_each_time_it_fails(
-    postroom: Postroom, caplog: pytest.LogCaptureFixture, failing: Callable[..., list[logging.LogRecord]]
+    harness: Harness, caplog: pytest.LogCaptureFixture, failing: Callable[..., list[logging.LogRecord]]
 ) -> None:
-    postroom.template("hi", subject="s", text="{{ missing.canary }}")
+    harness.template("hi", subject="s", text="{{ missing.canary }}")
     email = {"template": "hi", "context": {"a": "canary-value"}, "subject": None, "body_text": None}
     [record] = failing(**email)
     assert facts(record)["template"] == "hi.txt"
     caplog.clear()
-    postroom.make_due()
-    postroom.deliver()
+    harness.make_due()
+    harness.deliver()
     [again] = failures_of(caplog)
     assert "again" in again.getMessage()
 
 
 def test_a_relay_that_fails_is_one_line_however_many_emails_wait(
-    postroom: Postroom, relay: ScriptedRelay, caplog: pytest.LogCaptureFixture
+    harness: Harness, relay: ScriptedRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     relay.on(Phase.BANNER, reply("554 5.7.1 canary-reply"))
     for _ in range(5):
-        postroom.schedule(address=ADDRESS)
-    postroom.deliver()
-    postroom.deliver()
+        harness.schedule(address=ADDRESS)
+    harness.deliver()
+    harness.deliver()
     [record] = failures_of(caplog)
     assert facts(record)["code"] == "554"
     assert "stopped" in record.getMessage()
 
 
-def test_an_email_whose_worker_ended_is_one_line(postroom: Postroom, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_email_whose_worker_ended_is_one_line(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    email_id = postroom.schedule(address=ADDRESS)
-    postroom.enqueue()
-    claimed = sender.claim(email_id)
+    email_id = harness.schedule(address=ADDRESS)
+    harness.enqueue()
+    claimed = harness.claim(email_id)
     assert claimed is not None
     caplog.clear()
-    sender.lost(emails.Lost(claimed.id, claimed.claim, claimed.kind))
+    harness.app.rescuer.mark_lost(emails.Lost(claimed.id, claimed.claim, claimed.kind))
     [record] = failures_of(caplog)
     assert facts(record) == {"kind": "welcome", "verdict": "unknown", "email_id": str(email_id), "state": "scheduled"}
 
 
 def test_a_kind_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
     kind = "a\n[ERROR] forged email_id=7 \x1b[31m"
-    reporting.lost_claim(1, kind)
-    reporting.render_error(2, kind, RenderError("a b.txt", "canary-value", 3))
+    alerts.lost_claim(1, kind)
+    alerts.render_error(2, kind, template="a b.txt", line=3)
     for record in failures_of(caplog):
         assert json.loads(facts(record)["kind"]) == kind
         assert "\x1b" not in record.getMessage()

@@ -9,9 +9,9 @@ import psycopg2.errors
 import pytest
 from dramatiq_pg.schema import generate_init_sql
 
-from models.database import Database
+from models.database.connections import Database
+from models.database.migrate import FOLDER, FUNCTIONS, check_schema, migrate, migrations
 from models.errors import MigrationRefused, SchemaMismatch
-from models.migrate import FOLDER, FUNCTIONS, check_schema, migrate, migrations
 from tests.postgres import PostgresServer, make_schema_of_0_1
 
 

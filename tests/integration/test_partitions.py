@@ -10,8 +10,8 @@ import pytest
 from dramatiq_pg.schema import generate_init_sql
 
 from models import control
-from models.database import Database
-from models.migrate import migrate
+from models.database.connections import Database
+from models.database.migrate import migrate
 from tests.postgres import Connection, PostgresServer
 
 PARENTS = ("delivery", "attempt")

@@ -9,9 +9,9 @@ import psycopg2
 import pytest
 from dramatiq_pg.schema import generate_init_sql
 
-from models.database import Database
-from models.migrate import migrate
-from models.statements import statements
+from models.database.connections import Database
+from models.database.migrate import migrate
+from models.database.statements import statements
 from tests.postgres import Connection, PostgresServer
 
 MODELS = Path(__file__).parents[2] / "models"

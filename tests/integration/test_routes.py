@@ -5,15 +5,15 @@ from contextlib import closing
 
 import pytest
 
-from actors import route as module
-from actors.route import SharedRoute
-from actors.smtp.connection import Connection, Envelope
-from actors.smtp.relay import Relay
-from actors.smtp.route import NoPlace
-from actors.smtp.verdicts import Phase, Ruling, Scope
+from actors.channels.smtp.connection import Connection, Envelope
+from actors.channels.smtp.relay import Relay
+from actors.channels.smtp.route import NoPlace
+from actors.delivery import route as module
+from actors.delivery.route import SharedRoute
+from actors.ruling import Phase, Ruling, Scope
 from duepost.commands.routes import route_facts
 from models import routes, workers
-from models.database import Database
+from models.database.connections import Database
 from models.words import Verdict
 from models.workers import Process
 from tests.relays import Action, ScriptedRelay, close, reply, reset

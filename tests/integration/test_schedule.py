@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.addresses import Mailbox
-from actors.mime import RESERVED, build_message
-from actors.rendering import Content
+from actors.content.addresses import Mailbox
+from actors.content.mime import RESERVED, build_message
+from actors.content.templates import Content
 from tests.postgres import Connection, PostgresServer
 from tests.waiting import wait_until
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, parse_sender
-from actors.mime import build_message
-from actors.rendering import Content
+from actors.content.addresses import Mailbox, UndeliverableAddress, ascii_address, parse_sender
+from actors.content.mime import build_message
+from actors.content.templates import Content
 from tests.postgres import Connection, PostgresServer
 
 CORPUS = json.loads((Path(__file__).parent.parent / "corpus" / "addresses.json").read_text(encoding="utf-8"))

@@ -7,10 +7,10 @@ import psycopg2
 import pytest
 
 from models import control, workers
-from models.migrate import check_schema
+from models.database.migrate import check_schema
+from tests.app_harness import Harness
 from tests.integration.conftest import settings_of
 from tests.postgres import PostgresServer
-from tests.postroom import Postroom
 from tests.relays import ScriptedRelay
 
 #: Each as `ALTER DATABASE … SET` takes it.
@@ -59,28 +59,28 @@ def set_server(request: pytest.FixtureRequest, url: str, server: PostgresServer)
 
 
 @pytest.fixture
-def set_postroom(
+def set_harness(
     set_server: str, relay: ScriptedRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Postroom]:
+) -> Iterator[Harness]:
     for name, value in settings_of(set_server, relay.url, tmp_path).items():
         monkeypatch.setenv(name, value)
-    postroom = Postroom(set_server, tmp_path)
-    yield postroom
-    postroom.close()
+    harness = Harness(set_server, tmp_path)
+    yield harness
+    harness.close()
 
 
-def test_the_main_job_is_done_whatever_the_database_is_set_to(set_postroom: Postroom, relay: ScriptedRelay) -> None:
-    check_schema(set_postroom.database)
-    set_postroom.recipient("zoé", "zoe@example.com", "Zoé Łąka")
-    set_postroom.template("welcome", subject="Grüße", text="{{ n }} € für {{ recipient.name }} ☃\n")
-    first = set_postroom.schedule(template="welcome", context={"n": "10\\5"}, users=["zoé"])
-    set_postroom.deliver()
-    assert set_postroom.ledger(first) == ["sent"], set_postroom.query("SELECT last_error FROM duepost.scheduled_email")
-    second = set_postroom.schedule(scheduled_at="2030-01-01T00:00:00Z")
-    assert set_postroom.query(
+def test_the_main_job_is_done_whatever_the_database_is_set_to(set_harness: Harness, relay: ScriptedRelay) -> None:
+    check_schema(set_harness.database)
+    set_harness.recipient("zoé", "zoe@example.com", "Zoé Łąka")
+    set_harness.template("welcome", subject="Grüße", text="{{ n }} € für {{ recipient.name }} ☃\n")
+    first = set_harness.schedule(template="welcome", context={"n": "10\\5"}, users=["zoé"])
+    set_harness.deliver()
+    assert set_harness.ledger(first) == ["sent"], set_harness.query("SELECT last_error FROM duepost.scheduled_email")
+    second = set_harness.schedule(scheduled_at="2030-01-01T00:00:00Z")
+    assert set_harness.query(
         "SELECT * FROM duepost.clear_scheduled_emails_to('ann@example.com')"
     ) == [(second, "cleared")]  # fmt: skip
-    control.maintain_partitions(set_postroom.database, retention_days=400)
+    control.maintain_partitions(set_harness.database, retention_days=400)
     assert len(relay.messages) == 1
 
 
@@ -91,13 +91,13 @@ def test_the_environments_client_encoding_changes_nothing(
     monkeypatch.setenv("PGCLIENTENCODING", encoding)
     for name, value in settings_of(url, relay.url, tmp_path).items():
         monkeypatch.setenv(name, value)
-    postroom = Postroom(url, tmp_path)
+    harness = Harness(url, tmp_path)
     try:
-        email_id = postroom.schedule(subject="Grüße ☃")
-        postroom.deliver()
-        assert postroom.ledger(email_id) == ["sent"]
+        email_id = harness.schedule(subject="Grüße ☃")
+        harness.deliver()
+        assert harness.ledger(email_id) == ["sent"]
     finally:
-        postroom.close()
+        harness.close()
 
 
 #: Notes how each transaction that writes to a table is isolated.
@@ -130,14 +130,14 @@ def test_no_transaction_of_workers_is_isolated_otherwise_than_they_are_written_f
     server.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
     for variable, value in settings_of(url, relay.url, tmp_path).items():
         monkeypatch.setenv(variable, value)
-    postroom = Postroom(url, tmp_path)
+    harness = Harness(url, tmp_path)
     try:
         for _ in range(2):
-            postroom.schedule()
-        postroom.deliver()
-        workers.stamp(postroom.database, postroom.attendance.worker_id)
-        postroom.attendance.stop()
-        levels = postroom.query("SELECT DISTINCT written, level FROM public.isolation ORDER BY 1")
+            harness.schedule()
+        harness.deliver()
+        workers.stamp(harness.database, harness.worker_session.worker_id)
+        harness.worker_session.stop()
+        levels = harness.query("SELECT DISTINCT written, level FROM public.isolation ORDER BY 1")
         assert levels == sorted((table.partition(".")[2], "read committed") for table in WRITTEN)
     finally:
-        postroom.close()
+        harness.close()

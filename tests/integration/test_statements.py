@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from models.database import UNLIMITED, Database
-from models.statements import statements
+from models.database.connections import UNLIMITED, Database
+from models.database.statements import statements
 from tests.postgres import Connection, PostgresServer
 
 ROOT = Path(__file__).parent.parent.parent

@@ -9,10 +9,10 @@ import psycopg2
 import pytest
 from dramatiq_pg.schema import generate_init_sql
 
-from models.database import Database
+from models.database.connections import Database
+from models.database.migrate import check_schema, migrate, migrations
+from models.database.preconditions import shortfalls, trust_findings
 from models.errors import DatabaseUnreachable, DuepostError, MigrationRefused, NotPermitted, UnfitDatabase
-from models.migrate import check_schema, migrate, migrations
-from models.preconditions import shortfalls, trust_findings
 from tests.postgres import PostgresServer
 from tests.processes import duepost, environment
 
@@ -277,8 +277,8 @@ def test_a_client_that_holds_the_advisory_locks_holds_up_no_migrate(empty_url: s
 def test_who_is_in_the_way_is_named(empty_url: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     apply(empty_url, OWNER)
     run(OWNER, f"GRANT USAGE ON SCHEMA duepost TO {BYSTANDER}; GRANT ALL ON duepost.migration TO {BYSTANDER}")
-    monkeypatch.setattr("models.migrate.TRIES", 3)
-    monkeypatch.setattr("models.migrate.PAUSE", 0.01)
+    monkeypatch.setattr("models.database.migrate.TRIES", 3)
+    monkeypatch.setattr("models.database.migrate.PAUSE", 0.01)
     told: list[str] = []
     database = Database(as_role(empty_url, OWNER))
     with closing(psycopg2.connect(as_role(empty_url, BYSTANDER))) as reader, reader.cursor() as cursor:

@@ -1,23 +1,69 @@
-"""What Dramatiq is told about the actors."""
+"""What Dramatiq is told about the actors, and what importing them does."""
 
-import dramatiq
+import subprocess
+import sys
 
-import actors
+import dramatiq.broker
+import pytest
 
-
-def test_nothing_cuts_a_dialogue_short() -> None:
-    assert not {"time_limit", "notify_shutdown", "max_age"} & actors.broker.actor_options
-
-
-def test_what_fails_is_retried_without_limit() -> None:
-    assert actors.send_email.options["max_retries"] is None
-    assert actors.enqueue_due_emails.options["max_retries"] is None
+from actors.app import Application
+from actors.settings import settings
 
 
-def test_dramatiq_actors_finds_the_broker() -> None:
-    assert dramatiq.get_broker() is actors.broker
-    assert actors.broker.get_declared_actors() == {"enqueue_due_emails", "send_email"}
+@pytest.fixture
+def application() -> Application:
+    return Application(settings())
 
 
-def test_no_port_is_opened() -> None:
-    assert [each for each in actors.broker.middleware if each.forks] == []
+def test_nothing_cuts_a_dialogue_short(application: Application) -> None:
+    assert not {"time_limit", "notify_shutdown", "max_age"} & application.broker.actor_options
+
+
+def test_what_fails_is_retried_without_limit(application: Application) -> None:
+    assert application.send_email.options["max_retries"] is None
+    assert application.enqueue_due_emails.options["max_retries"] is None
+
+
+def test_no_port_is_opened(application: Application) -> None:
+    assert [each for each in application.broker.middleware if each.forks] == []
+
+
+def test_building_an_application_leaves_dramatiqs_broker_alone(application: Application) -> None:
+    assert dramatiq.broker.global_broker is not application.broker
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_dramatiq_actors_finds_broker_and_actors() -> None:
+    said = python(
+        "import dramatiq.cli; module, broker = dramatiq.cli.import_broker('actors');"
+        "print(type(broker).__name__, sorted(broker.get_declared_actors()))"
+    )
+    assert said == "PostgresBroker ['enqueue_due_emails', 'send_email']"
+
+
+MODULES = "import pkgutil, actors; names = [each.name for each in pkgutil.walk_packages(actors.__path__, 'actors.')]"
+
+
+def test_importing_any_module_builds_nothing() -> None:
+    said = python(
+        f"import gc, importlib, sys, threading, dramatiq.broker; {MODULES};"
+        "[importlib.import_module(name) for name in names];"
+        "import sentry_sdk; from actors.queue.broker import PostgresBroker;"
+        "from models.database.connections import Database;"
+        "built = [each for each in gc.get_objects() if isinstance(each, (PostgresBroker, Database))];"
+        "print(len(names) > 40, built, threading.active_count(), dramatiq.broker.global_broker,"
+        " sentry_sdk.is_initialized())"
+    )
+    assert said == "True [] 1 None False"
+
+
+@pytest.mark.parametrize(
+    "heavy", ["jinja2", "actors.content.templates", "actors.content.mime", "actors.delivery", "actors.app"]
+)
+def test_a_tick_loads_only_what_it_needs(heavy: str) -> None:
+    said = python(f"import sys, actors.tick, duepost.commands.trigger; print({heavy!r} in sys.modules)")
+    assert said == "False"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from actors.addresses import Mailbox, UndeliverableAddress, ascii_address, ascii_domain, parse_sender
+from actors.content.addresses import Mailbox, UndeliverableAddress, ascii_address, ascii_domain, parse_sender
 from models.letters import DOMAIN_LETTERS
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from actors import reporting
+from actors.alerts import alerts
+from actors.channels.smtp.replies import Reply
+from actors.channels.smtp.verdicts import judge, judge_failure
+from actors.ruling import Pace, Phase, Ruling, Scope
 from actors.settings import Settings
-from actors.smtp.replies import Reply
-from actors.smtp.verdicts import Pace, Phase, Ruling, Scope, judge, judge_failure
-from models.database import Connection
+from models.database.connections import Connection
 from models.words import Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -184,10 +185,10 @@ def test_the_table_of_what_breaks_off_is_the_codes() -> None:
 
 
 def test_every_event_that_sentry_gets_is_explained() -> None:
-    sentences = re.findall(r'_report\(\s*"([^"]+)"', read(Path(reporting.__file__)))
+    sentences = re.findall(r'_report\(\s*"([^"]+)"', read(Path(alerts.__file__)))
     assert len(sentences) >= 5
     page = read(DOCS / "operations.md")
-    for sentence in [*sentences, reporting.MONITOR]:
+    for sentence in [*sentences, alerts.MONITOR]:
         assert sentence in page
 
 

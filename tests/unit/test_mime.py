@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.addresses import Mailbox
-from actors.mime import UnsendableField, build_message
-from actors.rendering import Content, is_blank
+from actors.content.addresses import Mailbox
+from actors.content.mime import UnsendableField, build_message
+from actors.content.templates import Content, is_blank
 
 SENDER = Mailbox("Duepost", "noreply@x.example")
 ANN = Mailbox("", "ann@x.example")
@@ -469,7 +469,7 @@ PLAIN = (
 def test_a_body_that_is_spliced_is_to_the_byte_what_composing_makes(text: str, html: str | None) -> None:
     spliced = build(text=text, html=html)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("actors.mime._as_it_stands", lambda _body: None)
+        patch.setattr("actors.content.mime._as_it_stands", lambda _body: None)
         assert spliced == build(text=text, html=html)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from actors.smtp.verdicts import Phase
+from actors.ruling import Phase
 from duepost.commands.doctor import _snapshots
-from models.database import Database
+from models.database.connections import Database
 from tests.integration.commands.shell import Shell
 from tests.postgres import PostgresServer
 from tests.processes import Process, Workers, duepost

@@ -14,8 +14,9 @@ from psycopg2.extensions import parse_dsn
 from duepost import stack
 from duepost.commands import checks
 from duepost.commands.health import Health
-from models import control, preconditions, reports
-from models.database import Database
+from models import control, reports
+from models.database import preconditions
+from models.database.connections import Database
 from tests.integration.commands.shell import Shell
 from tests.postgres import Connection, PostgresServer
 from tests.processes import duepost

@@ -39,7 +39,7 @@ def test_ctrl_c_ends_a_command_that_waits_for_the_database(url: str, tmp_path: P
 
 def test_ctrl_c_while_a_command_is_loaded_is_no_traceback(url: str, tmp_path: Path) -> None:
     shell = Shell(url)
-    for number, module in enumerate(["dramatiq", "jinja2", "actors.sender", "duepost.commands"]):
+    for number, module in enumerate(["dramatiq", "jinja2", "actors.settings", "duepost.commands"]):
         command = [sys.executable, "-X", "importtime", "-m", "duepost", "list"]
         with Process(command, shell.env, tmp_path / f"{number}.log") as process:
             wait_until(lambda module=module, process=process: f" {module}\n" in process.output)  # type: ignore[misc]

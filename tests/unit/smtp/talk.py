@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
-from actors.smtp.dialogue import Action, Aside, Receive, Script, Send, StartTls, Stopped
-from actors.smtp.replies import Reply, ReplyParser
-from actors.smtp.verdicts import judge_failure
+from actors.channels.smtp.dialogue import Action, Aside, Receive, Script, Send, StartTls, Stopped
+from actors.channels.smtp.replies import Reply, ReplyParser
+from actors.channels.smtp.verdicts import judge_failure
 
 T = TypeVar("T")
 

@@ -10,16 +10,16 @@ from dataclasses import replace
 
 import pytest
 
-from actors.smtp import connection as module
-from actors.smtp import transaction
-from actors.smtp.connection import Connection, Envelope, nobody
-from actors.smtp.dialogue import Script
-from actors.smtp.login import Logins
-from actors.smtp.rehearsal import Inspection
-from actors.smtp.relay import Relay, Timeouts
-from actors.smtp.switchboard import Line, Switchboard
-from actors.smtp.verdicts import Phase, Ruling, Scope
-from actors.threads import Threads
+from actors.channels.smtp import connection as module
+from actors.channels.smtp import transaction
+from actors.channels.smtp.connection import Connection, Envelope, nobody
+from actors.channels.smtp.dialogue import Script
+from actors.channels.smtp.login import Logins
+from actors.channels.smtp.rehearsal import Inspection
+from actors.channels.smtp.relay import Relay, Timeouts
+from actors.delivery.event_loop import EventLoop, Line
+from actors.delivery.thread_pool import ThreadPool
+from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
 from tests.relays import (
     Action,
@@ -44,10 +44,10 @@ Connect = Callable[..., Connection]
 
 
 class SwitchedConnection(Connection):
-    """One whose emails go out over a switchboard."""
+    """One whose emails go out over a event loop."""
 
     def deliver(self, envelope: Envelope, following: Callable[[], Envelope | None] = nobody) -> dict[str, Ruling]:
-        board, line = Switchboard(Threads("aside", 1).submit), Line(self)
+        board, line = EventLoop(ThreadPool("aside", 1).submit), Line(self)
         found: list[dict[str, Ruling]] = []
         failures: list[BaseException | None] = []
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
+from actors.channels.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
 
 contents = st.lists(
     st.one_of(st.binary(max_size=5), st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"\r\n.\r\n", b"\n.\n"]))

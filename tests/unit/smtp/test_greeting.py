@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from actors.smtp.dialogue import Send, StartTls
-from actors.smtp.greeting import Offer, farewell, greet, hello_name, is_hello_name
-from actors.smtp.login import Attempts, Logins
-from actors.smtp.relay import Relay, Security
-from actors.smtp.verdicts import Phase, Ruling, Scope
+from actors.channels.smtp.dialogue import Send, StartTls
+from actors.channels.smtp.greeting import Offer, farewell, greet, hello_name, is_hello_name
+from actors.channels.smtp.login import Attempts, Logins
+from actors.channels.smtp.relay import Relay, Security
+from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
 from tests.unit.smtp.talk import Break, Talk, as_reply, talk
 

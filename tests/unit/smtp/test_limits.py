@@ -2,15 +2,16 @@
 
 import pytest
 
-from actors.smtp.limits import (
+from actors.channels.smtp.limits import (
     is_connection_limit,
     is_message_limit,
     is_rate_limit,
     may_be_connection_limit,
     may_be_rate_limit,
 )
-from actors.smtp.replies import Reply
-from actors.smtp.verdicts import Phase, Ruling, judge, judge_failure
+from actors.channels.smtp.replies import Reply
+from actors.channels.smtp.verdicts import judge, judge_failure
+from actors.ruling import Phase, Ruling
 
 
 def said(phase: Phase, text: str) -> Ruling:

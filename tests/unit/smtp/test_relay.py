@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.smtp.relay import Pipelining, Relay, Security, Timeouts
+from actors.channels.smtp.relay import Pipelining, Relay, Security, Timeouts
 
 SECRET = "hunter2"
 

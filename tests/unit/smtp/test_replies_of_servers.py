@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from actors.smtp.replies import Reply
-from actors.smtp.verdicts import Pace, Phase, Ruling, Scope, judge
+from actors.channels.smtp.replies import Reply
+from actors.channels.smtp.verdicts import judge
+from actors.ruling import Pace, Phase, Ruling, Scope
 from models.words import Verdict
 
 CORPUS = Path(__file__).parents[2] / "corpus" / "replies.txt"

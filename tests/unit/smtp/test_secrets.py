@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from actors.smtp.connection import Connection, Envelope
-from actors.smtp.relay import Relay, Timeouts
-from actors.smtp.secrets import hider
-from actors.smtp.verdicts import Phase, Ruling, Scope
+from actors.channels.smtp.connection import Connection, Envelope
+from actors.channels.smtp.relay import Relay, Timeouts
+from actors.channels.smtp.secrets import hider
+from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
 from tests.relays import ScriptedRelay, garbage, reply
 

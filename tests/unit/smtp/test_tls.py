@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.smtp.connection import Connection, Envelope
-from actors.smtp.relay import Relay, Security, Timeouts
-from actors.smtp.tls import checking, trouble_with
-from actors.smtp.verdicts import Phase, Ruling, Scope
+from actors.channels.smtp.connection import Connection, Envelope
+from actors.channels.smtp.relay import Relay, Security, Timeouts
+from actors.channels.smtp.tls import checking, trouble_with
+from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
 from tests.relays import ScriptedRelay, accept, close, hang, reply
 from tests.unit.smtp.conftest import Authority

@@ -1,10 +1,10 @@
 import pytest
 
-from actors.smtp.dialogue import Action, Send
-from actors.smtp.envelope import Envelope
-from actors.smtp.greeting import Offer
-from actors.smtp.transaction import WINDOW, Fitness, Submitted, Transaction, reset
-from actors.smtp.verdicts import Pace, Phase, Scope
+from actors.channels.smtp.dialogue import Action, Send
+from actors.channels.smtp.envelope import Envelope
+from actors.channels.smtp.greeting import Offer
+from actors.channels.smtp.transaction import WINDOW, Fitness, Submitted, Transaction, reset
+from actors.ruling import Pace, Phase, Scope
 from models.words import Verdict
 from tests.unit.smtp.talk import Break, Talk, never, talk
 

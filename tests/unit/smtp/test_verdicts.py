@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from actors.smtp.replies import Reply
-from actors.smtp.verdicts import Pace, Phase, Scope, is_out_of_place, judge, judge_failure, judge_too_big
+from actors.channels.smtp.replies import Reply
+from actors.channels.smtp.verdicts import is_out_of_place, judge, judge_failure, judge_too_big
+from actors.ruling import Pace, Phase, Scope
 from models.words import Verdict
 from tests.unit.smtp.talk import as_reply
 

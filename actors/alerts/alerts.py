@@ -1,0 +1,272 @@
+"""What an operator should hear of, in ids, kinds and codes: a log line for each failure, and an event for Sentry.
+
+The log has each failure, with or without Sentry; Sentry gets what is new, or final.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from multiprocessing.util import Finalize
+from typing import Literal, cast
+
+import sentry_sdk
+from sentry_sdk.crons import capture_checkin
+from sentry_sdk.integrations.atexit import AtexitIntegration
+from sentry_sdk.integrations.dedupe import DedupeIntegration
+from sentry_sdk.integrations.dramatiq import DramatiqIntegration
+from sentry_sdk.types import Event, Hint, MonitorConfig
+
+from actors.alerts.redaction import FAILURES
+from actors.ruling import Ruling
+from models.words import Verdict
+
+logger = logging.getLogger(__name__)
+
+#: The cron monitor that the scheduler checks in with.
+MONITOR = "duepost-scheduler"
+
+#: Minutes for margin and runtime: two ticks may be late before somebody is called.
+MONITOR_CONFIG: MonitorConfig = {
+    "schedule": {"type": "interval", "value": 1, "unit": "minute"},
+    "timezone": "UTC",
+    "checkin_margin": 5,
+    "max_runtime": 10,
+    "failure_issue_threshold": 2,
+    "recovery_threshold": 1,
+}
+
+#: Seconds that a process which ends waits for its last events to go out.
+FLUSH_TIMEOUT = 2.0
+
+#: Where there is no kind or no enhanced code.
+NONE = "-"
+
+#: A value of a log line that needs no quotation marks.
+_BARE = re.compile(r"[\w./:@+-]+", re.ASCII)
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+#: All that leaves of an event. Not: breadcrumbs, extra, request, user, logentry, threads, modules.
+_EVENT_KEYS = (
+    "contexts",
+    "environment",
+    "event_id",
+    "exception",
+    "fingerprint",
+    "level",
+    "message",
+    "platform",
+    "release",
+    "sdk",
+    "server_name",
+    "tags",
+    "timestamp",
+    "transaction",
+)
+_EXCEPTION_KEYS = ("type", "module")
+_MECHANISM_KEYS = ("type", "handled", "exception_id", "parent_id", "is_exception_group")
+_FRAME_KEYS = ("filename", "abs_path", "function", "module", "lineno", "in_app")
+
+
+def start(dsn: str | None, *, environment: str, release: str) -> None:
+    """Turns Sentry on. Dramatiq's exceptions are reported by brokers that are built afterwards.
+
+    Args:
+        dsn: where to report; None or empty leaves Sentry off.
+        environment: such as `production`.
+        release: such as `duepost@1.0.0`.
+
+    Raises:
+        sentry_sdk.utils.BadDsn: the DSN is not one; a ValueError.
+    """
+    if not dsn:
+        return
+    sentry_sdk.init(
+        dsn=dsn,
+        environment=environment,
+        release=release,
+        # Without the logging integration: Dramatiq logs each exception too, which would report it twice.
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        integrations=[DramatiqIntegration(), AtexitIntegration(callback=_say_nothing), DedupeIntegration()],
+        before_send=_private,
+        # With a body the integration withholds its retries too; `_private` keeps only ids of it.
+        max_request_body_size="always",
+        include_local_variables=False,
+        include_source_context=False,
+        max_breadcrumbs=0,
+        traces_sample_rate=None,
+        auto_session_tracking=False,
+        spotlight=False,
+    )
+    # Dramatiq's workers are processes of multiprocessing, which ends them without running atexit's functions.
+    Finalize(None, sentry_sdk.flush, kwargs={"timeout": FLUSH_TIMEOUT}, exitpriority=0)
+
+
+def _say_nothing(_pending: int, _timeout: float) -> None:
+    """Sentry's own words about pending events are for people at a terminal."""
+
+
+def undeliverable(email_id: int, kind: str, ruling: Ruling) -> None:
+    """An email reached its end at a recipient who cannot be reached. The relay's text stays here."""
+    _report(
+        "An email was undeliverable",
+        level="warning",
+        kind=kind,
+        verdict=Verdict.UNDELIVERABLE,
+        tags={"email_id": email_id, **_tags(ruling)},
+    )
+
+
+def unknown(email_id: int, kind: str, state: str | None = None) -> None:
+    """Nobody knows whether the relay took an email (RFC 1047).
+
+    Args:
+        email_id: its id.
+        kind: its kind.
+        state: `scheduled` where it is sent once more, `unknown` where it waits for a person.
+    """
+    _report(
+        "It is unknown whether an email was sent",
+        level="error",
+        kind=kind,
+        verdict=Verdict.UNKNOWN,
+        tags={"email_id": email_id, "state": state},
+    )
+
+
+def retried(email_id: int, kind: str, ruling: Ruling) -> None:
+    """An attempt failed at a recipient, and is made again: for the log alone, as that is what relays do."""
+    _log(
+        "An attempt failed; the email is retried",
+        level="info",
+        tags={"kind": kind, "verdict": Verdict.RETRY, "email_id": email_id, **_tags(ruling)},
+    )
+
+
+def render_error(email_id: int, kind: str, *, template: str, line: int | None, is_new: bool = True) -> None:
+    """A template failed; the email waits for it to be mended. Sentry hears of what is new, the log of each time."""
+    tags: dict[str, str | int | None] = {"email_id": email_id, "template": template, "line": line}
+    if is_new:
+        _report("An email could not be rendered", level="error", kind=kind, verdict=Verdict.RETRY, tags=tags)
+    else:
+        known: dict[str, str | int | None] = {"kind": kind, "verdict": Verdict.RETRY, **tags}
+        _log("An email could not be rendered, again", level="warning", tags=known)
+
+
+def circuit_opened(ruling: Ruling) -> None:
+    """The relay or our settings are at fault: sending stops until a probe succeeds."""
+    _report("The relay fails; sending is stopped", level="error", verdict=ruling.verdict, tags=_tags(ruling))
+
+
+def lost_claim(email_id: int, kind: str) -> None:
+    """A worker came back to an email that had been given to another: it may have been sent twice."""
+    _report(
+        "A worker concluded an email that was no longer its own",
+        level="error",
+        kind=kind,
+        verdict="lost_claim",
+        tags={"email_id": email_id},
+        logged=f"Email {email_id} went to another worker; its conclusion here changes nothing",
+    )
+
+
+def check_in() -> None:
+    """The scheduler is alive; Sentry calls somebody when this stops coming."""
+    if sentry_sdk.is_initialized():
+        capture_checkin(monitor_slug=MONITOR, status="ok", monitor_config=MONITOR_CONFIG)
+
+
+def _tags(ruling: Ruling) -> dict[str, str | int | None]:
+    return {"phase": ruling.phase, "code": ruling.code, "enhanced_code": ruling.enhanced_code}
+
+
+def _report(
+    sentence: str,
+    *,
+    level: Literal["warning", "error"],
+    verdict: str,
+    kind: str = NONE,
+    tags: Mapping[str, str | int | None],
+    logged: str | None = None,
+) -> None:
+    """Writes one log line, in words of its own if it has some, and sends one event; tags that are None are left out."""
+    given = {"kind": kind, "verdict": verdict, **tags}
+    _log(logged or sentence, level=level, tags=given)
+    event: Event = {
+        "message": sentence,
+        "level": level,
+        "fingerprint": [kind, str(verdict), str(tags.get("enhanced_code") or NONE)],
+        "tags": {name: str(value) for name, value in given.items() if value is not None},
+    }
+    sentry_sdk.capture_event(event)
+
+
+def _log(sentence: str, *, level: Literal["info", "warning", "error"], tags: Mapping[str, str | int | None]) -> None:
+    """Writes one log line: the sentence, then `name=value` for each tag that is not None."""
+    told = " ".join(f"{name}={_bare(str(value))}" for name, value in tags.items() if value is not None)
+    logger.log(_LEVELS[level], "%s: %s", sentence, told)
+
+
+def _bare(value: str) -> str:
+    """A value as one word of a line: a kind may hold spaces, or what looks like a line of its own."""
+    return value if _BARE.fullmatch(value) else json.dumps(value)
+
+
+def _private(event: Event, hint: Hint) -> Event | None:
+    """Leaves of an event only what is known to be private, and nothing of one that was reported before."""
+    if event.get("type") == "check_in":
+        return event
+    message = _dramatiq_message(event)
+    if _was_reported(message, hint):
+        return None
+    kept = cast("Event", {key: value for key, value in event.items() if key in _EVENT_KEYS})
+    if "exception" in event:
+        kept["exception"] = {"values": [_private_exception(each) for each in event["exception"]["values"]]}
+    kept["contexts"] = {"dramatiq": _private_message(message)} if message else {}
+    return kept
+
+
+def _private_exception(exception: dict[str, object]) -> dict[str, object]:
+    """Type and place; not the message, into which drivers put row values."""
+    kept: dict[str, object] = {key: exception[key] for key in _EXCEPTION_KEYS if key in exception}
+    mechanism, stacktrace = exception.get("mechanism"), exception.get("stacktrace")
+    if isinstance(mechanism, dict):
+        kept["mechanism"] = {key: mechanism[key] for key in _MECHANISM_KEYS if key in mechanism}
+    if isinstance(stacktrace, dict):
+        frames = stacktrace.get("frames") or []
+        kept["stacktrace"] = {"frames": [{key: frame[key] for key in _FRAME_KEYS if key in frame} for frame in frames]}
+    return kept
+
+
+def _private_message(message: dict[str, object]) -> dict[str, object]:
+    args, options = message.get("args"), message.get("options")
+    return {
+        "actor": message.get("actor_name"),
+        "queue": message.get("queue_name"),
+        "message_id": message.get("message_id"),
+        "ids": [each for each in args if isinstance(each, int)] if isinstance(args, (list, tuple)) else [],
+        "retries": options.get("retries", 0) if isinstance(options, dict) else 0,
+    }
+
+
+def _dramatiq_message(event: Event) -> dict[str, object]:
+    """The message in process, as Sentry's integration tells it; empty where there is none."""
+    context = event.get("contexts", {}).get("dramatiq", {})
+    message = context.get("data")
+    return message if isinstance(message, dict) else {}
+
+
+def _was_reported(message: dict[str, object], hint: Hint) -> bool:
+    """Whether an exception only repeats what an earlier attempt at the same message has reported.
+
+    Retries has counted the failure already when Sentry is asked: the first one comes with one retry.
+    """
+    options, raised = message.get("options"), hint.get("exc_info")
+    if not isinstance(options, dict) or not raised:
+        return False
+    retries, failures = options.get("retries", 0), options.get(FAILURES)
+    if isinstance(failures, dict):
+        return bool(failures.get(raised[0].__name__, retries) < retries)
+    return bool(retries > 1)

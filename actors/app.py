@@ -1,0 +1,128 @@
+"""Builds everything and hands it in. Importing this, or any other module, builds nothing and connects to nothing."""
+
+import sys
+from datetime import timedelta
+
+import dramatiq
+from dramatiq.middleware import Retries
+
+from actors.alerts import alerts
+from actors.alerts.redaction import PrivateRetries
+from actors.channels.smtp.connection import Connection
+from actors.channels.smtp.login import Logins
+from actors.content.templates import Templates
+from actors.delivery.attempt import Composer
+from actors.delivery.conclude import Conclusions
+from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.email_work import EmailWork, Work
+from actors.delivery.in_flight import InFlightClaims
+from actors.delivery.proof import Proof
+from actors.delivery.rescue import Rescuer
+from actors.delivery.route import SharedRoute, Watch
+from actors.liveness.maintenance import Patience
+from actors.queue.broker import Life, PostgresBroker
+from actors.scheduler import Scheduler, declare_scheduler
+from actors.sender import SEND_EMAIL, declare_sender
+from actors.settings import BadSettings, Settings, settings
+from actors.startup import BAD_SETTINGS, Startup, end
+from actors.version import RELEASE
+from models.database.connections import Database, Limits
+
+
+class Application:
+    """The email application of one process: its parts, each handed what it needs.
+
+    Building it does no I/O. Sentry is turned on where there is a DSN: it patches Dramatiq's Broker, so it comes first.
+    Dramatiq's global broker is left alone.
+
+    Args:
+        settings: what was asked for.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        alerts.start(
+            settings.sentry_dsn.get_secret_value() if settings.sentry_dsn else None,
+            environment=settings.sentry_environment,
+            release=RELEASE,
+        )
+        self.database = Database(
+            settings.database_url.get_secret_value() if settings.database_url else "",
+            application_name="duepost worker",
+            limits=Limits(statement=settings.statement_timeout),
+            most=settings.database_connections,
+        )
+        self.broker = PostgresBroker(
+            self.database,
+            # Of Dramatiq's own no more than our actors have a use for: each is asked about every message. A limit of
+            # time would cut dialogues short, as ten minutes after the dot are legal (RFC 5321 section 4.5.3.2.6);
+            # Prometheus opens a port.
+            [Retries(), PrivateRetries()],
+            session_url=settings.session_url,
+            patience=Patience(idle=settings.stall_timeout, busy=settings.busy_timeout),
+            dead_letters_kept=timedelta(days=settings.dead_letter_days),
+        )
+        self.templates = Templates(settings.templates, settings.render_timeout)
+        self.in_flight = InFlightClaims()
+        self.route = SharedRoute(
+            self.database, lambda: settings.need_relay().route, lambda: self.broker.worker_session.worker_id
+        )
+        self._logins = Logins()
+        self._proof = Proof(self.broker.worker_session)
+        self.composer = Composer(
+            self.database,
+            self.broker,
+            self.templates,
+            sender=settings.need_sender() if settings.sender is not None else None,
+            keep_undeliverable_days=settings.keep_undeliverable_days,
+        )
+        self.conclusions = Conclusions(
+            self.database, self.broker, self.route, keep_undeliverable_days=settings.keep_undeliverable_days
+        )
+        self.email_work = EmailWork(
+            self.database,
+            self.broker,
+            self.in_flight,
+            self.composer,
+            self.conclusions,
+            actor_name=SEND_EMAIL,
+            disabled=settings.disabled,
+        )
+        self.dispatcher: Dispatcher[Work] = Dispatcher(
+            self.email_work, self.relay_connection, settings.smtp_connections, self.route
+        )
+        self.scheduler = Scheduler(
+            self.database, self.broker, retention_days=settings.retention_days, disabled=settings.disabled
+        )
+        self.rescuer = Rescuer(self.database, self.broker, self.in_flight)
+        self.watch = Watch(self.route, self.dispatcher.tidy)
+        self.send_email = declare_sender(self.broker, self.dispatcher, settings.smtp_connections)
+        self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)
+        self.broker.add_middleware(
+            Startup(settings, self.database, self.broker, self.dispatcher, self.rescuer, self.watch), before=Life
+        )
+
+    def relay_connection(self) -> Connection:
+        """A connection to the relay, which is made once it is needed."""
+        return Connection(
+            self.settings.need_relay(),
+            self.settings.timeouts,
+            may_send=self._proof.is_there,
+            may_send_soon=self._proof,
+            route=self.route,
+            logins=self._logins,
+        )
+
+
+def build() -> Application:
+    """Builds the application from the environment, and makes its broker Dramatiq's: for a worker's process.
+
+    Ends the process with one line and an exit status where a setting is wrong.
+    """
+    try:
+        application = Application(settings())
+    except BadSettings as error:
+        end(error, BAD_SETTINGS)
+        sys.exit(BAD_SETTINGS)
+    dramatiq.set_broker(application.broker)
+    return application

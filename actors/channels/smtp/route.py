@@ -1,0 +1,74 @@
+"""What the connections to one relay share: how many there may be, how fast they go, what goes behind a dot."""
+
+from typing import Protocol
+
+from actors.ruling import Ruling
+
+
+class NoPlace(Exception):
+    """The relay takes no further connection of ours now. Nothing was said about the email: it waits for a place."""
+
+
+class Route(Protocol):
+    """What the connections to one relay share. Any thread may call this.
+
+    What may ask the database is called where it is no harm to block.
+    """
+
+    def take_place(self) -> bool:
+        """Whether one more connection may be opened; it holds a place until `leave_place`. May ask the database."""
+
+    def leave_place(self, *, was_open: bool) -> None:
+        """A connection is closed, or (not `was_open`) did not come about. Never blocks."""
+
+    def opened(self) -> None:
+        """A connection has come about: the relay has greeted us, and taken our login. Never blocks."""
+
+    def is_full(self, refusal: Ruling) -> bool:
+        """Whether a connection was refused for there being others, which work; else the relay is at fault.
+
+        Called after `leave_place`. May ask the database.
+        """
+
+    def heard(self, ruling: Ruling) -> None:
+        """A relay's answer about an email. Never blocks."""
+
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether the next email's envelope may go out behind a dot. Never blocks."""
+
+    def stop_going_ahead(self, why: str) -> None:
+        """Nothing goes out behind a dot any more, in any process before long. Never blocks."""
+
+
+class NoRoute:
+    """Nothing is shared: a connection of its own, for as long as it lasts."""
+
+    def __init__(self) -> None:
+        self._goes_ahead = True
+
+    def take_place(self) -> bool:
+        """Always."""
+        return True
+
+    def leave_place(self, *, was_open: bool) -> None:
+        """Nothing."""
+
+    def opened(self) -> None:
+        """Nothing."""
+
+    def is_full(self, _refusal: Ruling) -> bool:
+        """Never: there are no others."""
+        return False
+
+    def heard(self, _ruling: Ruling) -> None:
+        """Nothing."""
+
+    @property
+    def goes_ahead(self) -> bool:
+        """Until it was stopped."""
+        return self._goes_ahead
+
+    def stop_going_ahead(self, _why: str) -> None:
+        """For this connection."""
+        self._goes_ahead = False

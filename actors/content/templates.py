@@ -1,0 +1,260 @@
+"""Templates: an email's subject and bodies, rendered in a sandbox from files in one folder."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from actors.content.addresses import AROUND
+from actors.liveness.time_limit import TookTooLong, time_limit
+from models.errors import DuepostError
+
+#: Characters of a rendered subject, and of a rendered body.
+LONGEST_SUBJECT = 2_000
+LONGEST_BODY = 10 * 2**20
+
+#: Seconds that an email's rendering may take.
+TIMEOUT = 10.0
+
+SUBJECT = ".subject.txt"
+TEXT = ".txt"
+HTML = ".html"
+
+#: UTF-8, with or without the mark that some editors begin a file with.
+ENCODING = "utf-8-sig"
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]+")
+_UNDEFINED = re.compile(r"'(\w+)' is undefined|has no attribute '(\w+)'")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an email says.
+
+    Attributes:
+        subject: one line.
+        text: the plain text, None where there is none.
+        html: the HTML, None where there is none.
+    """
+
+    subject: str
+    text: str | None
+    html: str | None
+
+
+class RenderError(DuepostError):
+    """A template is missing or fails. Nothing of the context is in it, so it may be logged and reported.
+
+    Attributes:
+        template: the template's file, relative to the folder; "-" where the name itself is wrong.
+        reason: the exception's type, and what is wrong where that can be told without showing a value.
+        line: where in the file, from 1; None where that is not known.
+    """
+
+    def __init__(self, template: str, reason: str, line: int | None) -> None:
+        super().__init__(template, reason, line)
+        self.template = template
+        self.reason = reason
+        self.line = line
+
+    def __str__(self) -> str:
+        where = self.template if self.line is None else f"{self.template} line {self.line}"
+        return f"{where}: {self.reason}"
+
+
+class RenderTimeout(RenderError):
+    """A template has taken longer than it was given."""
+
+
+class Templates:
+    """The templates of a folder. A file that changes is read again.
+
+    A template named `welcome` is `welcome.subject.txt` with `welcome.txt`, `welcome.html` or both. Values are
+    escaped in `.html` files only. Safe to share between threads.
+
+    Args:
+        folder: where the files are; need not exist yet.
+        timeout: seconds that one email may take.
+    """
+
+    def __init__(self, folder: Path, timeout: float = TIMEOUT) -> None:
+        self._folder = folder
+        self._timeout = timeout
+        self._environment = ImmutableSandboxedEnvironment(
+            loader=FolderLoader(folder),
+            undefined=StrictUndefined,
+            autoescape=select_autoescape(enabled_extensions=("html",), default=False),
+            auto_reload=True,
+            keep_trailing_newline=True,
+        )
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one email may take."""
+        return self._timeout
+
+    def render(self, name: str, context: Mapping[str, object], seconds: float | None = None) -> Content:
+        """Renders the subject and the bodies of one email.
+
+        Args:
+            name: the template's name without its ending, such as `welcome` or `account/welcome`.
+            context: what the templates may use, the recipient included.
+            seconds: less than one email may take, if that is all the caller has.
+
+        Raises:
+            RenderTimeout: it takes longer than that.
+            RenderError: a file is missing, fails, takes too long, gives too much or nothing, or the name could lead out
+                of the folder.
+        """
+        if not _NAME.fullmatch(name) or ".." in name.split("/"):
+            raise RenderError("-", "a template's name must be one such as welcome or account/welcome", None)
+        until = time.monotonic() + (self._timeout if seconds is None else seconds)
+        subject = self._render(name + SUBJECT, context, until, LONGEST_SUBJECT)
+        if subject is None:
+            raise RenderError(name + SUBJECT, "TemplateNotFound: there is no such file", None)
+        text = self._render(name + TEXT, context, until, LONGEST_BODY)
+        html = self._render(name + HTML, context, until, LONGEST_BODY)
+        if text is None and html is None:
+            raise RenderError(name + TEXT, f"TemplateNotFound: neither it nor {name + HTML} is there", None)
+        subject = _one_line(subject)
+        if is_blank(subject):
+            raise RenderError(name + SUBJECT, "it gives nothing: an email needs a subject", None)
+        text, html = (None if is_blank(body) else body for body in (text, html))
+        if text is None and html is None:
+            raise RenderError(name + TEXT, "it gives nothing, and so does any HTML: an email needs a body", None)
+        return Content(subject, text, html)
+
+    def check(self) -> list[str]:
+        """Compiles each `.txt` and `.html` file of the folder.
+
+        Returns:
+            a line for each problem, by file name; none for a folder that does not exist.
+        """
+        return [str(error) for name in self._names() if (error := self._flaw(name))]
+
+    def _names(self) -> list[str]:
+        return self._environment.list_templates(filter_func=lambda name: name.endswith((TEXT, HTML)))
+
+    def _flaw(self, file: str) -> RenderError | None:
+        try:
+            self._environment.get_template(file)
+        except Exception as error:  # noqa: BLE001 - one file's failure must not hide another's
+            return self._explained(file, error)
+        return None
+
+    def _render(self, file: str, context: Mapping[str, object], until: float, longest: int) -> str | None:
+        """Renders one file; None where there is none."""
+        try:
+            template = self._find(file)
+            if template is None:
+                return None
+            with time_limit.limited(until - time.monotonic()):
+                return _joined(template.generate(context), longest)
+        except Exception as error:  # noqa: BLE001 - a template can raise anything
+            failure = self._explained(file, error)
+        # Outside the handler: not even as a hidden context may the original, with its values, go along.
+        raise failure
+
+    def _find(self, file: str) -> Template | None:
+        try:
+            return self._environment.get_template(file)
+        except TemplateNotFound:
+            return None
+
+    def _explained(self, file: str, error: Exception) -> RenderError:
+        """Says where and why, with nothing that a value of the context could have got into."""
+        line = None
+        if isinstance(error, TemplateSyntaxError):
+            file, line = error.name or file, error.lineno
+        else:
+            for place in self._places(error.__traceback__):
+                file, line = place
+        failure = RenderTimeout if isinstance(error, TookTooLong) else RenderError
+        return failure(file, ": ".join([type(error).__name__, *self._details(file, error)]), line)
+
+    def _places(self, traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
+        """The template files and lines that an exception came through, the outermost first."""
+        while traceback is not None:
+            path = Path(traceback.tb_frame.f_code.co_filename)
+            if path.is_relative_to(self._folder):
+                yield path.relative_to(self._folder).as_posix(), traceback.tb_lineno
+            traceback = traceback.tb_next
+
+    def _details(self, file: str, error: Exception) -> Iterator[str]:
+        """What is wrong. A name may be computed (`{{ a[b] }}`): only one that stands in the file is shown."""
+        if isinstance(error, TemplateSyntaxError):
+            yield error.message or "the syntax is wrong"
+        elif isinstance(error, TemplateNotFound):
+            name = error.name or ""
+            literal = {f'"{name}"', f"'{name}'"}
+            shown = name if any(each in self._source(file) for each in literal) else "a file"
+            yield f"{shown} is not there"
+        elif isinstance(error, UndefinedError):
+            found = _UNDEFINED.search(error.message or "")
+            name = (found[1] or found[2]) if found else ""
+            shown = f"'{name}'" if name in re.findall(r"\w+", self._source(file)) else "a value"
+            yield f"{shown} is undefined"
+        elif isinstance(error, LeadsOut):
+            yield "a link leads out of the folder of the templates"
+        elif isinstance(error, TookTooLong):
+            yield f"an email may take at most {self._timeout:g} s"
+        elif isinstance(error, TooLong):
+            yield f"at most {error.args[0]:,} characters are allowed"
+
+    def _source(self, file: str) -> str:
+        try:
+            return (self._folder / file).read_text(encoding=ENCODING)
+        except (OSError, ValueError):
+            return ""
+
+
+class FolderLoader(FileSystemLoader):
+    """Reads files of one folder. A link is followed where it stays in the folder, as those of Kubernetes do."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, encoding=ENCODING)
+        self._folder = folder
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        """The source, its file, and whether that is unchanged."""
+        source, file, is_unchanged = super().get_source(environment, template)
+        if not Path(file).resolve().is_relative_to(self._folder.resolve()):
+            raise LeadsOut
+        return source, file, is_unchanged
+
+
+class LeadsOut(Exception):
+    """A link leads out of the folder of the templates."""
+
+
+class TooLong(Exception):
+    """More was rendered than an email may hold."""
+
+
+def _joined(pieces: Iterator[str], longest: int) -> str:
+    joined: list[str] = []
+    length = 0
+    for piece in pieces:
+        length += len(piece)
+        if length > longest:
+            raise TooLong(longest)
+        joined.append(piece)
+    return "".join(joined)
+
+
+def is_blank(text: str | None) -> bool:
+    """Whether a body or a subject is none: nothing, or nothing but white space."""
+    return not text or not text.strip(AROUND)
+
+
+def _one_line(text: str) -> str:
+    """The lines with a space between them, without control characters."""
+    lines = (_CONTROL.sub(" ", line).strip() for line in text.splitlines())
+    return " ".join(line for line in lines if line)

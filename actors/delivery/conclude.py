@@ -1,0 +1,231 @@
+"""Concludes attempts: row, journal, ledger and acknowledgement in one transaction."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from actors.alerts import alerts
+from actors.delivery.attempt import LostClaim
+from actors.delivery.decision import Decision
+from actors.delivery.retry_policy import FIRST_PROBE, LONGEST_PROBE
+from actors.delivery.route import SharedRoute, described
+from actors.delivery.safety_net import DEAD_IN_A_ROW, is_everybody_refused
+from actors.queue.broker import PostgresBroker
+from actors.queue.consumer import ClaimedMessage
+from actors.queue.waiting import wait_for_database
+from actors.tick import tick, tick_later
+from models import control, emails, undeliverable
+from models.database.connections import Cursor, Database
+from models.emails import ClaimedEmail
+from models.words import State
+
+logger = logging.getLogger(__name__)
+
+
+class Conclusions:
+    """Writes down what attempts came to. Any thread may call it; each call is a transaction of its own.
+
+    Args:
+        database: where the emails are.
+        broker: whose messages are acknowledged with them.
+        route: what is known of the relay.
+        keep_undeliverable_days: for how many days the content of what is undeliverable is kept.
+    """
+
+    def __init__(
+        self, database: Database, broker: PostgresBroker, route: SharedRoute, *, keep_undeliverable_days: int
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._route = route
+        self._keep_undeliverable_days = keep_undeliverable_days
+
+    def conclude(self, outcome: Decision) -> None:
+        """Moves the row on, writes the journal and acknowledges the message, in one transaction.
+
+        Raises:
+            LostClaim: the row is no longer this worker's, and nothing was changed.
+        """
+        email = outcome.email
+
+        def write() -> tuple[Decision, list[Callable[[], None]]]:
+            if outcome.is_plain and self.conclude_together([(outcome, self._broker.message_in_process)]):
+                return outcome, alerts_of(outcome)
+            with self._database.transaction() as cursor:
+                return self._write(cursor, email, outcome)
+
+        written, reports = wait_for_database(write, self._broker.stopping)
+        for report in reports:
+            tell(report)
+        if email.probe and written.relay_answered and control.close_circuit(self._database):
+            logger.info("The relay takes mail again; the circuit is closed.")
+            tick(self._broker)
+
+    def conclude_together(self, plain: Sequence[tuple[Decision, ClaimedMessage | None]]) -> set[int]:
+        """Concludes emails of which nothing else is to be said, and acknowledges their messages.
+
+        Returns:
+            the ids of those that it did; what somebody else holds, or has, is left out.
+        """
+        done = emails.conclude_finished_each(
+            self._database,
+            [
+                emails.Finished(outcome.email, outcome.results, message.claim if message else None)
+                for outcome, message in plain
+            ],
+        )
+        for outcome, message in plain:
+            if message is not None and outcome.email.id in done:
+                message.settle()
+        return done
+
+    def _write(
+        self, cursor: Cursor, email: ClaimedEmail, outcome: Decision
+    ) -> tuple[Decision, list[Callable[[], None]]]:
+        """Writes a conclusion; gives it as it was written, and what is to be reported once it is committed."""
+        if not emails.lock_claimed(cursor, email):
+            return outcome, self._check_concluded(cursor, email)
+        refusal = self._keep_undeliverable(cursor, email, outcome)
+        if refusal is not None:
+            outcome = outcome.as_relay_failure()
+        state: State | None = None
+        if outcome.is_finished:
+            concluded = emails.conclude_finished(cursor, email, outcome.results)
+        else:
+            state = self._move_on(cursor, email, outcome)
+            concluded = state is not None
+        if not concluded:
+            return outcome, self._check_concluded(cursor, email)
+        if refusal is not None:
+            undeliverable.reopen(cursor, email.id)
+        for result in outcome.dead_addresses:
+            emails.suppress(cursor, result)
+        reports = alerts_of(outcome, state)
+        reports += self._open_circuit(cursor, email, outcome, refusal) + self._slow_down(cursor, outcome)
+        self._broker.acknowledge_if_held(cursor)
+        return outcome, reports
+
+    def _keep_undeliverable(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> str | None:
+        """Keeps what is undeliverable for some days; looks whether everybody is refused alike.
+
+        The caller holds the row's lock.
+
+        Returns:
+            the words that everybody is refused with; then it is about us, and those who were dropped for it before are
+            scheduled again. None where a refusal is the recipient's own.
+        """
+        if not outcome.undeliverable:
+            return None
+        undeliverable.keep(cursor, email, outcome.results, days=self._keep_undeliverable_days)
+        if outcome.refusal is None:
+            return None
+        alike = undeliverable.refused_alike(cursor, email.id, DEAD_IN_A_ROW)
+        addresses = {each.address for each in alike}
+        if is_everybody_refused(addresses, says_dead=outcome.refusal.suppress):
+            for email_id in sorted({each.email_id for each in alike} - {email.id}):
+                undeliverable.reopen(cursor, email_id)
+        elif not (email.probe and undeliverable.is_refused_as_the_circuit_says(cursor, email.id)):
+            return None
+        return alike[0].refusal
+
+    def _move_on(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> State | None:
+        """Journals an attempt that has not finished the email, and makes it due later, or unknown.
+
+        The caller holds the row's lock.
+
+        Returns:
+            where it stands now; None where the claim is no longer the row's.
+        """
+        emails.settle(cursor, email, outcome.results)
+        emails.journal(cursor, email, outcome.results)
+        if outcome.is_unknown:
+            return emails.conclude_unknown(cursor, email, error=outcome.error)
+        is_later = emails.conclude_later(
+            cursor,
+            email,
+            pause=outcome.pause,
+            counted=outcome.is_counted,
+            mailbox_full=outcome.mailbox_is_full,
+            error=outcome.error,
+        )
+        return State.SCHEDULED if is_later else None
+
+    def _check_concluded(self, cursor: Cursor, email: ClaimedEmail) -> list[Callable[[], None]]:
+        """The claim is not the row's any more: fine if we concluded it ourselves, in a commit whose answer was lost.
+
+        Raises:
+            LostClaim: it went to another worker.
+        """
+        if not emails.was_concluded(cursor, email):
+            raise LostClaim
+        self._broker.acknowledge_if_held(cursor)
+        return []
+
+    def _open_circuit(
+        self, cursor: Cursor, email: ClaimedEmail, outcome: Decision, refusal: str | None
+    ) -> list[Callable[[], None]]:
+        """Opens the circuit, or puts off its next probe; the scheduler is asked to be there when that is due.
+
+        A probe that the relay has not answered, for whatever reason, has failed.
+
+        Args:
+            cursor: of the transaction that concludes the email.
+            email: it.
+            outcome: what its attempt came to.
+            refusal: the words that everybody is refused with, if so.
+        """
+        failure = outcome.relay_failure
+        reports: list[Callable[[], None]] = []
+        if failure is not None and control.open_circuit(
+            cursor,
+            reason=described(failure) + (", all recipients alike" if refusal is not None else ""),
+            first_pause=FIRST_PROBE,
+            refusal=refusal,
+        ):
+            pause = FIRST_PROBE
+            reports.append(partial(alerts.circuit_opened, failure))
+        elif email.probe and not outcome.relay_answered:
+            reason = described(failure) if failure is not None else None
+            pause = control.put_off_probe(cursor, reason=reason, longest=LONGEST_PROBE)
+        else:
+            return []
+        tick_later(self._broker, pause)
+        return reports
+
+    def _slow_down(self, cursor: Cursor, outcome: Decision) -> list[Callable[[], None]]:
+        """Where the relay has had too much of us nothing is claimed for a while; then comes a pass of the scheduler."""
+        refusal = next((ruling for ruling in outcome.rulings if self._route.is_too_much(ruling)), None)
+        pause = self._route.slow_down(cursor, refusal) if refusal is not None else None
+        if refusal is None or pause is None:
+            return []
+        tick_later(self._broker, pause)
+        said = "The relay has had too much of us (%s): it gets nothing for %.0f s."
+        return [partial(logger.info, said, described(refusal), pause)]
+
+
+def alerts_of(outcome: Decision, state: State | None = None) -> list[Callable[[], None]]:
+    """What an operator should hear of, once it is committed: one alert for each failure.
+
+    A template's failure has an alert of its own, and so has the relay's, as the circuit opens.
+
+    Args:
+        outcome: what an attempt came to.
+        state: where the email stands now; None where it is finished.
+    """
+    email = outcome.email
+    found: list[Callable[[], None]] = [
+        partial(alerts.undeliverable, email.id, email.kind, ruling) for ruling in outcome.undeliverable_rulings
+    ]
+    if outcome.is_unknown:
+        found.append(partial(alerts.unknown, email.id, email.kind, state))
+    if state is not None:
+        found += [partial(alerts.retried, email.id, email.kind, ruling) for ruling in outcome.retried_rulings]
+    return found
+
+
+def tell(report: Callable[[], None]) -> None:
+    """Reports what is committed: that a report fails changes nothing of it."""
+    try:
+        report()
+    except Exception:  # whatever a reporter raises
+        logger.exception("A report has failed.")

@@ -1,0 +1,198 @@
+"""What an attempt means for the email as a whole. Plain values: no clock, no connection."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from actors.channels.smtp.limits import is_rate_limit
+from actors.delivery.retry_policy import MAILBOX_FULL_FOR, retry_pause, throttled_pause
+from actors.ruling import Pace, Phase, Ruling, Scope
+from models.emails import ClaimedEmail, Recipient, Result
+from models.words import Outcome, Verdict
+
+#: Phases in which a failure says nothing about the email: nobody has named it to the relay yet.
+BEFORE_THE_EMAIL = frozenset({Phase.CONNECT, Phase.BANNER, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
+
+#: Phases in which the relay has answered about this very email.
+ABOUT_THE_EMAIL = frozenset({Phase.RCPT, Phase.DATA, Phase.BODY, Phase.DOT, Phase.QUIT})
+
+
+class Decision(NamedTuple):
+    """How a claimed email goes on, from the rulings on its recipients."""
+
+    email: ClaimedEmail
+    results: tuple[Result, ...]
+    rulings: tuple[Ruling, ...]
+
+    @classmethod
+    def of(cls, email: ClaimedEmail, judged: Sequence[tuple[Recipient, Ruling]]) -> "Decision":
+        """From each attempted recipient and its ruling."""
+        return cls(
+            email,
+            tuple(result(email, recipient, ruling) for recipient, ruling in judged),
+            tuple(ruling for _, ruling in judged),
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        """Every recipient has an outcome."""
+        return len(self.results) == len(self.email.recipients) and all(
+            each.outcome is not None for each in self.results
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """It moves to the ledger, and nothing else changes: nothing is kept, no circuit opens or is probed."""
+        return self.is_finished and not self.undeliverable and self.relay_failure is None and not self.email.probe
+
+    @property
+    def undeliverable(self) -> list[Result]:
+        """Results of recipients who cannot be reached."""
+        return [each for each in self.results if each.outcome is Outcome.UNDELIVERABLE]
+
+    @property
+    def refusal(self) -> Ruling | None:
+        """The last ruling by which the relay refused a recipient for good, unless it took the email for another."""
+        if any(ruling.verdict is Verdict.SENT for ruling in self.rulings):
+            return None
+        refusals = [
+            ruling for ruling in self.rulings if ruling.verdict is Verdict.UNDELIVERABLE and ruling.code is not None
+        ]
+        return refusals[-1] if refusals else None
+
+    def as_relay_failure(self) -> "Decision":
+        """The same where the relay's refusals are about us: nobody is dropped."""
+        pairs = [
+            (
+                ruling._replace(verdict=Verdict.RETRY, scope=Scope.RELAY, suppress=False),
+                each._replace(verdict=Verdict.RETRY, outcome=None),
+            )
+            if each.outcome is Outcome.UNDELIVERABLE and ruling.code is not None
+            else (ruling, each)
+            for ruling, each in zip(self.rulings, self.results, strict=True)
+        ]
+        return self._replace(rulings=tuple(ruling for ruling, _ in pairs), results=tuple(each for _, each in pairs))
+
+    @property
+    def is_unknown(self) -> bool:
+        """For some recipient nobody knows whether the relay took it."""
+        return any(ruling.verdict is Verdict.UNKNOWN for ruling in self.rulings)
+
+    @property
+    def relay_failure(self) -> Ruling | None:
+        """The ruling that was the relay's fault or our settings', if there was one."""
+        return next((ruling for ruling in self.rulings if ruling.scope is Scope.RELAY), None)
+
+    @property
+    def relay_answered(self) -> bool:
+        """The relay has shown that it works."""
+        return self.relay_failure is None and any(
+            ruling.phase in ABOUT_THE_EMAIL and ruling.code is not None for ruling in self.rulings
+        )
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether this was an attempt of the email's own: not if it failed before the email was named."""
+        failure = self.relay_failure
+        return failure is None or self.email.probe or failure.phase not in BEFORE_THE_EMAIL
+
+    @property
+    def pause(self) -> float | None:
+        """Seconds until the email is due again; None where it keeps its place in line."""
+        failure = self.relay_failure
+        if failure is not None and failure.phase in BEFORE_THE_EMAIL:
+            return None
+        pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
+        attempts = self.email.attempts + 1
+        return max(
+            throttled_pause(attempts) if is_rate_limit(ruling) else retry_pause(attempts, ruling.pace)
+            for ruling in pending
+        )
+
+    @property
+    def mailbox_is_full(self) -> bool:
+        """Whether it is a full mailbox that the email waits for."""
+        return any(ruling.pace is Pace.MAILBOX_FULL for ruling in self.rulings)
+
+    @property
+    def error(self) -> str:
+        """Why the email is not finished, in a line. For the database only: it may hold an address."""
+        pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
+        return "; ".join(dict.fromkeys(_described(ruling) for ruling in pending))[:1000]
+
+    @property
+    def dead_addresses(self) -> list[Result]:
+        """Results whose address is not to be tried again."""
+        return [
+            each
+            for ruling, each in zip(self.rulings, self.results, strict=True)
+            if ruling.suppress and each.outcome is Outcome.UNDELIVERABLE
+        ]
+
+    @property
+    def undeliverable_rulings(self) -> list[Ruling]:
+        """Why recipients cannot be reached."""
+        return [
+            ruling
+            for ruling, each in zip(self.rulings, self.results, strict=True)
+            if each.outcome is Outcome.UNDELIVERABLE
+        ]
+
+    @property
+    def retried_rulings(self) -> list[Ruling]:
+        """Of attempts that failed at a recipient and are made again."""
+        return [
+            ruling
+            for ruling, each in zip(self.rulings, self.results, strict=True)
+            if ruling.verdict is Verdict.RETRY
+            and each.outcome is None
+            and ruling.scope is not Scope.RELAY
+            and ruling.phase is not Phase.RENDER
+        ]
+
+
+def result(email: ClaimedEmail, recipient: Recipient, ruling: Ruling) -> Result:
+    """What a ruling means for one recipient of an email."""
+    outcome = None
+    if not recipient.active:
+        outcome = Outcome.CLEARED
+    elif ruling.verdict is Verdict.SENT:
+        outcome = Outcome.SENT
+    elif ruling.verdict is Verdict.UNDELIVERABLE or _full_for_too_long(email, ruling):
+        outcome = Outcome.UNDELIVERABLE
+    return Result(
+        user_id=recipient.user_id,
+        address=recipient.address,
+        verdict=ruling.verdict if recipient.active else None,
+        outcome=outcome,
+        phase=ruling.phase,
+        code=ruling.code,
+        enhanced_code=ruling.enhanced_code,
+        reply=ruling.reply,
+    )
+
+
+def refusal_without_asking(recipient: Recipient) -> Ruling | None:
+    """Why this recipient gets nothing, where that is clear without the relay."""
+    reason = None
+    if not recipient.known:
+        reason = "there is no such user in duepost.recipient"
+    elif not recipient.active:
+        reason = "the user is inactive"
+    elif not recipient.address:
+        reason = "the user has no address"
+    elif recipient.suppressed:
+        reason = "the address is suppressed: a relay has called it dead"
+    if reason is None:
+        return None
+    return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=reason)
+
+
+def _full_for_too_long(email: ClaimedEmail, ruling: Ruling) -> bool:
+    return ruling.pace is Pace.MAILBOX_FULL and email.mailbox_full_seconds > MAILBOX_FULL_FOR
+
+
+def _described(ruling: Ruling) -> str:
+    """The phase, then the reply with its code in front: people look for that first."""
+    enhanced = "" if ruling.enhanced_code and ruling.enhanced_code in ruling.reply else ruling.enhanced_code
+    said = " ".join(str(part) for part in (ruling.code, enhanced, ruling.reply) if part)
+    return f"{ruling.phase}: {said}" if said else str(ruling.phase)

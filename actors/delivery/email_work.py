@@ -1,0 +1,323 @@
+"""What is done with emails: claimed, rendered, delivered, concluded; many at once, and none at another's cost."""
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import dramatiq
+
+from actors.alerts import alerts
+from actors.channels.smtp.connection import Envelope
+from actors.content.templates import RenderError
+from actors.delivery.attempt import TOGETHER, Attempt, Composer, Judged, LostClaim
+from actors.delivery.conclude import Conclusions, alerts_of, tell
+from actors.delivery.decision import Decision
+from actors.delivery.dispatcher import Blocking, Job
+from actors.delivery.in_flight import InFlightClaims
+from actors.delivery.thread_pool import ThreadPool
+from actors.queue.batching import BatchedMessage
+from actors.queue.broker import PostgresBroker
+from actors.queue.consumer import ClaimedMessage
+from actors.queue.waiting import wait_for_database
+from actors.ruling import Ruling, Scope
+from models import emails
+from models.database.connections import Database
+from models.emails import ClaimedEmail
+from models.errors import DatabaseUnreachable
+
+logger = logging.getLogger(__name__)
+
+#: Threads that look why an email could not be claimed.
+LEAVING: Final = 2
+
+#: Seconds, about, for which an email whose template takes long is put off while too many of that sort are rendered.
+POSTPONED: Final = 30.0
+
+#: Milliseconds until a row that another transaction holds is looked at again.
+BUSY_DELAY: Final = 1_000
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """A claimed email, whose job it is, and the broker message that it came by, if any."""
+
+    attempt: Attempt
+    job: Job
+    message: ClaimedMessage | None
+
+
+class EmailWork:
+    """What the dispatcher does with emails: claim, render, deliver, conclude.
+
+    Args:
+        database: where the emails are.
+        broker: which messages they come by.
+        in_flight: what this process has claimed.
+        composer: makes copies.
+        conclusions: writes down what came of them.
+        actor_name: the name of the actor whose messages are batched.
+        disabled: nothing is claimed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        broker: PostgresBroker,
+        in_flight: InFlightClaims,
+        composer: Composer,
+        conclusions: Conclusions,
+        *,
+        actor_name: str,
+        disabled: bool,
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._in_flight = in_flight
+        self._composer = composer
+        self._conclusions = conclusions
+        self._actor_name = actor_name
+        self._disabled = disabled
+        self._leaving = ThreadPool("duepost-leaving", LEAVING)
+
+    def begin(self, jobs: Sequence[tuple[int, Job]]) -> list[Work]:
+        """Claims emails in one statement; of two jobs for one email the first has it."""
+        try:
+            claimed = self._claimed([email_id for email_id, _ in jobs])
+        except DatabaseUnreachable as failure:
+            for _, job in jobs:
+                job.end(of_its_own(failure))
+            return []
+        except Exception as failure:  # noqa: BLE001 - one email's failure is no other's
+            if len(jobs) > 1:
+                return [work for each in jobs for work in self.begin([each])]
+            jobs[0][1].end(failure)
+            return []
+        works = []
+        for email_id, job in jobs:
+            email = claimed.pop(email_id, None)
+            if email is None:
+                self._leaving.submit(partial(ended, job, partial(job.run, self._release, email_id)))
+            else:
+                works.append(Work(Attempt(email, self._composer), job, job.run(self._current_message)))
+        return works
+
+    def _claimed(self, email_ids: list[int]) -> dict[int, ClaimedEmail]:
+        if self._disabled:
+            return {}
+        return {
+            email.id: email
+            for email in self._in_flight.claim(self._database, email_ids, self._broker.worker_session.worker_id)
+        }
+
+    def is_unread(self, work: Work) -> bool:
+        """Whether its users are still to be read."""
+        return work.attempt.is_unread
+
+    def read(self, works: Sequence[Work]) -> None:
+        """Reads the users of what was claimed together; where that takes too long, each goes on to be read alone."""
+        with suppress(emails.TooSlow):
+            found = self._composer.read_all([work.attempt.email for work in works], TOGETHER)
+            for work, email in zip(works, found, strict=True):
+                work.attempt.know(email)
+
+    def advance(self, work: Work) -> Envelope | Blocking | None:
+        """What comes next for an email."""
+        return work.attempt.advance()
+
+    def take(self, work: Work, rulings: Mapping[str, Ruling]) -> None:
+        """What the relay has made of one copy."""
+        work.attempt.take(rulings)
+
+    def is_plain(self, work: Work) -> bool:
+        """Whether it moves to the ledger, and nothing else changes."""
+        return decision_on(work.attempt.email, work.attempt.judged).is_plain
+
+    def is_broken(self, work: Work) -> bool:
+        """Whether the relay, or our settings for it, have failed."""
+        return any(each.ruling.scope is Scope.RELAY for each in work.attempt.judged)
+
+    def conclude(self, works: Sequence[Work]) -> list[Work]:
+        """Concludes plain ones in one statement."""
+        outcomes = [(work, decision_on(work.attempt.email, work.attempt.judged)) for work in works]
+        try:
+            plain = [(outcome, work.message) for work, outcome in outcomes]
+            done = wait_for_database(partial(self._conclusions.conclude_together, plain), self._broker.stopping)
+        except Exception as failure:  # noqa: BLE001 - what fails together is tried alone
+            logger.warning("%d conclusions failed together: %s; each is tried alone", len(works), name_of(failure))
+            return list(works)
+        for work, outcome in outcomes:
+            if work.attempt.email.id in done:
+                ended(work.job, partial(self._concluded, work, alerts_of(outcome)))
+        return [work for work in works if work.attempt.email.id not in done]
+
+    def conclude_alone(self, work: Work) -> None:
+        """Concludes one, whatever came of it."""
+        outcome = decision_on(work.attempt.email, work.attempt.judged)
+        ended(work.job, partial(self._conclude_alone, work, outcome))
+
+    def release(self, works: Sequence[Work]) -> None:
+        """Sending → scheduled for what was claimed and not begun: that is no attempt, its place in line is kept."""
+        claimed = [work.attempt.email for work in works]
+        released: set[int] = set()
+        try:
+            released = wait_for_database(partial(emails.give_back, self._database, claimed), self._broker.stopping)
+        except Exception as failure:  # noqa: BLE001 - what fails together is tried alone
+            logger.warning("%d claims could not be given back together: %s", len(works), name_of(failure))
+        for work in works:
+            if work.attempt.email.id in released:
+                ended(work.job, partial(self._in_flight.drop, work.attempt.email.claim))
+            else:
+                # Another transaction holds the row just now: that is waited for, and others are not kept waiting.
+                self._leaving.submit(partial(ended, work.job, partial(self._return_alone, work.attempt.email)))
+
+    def postpone(self, work: Work) -> None:
+        """Sending → scheduled for a while: no attempt is counted."""
+        ended(work.job, partial(self._postpone, work.attempt.email))
+
+    def fail(self, work: Work, failure: BaseException) -> None:
+        """Something else than the relay went wrong."""
+        self._in_flight.drop(work.attempt.email.claim)
+        if isinstance(failure, LostClaim):
+            ended(work.job, partial(work.job.run, report_lost_claim, work.attempt.email))
+        else:
+            work.job.end(of_its_own(failure))
+
+    def has_more(self) -> bool:
+        """Whether one more message may wait in this process's memory."""
+        return self._broker.has_more(self._actor_name)
+
+    def take_along(self) -> tuple[int, BatchedMessage] | None:
+        """The next message in this process's memory."""
+        while (companion := self._broker.take_along(self._actor_name)) is not None:
+            match companion.message.args:
+                case (int() as email_id,):
+                    return email_id, companion
+            companion.end(TypeError("the message names no email"))
+        return None
+
+    def _conclude_alone(self, work: Work, outcome: Decision) -> None:
+        try:
+            work.job.run(self._conclusions.conclude, outcome)
+            self._report_failures(work)
+        except LostClaim:
+            work.job.run(report_lost_claim, work.attempt.email)
+        finally:
+            self._in_flight.drop(work.attempt.email.claim)
+
+    def _current_message(self) -> ClaimedMessage | None:
+        """The broker message in process."""
+        return self._broker.message_in_process
+
+    def _concluded(self, work: Work, reports: Sequence[Callable[[], None]]) -> None:
+        self._in_flight.drop(work.attempt.email.claim)
+        for report in reports:
+            work.job.run(tell, report)
+        self._report_failures(work)
+
+    def _report_failures(self, work: Work) -> None:
+        if work.attempt.failures:
+            work.job.run(tell, partial(report_new, work.attempt.email, work.attempt.failures))
+
+    def claim_one(self, email_id: int) -> ClaimedEmail | None:
+        """Queued → sending, in one short transaction; None where there is nothing to send.
+
+        Raises:
+            dramatiq.Retry: another transaction holds the row just now.
+        """
+        if not self._disabled:
+            for email in emails.claim(self._database, [email_id], self._broker.worker_session.worker_id):
+                return email
+        self._release(email_id)
+        return None
+
+    def _release(self, email_id: int) -> None:
+        """An email that could not be claimed: it goes back in line where nothing may be sent now, or has expired.
+
+        Raises:
+            dramatiq.Retry: another transaction holds the row just now.
+        """
+        disabled = self._disabled
+        with self._database.transaction() as cursor:
+            if (not disabled and emails.expire(cursor, email_id)) or emails.release(cursor, email_id, anyway=disabled):
+                return
+            busy = not disabled and emails.is_claimable(cursor, email_id)
+        if busy:
+            raise dramatiq.errors.Retry("another transaction holds the row", delay=BUSY_DELAY)
+
+    def _return_alone(self, email: ClaimedEmail) -> None:
+        """Sending → scheduled for one of which nothing was sent; waits for whoever holds its row."""
+
+        def write() -> None:
+            with self._database.transaction() as cursor:
+                if emails.lock_claimed(cursor, email):
+                    emails.give_back_locked(cursor, email)
+
+        try:
+            wait_for_database(write, self._broker.stopping)
+        finally:
+            self._in_flight.drop(email.claim)
+
+    def _postpone(self, email: ClaimedEmail) -> None:
+        """Sending → scheduled, due again in a while, without an attempt: too many templates take long just now."""
+
+        def write() -> None:
+            with self._database.transaction() as cursor:
+                emails.conclude_later(
+                    cursor,
+                    email,
+                    pause=POSTPONED * random.uniform(0.5, 1.5),  # noqa: S311 - jitter is no secret
+                    counted=False,
+                    mailbox_full=False,
+                    error="render: waits for its turn: too many templates take long just now",
+                )
+
+        try:
+            wait_for_database(write, self._broker.stopping)
+        finally:
+            self._in_flight.drop(email.claim)
+
+
+def name_of(failure: BaseException) -> str:
+    """An exception's type, for a log line: its text may hold values of a row."""
+    return type(failure).__name__
+
+
+def ended(job: Job, action: Callable[[], None]) -> None:
+    """Does the last of a job, and ends it, with what was raised."""
+    try:
+        action()
+    except BaseException as failure:  # noqa: BLE001 - the job's own thread, or Dramatiq's middleware, is to see it
+        job.end(failure)
+    else:
+        job.end()
+
+
+def of_its_own(failure: BaseException) -> BaseException:
+    """An exception that several threads can raise: each has a traceback of its own."""
+    try:
+        own = type(failure)(*failure.args)
+    except Exception:  # noqa: BLE001 - not every class can be made of its arguments
+        return failure
+    own.__cause__ = failure.__cause__
+    return own
+
+
+def report_lost_claim(email: ClaimedEmail) -> None:
+    """Says that a claim went to another worker while this one was away."""
+    alerts.lost_claim(email.id, email.kind)
+
+
+def report_new(email: ClaimedEmail, failures: dict[str, RenderError]) -> None:
+    """A template's failure is ours to mend: a line each time, an event when it is new; not for each user."""
+    for text, failure in failures.items():
+        is_new = text not in (email.last_error or "")
+        alerts.render_error(email.id, email.kind, template=failure.template, line=failure.line, is_new=is_new)
+
+
+def decision_on(email: ClaimedEmail, judged: Sequence[Judged]) -> Decision:
+    """What an attempt came to."""
+    return Decision.of(email, [(each.recipient, each.ruling) for each in judged])

@@ -1,0 +1,87 @@
+"""The claims that this process works on, and those that it may hold without knowing it: their answer never arrived."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+from models import emails
+from models.database.connections import Database
+from models.emails import ClaimedEmail
+from models.errors import DatabaseUnreachable
+
+#: Seconds that a claim which we hung up on may take longer than an answer to be carried out.
+MARGIN = 1.0
+
+
+class InFlightClaims:
+    """What a worker process has claimed. One thread claims at a time; any may look."""
+
+    def __init__(self) -> None:
+        self._claims: set[int] = set()
+        #: Emails whose claim had no answer, and until when it may still be carried out, by the monotonic clock.
+        self._doubtful: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._claiming = threading.Lock()
+
+    def __contains__(self, claim: int) -> bool:
+        with self._lock:
+            return claim in self._claims
+
+    def claim(self, database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
+        """Queued → sending for those that are still to be sent; each is held until it is dropped.
+
+        Raises:
+            DatabaseUnreachable: nobody knows whether they are claimed.
+            Exception: they are not.
+        """
+        with self._claiming:
+            try:
+                found = self._claimed(database, email_ids, worker_id)
+            except DatabaseUnreachable:
+                until = time.monotonic() + database.limits.answer + MARGIN
+                self._doubtful.update(dict.fromkeys(email_ids, until))
+                raise
+            with self._lock:
+                self._claims.update(email.claim for email in found)
+            for email in found:
+                self._doubtful.pop(email.id, None)
+            return found
+
+    def _claimed(self, database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
+        try:
+            return emails.claim_unread(database, email_ids, worker_id)
+        except DatabaseUnreachable:
+            raise
+        except Exception:
+            # It may be committed, and only its answer not be understood.
+            found = emails.claimed_unread(database, email_ids, worker_id, self._held())
+            if not found:
+                raise
+            return found
+
+    def _held(self) -> list[int]:
+        with self._lock:
+            return list(self._claims)
+
+    def drop(self, claim: int) -> None:
+        """A claim is concluded, or given up."""
+        with self._lock:
+            self._claims.discard(claim)
+
+    def give_back_strays(self, database: Database, worker_id: int) -> int:
+        """Sending → scheduled for what was claimed in an answer that never arrived: nothing of it was sent.
+
+        Returns:
+            how many there were.
+
+        Raises:
+            DatabaseUnreachable: they stay in doubt, for as long as their claims may still be carried out.
+        """
+        if not self._doubtful:
+            return 0
+        with self._claiming:
+            try:
+                return len(emails.give_back_strays(database, list(self._doubtful), worker_id, self._held()))
+            finally:
+                now = time.monotonic()
+                self._doubtful = {email_id: until for email_id, until in self._doubtful.items() if until > now}

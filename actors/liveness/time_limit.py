@@ -1,0 +1,153 @@
+"""Ends Python code that takes too long, from outside: a template that loops for ever holds up one email, no more."""
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+#: Seconds between two looks at what takes too long.
+LOOK_INTERVAL = 0.01
+
+#: Seconds after which it is raised again in a thread that has not ended: where Python calls by itself (a finalizer, a
+#: callback of its garbage collector), an exception is printed and dropped.
+AGAIN = 0.5
+
+#: Looks without anything to look at, after which the thread sleeps until there is.
+LOOKS_UNTIL_SLEEP = 100
+
+# A prototype of our own: the types of `ctypes.pythonapi`'s are everybody's.
+_raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+_NOTHING: "ctypes.py_object[Exception]" = ctypes.py_object()
+
+
+class TookTooLong(Exception):
+    """The time for it is over."""
+
+
+#: Seconds for which one thread may keep Python's lock while others want it, as long as something slow is being done:
+#: each wait of the thread that drives the dialogues ends in a wait for that lock.
+SWITCH_INTERVAL = 0.0005
+
+
+class TimeLimit:
+    """Threads whose work is limited, and until when.
+
+    One thread, begun with the first of them, raises `TookTooLong` in those that are late. Python code is ended
+    between two of its steps; a single long call into C is not, nor is an import before it is done: an exception between
+    two steps of one can leave Python's import lock taken for ever, and with it every thread that resolves a name.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[int, float] = {}
+        self._raised: set[int] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._is_asleep = False
+        self._was_used = False
+        self._pid = 0
+        self._yielding = 0
+        self._usual_interval = 0.0
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Limits the block.
+
+        Raises:
+            TookTooLong: it took longer.
+        """
+        self._begin(threading.get_ident(), seconds)
+        try:
+            yield
+        finally:
+            self._end_whatever_comes(threading.get_ident())
+
+    @contextmanager
+    def yielding(self) -> Iterator[None]:
+        """Around what may take the processor for long: all other threads get it more often meanwhile."""
+        with self._lock:
+            self._yielding += 1
+            if self._yielding == 1:
+                self._usual_interval = sys.getswitchinterval()
+                sys.setswitchinterval(SWITCH_INTERVAL)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._yielding -= 1
+                if self._yielding == 0:
+                    sys.setswitchinterval(self._usual_interval)
+
+    def _begin(self, thread: int, seconds: float) -> None:
+        with self._lock:
+            self._raised.discard(thread)
+            self._until[thread] = time.monotonic() + seconds
+            self._was_used = True
+            if self._pid != os.getpid():
+                # A fork leaves threads behind.
+                self._pid, self._is_asleep, self._wake = os.getpid(), False, threading.Event()
+                threading.Thread(target=self._watch, name="duepost-time_limit", daemon=True).start()
+            elif self._is_asleep:
+                self._is_asleep = False
+                self._wake.set()
+
+    def _end_whatever_comes(self, thread: int) -> None:
+        is_over = False
+        while not is_over:
+            # One that comes through here is too late to matter; nothing may be raised after the block.
+            with suppress(TookTooLong):
+                self._end(thread)
+                is_over = True
+
+    def _end(self, thread: int) -> None:
+        with self._lock:
+            self._until.pop(thread, None)
+            if thread in self._raised:
+                self._raised.discard(thread)
+                # It may not have come through yet, and must not come through later.
+                _raise_in(thread, _NOTHING)
+
+    def _watch(self) -> None:
+        looks = 0
+        while True:
+            time.sleep(LOOK_INTERVAL)
+            self.end_the_late()
+            with self._lock:
+                looks = 0 if self._was_used or self._until else looks + 1
+                self._was_used = False
+                self._is_asleep = looks >= LOOKS_UNTIL_SLEEP
+            if self._is_asleep:
+                self._wake.wait()
+                self._wake.clear()
+                looks = 0
+
+    def end_the_late(self) -> None:
+        """Raises `TookTooLong` in the threads whose time is over."""
+        if not self._until:
+            return
+        with self._lock:
+            now = time.monotonic()
+            late = [each for each, until in self._until.items() if until < now]
+            frames = sys._current_frames() if late else {}  # noqa: SLF001 - it is documented, and there is no other
+            # One that imports is looked at again in a moment.
+            for thread in [each for each in late if not is_importing(frames.get(each))]:
+                self._until[thread] = now + AGAIN
+                self._raised.add(thread)
+                _raise_in(thread, TookTooLong)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether this frame is part of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+time_limit = TimeLimit()

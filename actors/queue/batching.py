@@ -1,0 +1,90 @@
+"""Messages that an actor takes along: what waits in a worker's memory, and is worked on by a thread that is at it."""
+
+import contextvars
+import heapq
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import dramatiq
+from dramatiq.errors import Retry
+from dramatiq.middleware import SkipMessage
+
+from actors.queue.consumer import ClaimedMessage
+
+if TYPE_CHECKING:
+    from actors.queue.broker import PostgresBroker
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class BatchedMessage:
+    """A message that is worked on beside the one that its actor was called with.
+
+    Dramatiq's middleware is asked about it and told of it as about any other, in a context of its own: what they keep
+    in context variables is this message's.
+
+    Args:
+        broker: whose middleware.
+        worker: in whose memory it waited.
+        message: it.
+    """
+
+    def __init__(self, broker: "PostgresBroker", worker: dramatiq.Worker, message: ClaimedMessage) -> None:
+        self.message = message
+        self._broker = broker
+        self._worker = worker
+        self._context = contextvars.copy_context()
+        self._is_over = False
+
+    def begin(self) -> bool:
+        """Asks the middleware; False where the message is not to be worked on: then it has ended already."""
+        try:
+            self._context.run(self._broker.emit_before, "process_message", self.message)
+        except SkipMessage as skip:
+            if self.message.failed:
+                self.message.stuff_exception(skip)  # type: ignore[no-untyped-call]
+            self._context.run(self._broker.emit_after, "skip_message", self.message)
+            self._put_down()
+        except BaseException as failure:  # noqa: BLE001 - as Dramatiq's worker has it
+            self.end(failure)
+        else:
+            return True
+        return False
+
+    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does some of its work, as if it were the message that the actor was called with."""
+        return self._context.run(work, *args, **kwargs)
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """Its work is over: well, or by an exception that the actor would have raised. Only the first end counts."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if failure is not None:
+            self.message.stuff_exception(failure)  # type: ignore[no-untyped-call]
+            if not isinstance(failure, Retry):
+                self._worker.logger.error("Failed to process message %s.", self.message, exc_info=failure)
+        self._context.run(self._broker.emit_after, "process_message", self.message, exception=failure)
+        self._put_down()
+
+    def _put_down(self) -> None:
+        self._worker.consumers[self.message.queue_name].post_process_message(self.message)
+        self._worker.work_queue.task_done()
+
+
+def is_next(worker: dramatiq.Worker, actor_name: str) -> bool:
+    """Whether the message that a worker's next free thread would get is for that actor."""
+    waiting = worker.work_queue
+    with waiting.mutex:
+        return bool(waiting.queue) and waiting.queue[0][1].actor_name == actor_name
+
+
+def take_next(worker: dramatiq.Worker, actor_name: str) -> ClaimedMessage | None:
+    """Takes the message that a worker's next free thread would get, if it is for that actor."""
+    waiting = worker.work_queue
+    with waiting.mutex:
+        if not waiting.queue or waiting.queue[0][1].actor_name != actor_name:
+            return None
+        message: ClaimedMessage = heapq.heappop(waiting.queue)[1]
+        return message

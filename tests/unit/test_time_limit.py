@@ -1,0 +1,100 @@
+"""Code that takes too long is ended from outside, but never where that would harm the whole process."""
+
+import importlib
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from actors.liveness.time_limit import TimeLimit, TookTooLong
+
+IMPORTED = """
+import sys
+sys.modules["import_started"] = sys
+while "import_may_end" not in sys.modules:
+    pass
+"""
+
+
+@pytest.fixture
+def slow_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module whose import goes on until `import_may_end` is among the modules."""
+    (tmp_path / "slow_to_import.py").write_text(IMPORTED, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("slow_to_import", "import_started", "import_may_end"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return "slow_to_import"
+
+
+def test_an_import_is_never_broken_off_since_that_can_leave_the_import_lock_taken(
+    slow_module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_limit = TimeLimit()
+    seen: list[str] = []
+
+    def work() -> None:
+        try:
+            with time_limit.limited(0.0):
+                importlib.import_module(slow_module)
+                seen.append("imported")
+                while True:
+                    pass
+        except TookTooLong:
+            seen.append("ended")
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while "import_started" not in sys.modules:
+        pass
+    for _ in range(20):
+        time_limit.end_the_late()
+    assert seen == []
+    monkeypatch.setitem(sys.modules, "import_may_end", sys)
+    thread.join(10)
+    assert seen == ["imported", "ended"]
+
+
+def test_what_takes_too_long_is_ended() -> None:
+    def loop() -> None:
+        with TimeLimit().limited(0.0):
+            while True:
+                pass
+
+    with pytest.raises(TookTooLong):
+        loop()
+
+
+def test_what_drops_the_exception_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: dropped.append(found.exc_type))
+
+    class Slow:
+        def __del__(self) -> None:
+            while True:
+                pass
+
+    def loop() -> None:
+        with TimeLimit().limited(0.0):
+            Slow()
+            while True:
+                pass
+
+    with pytest.raises(TookTooLong):
+        loop()
+    assert dropped == [TookTooLong]
+
+
+def test_nothing_is_raised_once_the_work_is_over() -> None:
+    time_limit = TimeLimit()
+    ended = 0
+    for seconds in [0.0, 0.00001, 0.0001, 0.001] * 200:
+        try:
+            with time_limit.limited(seconds):
+                time_limit.end_the_late()
+        except TookTooLong:
+            ended += 1
+        sum(range(10))
+        time_limit.end_the_late()
+        sum(range(10))
+    assert ended > 0
