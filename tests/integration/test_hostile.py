@@ -155,14 +155,19 @@ def test_aiosmtpd_takes_one_message_with_the_body_as_it_was_meant(aiosmtpd: tupl
     bodies = [text for text in CORPUS["fragments"] if "\0" not in text]
     for text in bodies:
         assert schedule(harness, body_text=f"before{text}after") is not None
-    harness.deliver()
+    # Where the machine is slow, a limit of time puts one off.
+    for _ in bodies:
+        harness.make_due()
+        harness.deliver()
     assert len(keeper.envelopes) == len(bodies)
-    for envelope, text in zip(keeper.envelopes, bodies, strict=True):
+    read = []
+    for envelope in keeper.envelopes:
         assert envelope.rcpt_tos == ["ann@example.com"]
         assert isinstance(envelope.content, bytes)
         message = message_from_bytes(envelope.content, policy=policy.SMTP)
-        meant = re.sub(r"\r\n|\r|\n", "\n", f"before{text}after")
-        assert re.sub(r"\r\n", "\n", str(message.get_content())).rstrip("\n") == meant.rstrip("\n")
+        read.append(re.sub(r"\r\n", "\n", str(message.get_content())).rstrip("\n"))
+    meant = [re.sub(r"\r\n|\r|\n", "\n", f"before{text}after").rstrip("\n") for text in bodies]
+    assert sorted(read) == sorted(meant)
 
 
 @given(name=st.sampled_from(CORPUS["template_names"]) | hostile_text)
