@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import dramatiq
+import dramatiq.broker
 import psycopg2
 import pytest
 
@@ -35,9 +35,9 @@ class Shop:
         self.query("CREATE TABLE IF NOT EXISTS shop_order (number integer, pid integer)")
         os.environ["SHOP_URL"] = url
         sys.modules.pop("tests.e2e.shop", None)
-        before = dramatiq.get_broker()
+        before = dramatiq.broker.global_broker
         self.actors: ModuleType = importlib.import_module("tests.e2e.shop")
-        dramatiq.set_broker(before)
+        dramatiq.broker.global_broker = before
 
     def query(self, statement: str) -> list[tuple[object, ...]]:
         connection = psycopg2.connect(self.url)

@@ -191,7 +191,9 @@ def test_a_module_is_loaded_once_by_whichever_name(installed: Path, project: Pat
 {names}
 import actors.queue.broker, importlib, models.database.connections, sys
 assert private.PostgresBroker is sys.modules["actors.queue.broker"].PostgresBroker
-assert isinstance(sys.modules["actors.runtime"].broker, private.PostgresBroker)
+from actors.app import Application
+from actors.settings import settings
+assert isinstance(Application(settings()).broker, private.PostgresBroker)
 assert private.DatabaseUnreachable is models.errors.DatabaseUnreachable
 assert private.Database is models.database.connections.Database
 for name, each in list(sys.modules.items()):
