@@ -11,7 +11,8 @@ from actors.alerts.redaction import PrivateRetries
 from actors.channels.smtp.connection import Connection
 from actors.channels.smtp.login import Logins
 from actors.content.templates import Templates
-from actors.delivery.attempt import Composer
+from actors.delivery.attempt import Records
+from actors.delivery.composer import Composer
 from actors.delivery.conclude import Conclusions
 from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.email_work import EmailWork, Work
@@ -69,13 +70,8 @@ class Application:
         )
         self._logins = Logins()
         self._proof = Proof(self.broker.worker_session)
-        self.composer = Composer(
-            self.database,
-            self.broker,
-            self.templates,
-            sender=settings.need_sender() if settings.sender is not None else None,
-            keep_undeliverable_days=settings.keep_undeliverable_days,
-        )
+        self.composer = Composer(self.templates, sender=settings.need_sender() if settings.sender is not None else None)
+        self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
         self.conclusions = Conclusions(
             self.database, self.broker, self.route, keep_undeliverable_days=settings.keep_undeliverable_days
         )
@@ -84,6 +80,7 @@ class Application:
             self.broker,
             self.in_flight,
             self.composer,
+            self.records,
             self.conclusions,
             actor_name=SEND_EMAIL,
             disabled=settings.disabled,

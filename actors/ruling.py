@@ -3,10 +3,35 @@
 A channel's verdict table gives rulings; what follows of them is decided without knowing the channel.
 """
 
-from enum import StrEnum
-from typing import NamedTuple
+import re
+from enum import Enum, Flag, StrEnum, auto
+from typing import Final, NamedTuple
 
 from models.words import Verdict
+
+#: Characters of a ruling's text that are kept for people.
+MAX_TEXT: Final = 500
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def one_line(text: str) -> str:
+    """Makes text fit for one line of a table: control characters replaced, at most `MAX_TEXT` characters."""
+    clean = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return clean if len(clean) <= MAX_TEXT else clean[: MAX_TEXT - 1] + "…"
+
+
+class Stage(Enum):
+    """How far an attempt had come, in words that hold for every channel."""
+
+    #: Nothing was said to the route: the item is rendered, its addresses are looked at.
+    PREPARE = auto()
+    #: The route was spoken to, and the item was not named yet: a failure says nothing about it.
+    CONNECT = auto()
+    #: The item was named; an answer may be about us as well as about the item.
+    NAME = auto()
+    #: An answer is about this very item.
+    ITEM = auto()
 
 
 class Phase(StrEnum):
@@ -26,6 +51,28 @@ class Phase(StrEnum):
     DOT = "dot"
     QUIT = "quit"
 
+    @property
+    def stage(self) -> Stage:
+        """The same in words that hold for every channel."""
+        return _STAGES[self]
+
+
+_STAGES: Final = {
+    Phase.RENDER: Stage.PREPARE,
+    Phase.ADDRESS: Stage.PREPARE,
+    Phase.CONNECT: Stage.CONNECT,
+    Phase.BANNER: Stage.CONNECT,
+    Phase.EHLO: Stage.CONNECT,
+    Phase.STARTTLS: Stage.CONNECT,
+    Phase.AUTH: Stage.CONNECT,
+    Phase.MAIL: Stage.NAME,
+    Phase.RCPT: Stage.ITEM,
+    Phase.DATA: Stage.ITEM,
+    Phase.BODY: Stage.ITEM,
+    Phase.DOT: Stage.ITEM,
+    Phase.QUIT: Stage.ITEM,
+}
+
 
 class Scope(StrEnum):
     """Whose fault a failure is, and so what it stops."""
@@ -42,6 +89,22 @@ class Pace(StrEnum):
     GREYLISTED = "greylisted"
     MAILBOX_FULL = "mailbox_full"
     BROKEN = "broken"
+
+
+class Limit(Flag):
+    """What a route says, or seems to say, about how much of us it takes. None of it is about the item."""
+
+    NONE = 0
+    #: It takes no further session now, in so many words.
+    SESSIONS = auto()
+    #: It may be that, as it refused a session without a reason that is about anything else.
+    PERHAPS_SESSIONS = auto()
+    #: This session has had its share: a fresh one takes the item.
+    SESSION_USED_UP = auto()
+    #: We send too much in too short a time, in so many words.
+    RATE = auto()
+    #: It may be that, where it is said to several items in a row.
+    PERHAPS_RATE = auto()
 
 
 class Topic(StrEnum):
@@ -96,6 +159,7 @@ class Ruling(NamedTuple):
         pace: how soon a retry is worth it.
         suppress: the address is dead: later emails to it are not attempted.
         about: what of ours the relay speaks of, if it does.
+        limits: what it says about how much of us it takes.
     """
 
     verdict: Verdict
@@ -107,3 +171,9 @@ class Ruling(NamedTuple):
     pace: Pace = Pace.NORMAL
     suppress: bool = False
     about: Topic | None = None
+    limits: Limit = Limit.NONE
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the route has answered about this very item: it works."""
+        return self.code is not None and self.phase.stage is Stage.ITEM

@@ -6,7 +6,7 @@ from pathlib import Path
 import dramatiq
 
 from actors.app import Application
-from actors.delivery.attempt import Attempt, Judged
+from actors.delivery.attempt import Judged
 from actors.delivery.dispatcher import Blocking, OwnJob
 from actors.delivery.email_work import decision_on
 from actors.queue.consumer import ClaimedMessage
@@ -116,7 +116,7 @@ class Harness:
     def deliveries(self, email: ClaimedEmail) -> Iterator[Judged]:
         """The attempts at an email, one recipient after the other, as the sender makes them."""
         connection = self.app.relay_connection()
-        attempt = Attempt(email, self.app.composer)
+        attempt = self.app.email_work.attempt(email)
         try:
             while (step := attempt.advance()) is not None:
                 if isinstance(step, Blocking):

@@ -1,29 +1,24 @@
 """An email on its way: rendered, and handed to the relay, one recipient after the other."""
 
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from actors.channels.smtp.connection import Envelope
-from actors.channels.smtp.replies import one_line
-from actors.content.addresses import AROUND, Mailbox, UndeliverableAddress, ascii_address, parse_sender
-from actors.content.mime import UnsendableField, build_message
-from actors.content.templates import Content, RenderError, RenderTimeout, Templates
+from actors.content.addresses import AROUND, UndeliverableAddress, ascii_address
+from actors.content.mime import UnsendableField
+from actors.content.templates import RenderError, RenderTimeout
 from actors.delivery import decision
+from actors.delivery.composer import Composer, Payload
 from actors.delivery.dispatcher import Blocking, Lane
-from actors.liveness.time_limit import TookTooLong, time_limit
+from actors.liveness.time_limit import time_limit
 from actors.queue.broker import PostgresBroker
 from actors.queue.waiting import wait_for_database
-from actors.ruling import Pace, Phase, Ruling, Scope
+from actors.ruling import Pace, Phase, Ruling, Scope, one_line
 from models import emails, undeliverable
 from models.database.connections import Database, Limits
 from models.emails import ClaimedEmail, Flaw, Recipient
 from models.words import Verdict
-
-#: Seconds that are no time.
-QUICK = 0.005
 
 #: Seconds that rendering may take in the thread that drives the dialogues, and at the first tries elsewhere: so that
 #: templates that take long, or for ever, delay no new one. After the last of them it has all the time there is.
@@ -36,9 +31,6 @@ NEXT_LANE: Final = {Lane.TRIAL: Lane.SHORT, Lane.SHORT: Lane.LONG}
 #: How long duepost.recipient may take, which may be the team's own view: for many users at once, and for one.
 TOGETHER: Final = Limits(statement=2.0, lock=0.5)
 ALONE: Final = Limits(statement=5.0, lock=2.0)
-
-#: Characters of an email's own bodies up to which a message is built in no time.
-SMALL: Final = 50_000
 
 
 class Judged(NamedTuple):
@@ -61,20 +53,21 @@ class Attempt:
         failures: what failed in rendering, by its text.
     """
 
-    def __init__(self, email: ClaimedEmail, composer: "Composer") -> None:
+    def __init__(self, email: ClaimedEmail, composer: Composer, records: "Records") -> None:
         self.email = email
         self._composer = composer
+        self._records = records
         self.judged: list[Judged] = []
         self.failures: dict[str, RenderError] = {}
         self._to_go = deque(email.recipients)
         #: Users are still to be read: together with those of other emails, and if that takes too long, alone.
         self.is_unread = bool(email.users)
         #: The copy for the next recipient, or why there is none; None while it is not made.
-        self._copy: Envelope | Ruling | None = None
+        self._copy: Payload | Ruling | None = None
         self._lane: Lane | None = None
         self._to_note: Judged | None = None
 
-    def advance(self) -> Envelope | Blocking | None:
+    def advance(self) -> Payload | Blocking | None:
         """What comes next; nothing where each recipient has been attempted, or the relay has failed. Never waits.
 
         What was returned before has been done meanwhile, or the envelope's rulings have been taken.
@@ -85,14 +78,14 @@ class Attempt:
             if self._to_note is not None:
                 # Each copy that is out is on disk before the next one goes.
                 judged, self._to_note = self._to_note, None
-                return Blocking(Lane.ALONE, partial(self._composer.note, self.email, judged))
+                return Blocking(Lane.ALONE, partial(self._records.note, self.email, judged))
             if self._copy is None:
                 self._compose_at_once()
             if self._copy is None:
                 # Without a template it is the message's size that takes time.
                 lane = self._lane or (Lane.SHORT if self.email.template is None else Lane.TRIAL)
                 return Blocking(lane, partial(self._compose_in, lane))
-            if isinstance(self._copy, Envelope):
+            if not isinstance(self._copy, Ruling):
                 return self._copy
             self._judge(self._copy)
         return None
@@ -104,7 +97,7 @@ class Attempt:
     def _read_alone(self) -> None:
         """Reads its users without those of other emails, and each without the others where that takes too long."""
         try:
-            self.know(self._composer.read(self.email))
+            self.know(self._records.read(self.email))
         except emails.TooSlow as slow:
             users = self.email.users
             if len(users) == 1:
@@ -115,7 +108,7 @@ class Attempt:
     def _read_user(self, user: str) -> Recipient:
         one = self.email._replace(users=(user,))
         try:
-            [recipient] = self._composer.read(one).recipients
+            [recipient] = self._records.read(one).recipients
         except emails.TooSlow as slow:
             [recipient] = emails.with_flaw(one, slow.flaw).recipients
         return recipient
@@ -186,104 +179,19 @@ class Attempt:
         self._copy = Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
 
 
-class Composer:
-    """Makes copies of emails, and keeps what is known of their templates. Any thread may call it.
+class Records:
+    """What attempts read and write while they are under way. Any thread may call it; it may wait for the database.
 
     Args:
         database: where users are read, and results are noted.
         broker: whose end ends waiting for the database.
-        templates: what emails are rendered from.
-        sender: whom emails are from that name nobody; None where that is not set.
         keep_undeliverable_days: for how many days the content of what is undeliverable is kept.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        broker: PostgresBroker,
-        templates: Templates,
-        *,
-        sender: Mailbox | None,
-        keep_undeliverable_days: int,
-    ) -> None:
+    def __init__(self, database: Database, broker: PostgresBroker, *, keep_undeliverable_days: int) -> None:
         self._database = database
         self._broker = broker
-        self._templates = templates
-        self._sender = sender
         self._keep_undeliverable_days = keep_undeliverable_days
-        #: Templates that were rendered in no time when they were rendered last: not worth a thread. Single operations
-        #: of a set need no lock.
-        self._quick: set[str] = set()
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that a template has at the most."""
-        return self._templates.timeout
-
-    def is_quick(self, email: ClaimedEmail) -> bool:
-        """Whether a copy is made in no time, as far as is known."""
-        if email.template is not None:
-            return email.template in self._quick
-        return len(email.body_text or "") + len(email.body_html or "") <= SMALL
-
-    def note_slow(self, email: ClaimedEmail) -> None:
-        """Its template has taken long: the next one is rendered in a thread."""
-        self._quick.discard(email.template or "")
-
-    def compose(self, email: ClaimedEmail, recipient: Recipient, address: str, seconds: float | None) -> Envelope:
-        """Renders an email for a recipient, and builds the message; rendering takes no more than so many seconds.
-
-        Raises:
-            RenderTimeout: it takes longer.
-            RenderError: the template is missing or fails.
-            ValueError: its content makes no message.
-        """
-        sender = self._sender_of(email)
-        begun = time.monotonic()
-        content = self._render(email, recipient, seconds)
-        if email.template is not None:
-            learn = self._quick.add if time.monotonic() - begun < QUICK else self._quick.discard
-            learn(email.template)
-        if seconds is None:
-            return built(email, recipient, address, sender, content)
-        try:
-            with time_limit.limited(begun + seconds - time.monotonic()):
-                return built(email, recipient, address, sender, content)
-        except TookTooLong:
-            raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None
-
-    def _sender_of(self, email: ClaimedEmail) -> Mailbox:
-        """Returns whom the email is from.
-
-        Raises:
-            UnsendableField: the email's own sender is no address, or it has none and there is no default.
-        """
-        if email.sender:
-            try:
-                return parse_sender(email.sender)
-            except ValueError as error:
-                raise UnsendableField("sender", str(error)) from None
-        if self._sender is None:
-            raise UnsendableField("sender", "the email names none, and DUEPOST_FROM is not set")
-        return self._sender
-
-    def _render(self, email: ClaimedEmail, recipient: Recipient, seconds: float | None) -> Content:
-        """The content as this recipient gets it.
-
-        Raises:
-            RenderTimeout: it takes more than so many seconds.
-            RenderError: the template is missing or fails.
-        """
-        if email.template is None:
-            return Content(email.subject or "", email.body_text, email.body_html)
-        whom = {
-            "user_id": recipient.user_id,
-            "address": recipient.address,
-            "name": recipient.name,
-            "locale": recipient.locale,
-            "timezone": recipient.timezone,
-        }
-        return self._templates.render(email.template, {**(email.context or {}), "recipient": whom}, seconds)
 
     def read(self, *claimed: ClaimedEmail) -> ClaimedEmail:
         """Reads the users of one claimed email; see `read_all`."""
@@ -317,17 +225,3 @@ class Composer:
 
         if not wait_for_database(write, self._broker.stopping):
             raise LostClaim
-
-
-def built(email: ClaimedEmail, recipient: Recipient, address: str, sender: Mailbox, content: Content) -> Envelope:
-    """The message as it goes over the wire."""
-    message = build_message(
-        content=content,
-        sender=sender,
-        recipients=[Mailbox(recipient.name or "", address)],
-        message_id=email.message_id_header,
-        date=email.date_header,
-        reply_to=email.reply_to,
-        headers=email.headers or {},
-    )
-    return Envelope(sender.address, (address,), message)

@@ -3,17 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from actors.channels.smtp.limits import is_rate_limit
 from actors.delivery.retry_policy import MAILBOX_FULL_FOR, retry_pause, throttled_pause
-from actors.ruling import Pace, Phase, Ruling, Scope
+from actors.ruling import Limit, Pace, Phase, Ruling, Scope, Stage
 from models.emails import ClaimedEmail, Recipient, Result
 from models.words import Outcome, Verdict
-
-#: Phases in which a failure says nothing about the email: nobody has named it to the relay yet.
-BEFORE_THE_EMAIL = frozenset({Phase.CONNECT, Phase.BANNER, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
-
-#: Phases in which the relay has answered about this very email.
-ABOUT_THE_EMAIL = frozenset({Phase.RCPT, Phase.DATA, Phase.BODY, Phase.DOT, Phase.QUIT})
 
 
 class Decision(NamedTuple):
@@ -85,26 +78,24 @@ class Decision(NamedTuple):
     @property
     def relay_answered(self) -> bool:
         """The relay has shown that it works."""
-        return self.relay_failure is None and any(
-            ruling.phase in ABOUT_THE_EMAIL and ruling.code is not None for ruling in self.rulings
-        )
+        return self.relay_failure is None and any(ruling.is_answer for ruling in self.rulings)
 
     @property
     def is_counted(self) -> bool:
         """Whether this was an attempt of the email's own: not if it failed before the email was named."""
         failure = self.relay_failure
-        return failure is None or self.email.probe or failure.phase not in BEFORE_THE_EMAIL
+        return failure is None or self.email.probe or failure.phase.stage is not Stage.CONNECT
 
     @property
     def pause(self) -> float | None:
         """Seconds until the email is due again; None where it keeps its place in line."""
         failure = self.relay_failure
-        if failure is not None and failure.phase in BEFORE_THE_EMAIL:
+        if failure is not None and failure.phase.stage is Stage.CONNECT:
             return None
         pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
         attempts = self.email.attempts + 1
         return max(
-            throttled_pause(attempts) if is_rate_limit(ruling) else retry_pause(attempts, ruling.pace)
+            throttled_pause(attempts) if Limit.RATE in ruling.limits else retry_pause(attempts, ruling.pace)
             for ruling in pending
         )
 

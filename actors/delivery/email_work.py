@@ -11,9 +11,9 @@ from typing import Final
 import dramatiq
 
 from actors.alerts import alerts
-from actors.channels.smtp.connection import Envelope
 from actors.content.templates import RenderError
-from actors.delivery.attempt import TOGETHER, Attempt, Composer, Judged, LostClaim
+from actors.delivery.attempt import TOGETHER, Attempt, Judged, LostClaim, Records
+from actors.delivery.composer import Composer, Payload
 from actors.delivery.conclude import Conclusions, alerts_of, tell
 from actors.delivery.decision import Decision
 from actors.delivery.dispatcher import Blocking, Job
@@ -58,6 +58,7 @@ class EmailWork:
         broker: which messages they come by.
         in_flight: what this process has claimed.
         composer: makes copies.
+        records: what attempts read and write under way.
         conclusions: writes down what came of them.
         actor_name: the name of the actor whose messages are batched.
         disabled: nothing is claimed.
@@ -69,6 +70,7 @@ class EmailWork:
         broker: PostgresBroker,
         in_flight: InFlightClaims,
         composer: Composer,
+        records: Records,
         conclusions: Conclusions,
         *,
         actor_name: str,
@@ -78,6 +80,7 @@ class EmailWork:
         self._broker = broker
         self._in_flight = in_flight
         self._composer = composer
+        self._records = records
         self._conclusions = conclusions
         self._actor_name = actor_name
         self._disabled = disabled
@@ -102,7 +105,7 @@ class EmailWork:
             if email is None:
                 self._leaving.submit(partial(ended, job, partial(job.run, self._release, email_id)))
             else:
-                works.append(Work(Attempt(email, self._composer), job, job.run(self._current_message)))
+                works.append(Work(self.attempt(email), job, job.run(self._current_message)))
         return works
 
     def _claimed(self, email_ids: list[int]) -> dict[int, ClaimedEmail]:
@@ -113,6 +116,10 @@ class EmailWork:
             for email in self._in_flight.claim(self._database, email_ids, self._broker.worker_session.worker_id)
         }
 
+    def attempt(self, email: ClaimedEmail) -> Attempt:
+        """An attempt at a claimed email that is about to begin."""
+        return Attempt(email, self._composer, self._records)
+
     def is_unread(self, work: Work) -> bool:
         """Whether its users are still to be read."""
         return work.attempt.is_unread
@@ -120,11 +127,11 @@ class EmailWork:
     def read(self, works: Sequence[Work]) -> None:
         """Reads the users of what was claimed together; where that takes too long, each goes on to be read alone."""
         with suppress(emails.TooSlow):
-            found = self._composer.read_all([work.attempt.email for work in works], TOGETHER)
+            found = self._records.read_all([work.attempt.email for work in works], TOGETHER)
             for work, email in zip(works, found, strict=True):
                 work.attempt.know(email)
 
-    def advance(self, work: Work) -> Envelope | Blocking | None:
+    def advance(self, work: Work) -> Payload | Blocking | None:
         """What comes next for an email."""
         return work.attempt.advance()
 

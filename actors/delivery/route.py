@@ -10,8 +10,7 @@ from typing import Final
 
 import psycopg2
 
-from actors.channels.smtp.limits import is_connection_limit, is_rate_limit, may_be_connection_limit, may_be_rate_limit
-from actors.ruling import Phase, Ruling, Scope, Topic
+from actors.ruling import Limit, Ruling, Scope, Stage, Topic
 from models import routes
 from models.database.connections import Cursor, Database
 from models.errors import DatabaseUnreachable
@@ -55,9 +54,6 @@ IDLE_WITH_LIMIT: Final = 1.0
 
 #: The share by which a pause is shortened or lengthened.
 JITTER: Final = 0.2
-
-#: Phases whose replies show that a connection works.
-_ANSWERS: Final = frozenset({Phase.RCPT, Phase.DATA, Phase.DOT})
 
 
 @dataclass(slots=True)
@@ -149,10 +145,10 @@ class SharedRoute:
 
     def is_full(self, refusal: Ruling) -> bool:
         """Whether a connection was refused for there being others, which work. Others wait a moment then."""
-        if not may_be_connection_limit(refusal):
+        if Limit.PERHAPS_SESSIONS not in refusal.limits:
             return False
         now = time.monotonic()
-        is_named = is_connection_limit(refusal)
+        is_named = Limit.SESSIONS in refusal.limits
         with self._lock:
             times = self._times
             times.refused_since = since = now if times.refused_since is None else times.refused_since
@@ -200,11 +196,11 @@ class SharedRoute:
         now = time.monotonic()
         with self._lock:
             self._times.used = now
-            if ruling.phase in _ANSWERS and ruling.code is not None:
+            if ruling.is_answer:
                 self._times.worked = now
             if ruling.verdict is Verdict.SENT:
                 self._deferred = 0
-            elif may_be_rate_limit(ruling):
+            elif Limit.PERHAPS_RATE in ruling.limits:
                 self._deferred += 1
         if self.is_too_much(ruling):
             with self._lock:
@@ -265,7 +261,8 @@ class SharedRoute:
         if ruling.scope is Scope.RELAY:
             # The circuit opens.
             return False
-        return is_rate_limit(ruling) or (may_be_rate_limit(ruling) and self._deferred >= DEFERRED_IN_A_ROW)
+        is_said_to_many = Limit.PERHAPS_RATE in ruling.limits and self._deferred >= DEFERRED_IN_A_ROW
+        return is_said_to_many or Limit.RATE in ruling.limits
 
     @property
     def idle_limit(self) -> float:
@@ -387,5 +384,5 @@ ABOUT = {
 def described(ruling: Ruling) -> str:
     """A refusal in phase, codes, and what of ours it is about: its text may hold an address."""
     codes = " ".join(str(part) for part in (ruling.phase, ruling.code, ruling.enhanced_code) if part)
-    is_of_the_email = ruling.phase in (Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.DOT)
+    is_of_the_email = ruling.phase.stage in (Stage.NAME, Stage.ITEM)
     return f"{codes}, about {ABOUT[ruling.about]}" if ruling.about and is_of_the_email else codes

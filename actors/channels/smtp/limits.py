@@ -4,9 +4,10 @@ None of it is about an email, or a reason to open the circuit: use fewer, renew 
 """
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from actors.ruling import Phase, Ruling
+from actors.ruling import Limit, Phase, Ruling
 
 #: Phases in which a relay refuses a connection as such.
 BEFORE_LOGIN: Final = frozenset({Phase.CONNECT, Phase.BANNER, Phase.EHLO})
@@ -40,6 +41,15 @@ _RATE = re.compile(
 _OF_THE_RECIPIENT = re.compile(
     r"\b(?:user|mailbox|recipient|account)\b[\w ,']{0,40}\b(?:receiv\w+|getting)\b", re.IGNORECASE
 )
+
+
+def with_limits(ruling: Ruling) -> Ruling:
+    """The ruling, with what it says about how much of us the relay takes."""
+    limits = Limit.NONE
+    for limit, is_said in _LIMITS.items():
+        if is_said(ruling):
+            limits |= limit
+    return ruling._replace(limits=limits) if limits else ruling
 
 
 def names_connections(reply: str) -> bool:
@@ -91,3 +101,12 @@ def may_be_rate_limit(ruling: Ruling) -> bool:
 
 def _was_cut_off(what: str) -> bool:
     return any(word in what for word in ("refused", "reset", "closed", "hung up"))
+
+
+_LIMITS: Final[Mapping[Limit, Callable[[Ruling], bool]]] = {
+    Limit.SESSIONS: is_connection_limit,
+    Limit.PERHAPS_SESSIONS: may_be_connection_limit,
+    Limit.SESSION_USED_UP: is_message_limit,
+    Limit.RATE: is_rate_limit,
+    Limit.PERHAPS_RATE: may_be_rate_limit,
+}

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from actors.ruling import one_line
+
 #: Bytes of one reply line with its line end. RFC 5321 section 4.5.3.1.5 asks for 512; real relays say more.
 MAX_LINE: Final = 4096
 
 #: Bytes of one whole reply with all its lines.
 MAX_REPLY: Final = 64 * 1024
-
-#: Characters of a reply's text that are kept for people.
-MAX_TEXT: Final = 500
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 
@@ -20,17 +19,10 @@ _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 _ENHANCED = re.compile(
     r"\s*#?([245]\.[0-9]{1,3}\.[0-9]{1,3})(?=[\s:;,]|$)|.*\(#([245]\.[0-9]{1,3}\.[0-9]{1,3})\)[\s.]*$", re.DOTALL
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class MalformedReply(Exception):
     """What the relay said is no SMTP reply, or is longer than any reply may be."""
-
-
-def one_line(text: str) -> str:
-    """Makes text fit for one line of a table: control characters replaced, at most `MAX_TEXT` characters."""
-    clean = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-    return clean if len(clean) <= MAX_TEXT else clean[: MAX_TEXT - 1] + "…"
 
 
 class Reply(NamedTuple):

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from actors.channels.smtp.replies import Reply, one_line
+from actors.channels.smtp.limits import with_limits
+from actors.channels.smtp.replies import Reply
 from actors.channels.smtp.wording import ABOUT_US, topics
-from actors.ruling import Pace, Phase, Ruling, Scope, Topic
+from actors.ruling import Pace, Phase, Ruling, Scope, Topic, one_line
 from models.words import Verdict
 
 #: Bytes. A relay that announces a smaller SIZE takes no email at all: the headers alone have more than half of it.
@@ -28,7 +29,7 @@ def judge(phase: Phase, reply: Reply, recipients: tuple[str, ...] = ()) -> Rulin
     """
     heard = _Heard(reply, frozenset() if reply.code < 400 else topics(reply, recipients))
     meaning = next(meaning for says, meaning in _TABLE.get(phase, _BEFORE_MAIL) if says(heard))
-    return Ruling(
+    ruling = Ruling(
         verdict=meaning.verdict,
         scope=meaning.scope,
         phase=phase,
@@ -40,6 +41,7 @@ def judge(phase: Phase, reply: Reply, recipients: tuple[str, ...] = ()) -> Rulin
         suppress=meaning.suppress,
         about=None if phase is Phase.AUTH else next((topic for topic in ABOUT_US if topic in heard.topics), None),
     )
+    return ruling if reply.positive else with_limits(ruling)
 
 
 def judge_failure(phase: Phase, what: str) -> Ruling:
@@ -50,7 +52,7 @@ def judge_failure(phase: Phase, what: str) -> Ruling:
         what: what happened, for people.
     """
     meaning = _BROKEN_OFF.get(phase, _RELAY_AT_FAULT)
-    return Ruling(meaning.verdict, meaning.scope, phase, reply=one_line(what))
+    return with_limits(Ruling(meaning.verdict, meaning.scope, phase, reply=one_line(what)))
 
 
 def judge_too_big(size: int, limit: int) -> Ruling:

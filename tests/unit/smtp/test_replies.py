@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.channels.smtp.replies import MAX_LINE, MAX_REPLY, MAX_TEXT, MalformedReply, Reply, ReplyParser
+from actors.channels.smtp.replies import MAX_LINE, MAX_REPLY, MalformedReply, Reply, ReplyParser
+from actors.ruling import MAX_TEXT
 
 
 def parse(*chunks: bytes) -> tuple[list[Reply], str | None]:

@@ -1,0 +1,120 @@
+"""Makes a channel's payload of a claimed email: the one place of this folder that knows what SMTP is handed."""
+
+import time
+from typing import Final, TypeAlias
+
+from actors.channels.smtp.envelope import Envelope
+from actors.content.addresses import Mailbox, parse_sender
+from actors.content.mime import UnsendableField, build_message
+from actors.content.templates import Content, RenderTimeout, Templates
+from actors.liveness.time_limit import TookTooLong, time_limit
+from models.emails import ClaimedEmail, Recipient
+
+#: What an email is handed to its channel as.
+Payload: TypeAlias = Envelope
+
+#: A template that renders in less than this many seconds is rendered in the event loop's thread next time.
+QUICK: Final = 0.005
+
+#: Characters of an email's own bodies up to which building a message takes no noticeable time.
+SMALL: Final = 50_000
+
+
+class Composer:
+    """Renders copies of emails, and remembers which templates are quick. Any thread may call it.
+
+    Args:
+        templates: what emails are rendered from.
+        sender: whom emails are from that name nobody; None where that is not set.
+    """
+
+    def __init__(self, templates: Templates, *, sender: Mailbox | None) -> None:
+        self._templates = templates
+        self._sender = sender
+        #: Templates whose last rendering took less than `QUICK`: not worth a thread. Single operations of a set need
+        #: no lock.
+        self._quick: set[str] = set()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a template has at the most."""
+        return self._templates.timeout
+
+    def is_quick(self, email: ClaimedEmail) -> bool:
+        """Whether a copy is made in no time, as far as is known."""
+        if email.template is not None:
+            return email.template in self._quick
+        return len(email.body_text or "") + len(email.body_html or "") <= SMALL
+
+    def note_slow(self, email: ClaimedEmail) -> None:
+        """Its template has taken long: the next one is rendered in a thread."""
+        self._quick.discard(email.template or "")
+
+    def compose(self, email: ClaimedEmail, recipient: Recipient, address: str, seconds: float | None) -> Payload:
+        """Renders an email for a recipient, and builds the message; rendering takes no more than so many seconds.
+
+        Raises:
+            RenderTimeout: it takes longer.
+            RenderError: the template is missing or fails.
+            ValueError: its content makes no message.
+        """
+        sender = self._sender_of(email)
+        begun = time.monotonic()
+        content = self._render(email, recipient, seconds)
+        if email.template is not None:
+            learn = self._quick.add if time.monotonic() - begun < QUICK else self._quick.discard
+            learn(email.template)
+        if seconds is None:
+            return built(email, recipient, address, sender, content)
+        try:
+            with time_limit.limited(begun + seconds - time.monotonic()):
+                return built(email, recipient, address, sender, content)
+        except TookTooLong:
+            raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None
+
+    def _sender_of(self, email: ClaimedEmail) -> Mailbox:
+        """Returns whom the email is from.
+
+        Raises:
+            UnsendableField: the email's own sender is no address, or it has none and there is no default.
+        """
+        if email.sender:
+            try:
+                return parse_sender(email.sender)
+            except ValueError as error:
+                raise UnsendableField("sender", str(error)) from None
+        if self._sender is None:
+            raise UnsendableField("sender", "the email names none, and DUEPOST_FROM is not set")
+        return self._sender
+
+    def _render(self, email: ClaimedEmail, recipient: Recipient, seconds: float | None) -> Content:
+        """The content as this recipient gets it.
+
+        Raises:
+            RenderTimeout: it takes more than so many seconds.
+            RenderError: the template is missing or fails.
+        """
+        if email.template is None:
+            return Content(email.subject or "", email.body_text, email.body_html)
+        whom = {
+            "user_id": recipient.user_id,
+            "address": recipient.address,
+            "name": recipient.name,
+            "locale": recipient.locale,
+            "timezone": recipient.timezone,
+        }
+        return self._templates.render(email.template, {**(email.context or {}), "recipient": whom}, seconds)
+
+
+def built(email: ClaimedEmail, recipient: Recipient, address: str, sender: Mailbox, content: Content) -> Payload:
+    """The message as it goes over the wire."""
+    message = build_message(
+        content=content,
+        sender=sender,
+        recipients=[Mailbox(recipient.name or "", address)],
+        message_id=email.message_id_header,
+        date=email.date_header,
+        reply_to=email.reply_to,
+        headers=email.headers or {},
+    )
+    return Envelope(sender.address, (address,), message)
