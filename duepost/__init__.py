@@ -6,6 +6,7 @@ with connection, connection.cursor() as cursor:
     duepost.schedule_email(cursor, kind="welcome", address="ann@example.com", template="welcome")
 """
 
+from duepost.arguments import NewEmail
 from duepost.client import (
     clear_scheduled_email,
     clear_scheduled_emails,
@@ -16,6 +17,7 @@ from duepost.client import (
 )
 
 __all__ = [
+    "NewEmail",
     "clear_scheduled_email",
     "clear_scheduled_emails",
     "clear_scheduled_emails_to",

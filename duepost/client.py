@@ -1,11 +1,11 @@
 """The client: the SQL functions from Python, in the caller's own transaction. Imports no worker code."""
 
-import json
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
-from typing import Protocol
+from datetime import datetime
+from inspect import signature
+from typing import Protocol, Unpack
+
+from duepost.arguments import ARGUMENTS, NewEmail, checked_moment, encoded, takes_email
 
 
 class Cursor(Protocol):
@@ -25,71 +25,13 @@ class Cursor(Protocol):
 Row = Sequence[object] | Mapping[str, object]
 
 
-#: Levels of a context, at the most: its JSON is read by machines that end at about a thousand.
-DEEPEST = 900
-
-#: The arguments of `duepost.schedule_email()` in SQL, and their types.
-ARGUMENTS: Mapping[str, str] = {
-    "kind": "text",
-    "address": "text",
-    "users": "text[]",
-    "scheduled_at": "timestamptz",
-    "template": "text",
-    "context": "jsonb",
-    "subject": "text",
-    "body_text": "text",
-    "body_html": "text",
-    "key": "text",
-    "expires_at": "timestamptz",
-    "sender": "text",
-    "reply_to": "text",
-    "headers": "jsonb",
-}
-
-
-#: ISO 8601 with its zone: an offset, UTC, or a name such as Europe/Berlin. `duepost.has_zone()` has the same.
-ISO_TIME = re.compile(
-    r"[0-9]{4}(?:-[0-9]{2}-[0-9]{2}|[0-9]{4})[Tt ][0-9]{2}:?[0-9]{2}(?::?[0-9]{2}(?:[.][0-9]+)?)? ?"
-    r"(?:[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?|[A-Za-z_]+(?:/[A-Za-z0-9_+-]+)+)"
-)
-
-
-def schedule_email(
-    cursor: Cursor,
-    *,
-    kind: str,
-    address: str | None = None,
-    users: Sequence[str] | None = None,
-    scheduled_at: datetime | str | None = None,
-    template: str | None = None,
-    context: Mapping[str, object] | None = None,
-    subject: str | None = None,
-    body_text: str | None = None,
-    body_html: str | None = None,
-    key: str | None = None,
-    expires_at: datetime | str | None = None,
-    sender: str | None = None,
-    reply_to: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> int:
+@takes_email
+def schedule_email(cursor: Cursor, **email: Unpack[NewEmail]) -> int:
     """Schedules one email in the cursor's transaction; it leaves only if that transaction commits.
 
     Args:
         cursor: a DB-API cursor of the application's own.
-        kind: what sort of email it is, such as `welcome`.
-        address: to whom; give either this or `users`.
-        users: ids of users, whose addresses are read when the email is sent.
-        scheduled_at: when, with a time zone: a datetime, or a text in ISO 8601; None is now.
-        template: the template's name; give either this (with `context`) or `subject` and a body.
-        context: what the template is rendered with: strings, numbers, booleans, None, lists and dicts of them.
-        subject: the subject, in one line.
-        body_text: the plain-text body.
-        body_html: the HTML body.
-        key: makes the call idempotent for good.
-        expires_at: after this moment the email is not sent any more.
-        sender: who sends it, instead of the default.
-        reply_to: where replies go.
-        headers: further header fields.
+        **email: see `NewEmail`.
 
     Returns:
         the email's id.
@@ -99,32 +41,15 @@ def schedule_email(
         TypeError: one text as `users`, or a context or headers that are not JSON serializable; the key is named.
         the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content.
     """
-    return schedule_encoded(
-        cursor,
-        {
-            "kind": kind,
-            "address": address,
-            "users": _user_ids(users) if users is not None else None,
-            "scheduled_at": _moment("scheduled_at", scheduled_at),
-            "template": template,
-            "context": encoded("context", context) if context is not None else None,
-            "subject": subject,
-            "body_text": body_text,
-            "body_html": body_html,
-            "key": key,
-            "expires_at": _moment("expires_at", expires_at),
-            "sender": sender,
-            "reply_to": reply_to,
-            "headers": encoded("headers", headers) if headers is not None else None,
-        },
-    )
+    signature(schedule_email).bind(cursor, **email)
+    given = {name: value for name, value in email.items() if value is not None}
+    return schedule_encoded(cursor, {name: ARGUMENTS[name].parameter(name, value) for name, value in given.items()})
 
 
 def schedule_encoded(cursor: Cursor, arguments: Mapping[str, object]) -> int:
-    """Schedules one email whose JSON is text already; None is not given."""
-    given = {name: value for name, value in arguments.items() if value is not None}
-    named = ", ".join(f"{name} => %({name})s::{ARGUMENTS[name]}" for name in given)
-    _execute(cursor, f"SELECT duepost.schedule_email({named})", given)
+    """Schedules one email whose arguments are parameters already: a JSON object is a text."""
+    named = ", ".join(f"{name} => %({name})s::{ARGUMENTS[name].sql_type}" for name in arguments)
+    _execute(cursor, f"SELECT duepost.schedule_email({named})", arguments)
     return int(str(_single(cursor)))
 
 
@@ -133,8 +58,8 @@ def schedule_emails(cursor: Cursor, emails: Iterable[Mapping[str, object]]) -> l
 
     Args:
         cursor: a DB-API cursor of the application's own.
-        emails: the arguments of `schedule_email()` of each, by name. All must fit into 256 MB of JSON; a few thousand
-            at a time are a good measure.
+        emails: the arguments of `schedule_email()` of each, by name (`NewEmail`). All must fit into 256 MB of
+            JSON; a few thousand at a time are a good measure.
 
     Returns:
         the emails' ids, in their order.
@@ -165,7 +90,7 @@ def clear_scheduled_emails(cursor: Cursor, users: Sequence[str], kind: str | Non
     _execute(
         cursor,
         "SELECT email_id, receipt FROM duepost.clear_scheduled_emails(%(users)s::text[], %(kind)s::text)",
-        {"users": _user_ids(users), "kind": kind},
+        {"users": ARGUMENTS["users"].parameter("users", users), "kind": kind},
     )
     return _receipts(cursor)
 
@@ -191,7 +116,7 @@ def reschedule_email(cursor: Cursor, email_id: int, scheduled_at: datetime | str
     _execute(
         cursor,
         "SELECT duepost.reschedule_email(%(email_id)s::bigint, %(scheduled_at)s::timestamptz)",
-        {"email_id": email_id, "scheduled_at": _moment("scheduled_at", scheduled_at)},
+        {"email_id": email_id, "scheduled_at": checked_moment("scheduled_at", scheduled_at)},
     )
     return str(_single(cursor))
 
@@ -218,65 +143,14 @@ def _execute(cursor: Cursor, statement: str, parameters: Mapping[str, object]) -
         )
 
 
-def check_time(text: str) -> None:
-    """Makes sure that a text is a moment in ISO 8601 with its zone, whatever the session's settings are.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not ISO_TIME.fullmatch(text):
-        raise ValueError("must be a time with its zone, such as 2026-01-31T09:00:00+01:00")
-
-
-def encoded(argument: str, value: object) -> str:
-    """Returns a value as JSON.
-
-    Raises:
-        TypeError: something in it is not JSON serializable; it is named by argument and key.
-    """
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        # The library does not say where.
-        fault = _json_fault(argument, value)
-    raise TypeError(fault)
-
-
-def _json_fault(argument: str, value: object) -> str:
-    """What keeps a value from being JSON, by argument and key."""
-    waiting: list[tuple[str, object, int]] = [(argument, value, 0)]
-    while waiting:
-        place, each, depth = waiting.pop()
-        if depth > DEEPEST:
-            return f"{argument}: not JSON serializable: it is nested too deeply, or holds itself"
-        if isinstance(each, Mapping):
-            for key in each:
-                if not isinstance(key, str | int | float | None):
-                    return f"{place}: not JSON serializable: a key must be a string, is a {type(key).__name__}"
-            if not isinstance(each, dict):
-                return f"{place}: not JSON serializable: must be a dict, is a {type(each).__name__}"
-            waiting += [(f"{place}: {key}", inner, depth + 1) for key, inner in reversed(each.items())]
-        elif isinstance(each, list | tuple):
-            inners = [(f"{place}[{index}]", inner, depth + 1) for index, inner in enumerate(each)]
-            waiting += reversed(inners)
-        elif isinstance(each, float) and not math.isfinite(each):
-            return f"{place}: not JSON serializable: must be a finite number"
-        elif not isinstance(each, str | int | float | None):
-            return f"{place}: not JSON serializable: {type(each).__name__}; give a string or a number"
-    return f"{argument}: not JSON serializable"
-
-
 def _in_json(place: int, email: Mapping[str, object]) -> str:
-    arguments = {name: value for name, value in email.items() if value is not None}
-    for name, value in arguments.items():
-        where = f"emails[{place}]: {name}"
-        if ARGUMENTS.get(name) == "timestamptz":
-            arguments[name] = _text_of(_moment(where, value))
-        elif name == "users":
-            if isinstance(value, str) or not isinstance(value, Iterable):
-                raise TypeError(f"{where}: must be a list of user ids")
-            arguments[name] = list(value)
-    return encoded(f"emails[{place}]", arguments)
+    """Returns one email of many as a JSON object. A key that is unknown is left to the database, which says so."""
+    members = {
+        name: ARGUMENTS[name].member(f"emails[{place}]: {name}", value) if name in ARGUMENTS else value
+        for name, value in email.items()
+        if value is not None
+    }
+    return encoded(f"emails[{place}]", members)
 
 
 def _single(cursor: Cursor) -> object:
@@ -292,31 +166,3 @@ def _receipts(cursor: Cursor) -> list[tuple[int, str]]:
 
 def _values(row: Row) -> Sequence[object]:
     return list(row.values()) if isinstance(row, Mapping) else row
-
-
-def _user_ids(users: Sequence[str]) -> list[str]:
-    # A text is a sequence of its letters, each of which may be somebody's id.
-    if isinstance(users, str):
-        raise TypeError("users: must be a list of user ids, not one text")
-    return list(users)
-
-
-def _moment(argument: str, value: object) -> datetime | str | None:
-    if isinstance(value, datetime):
-        if value.utcoffset() is None:
-            raise ValueError(f"{argument}: needs a time zone, such as datetime.now(timezone.utc)")
-    elif isinstance(value, date):
-        # As for every time without a zone.
-        raise ValueError(f"{argument}: needs a time zone and a time of day: a date is none")  # noqa: TRY004
-    elif isinstance(value, str):
-        try:
-            check_time(value)
-        except ValueError as error:
-            raise ValueError(f"{argument}: {error}") from None
-    elif value is not None:
-        raise TypeError(f"{argument}: must be a datetime with a time zone, is a {type(value).__name__}")
-    return value
-
-
-def _text_of(moment: datetime | str | None) -> str | None:
-    return moment.isoformat() if isinstance(moment, datetime) else moment

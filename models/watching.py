@@ -1,5 +1,6 @@
 """Which of several watches acts."""
 
+from models.database import advisory_locks
 from models.database.connections import Connection
 from models.database.statements import statements
 
@@ -12,7 +13,7 @@ def lead(session: Connection) -> bool:
         cursor.execute(SQL["lead"])
         if cursor.fetchone() is None:
             return False
-        cursor.execute(SQL["lock"])
+        cursor.execute(SQL["lock"], {"role": advisory_locks.ROLE, "watch": advisory_locks.WATCH})
         return True
 
 

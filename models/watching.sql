@@ -21,7 +21,7 @@ RETURNING set_config('application_name', 'duepost watch session', false)
 
 -- name: lock
 -- For watches of release 0.1: one that does not get it stands by. No matter whether somebody else has it.
-SELECT pg_try_advisory_lock(1148543345, 2)
+SELECT pg_try_advisory_lock(%(role)s, %(watch)s)
 
 -- name: prove
 SELECT 1

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from models.database import advisory_locks
 from models.database.connections import Connection, Cursor, Database
 from models.database.statements import statements
 
@@ -42,7 +43,7 @@ def enrol(connection: Connection, process: Process) -> int:
     """
     with connection.cursor() as cursor:
         while True:
-            cursor.execute(SQL["enrol"], process._asdict())
+            cursor.execute(SQL["enrol"], {**process._asdict(), "lock": advisory_locks.WORKER})
             [worker_id, is_locked, _] = cursor.fetchone() or (0, True, "")
             if is_locked:
                 return int(worker_id)
@@ -63,9 +64,9 @@ def attach(connection: Connection, worker_id: int, *, insist: bool = True) -> bo
         is not yet seen to have ended; it is being ended, try again.
     """
     with connection.cursor() as cursor:
-        cursor.execute(SQL["lock"], {"worker_id": worker_id})
+        cursor.execute(SQL["lock"], {"lock": advisory_locks.WORKER, "worker_id": worker_id})
         if cursor.fetchone() != (True,):
-            cursor.execute(SQL["lock_holder"], {"worker_id": worker_id})
+            cursor.execute(SQL["lock_holder"], {"lock": advisory_locks.WORKER, "worker_id": worker_id})
             holder = cursor.fetchone()
             if holder is None:
                 return None
@@ -80,7 +81,7 @@ def attach(connection: Connection, worker_id: int, *, insist: bool = True) -> bo
 
 
 def _holder(cursor: Cursor, worker_id: int) -> str:
-    cursor.execute(SQL["lock_holder"], {"worker_id": worker_id})
+    cursor.execute(SQL["lock_holder"], {"lock": advisory_locks.WORKER, "worker_id": worker_id})
     pid, role, _ = cursor.fetchone() or (0, "?", False)
     return f"session {pid} of {role}"
 
@@ -134,7 +135,7 @@ def bury_the_dead(
         row[0]
         for worker_id, is_overdue, *process in missing
         if is_overdue or has_ended(Process(*process))  # type: ignore[arg-type]  # as the columns are declared
-        for row in database.execute(SQL["bury"], {"worker_id": worker_id})
+        for row in database.execute(SQL["bury"], {"lock": advisory_locks.WORKER, "worker_id": worker_id})
     ]
     return [worker_id for worker_id in gone if isinstance(worker_id, int)]
 

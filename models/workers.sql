@@ -11,7 +11,7 @@ FROM pg_stat_activity AS session
 WHERE session.pid = pg_backend_pid()
 RETURNING
     id,
-    pg_try_advisory_lock(1148543344, id),
+    pg_try_advisory_lock(%(lock)s, id),
     set_config('application_name', 'duepost worker ' || id || ' session', false)
 
 -- name: discard
@@ -19,7 +19,7 @@ RETURNING
 DELETE FROM duepost.worker WHERE id = %(worker_id)s
 
 -- name: lock
-SELECT pg_try_advisory_lock(1148543344, %(worker_id)s)
+SELECT pg_try_advisory_lock(%(lock)s, %(worker_id)s)
 
 -- name: lock_holder
 -- Who holds the lock of a worker, and whether it is the worker's own earlier session.
@@ -33,7 +33,7 @@ LEFT JOIN pg_stat_activity AS session ON session.pid = lock.pid
 LEFT JOIN pg_roles AS role ON role.oid = session.usesysid
 WHERE lock.locktype = 'advisory'
   AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND lock.classid = 1148543344 AND lock.objid = %(worker_id)s::oid AND lock.objsubid = 2 AND lock.granted
+  AND lock.classid = %(lock)s AND lock.objid = %(worker_id)s::oid AND lock.objsubid = 2 AND lock.granted
   AND lock.pid <> pg_backend_pid()
 
 -- name: end_session
@@ -100,7 +100,7 @@ WITH gone AS (
     SET gone_at = now()
     WHERE id = %(worker_id)s AND gone_at IS NULL AND missing_since IS NOT NULL
       AND NOT EXISTS (SELECT FROM duepost.present AS present WHERE present.worker_id = %(worker_id)s)
-      AND (session_pid IS NOT NULL OR pg_try_advisory_xact_lock(1148543344, %(worker_id)s))
+      AND (session_pid IS NOT NULL OR pg_try_advisory_xact_lock(%(lock)s, %(worker_id)s))
     RETURNING id
 ), free AS (
     UPDATE duepost.control SET passing_until = NULL WHERE passing_until IS NOT NULL AND EXISTS (SELECT FROM gone)

@@ -23,7 +23,7 @@ LINE = 76
 #: Characters in a line that must not be folded, at the very most (RFC 5322 section 2.1.1).
 LONGEST_LINE = 998
 
-#: Headers that an email's own may not stand in for.
+#: Headers that Duepost sets, and an email's own may not stand in for; `duepost.headers_fault()` has the same.
 RESERVED = frozenset(
     {
         "auto-submitted",
@@ -42,6 +42,9 @@ RESERVED = frozenset(
         "to",
     }
 )
+
+#: How the names of further such headers begin.
+RESERVED_PREFIXES = ("content-", "resent-")
 
 # Also for the bodies: RFC 2045 section 6.7 allows no longer line in quoted-printable.
 _POLICY = SMTP.clone(cte_type="7bit", max_line_length=LINE)
@@ -255,7 +258,7 @@ def _is_readable(body: str) -> bool:
 def _own_header(name: str, value: str) -> str:
     if not _HEADER_NAME.fullmatch(name):
         raise UnsendableField("headers", "a header's name must be 1 to 76 printable ASCII characters without a colon")
-    if name.lower() in RESERVED or name.lower().startswith(("content-", "resent-")):
+    if name.lower() in RESERVED or name.lower().startswith(RESERVED_PREFIXES):
         raise UnsendableField("headers", f"the header {name} cannot be given")
     if _STRUCTURED_NAME.fullmatch(name.lower()) or _STRUCTURED_VALUE.fullmatch(value):
         words = _structured_words(name, value)

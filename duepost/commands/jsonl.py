@@ -5,17 +5,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from duepost.client import ARGUMENTS, check_time
+from duepost.arguments import ARGUMENTS, TimeArgument, checked_time
 from models.errors import DuepostError
-
-#: What a value of each SQL type is in JSON.
-JSON_TYPES = {
-    "text": (str, "a string"),
-    "text[]": (list, "a list of strings"),
-    "timestamptz": (str, "a time such as 2026-01-31T09:00:00+01:00"),
-    "jsonb": (dict, "an object"),
-}
-
 
 #: How a file is opened: with or without a byte order mark; what is not UTF-8 is left for its line to be named.
 ENCODING, ON_ERROR = "utf-8-sig", "surrogateescape"
@@ -96,16 +87,16 @@ def _check(key: str, value: object, place: str, extra: Collection[str]) -> None:
         return
     if key not in ARGUMENTS:
         raise BadLine(f"{place}: unknown; known are {', '.join([*ARGUMENTS, *extra])}")
-    type_, described = JSON_TYPES[ARGUMENTS[key]]
-    if value is not None and not isinstance(value, type_):
-        raise BadLine(f"{place}: must be {described}")
+    argument = ARGUMENTS[key]
+    if value is not None and not isinstance(value, argument.json_type):
+        raise BadLine(f"{place}: must be {argument.json_form}")
     if isinstance(value, list) and not all(isinstance(each, str) for each in value):
-        raise BadLine(f"{place}: must be {described}")
+        raise BadLine(f"{place}: must be {argument.json_form}")
     if not all(_is_storable(text) for text in _texts(value)):
         raise BadLine(f"{place}: must not contain NUL or a lone surrogate")
-    if ARGUMENTS[key] == "timestamptz" and isinstance(value, str):
+    if isinstance(argument, TimeArgument) and isinstance(value, str):
         try:
-            check_time(value)
+            checked_time(value)
         except ValueError as error:
             raise BadLine(f"{place}: {error}") from error
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,15 @@ import psycopg2
 import typer
 
 from duepost import client
-from duepost.client import check_time
+from duepost.arguments import (
+    ARGUMENTS,
+    Argument,
+    HeadersArgument,
+    JsonArgument,
+    ListArgument,
+    TimeArgument,
+    checked_time,
+)
 from duepost.commands.context import BAD_INPUT, BadInput, EmailId, Json, argument, client_database
 from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, EmailLine, read_emails
 from duepost.commands.output import print_json, say, warn
@@ -30,40 +39,61 @@ SET, LONGEST_SET = 1000, 16_000_000
 PLACED = re.compile(r"emails\[(?P<place>\d+)\]: (?P<reason>.*)")
 
 
+#: Options that are not called as their argument is.
+OPTIONS = {"users": ("--user", "--users"), "scheduled_at": ("--at", "--scheduled-at"), "headers": ("--header",)}
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """Returns the names of an argument's option; the first is the one to tell."""
+    return OPTIONS.get(name) or (f"--{name.replace('_', '-')}",)
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command that takes `**email` an option for each argument of one, in front of its own last option."""
+    *first, last, _ = signature(command).parameters.values()
+    options = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, argument))
+        for name, argument in ARGUMENTS.items()
+    ]
+    command.__signature__ = Signature([*first, *options, last])  # type: ignore[attr-defined]
+    return command
+
+
+def _option(name: str, argument: Argument) -> object:
+    """Returns an argument's option, as a command's annotation has it."""
+    match argument:
+        case HeadersArgument():
+            hint = " As 'Name: value'; may be repeated."
+        case ListArgument():
+            hint = " One at a time; may be repeated."
+        case TimeArgument():
+            hint = " In ISO 8601 with its zone."
+        case JsonArgument():
+            hint = " In JSON."
+        case _:
+            hint = ""
+    option = typer.Option(*option_names(name), help=argument.meaning + hint)
+    if isinstance(argument, HeadersArgument | ListArgument):
+        return Annotated[list[str] | None, option]
+    return Annotated[str | None, option]
+
+
+@takes_options
 def schedule(
+    *,
     file: Annotated[
         Path | None,
         typer.Option("--file", help="JSON Lines, the arguments as keys; all are scheduled, or none. - is stdin."),
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="What sort of email, such as welcome.")] = None,
-    address: Annotated[str | None, typer.Option(help="To whom; either this or --user.")] = None,
-    user: Annotated[list[str] | None, typer.Option("--user", "--users", help="A user's id; may be repeated.")] = None,
-    at: Annotated[
-        str | None, typer.Option("--at", "--scheduled-at", help="When, in ISO 8601 with its zone; now by default.")
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="A template's name; either this or --subject.")] = None,
-    context: Annotated[str | None, typer.Option(help="JSON for the template.")] = None,
-    subject: Annotated[str | None, typer.Option(help="The subject, in one line.")] = None,
-    body_text: Annotated[str | None, typer.Option(help="The plain-text body.")] = None,
-    body_html: Annotated[str | None, typer.Option(help="The HTML body.")] = None,
-    key: Annotated[str | None, typer.Option(help="Makes the call idempotent for good.")] = None,
-    expires_at: Annotated[str | None, typer.Option(help="Not sent after this moment.")] = None,
-    sender: Annotated[str | None, typer.Option(help="Who sends it, instead of DUEPOST_FROM.")] = None,
-    reply_to: Annotated[str | None, typer.Option(help="Where replies go.")] = None,
-    header: Annotated[list[str] | None, typer.Option(help="'Name: value'; may be repeated.")] = None,
     as_json: Json = False,
+    **email: str | list[str] | None,
 ) -> None:
     """Schedules one email, or those of a file, and prints the ids.
 
     Examples: duepost schedule --kind welcome --address ann@example.com --template welcome --context '{"name": "Ann"}';
     duepost schedule --file emails.jsonl
     """
-    given = {
-        "kind": kind, "address": address, "users": user or None, "scheduled_at": at, "template": template,
-        "context": _json(context), "subject": subject, "body_text": body_text, "body_html": body_html, "key": key,
-        "expires_at": expires_at, "sender": sender, "reply_to": reply_to, "headers": _headers(header),
-    }  # fmt: skip
-    arguments: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    arguments = {name: _parameter(name, value) for name, value in email.items() if value not in (None, [])}
     if file is not None:
         if arguments:
             raise BadInput(f"--file: goes without {', '.join(arguments)}: the lines say it all")
@@ -124,7 +154,7 @@ def reschedule(
     """
     if at != "now":
         with argument("AT"):
-            check_time(at)
+            checked_time(at)
     with client_database().transaction() as cursor:
         receipt = client.reschedule_email(cursor, email_id, _now(cursor) if at == "now" else at)
     if as_json:
@@ -145,10 +175,6 @@ def _schedule_one(arguments: dict[str, object]) -> list[int]:
         raise BadInput("--kind: must be given")
     if arguments.get("scheduled_at") == "now":
         del arguments["scheduled_at"]
-    for name, option in (("scheduled_at", "--at"), ("expires_at", "--expires-at")):
-        if name in arguments:
-            with argument(option):
-                check_time(str(arguments[name]))
     with argument("schedule"), client_database().transaction() as cursor:
         return [client.schedule_encoded(cursor, arguments)]
 
@@ -229,22 +255,34 @@ def progress(length: int) -> Iterator[Callable[[int], object]]:
         yield lambda _: None
 
 
-def _json(text: str | None) -> str | None:
+def _parameter(name: str, value: object) -> object:
+    """Returns what an option was given as a parameter of the SQL function; what is wrong is named by the option."""
+    option = option_names(name)[0]
+    match ARGUMENTS[name], value:
+        case HeadersArgument(), list(lines):
+            return _headers(option, lines)
+        case JsonArgument(), str(text):
+            return _json(option, text)
+        case TimeArgument(), str(text) if (name, text) != ("scheduled_at", "now"):
+            with argument(option):
+                return checked_time(text)
+    return value
+
+
+def _json(option: str, text: str) -> str:
     """Makes sure that a text is JSON, and returns it as it is: its numbers stay as they are written."""
-    if text is None:
-        return None
     try:
         json.loads(text, parse_int=len)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"--context: not JSON: {error}") from error
+        raise BadInput(f"{option}: not JSON: {error}") from error
     return text
 
 
-def _headers(lines: list[str] | None) -> str | None:
+def _headers(option: str, lines: Sequence[str]) -> str:
     headers: dict[str, str] = {}
-    for line in lines or []:
+    for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise BadInput("--header: must be 'Name: value'")
+            raise BadInput(f"{option}: must be 'Name: value'")
         headers[name.strip()] = value.strip()
-    return json.dumps(headers) if headers else None
+    return json.dumps(headers)

@@ -346,46 +346,54 @@ LANGUAGE sql STABLE AS $$
     )
 $$;
 
-CREATE OR REPLACE FUNCTION duepost.email_fault(
-    kind text, address text, users text[], scheduled_at timestamptz, template text, context jsonb, subject text,
-    body_text text, body_html text, key text, expires_at timestamptz, sender text, reply_to text, headers jsonb
-) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.email_error(email duepost.new_email) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(
-        CASE WHEN coalesce(kind, '') = '' THEN 'kind: must not be empty' END,
-        duepost.line_fault('kind', kind, 100),
+        CASE WHEN coalesce(email.kind, '') = '' THEN 'kind: must not be empty' END,
+        duepost.line_fault('kind', email.kind, 100),
         CASE
-            WHEN (address IS NULL) = (users IS NULL) THEN 'address: give either address or users, and not both'
-            WHEN address IS NOT NULL THEN duepost.address_fault('address', address)
-            ELSE duepost.users_fault(users)
+            WHEN (email.address IS NULL) = (email.users IS NULL)
+                THEN 'address: give either address or users, and not both'
+            WHEN email.address IS NOT NULL THEN duepost.address_fault('address', email.address)
+            ELSE duepost.users_fault(email.users)
         END,
-        duepost.moment_fault('scheduled_at', scheduled_at),
-        duepost.moment_fault('expires_at', expires_at),
+        duepost.moment_fault('scheduled_at', email.scheduled_at),
+        duepost.moment_fault('expires_at', email.expires_at),
         CASE
-            WHEN expires_at <= coalesce(scheduled_at, now()) THEN 'expires_at: must be later than scheduled_at'
+            WHEN email.expires_at <= coalesce(email.scheduled_at, now())
+                THEN 'expires_at: must be later than scheduled_at'
         END,
         CASE
-            WHEN template IS NOT NULL THEN duepost.template_fault(template, context, subject, body_text, body_html)
-            ELSE duepost.content_fault(context, subject, body_text, body_html)
+            WHEN email.template IS NOT NULL
+                THEN duepost.template_fault(
+                    email.template, email.context, email.subject, email.body_text, email.body_html
+                )
+            ELSE duepost.content_fault(email.context, email.subject, email.body_text, email.body_html)
         END,
-        CASE WHEN sender IS NOT NULL THEN duepost.mailbox_fault('sender', sender) END,
-        CASE WHEN reply_to IS NOT NULL THEN duepost.mailbox_fault('reply_to', reply_to) END,
-        CASE WHEN headers IS NOT NULL THEN duepost.headers_fault(headers) END,
-        CASE WHEN key = '' THEN 'key: must not be empty' END,
-        duepost.line_fault('key', key, 512)
+        CASE WHEN email.sender IS NOT NULL THEN duepost.mailbox_fault('sender', email.sender) END,
+        CASE WHEN email.reply_to IS NOT NULL THEN duepost.mailbox_fault('reply_to', email.reply_to) END,
+        CASE WHEN email.headers IS NOT NULL THEN duepost.headers_fault(email.headers) END,
+        CASE WHEN email.key = '' THEN 'key: must not be empty' END,
+        duepost.line_fault('key', email.key, 512)
     )
 $$;
 
--- What a key stands for. Times are not content: a job that is run again computes them anew and means the same email.
-CREATE OR REPLACE FUNCTION duepost.content_digest(
-    kind text, address text, users text[], template text, context jsonb, subject text, body_text text, body_html text,
-    sender text, reply_to text, headers jsonb
-) RETURNS bytea
+-- What a key stands for: all but the times, since a job that is run again computes those afresh and means the same email.
+-- Digests are stored, so those of 0.1 must stay the same: its arguments stand here in its order, and one that has been
+-- added since counts only where it is given.
+CREATE OR REPLACE FUNCTION duepost.email_digest(email duepost.new_email) RETURNS bytea
 LANGUAGE sql STABLE AS $$
-    SELECT sha256(convert_to(jsonb_build_array(
-        kind, address,
-        CASE WHEN users IS NOT NULL THEN to_jsonb(ARRAY(SELECT DISTINCT u FROM unnest(users) AS u ORDER BY u)) END,
-        template, CASE WHEN template IS NOT NULL THEN coalesce(context, '{}') END, subject, body_text, body_html,
-        sender, reply_to, headers
+    SELECT sha256(convert_to((
+        jsonb_build_array(
+            email.kind, email.address,
+            CASE
+                WHEN email.users IS NOT NULL
+                    THEN to_jsonb(ARRAY(SELECT DISTINCT u FROM unnest(email.users) AS u ORDER BY u))
+            END,
+            email.template, CASE WHEN email.template IS NOT NULL THEN coalesce(email.context, '{}') END, email.subject,
+            email.body_text, email.body_html, email.sender, email.reply_to, email.headers
+        ) || coalesce(nullif(jsonb_build_array(
+            jsonb_strip_nulls(to_jsonb(email)) - '{kind,address,users,template,context,subject,body_text,body_html,sender,reply_to,headers,key,scheduled_at,expires_at}'::text[]
+        ), '[{}]'), '[]')
     )::text, 'UTF8'))
 $$;

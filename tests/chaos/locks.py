@@ -5,6 +5,7 @@ from contextlib import closing, suppress
 
 import psycopg2
 
+from models.database import advisory_locks
 from tests.postgres import Connection
 
 #: What its sessions are called.
@@ -19,7 +20,8 @@ WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE da
 
 #: Of the classes that Duepost has used for its workers and for itself, every object with a low number.
 FREE = (
-    "SELECT count(*) FROM generate_series(1148543344, 1148543345) AS class, generate_series(0, 1000) AS object"
+    f"SELECT count(*) FROM unnest(ARRAY[{advisory_locks.WORKER}, {advisory_locks.ROLE}]) AS class,"
+    " generate_series(0, 1000) AS object"
     " WHERE pg_try_advisory_lock(class, object)"
 )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from models import messages, workers
+from models.database import advisory_locks
 from tests.app_harness import Harness
 from tests.processes import ROOT, environment
 from tests.relays import ScriptedRelay
@@ -53,7 +54,9 @@ def bury(harness: Harness) -> None:
     """Others see the death, and take back what was held."""
     wait_until(
         lambda: (
-            harness.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1148543344")
+            harness.query(
+                f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = {advisory_locks.WORKER}"
+            )
             == [(1,)]
         ),
         what="the session to end",

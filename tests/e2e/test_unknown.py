@@ -5,6 +5,7 @@ import os
 import signal
 
 from actors.ruling import Phase
+from models.database import advisory_locks
 from tests.e2e.conftest import Site
 from tests.processes import Workers, duepost
 from tests.relays import close, hang, reply
@@ -17,7 +18,7 @@ def end_session_of(site: Site, workers: Workers) -> None:
     [pid] = workers.worker_pids()
     ended = site.query(
         "SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l JOIN duepost.worker AS w ON l.objid = w.id::oid"
-        " WHERE l.locktype = 'advisory' AND l.classid = 1148543344 AND l.objsubid = 2 AND w.pid = %s"
+        f" WHERE l.locktype = 'advisory' AND l.classid = {advisory_locks.WORKER} AND l.objsubid = 2 AND w.pid = %s"
         " AND w.gone_at IS NULL",
         pid,
     )

@@ -10,6 +10,7 @@ import pytest
 from dramatiq_pg.schema import generate_init_sql
 
 from models import control
+from models.database import advisory_locks
 from models.database.connections import Database
 from models.database.migrate import migrate
 from tests.postgres import Connection, PostgresServer
@@ -334,7 +335,7 @@ def test_maintenance_goes_on_although_somebody_holds_its_lock_of_release_0_1(url
     [name] = months("delivery", 2)
     database.execute(f"DROP TABLE duepost.{name}")
     with closing(psycopg2.connect(url)) as client:
-        run(client, "SELECT pg_advisory_lock(1148543344, 0)")
+        run(client, f"SELECT pg_advisory_lock({advisory_locks.WORKER}, 0)")
         assert control.maintain_partitions(database, retention_days=None)
     assert partitions_of(database) == months("delivery", 0, 1, 2)
     database.close()

@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 from dramatiq_pg.schema import generate_init_sql
 
+from models.database import advisory_locks
 from models.database.connections import Database
 from models.database.migrate import check_schema, migrate, migrations
 from models.database.preconditions import shortfalls, trust_findings
@@ -269,7 +270,8 @@ def test_a_database_that_takes_no_writes_is_refused_before_anything_is_made(
 def test_a_client_that_holds_the_advisory_locks_holds_up_no_migrate(empty_url: str) -> None:
     with closing(psycopg2.connect(as_role(empty_url, BYSTANDER))) as client, client.cursor() as cursor:
         cursor.execute(
-            "SELECT pg_advisory_lock(1148543345, n), pg_advisory_lock(1148543344, n) FROM generate_series(0, 9) n"
+            f"SELECT pg_advisory_lock({advisory_locks.ROLE}, n), pg_advisory_lock({advisory_locks.WORKER}, n)"
+            " FROM generate_series(0, 9) n"
         )
         assert apply(empty_url, OWNER)
 

@@ -12,6 +12,7 @@ import pytest
 from actors.liveness.worker_session import WorkerSession
 from actors.queue.broker import SESSION_LIMITS
 from models import messages, watching, workers
+from models.database import advisory_locks
 from models.database.connections import Connection as Session
 from models.database.connections import Database
 from models.messages import StoredMessage
@@ -22,8 +23,8 @@ from tests.waiting import wait_until
 CLIENT, WORKER, COLLEAGUE = "presence_client", "presence_worker", "presence_colleague"
 
 #: What workers of release 0.1 go by.
-WORKERS_LOCK = 1148543344
-WATCH_AND_TICK_LOCK = 1148543345
+WORKERS_LOCK = advisory_locks.WORKER
+WATCH_AND_TICK_LOCK = advisory_locks.ROLE
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duepost.client import ARGUMENTS
+from duepost.arguments import ARGUMENTS
 from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, EmailLine, read_emails
 
 
@@ -19,7 +19,7 @@ def test_lines_keep_their_numbers_and_blank_ones_are_skipped() -> None:
 
 def test_every_argument_of_schedule_email_is_a_key() -> None:
     values = {"text": '"x"', "text[]": '["x"]', "timestamptz": '"2030-01-01T00:00:00Z"', "jsonb": "{}"}
-    line = "{" + ", ".join(f'"{name}": {values[type_]}' for name, type_ in ARGUMENTS.items()) + "}"
+    line = "{" + ", ".join(f'"{name}": {values[argument.sql_type]}' for name, argument in ARGUMENTS.items()) + "}"
     [found] = read_emails([line], "f")
     assert set(found.arguments) == set(ARGUMENTS)
 

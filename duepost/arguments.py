@@ -1,0 +1,249 @@
+"""The arguments of an email, each declared once: its name, its types, what it means.
+
+`duepost.schedule_email()`, `duepost.schedule_emails()`, the command `duepost schedule` and its JSON Lines reader take
+names, conversions and help from here. `models/functions/email.sql` has the same list for SQL.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from inspect import Parameter, Signature, signature
+from typing import Annotated, ClassVar, ParamSpec, Required, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Levels of a context, at the most: its JSON is read by machines that end at about a thousand.
+DEEPEST = 900
+
+#: ISO 8601 with its zone: an offset, UTC, or a name such as Europe/Berlin. `duepost.has_zone()` has the same.
+ISO_TIME = re.compile(
+    r"[0-9]{4}(?:-[0-9]{2}-[0-9]{2}|[0-9]{4})[Tt ][0-9]{2}:?[0-9]{2}(?::?[0-9]{2}(?:[.][0-9]+)?)? ?"
+    r"(?:[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?|[A-Za-z_]+(?:/[A-Za-z0-9_+-]+)+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument, and how its values are converted. This one is a text; the classes below are the others.
+
+    Attributes:
+        meaning: what it says of an email, in a sentence.
+        sql_type: its type in SQL.
+        json_type: the type of its value, as Python reads it from JSON.
+        json_form: that type, as an error describes it.
+    """
+
+    meaning: str
+
+    sql_type: ClassVar[str] = "text"
+    json_type: ClassVar[type] = str
+    json_form: ClassVar[str] = "a string"
+
+    def parameter(self, name: str, value: object) -> object:  # noqa: ARG002  # the name is for the others' errors
+        """Returns a value as a parameter of a statement.
+
+        Args:
+            name: what an error calls the argument.
+            value: what the caller gave, not None.
+
+        Raises:
+            TypeError: the value has another type.
+            ValueError: it is a time without a time zone.
+        """
+        return value
+
+    def member(self, name: str, value: object) -> object:
+        """Returns a value as a member of an object that becomes JSON as a whole; raises what `parameter()` raises."""
+        return self.parameter(name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class ListArgument(Argument):
+    """A list of texts.
+
+    Attributes:
+        items: what the texts are, as an error calls them.
+    """
+
+    items: str
+
+    sql_type: ClassVar[str] = "text[]"
+    json_type: ClassVar[type] = list
+    json_form: ClassVar[str] = "a list of strings"
+
+    def parameter(self, name: str, value: object) -> list[object]:
+        """Returns the texts as a list."""
+        # A text is a sequence of its letters, each of which may be somebody's id.
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError(f"{name}: must be a list of {self.items}, not {type(value).__name__}")
+        return list(value)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeArgument(Argument):
+    """A moment: a datetime with a time zone, or a text in ISO 8601 with one."""
+
+    sql_type: ClassVar[str] = "timestamptz"
+    json_form: ClassVar[str] = "a time such as 2026-01-31T09:00:00+01:00"
+
+    def parameter(self, name: str, value: object) -> datetime | str:
+        """Returns the moment as it is, once it is known to be one."""
+        return checked_moment(name, value)
+
+    def member(self, name: str, value: object) -> str:
+        """Returns the moment as a text."""
+        moment = checked_moment(name, value)
+        return moment.isoformat() if isinstance(moment, datetime) else moment
+
+
+@dataclass(frozen=True, slots=True)
+class JsonArgument(Argument):
+    """A JSON object."""
+
+    sql_type: ClassVar[str] = "jsonb"
+    json_type: ClassVar[type] = dict
+    json_form: ClassVar[str] = "an object"
+
+    def parameter(self, name: str, value: object) -> str:
+        """Returns the object as JSON in text."""
+        return encoded(name, value)
+
+    def member(self, name: str, value: object) -> object:  # noqa: ARG002  # the name is for the others' errors
+        """Returns the object as it is."""
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersArgument(JsonArgument):
+    """Names of header fields and their texts."""
+
+
+class NewEmail(TypedDict, total=False):
+    """An email that is to be scheduled. All but `kind` may be left out; None is the same as that."""
+
+    kind: Required[Annotated[str, Argument("What sort of email it is, such as welcome.")]]
+    address: Annotated[str | None, Argument("To whom: give either this or users.")]
+    users: Annotated[
+        Sequence[str] | None,
+        ListArgument("Ids of users, whose addresses are read when the email is sent.", items="user ids"),
+    ]
+    scheduled_at: Annotated[datetime | str | None, TimeArgument("When it is due; now if it is left out.")]
+    template: Annotated[
+        str | None, Argument("The template's name: give either this, with context, or subject and a body.")
+    ]
+    context: Annotated[
+        Mapping[str, object] | None,
+        JsonArgument(
+            "What the template is rendered with: strings, numbers, booleans, null; lists and objects of them."
+        ),
+    ]
+    subject: Annotated[str | None, Argument("The subject, in one line.")]
+    body_text: Annotated[str | None, Argument("The plain-text body.")]
+    body_html: Annotated[str | None, Argument("The HTML body.")]
+    key: Annotated[str | None, Argument("Makes the call idempotent for good.")]
+    expires_at: Annotated[datetime | str | None, TimeArgument("After this moment the email is not sent any more.")]
+    sender: Annotated[str | None, Argument("Who sends it, instead of the default, DUEPOST_FROM.")]
+    reply_to: Annotated[str | None, Argument("Where replies go.")]
+    headers: Annotated[Mapping[str, str] | None, HeadersArgument("Further header fields.")]
+
+
+_HINTS = {
+    name: get_args(get_args(hint)[0] if get_origin(hint) is Required else hint)
+    for name, hint in get_type_hints(NewEmail, include_extras=True).items()
+}
+
+#: The arguments by name, in the order of `duepost.schedule_email()` in SQL.
+ARGUMENTS: Mapping[str, Argument] = {name: argument for name, (_, argument) in _HINTS.items()}
+
+
+def takes_email(function: Callable[P, R]) -> Callable[P, R]:
+    """Names the arguments of an email in the signature and the docstring of a function that takes them as `**email`."""
+    own = [each for each in signature(function).parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
+    emails = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if name in NewEmail.__required_keys__ else None,
+            annotation=type_,
+        )
+        for name, (type_, _) in _HINTS.items()
+    ]
+    function.__signature__ = Signature([*own, *emails], return_annotation=int)  # type: ignore[attr-defined]
+    meanings = "\n".join(f"        {name}: {argument.meaning}" for name, argument in ARGUMENTS.items())
+    function.__doc__ = (function.__doc__ or "").replace("        **email: see `NewEmail`.", meanings)
+    return function
+
+
+def checked_time(text: str) -> str:
+    """Returns a text that is a moment in ISO 8601 with its zone, whatever the session's settings are.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not ISO_TIME.fullmatch(text):
+        raise ValueError("must be a time with its zone, such as 2026-01-31T09:00:00+01:00")
+    return text
+
+
+def checked_moment(name: str, value: object) -> datetime | str:
+    """Returns a value that is a moment with its time zone.
+
+    Raises:
+        ValueError: it has no time zone; the message begins with the name.
+        TypeError: it is neither a datetime nor a text.
+    """
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise ValueError(f"{name}: needs a time zone, such as datetime.now(timezone.utc)")
+        return value
+    if isinstance(value, str):
+        try:
+            return checked_time(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if isinstance(value, date):
+        # As for every time without a zone.
+        raise ValueError(f"{name}: needs a time zone and a time of day: a date is none")  # noqa: TRY004
+    raise TypeError(f"{name}: must be a datetime with a time zone, is a {type(value).__name__}")
+
+
+def encoded(name: str, value: object) -> str:
+    """Returns a value as JSON.
+
+    Raises:
+        TypeError: something in it is not JSON serializable; it is named by argument and key.
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        # The library does not say where.
+        error = _json_error(name, value)
+    raise TypeError(error)
+
+
+def _json_error(name: str, value: object) -> str:
+    """Returns what keeps a value from being JSON, by argument and key."""
+    waiting: list[tuple[str, object, int]] = [(name, value, 0)]
+    while waiting:
+        place, each, depth = waiting.pop()
+        if depth > DEEPEST:
+            return f"{name}: not JSON serializable: it is nested too deeply, or holds itself"
+        if isinstance(each, Mapping):
+            for key in each:
+                if not isinstance(key, str | int | float | None):
+                    return f"{place}: not JSON serializable: a key must be a string, is a {type(key).__name__}"
+            if not isinstance(each, dict):
+                return f"{place}: not JSON serializable: must be a dict, is a {type(each).__name__}"
+            waiting += [(f"{place}: {key}", inner, depth + 1) for key, inner in reversed(each.items())]
+        elif isinstance(each, list | tuple):
+            inners = [(f"{place}[{index}]", inner, depth + 1) for index, inner in enumerate(each)]
+            waiting += reversed(inners)
+        elif isinstance(each, float) and not math.isfinite(each):
+            return f"{place}: not JSON serializable: must be a finite number"
+        elif not isinstance(each, str | int | float | None):
+            return f"{place}: not JSON serializable: {type(each).__name__}; give a string or a number"
+    return f"{name}: not JSON serializable"
