@@ -5,7 +5,6 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import dramatiq
 import psycopg2
@@ -13,13 +12,13 @@ import psycopg2
 from actors.alerts import alerts
 from actors.delivery.fairness import TokenBuckets
 from actors.queue.broker import PostgresBroker
-from actors.sender import LATE_PRIORITY, PRIORITY, message_for
+from actors.sender import message_for
 from actors.tick import PRIORITY as PRIORITY_OF_PASSES
 from actors.tick import QUEUE, SCHEDULER
 from models import control, emails, undeliverable, workers
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
-from models.emails import DueEmail
+from models.emails import LATE_PRIORITY, PRIORITY, DueEmail
 from models.messages import StoredMessage
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,6 @@ class Scheduler:
         """
         beside: AnotherPass | None = None
         if not self._disabled:
-            self.bring_back_lost_messages()
             try:
                 for page in self.due_pages():
                     self.enqueue_each(page)
@@ -93,10 +91,8 @@ class Scheduler:
         """
         begins_anew, is_long = self.full_scan_throttle.is_due, False
         place = emails.BEGINNING if begins_anew else self._place
-        while True:
-            state = control.read(self._database)
-            if state.paused or state.circuit_open or state.route_paused:
-                return
+        page: list[DueEmail] | None = None
+        while (page is None or len(page) == PAGE) and self._may_enqueue():
             with self.full_scan_throttle.measured() if begins_anew else nullcontext():
                 page = emails.due_page(self._database, PAGE, place)
             begins_anew = False
@@ -112,13 +108,17 @@ class Scheduler:
                 yield page
                 place = page[-1].due_at, page[-1].id
                 self._place = (place[0] - OVERLAP, 0)
-            if len(page) < PAGE:
-                if is_long:
-                    control.end_long_pass(self._database)
-                return
+        if is_long:
+            control.end_long_pass(self._database)
+
+    def _may_enqueue(self) -> bool:
+        state = control.read(self._database)
+        if state.paused or state.circuit_open or state.route_paused:
+            return False
+        return not emails.are_enough_waiting(self._database)
 
     def enqueue_each(self, due: Sequence[DueEmail]) -> None:
-        """Enqueues emails, each in a transaction of its own, or moves it to the ledger if its time is over.
+        """Enqueues emails in one statement, or moves what has expired to the ledger; a failure is taken apart.
 
         Raises:
             psycopg2.Error: of the first that failed; all the others are done.
@@ -127,12 +127,12 @@ class Scheduler:
         priorities = [self.priority_of(each) for each in due]
 
         def store(messages: Sequence[StoredMessage]) -> Collection[str]:
-            return emails.enqueue_each(self._database, email_ids, messages, priorities)
+            return emails.enqueue(self._database, email_ids, messages, priorities)
 
         try:
             self._broker.enqueue_through([message_for(email_id) for email_id in email_ids], store)
         except psycopg2.Error:
-            # What came before it is committed. The rest is taken one by one, so that one row never blocks another.
+            # Nothing of it is committed. Each is taken alone, so that one row never blocks another.
             failures = [failure for email_id in email_ids if (failure := self.failure_of(email_id))]
             if failures:
                 raise failures[0] from None
@@ -144,24 +144,26 @@ class Scheduler:
     def failure_of(self, email_id: int) -> psycopg2.Error | None:
         """Enqueues one email; gives what that fails of."""
         try:
-            self.enqueue_or_expire(email_id)
+            self.enqueue_one(email_id)
         except psycopg2.Error as failure:
             return failure
         return None
 
-    def enqueue_or_expire(self, email_id: int, *, probe: bool = False) -> bool:
+    def enqueue_one(self, email_id: int, *, probe: bool = False) -> bool:
         """Enqueues one email, or moves it to the ledger if its time is over; in one transaction.
 
         Returns:
             whether it was enqueued; not if another transaction holds it, or nothing may be sent any more.
         """
-        message = message_for(email_id)
-        with self._database.transaction() as cursor:
-            if emails.enqueue(cursor, email_id, UUID(message.message_id), probe=probe):
-                self._broker.enqueue(message)
-                return True
-            emails.expire(cursor, email_id)
-            return False
+        inserted: Collection[str] = ()
+
+        def store(messages: Sequence[StoredMessage]) -> Collection[str]:
+            nonlocal inserted
+            inserted = emails.enqueue(self._database, [email_id], messages, [PRIORITY], probe=probe)
+            return inserted
+
+        self._broker.enqueue_through([message_for(email_id)], store)
+        return bool(inserted)
 
     def probe_an_open_circuit(self) -> None:
         """While the circuit is open: one due email is enqueued alone, once in each pause."""
@@ -169,16 +171,8 @@ class Scheduler:
             return
         if control.take_probe(self._database):
             for due in probe_order(emails.due_page(self._database, PAGE)):
-                if self.enqueue_or_expire(due.id, probe=True):
+                if self.enqueue_one(due.id, probe=True):
                     return
-
-    def bring_back_lost_messages(self) -> None:
-        """Emails that are queued but have no message any more are scheduled again."""
-        if control.take_sweep(self._database):
-            with self._database.transaction() as cursor:
-                lost = emails.release_without_message(cursor)
-            if lost:
-                logger.warning("%d queued emails had lost their message; they are scheduled again.", len(lost))
 
     def keep_house(self) -> None:
         """A few times a day: the ledger's partitions, and workers that are long gone."""

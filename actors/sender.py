@@ -7,18 +7,14 @@ import dramatiq
 from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.email_work import Work
 from actors.queue.broker import PostgresBroker
+from models.emails import LATE_PRIORITY, PRIORITY, QUEUE
 
-#: The sender's name as an actor, and its queue.
+#: The sender's name as an actor.
 SEND_EMAIL: Final = "send_email"
-QUEUE: Final = "duepost_send"
 
 #: Messages in hand for each connection to the relay: some are being sent, some claimed, some take long to render, and
 #: some are read ahead.
 IN_HAND: Final = 6
-
-#: Of the messages of emails that are on time, and of those that are late: the lower goes first.
-PRIORITY: Final = 10
-LATE_PRIORITY: Final = 20
 
 
 def declare_sender(

@@ -42,18 +42,19 @@ from benchmarks.usage import largest_megabytes  # noqa: E402
 from models.database.connections import UNLIMITED, Database  # noqa: E402
 
 LATER = """
-    WITH email AS (
-        INSERT INTO duepost.scheduled_email (
-            kind, scheduled_at, due_at, message_id_header, date_header, subject, body_text
-        )
-        SELECT 'reminder', due, due, '<' || gen_random_uuid() || '@example.com>', due, 'Later', 'Text'
+    WITH item AS (
+        INSERT INTO duepost.item (id, kind, scheduled_at, due_at)
+        SELECT nextval('duepost.scheduled_email_id_seq'), 'reminder', due, due
         FROM generate_series(1, %(count)s) AS i, LATERAL (
             SELECT now() + interval '1 day' + i * interval '1 s' AS due
         ) AS each
-        RETURNING id
+        RETURNING id, due_at
+    ), email AS (
+        INSERT INTO duepost.email (item_id, message_id_header, date_header, subject, body_text)
+        SELECT id, '<' || gen_random_uuid() || '@example.com>', due_at, 'Later', 'Text' FROM item
     )
     INSERT INTO duepost.scheduled_email_user (email_id, user_id)
-    SELECT id, 'user-' || row_number() OVER () FROM email
+    SELECT id, 'user-' || row_number() OVER () FROM item
 """
 
 LEDGER = """

@@ -133,11 +133,6 @@ def end_long_pass(database: Database) -> None:
     database.execute(SQL["end_long_pass"])
 
 
-def take_sweep(database: Database) -> bool:
-    """Whether it is this caller's turn to look for lost messages: at most twice a minute."""
-    return bool(database.execute(SQL["take_sweep"]))
-
-
 def take_check_in(database: Database) -> bool:
     """Whether it is this caller's turn to check in with the monitor: at most three times a minute."""
     return bool(database.execute(SQL["take_check_in"]))

@@ -76,13 +76,6 @@ UPDATE duepost.control SET passing_until = now() + interval '2 s'
 -- name: end_long_pass
 UPDATE duepost.control SET passing_until = NULL WHERE passing_until IS NOT NULL
 
--- name: take_sweep
--- One scheduler looks for lost messages, at most twice a minute.
-UPDATE duepost.control
-SET swept_at = now()
-WHERE swept_at IS NULL OR swept_at NOT BETWEEN now() - interval '30 s' AND now()
-RETURNING one
-
 -- name: take_check_in
 UPDATE duepost.control
 SET checked_in_at = now()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
-from uuid import UUID
 
 import psycopg2
 
@@ -30,6 +29,16 @@ ON_TIME = 2.0
 
 #: Characters of what duepost.recipient may say of a user: its functions cut off what follows.
 LONGEST_TEXT = 2_000
+
+#: The broker's queue of emails that are to be sent, and the priorities in it: what is on time goes before what is late.
+QUEUE = "duepost_send"
+PRIORITY, LATE_PRIORITY = 10, 20
+
+#: How many messages may wait for the senders before the scheduler adds more: each pass steps over what they are about,
+#: and a worker is never short of work before the next pass.
+ENOUGH_WAITING = 1_000
+
+_ENOUGH = {"queue_name": QUEUE, "enough": ENOUGH_WAITING, "priorities": [PRIORITY, LATE_PRIORITY]}
 
 #: Before any row in due order.
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
@@ -158,53 +167,53 @@ def newest_due(database: Database, size: int) -> list[DueEmail]:
 def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
     """Seconds until the scheduler has something to do; None while there is nothing, while paused, or in a long pass.
 
-    Without `anew` it does not see what has been due for more than 5 s.
+    Nothing, too, while enough messages wait for the senders (`ENOUGH_WAITING`). Without `anew` it does not see what has
+    been due for more than 5 s.
     """
-    for (seconds,) in database.execute(SQL["next_due_at"], {"anew": anew}):
+    for (seconds,) in database.execute(SQL["next_due_at"], {"anew": anew, **_ENOUGH}):
         return float(str(seconds))
     return None
 
 
-def enqueue_each(
-    database: Database, email_ids: Sequence[int], messages: Sequence[StoredMessage], priorities: Sequence[int]
+def are_enough_waiting(database: Database) -> bool:
+    """Whether so many messages wait for the senders that no more are to be enqueued (`ENOUGH_WAITING`)."""
+    return database.execute(SQL["are_enough_waiting"], _ENOUGH) == [(True,)]
+
+
+def enqueue(
+    database: Database,
+    email_ids: Sequence[int],
+    messages: Sequence[StoredMessage],
+    priorities: Sequence[int],
+    *,
+    probe: bool = False,
 ) -> set[str]:
-    """Scheduled → queued with its message, or → ledger as `expired`: each in its own transaction, in one round trip.
+    """Scheduled → queued with its message, or → ledger as `expired`: in one statement and one transaction of its own.
 
     Args:
         database: where; no transaction may be open.
         email_ids: what is due, in order.
         messages: the message of each, all for one queue.
         priorities: in place of the messages' own; the lower, the more urgent.
+        probe: enqueue although the circuit is open, to see whether the relay is back.
 
     Returns:
-        the ids of the messages that were inserted; not those of emails that another transaction holds, or that may
+        the ids of the messages that were inserted; not those of emails that are queued or in hand already, or that may
         not be sent any more.
     """
     [first, *_] = messages
-    [(inserted,)] = database.call(
-        SQL["enqueue_each"],
+    rows = database.execute(
+        SQL["enqueue"],
         {
             "email_ids": list(email_ids),
             "message_ids": [each.message_id for each in messages],
             "contents": [each.content for each in messages],
             "queue_name": first.queue_name,
             "priorities": list(priorities),
+            "probe": probe,
         },
     )
-    return set(str(inserted).strip("{}").split(",")) - {""}
-
-
-def enqueue(cursor: Cursor, email_id: int, message_id: UUID, *, probe: bool = False) -> bool:
-    """Scheduled → queued, if it is due, unlocked and not expired, and Duepost is neither paused nor broken.
-
-    Args:
-        probe: enqueue it although the circuit is open, to see whether the relay is back.
-
-    Returns:
-        whether the row has changed; the message must be inserted in the same transaction.
-    """
-    cursor.execute(SQL["enqueue"], {"id": email_id, "message_id": str(message_id), "probe": probe})
-    return cursor.rowcount == 1
+    return {str(message_id) for (message_id,) in rows}
 
 
 def expire(cursor: Cursor, email_id: int) -> bool:
@@ -381,10 +390,9 @@ def _recipient(user: str, rows: list[list[object]], flaw: Flaw | None) -> Recipi
     )
 
 
-def release(cursor: Cursor, email_id: int, *, anyway: bool = False) -> bool:
-    """Queued → scheduled where nothing may be sent now; no attempt is counted, its place in line is kept."""
-    cursor.execute(SQL["release"], {"id": email_id, "anyway": anyway})
-    return cursor.rowcount == 1
+def release(cursor: Cursor, email_id: int) -> None:
+    """Queued → scheduled where nothing may be sent now, as its message goes; its place in line is kept."""
+    cursor.execute(SQL["release"], {"id": email_id})
 
 
 def is_claimable(cursor: Cursor, email_id: int) -> bool:
@@ -516,13 +524,6 @@ def suppress(cursor: Cursor, result: Result) -> None:
     )
 
 
-def release_without_message(cursor: Cursor) -> list[int]:
-    """Queued → scheduled for emails whose broker message is gone; gives their ids. Locks them, skipping locked ones."""
-    cursor.execute(SQL["queued_without_message"])
-    found = [row[0] for row in cursor.fetchall()]
-    return [email_id for email_id in found if release(cursor, email_id, anyway=True)]
-
-
 def lost_claims(database: Database) -> list[Lost]:
     """The claims of workers that are gone, by ascending email id."""
     return [Lost(*row) for row in database.execute(SQL["held_by_the_gone"])]  # type: ignore[arg-type]
@@ -595,13 +596,6 @@ def failed_ids(database: Database, kind: str | None) -> list[int]:
 def unknown_ids(database: Database, kind: str | None) -> list[int]:
     """Emails that wait for a person, of a kind or of all."""
     return [int(str(row[0])) for row in database.execute(SQL["unknown_ids"], {"kind": kind})]
-
-
-def state_of(cursor: Cursor, email_id: int) -> State | None:
-    """The state of an email that is not finished; None where there is no such row."""
-    cursor.execute(SQL["state_of"], {"id": email_id})
-    row = cursor.fetchone()
-    return State(row[0]) if row else None
 
 
 def _of(email: ClaimedEmail | Lost, results: Sequence[Result]) -> dict[str, object]:

@@ -2,34 +2,52 @@
 -- that it expects, so that a late, lost or doubled message changes nothing.
 
 -- name: due_page
--- The oldest due rows after a place in due order; served by scheduled_email_due.
-SELECT id, due_at, kind, due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
-FROM duepost.scheduled_email
-WHERE state = 'scheduled'
-  AND due_at <= now()
-  AND (due_at, id) > (%(after_due_at)s, %(after_id)s)
-ORDER BY due_at, id
+-- The oldest due items after a place in due order; served by item_due. What is queued or in hand is stepped over: there is
+-- never much of it.
+SELECT i.id, i.due_at, i.kind, i.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
+FROM duepost.item AS i
+WHERE NOT i.is_held
+  AND i.due_at <= now()
+  AND (i.due_at, i.id) > (%(after_due_at)s, %(after_id)s)
+  AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+  AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+ORDER BY i.due_at, i.id
 LIMIT %(size)s
 
 -- name: newest_due
--- What has only just fallen due, the newest first; served by scheduled_email_due.
-SELECT id, due_at, kind, true AS is_on_time
-FROM duepost.scheduled_email
-WHERE state = 'scheduled'
-  AND due_at <= now()
-  AND due_at > now() - make_interval(secs => %(on_time)s)
-ORDER BY due_at DESC, id DESC
+-- What has only just fallen due, the newest first; served by item_due.
+SELECT i.id, i.due_at, i.kind, true AS is_on_time
+FROM duepost.item AS i
+WHERE NOT i.is_held
+  AND i.due_at <= now()
+  AND i.due_at > now() - make_interval(secs => %(on_time)s)
+  AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+  AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+ORDER BY i.due_at DESC, i.id DESC
 LIMIT %(size)s
+
+-- name: are_enough_waiting
+-- Counted no further than it matters; served by queue_claimable.
+SELECT count(*) >= %(enough)s
+FROM (
+    SELECT FROM dramatiq.queue
+    WHERE queue_name = %(queue_name)s AND priority = ANY (%(priorities)s::integer[]) AND state = 'queued' AND eta <= now()
+    LIMIT %(enough)s
+) AS waiting
 
 -- name: next_due_at
 -- Seconds until something is to be done: the next due row, not before the relay takes more, or the next probe while the
 -- circuit is open. Either from the beginning, or among what has been due for no longer than a few seconds. Nothing while a scheduler is at a long
--- pass: another one beside it would only be in its way.
+-- pass: another one beside it would only be in its way; and nothing while enough waits for the workers.
 WITH next AS MATERIALIZED (
-    SELECT min(due_at) AS due_at
-    FROM duepost.scheduled_email
-    WHERE state = 'scheduled'
-      AND due_at >= CASE WHEN %(anew)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
+    SELECT i.due_at
+    FROM duepost.item AS i
+    WHERE NOT i.is_held
+      AND i.due_at >= CASE WHEN %(anew)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+    ORDER BY i.due_at
+    LIMIT 1
 )
 SELECT extract(epoch FROM greatest(
     CASE
@@ -47,42 +65,27 @@ FROM duepost.control AS control, next
 WHERE next.due_at IS NOT NULL
   AND NOT control.paused
   AND control.passing_until BETWEEN now() AND now() + interval '2 s' IS NOT TRUE
-
--- name: enqueue_each
--- scheduled → queued, with their messages, each in a transaction of its own.
-CALL duepost.enqueue_emails(
-    %(email_ids)s::bigint[], %(message_ids)s::uuid[], %(contents)s::jsonb[], %(queue_name)s,
-    %(priorities)s::integer[], NULL
-)
+  AND (
+      SELECT count(*) FROM (
+          SELECT FROM dramatiq.queue
+          WHERE queue_name = %(queue_name)s AND priority = ANY (%(priorities)s::integer[]) AND state = 'queued' AND eta <= now()
+          LIMIT %(enough)s
+      ) AS waiting
+  ) < %(enough)s
 
 -- name: enqueue
--- scheduled → queued, for a probe. Nothing where another transaction holds the row, or where nothing may be enqueued.
--- Rows are locked by id alone and looked at afterwards: with the state in the same WHERE the planner may take a
--- partial index, and read everything that is due for each row.
--- The commit need not wait for the disk: a crash that loses it leaves the row scheduled, and without a message.
-WITH email AS MATERIALIZED (
-    SELECT id, state, due_at, expires_at FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
-), unhurried AS MATERIALIZED (
-    SELECT set_config('synchronous_commit', 'off', true)
+-- scheduled → queued, with their messages; what has expired goes to the ledger.
+SELECT duepost.enqueue_items(
+    %(email_ids)s::bigint[], %(message_ids)s::uuid[], %(contents)s::jsonb[], %(queue_name)s,
+    %(priorities)s::integer[], %(probe)s
 )
-UPDATE duepost.scheduled_email AS row
-SET state = 'queued', message_id = %(message_id)s, probe = control.circuit_open
-FROM email, unhurried, duepost.control AS control
-WHERE row.id = %(id)s
-  AND row.id = email.id
-  AND email.state = 'scheduled'
-  AND email.due_at <= now()
-  AND (email.expires_at IS NULL OR email.expires_at > now())
-  AND NOT control.paused
-  AND (NOT control.circuit_open OR %(probe)s)
-RETURNING row.id
 
 -- name: lock_expired
--- An unfinished row past its expiry, locked. A row that is being sent, or unknown, has not expired.
-WITH email AS MATERIALIZED (
-    SELECT id, state, expires_at FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+-- An unfinished item past its expiry, locked. One that is being sent, or unknown, has not expired.
+WITH item AS MATERIALIZED (
+    SELECT id, is_held, expires_at FROM duepost.item WHERE id = %(id)s FOR UPDATE SKIP LOCKED
 )
-SELECT id FROM email WHERE state IN ('scheduled', 'queued') AND expires_at <= now()
+SELECT id FROM item WHERE NOT is_held AND expires_at <= now() AND NOT duepost.is_in_hand(id)
 
 -- name: finish
 -- → ledger, whole.
@@ -100,91 +103,88 @@ SELECT known::text, failures::text FROM duepost.recipient_rows(%(users)s::text[]
 
 -- name: claimed_unread
 -- What a worker has claimed in an answer that it could not read: no more of it than it needs to give it back.
-SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, address, duepost.users_to_go(id)
-FROM duepost.scheduled_email
-WHERE id = ANY (%(ids)s::bigint[])
-  AND state = 'sending'
-  AND worker_id = %(worker_id)s
-  AND claim <> ALL (%(held)s::bigint[])
-ORDER BY id
+SELECT i.id, h.claim, i.kind, i.attempts, i.unknowns, i.last_error, i.probe, e.message_id_header, e.address,
+       duepost.users_to_go(i.id)
+FROM duepost.in_hand AS h
+JOIN duepost.item AS i ON i.id = h.item_id
+JOIN duepost.email AS e ON e.item_id = h.item_id
+WHERE h.item_id = ANY (%(ids)s::bigint[])
+  AND h.worker_id = %(worker_id)s
+  AND h.claim <> ALL (%(held)s::bigint[])
+ORDER BY i.id
 
 -- name: read_claimed
 -- The rest of it, for one.
-SELECT extract(epoch FROM date_header)::double precision, sender, reply_to, headers::text, template, context::text,
-       subject, body_text, body_html, 0::double precision, address,
-       address IS NOT NULL AND EXISTS (
-           SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(row.address)
+SELECT extract(epoch FROM e.date_header)::double precision, e.sender, e.reply_to, e.headers::text, e.template,
+       e.context::text, e.subject, e.body_text, e.body_html, 0::double precision, e.address,
+       e.address IS NOT NULL AND EXISTS (
+           SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(e.address)
        )
-FROM duepost.scheduled_email AS row
-WHERE id = %(id)s AND claim = %(claim)s AND state = 'sending'
+FROM duepost.in_hand AS h
+JOIN duepost.email AS e ON e.item_id = h.item_id
+WHERE h.item_id = %(id)s AND h.claim = %(claim)s
 
 -- name: release
--- queued → scheduled: nothing may be sent now (paused, the circuit is open, or the relay has had too much), and that is
--- no attempt. What somebody else holds just now is left alone.
-WITH held AS MATERIALIZED (
-    SELECT id, state, probe FROM duepost.scheduled_email WHERE id = %(id)s FOR UPDATE SKIP LOCKED
-)
-UPDATE duepost.scheduled_email AS row
-SET state = 'scheduled', message_id = NULL, probe = false
-FROM held, duepost.control AS control
-WHERE row.id = %(id)s
-  AND row.id = held.id
-  AND held.state = 'queued'
-  AND (control.paused OR ((control.circuit_open OR duepost.is_route_paused()) AND NOT held.probe) OR %(anyway)s)
-RETURNING row.id
+-- queued → scheduled: nothing may be sent now, and that is no attempt. What was to be a probe is none any more.
+UPDATE duepost.item AS i
+SET probe = false
+WHERE i.id = %(id)s AND i.probe AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
 
 -- name: is_claimable
--- Whether a row that gave nothing is only held by another transaction for the moment.
+-- Whether an item that gave nothing is only held by another transaction for the moment.
 SELECT EXISTS (
-    SELECT FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'queued' AND due_at <= now()
+    SELECT
+    FROM duepost.item AS i, duepost.control AS control
+    WHERE i.id = %(id)s
+      AND NOT i.is_held
+      AND i.due_at <= now()
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+      AND NOT control.paused
+      AND (i.probe OR NOT (control.circuit_open OR duepost.is_route_paused()))
 )
 
 -- name: give_back_strays
 -- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt. Not
 -- what was claimed since this statement began: it may be carried out late, and that claim's answer has arrived.
-WITH stray AS MATERIALIZED (
-    SELECT id, state, worker_id, claimed_at, claim
-    FROM duepost.scheduled_email
-    WHERE id = ANY (%(ids)s::bigint[])
-    ORDER BY id
-    FOR UPDATE SKIP LOCKED
+WITH gone AS (
+    DELETE FROM duepost.in_hand AS h
+    WHERE h.item_id = ANY (%(ids)s::bigint[])
+      AND h.worker_id = %(worker_id)s
+      AND h.claimed_at < now()
+      AND h.claim <> ALL (%(held)s::bigint[])
+    RETURNING h.item_id
+), message AS (
+    DELETE FROM dramatiq.queue AS m USING gone WHERE m.key = gone.item_id AND m.key = ANY (%(ids)s::bigint[])
+), no_probe AS (
+    UPDATE duepost.item AS i SET probe = false FROM gone
+    WHERE i.id = ANY (%(ids)s::bigint[]) AND i.id = gone.item_id AND i.probe
 )
-UPDATE duepost.scheduled_email AS row
-SET state = 'scheduled', probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
-FROM stray
-WHERE row.id = ANY (%(ids)s::bigint[])
-  AND row.id = stray.id
-  AND stray.state = 'sending'
-  AND stray.worker_id = %(worker_id)s
-  AND stray.claimed_at < now()
-  AND stray.claim <> ALL (%(held)s::bigint[])
-RETURNING row.id
+SELECT item_id FROM gone
 
 -- name: give_back
--- sending → scheduled: claimed, and not begun; that is no attempt. What somebody else holds just now is left out.
-WITH held AS MATERIALIZED (
-    SELECT id, claim, state
-    FROM duepost.scheduled_email
-    WHERE id = ANY (%(ids)s::bigint[])
-    ORDER BY id
-    FOR UPDATE SKIP LOCKED
+-- sending → scheduled: claimed, and not begun; that is no attempt.
+WITH gone AS (
+    DELETE FROM duepost.in_hand AS h
+    USING unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS claimed (id, claim)
+    WHERE h.item_id = ANY (%(ids)s::bigint[]) AND h.item_id = claimed.id AND h.claim = claimed.claim
+    RETURNING h.item_id
+), message AS (
+    DELETE FROM dramatiq.queue AS m USING gone WHERE m.key = gone.item_id AND m.key = ANY (%(ids)s::bigint[])
+), no_probe AS (
+    UPDATE duepost.item AS i SET probe = false FROM gone
+    WHERE i.id = ANY (%(ids)s::bigint[]) AND i.id = gone.item_id AND i.probe
 )
-UPDATE duepost.scheduled_email AS row
-SET state = 'scheduled', probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
-FROM held, unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS claimed (id, claim)
-WHERE row.id = ANY (%(ids)s::bigint[])
-  AND row.id = held.id
-  AND held.state = 'sending'
-  AND held.id = claimed.id
-  AND held.claim = claimed.claim
-RETURNING row.id
+SELECT item_id FROM gone
 
 -- name: lock_claimed
--- The row of a claim, locked: gone where the claim is no longer the row's.
-SELECT id
-FROM duepost.scheduled_email
-WHERE id = %(id)s AND claim = %(claim)s AND state = 'sending'
-FOR UPDATE
+-- The item of a claim, locked: nothing where the claim is no longer the item's.
+WITH item AS MATERIALIZED (
+    SELECT id FROM duepost.item WHERE id = %(id)s FOR UPDATE
+)
+SELECT item.id
+FROM item
+JOIN duepost.in_hand AS h ON h.item_id = item.id
+WHERE h.item_id = %(id)s AND h.claim = %(claim)s
 
 -- name: was_concluded
 -- Whether this very claim has been concluded by its own worker: a commit whose answer was lost.
@@ -197,13 +197,13 @@ SELECT EXISTS (
 INSERT INTO duepost.attempt (
     email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
 )
-SELECT row.id, row.claim, row.worker_id, result.user_id, row.claimed_at, now(), result.phase, result.verdict,
+SELECT h.item_id, h.claim, h.worker_id, result.user_id, h.claimed_at, now(), result.phase, result.verdict,
        result.code, result.enhanced_code, result.reply
-FROM duepost.scheduled_email AS row,
+FROM duepost.in_hand AS h,
      jsonb_to_recordset(%(results)s) AS result (
          user_id text, phase text, verdict text, code integer, enhanced_code text, reply text
      )
-WHERE row.id = %(id)s AND row.claim = %(claim)s
+WHERE h.item_id = %(id)s AND h.claim = %(claim)s
 
 -- name: settle
 -- Users for whom the email is finished keep their outcome until it is finished for all.
@@ -228,35 +228,43 @@ SELECT duepost.conclude_emails(
 
 -- name: conclude_later
 -- sending → scheduled: due again after a pause; never later than the expiry, which ends it on time.
-UPDATE duepost.scheduled_email
-SET state = 'scheduled',
-    due_at = CASE
-        WHEN %(pause)s IS NULL THEN due_at
-        ELSE least(now() + make_interval(secs => %(pause)s), expires_at)
+WITH gone AS (
+    DELETE FROM duepost.in_hand AS h WHERE h.item_id = %(id)s AND h.claim = %(claim)s RETURNING h.item_id
+), message AS (
+    DELETE FROM dramatiq.queue AS m USING gone WHERE m.key = %(id)s AND m.key = gone.item_id
+)
+UPDATE duepost.item AS i
+SET due_at = CASE
+        WHEN %(pause)s IS NULL THEN i.due_at
+        ELSE least(now() + make_interval(secs => %(pause)s), i.expires_at)
     END,
-    attempts = attempts + %(counted)s::integer,
+    attempts = i.attempts + %(counted)s::integer,
     last_error = %(error)s,
-    mailbox_full_since = CASE WHEN %(mailbox_full)s THEN coalesce(mailbox_full_since, now()) END,
-    probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
-WHERE id = %(id)s AND claim = %(claim)s AND state = 'sending'
-RETURNING id
+    mailbox_full_since = CASE WHEN %(mailbox_full)s THEN coalesce(i.mailbox_full_since, now()) END,
+    probe = false
+FROM gone
+WHERE i.id = %(id)s AND i.id = gone.item_id
+RETURNING i.id
 
 -- name: conclude_unknown
 -- sending → scheduled once more (the kind says resend, and it is the first time), or → unknown: a person decides.
-UPDATE duepost.scheduled_email AS row
-SET state = CASE
-        WHEN row.unknowns = 0 AND coalesce(
-            (SELECT k.on_unknown FROM duepost.email_kind AS k WHERE k.kind = row.kind), 'resend'
-        ) = 'resend' THEN 'scheduled'
-        ELSE 'unknown'
-    END,
+WITH gone AS (
+    DELETE FROM duepost.in_hand AS h WHERE h.item_id = %(id)s AND h.claim = %(claim)s RETURNING h.item_id
+), message AS (
+    DELETE FROM dramatiq.queue AS m USING gone WHERE m.key = %(id)s AND m.key = gone.item_id
+)
+UPDATE duepost.item AS i
+SET is_held = i.unknowns > 0 OR coalesce(
+        (SELECT k.on_unknown FROM duepost.email_kind AS k WHERE k.kind = i.kind), 'resend'
+    ) <> 'resend',
     due_at = now(),
-    attempts = row.attempts + 1,
-    unknowns = row.unknowns + 1,
+    attempts = i.attempts + 1,
+    unknowns = i.unknowns + 1,
     last_error = %(error)s,
-    probe = false, claim = NULL, worker_id = NULL, claimed_at = NULL
-WHERE row.id = %(id)s AND row.claim = %(claim)s AND row.state = 'sending'
-RETURNING row.state
+    probe = false
+FROM gone
+WHERE i.id = %(id)s AND i.id = gone.item_id
+RETURNING CASE WHEN i.is_held THEN 'unknown' ELSE 'scheduled' END
 
 -- name: suppress
 -- The relay called the address dead.
@@ -264,52 +272,58 @@ INSERT INTO duepost.suppression (address, enhanced_code, reply)
 VALUES (duepost.mailbox_key(%(address)s), %(enhanced_code)s, %(reply)s)
 ON CONFLICT (address) DO NOTHING
 
--- name: queued_without_message
--- queued rows whose message is gone; locked rows are in good hands.
-SELECT row.id
-FROM duepost.scheduled_email AS row
-WHERE row.state = 'queued'
-  AND NOT EXISTS (
-      SELECT FROM dramatiq.queue AS message
-      WHERE message.message_id = row.message_id AND message.state IN ('queued', 'consumed')
-  )
-ORDER BY row.id
-FOR UPDATE OF row SKIP LOCKED
-
 -- name: held_by_the_gone
--- sending rows whose worker is gone; served by scheduled_email_sending.
-SELECT row.id, row.claim, row.kind
-FROM duepost.worker AS worker
-JOIN duepost.scheduled_email AS row ON row.worker_id = worker.id AND row.state = 'sending'
+-- What workers have in hand that are gone.
+SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id)
+FROM duepost.in_hand AS h
+JOIN duepost.worker AS worker ON worker.id = h.worker_id
 WHERE worker.gone_at IS NOT NULL
-ORDER BY row.id
+ORDER BY h.item_id
 
 -- name: held_by
--- What a worker holds for longer than a while, by claim.
-SELECT id, claim, kind
-FROM duepost.scheduled_email
-WHERE state = 'sending' AND worker_id = %(worker_id)s AND claimed_at < now() - interval '60 s'
-ORDER BY id
+-- What a worker has in hand for longer than a while, by claim.
+SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id)
+FROM duepost.in_hand AS h
+WHERE h.worker_id = %(worker_id)s AND h.claimed_at < now() - interval '60 s'
+ORDER BY h.item_id
 
 -- name: retry_now
 -- An operator's hand: due at once. A Date that no attempt has used yet is not left in the future.
-UPDATE duepost.scheduled_email
-SET due_at = now(), date_header = CASE WHEN attempts = 0 THEN least(date_header, now()) ELSE date_header END
-WHERE id = %(id)s AND state = 'scheduled'
-RETURNING id
+WITH item AS (
+    UPDATE duepost.item AS i
+    SET due_at = now()
+    WHERE i.id = %(id)s
+      AND NOT i.is_held
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+    RETURNING i.id, i.attempts
+), date AS (
+    UPDATE duepost.email AS e SET date_header = now() FROM item
+    WHERE e.item_id = %(id)s AND e.item_id = item.id AND item.attempts = 0 AND e.date_header > now()
+)
+SELECT id FROM item
 
 -- name: lock_unknown
 -- Held, or waiting to be sent once more.
-SELECT id, address
-FROM duepost.scheduled_email
-WHERE id = %(id)s AND (state = 'unknown' OR (state = 'scheduled' AND unknowns > 0))
-FOR UPDATE
+SELECT i.id, e.address
+FROM duepost.item AS i
+JOIN duepost.email AS e ON e.item_id = i.id
+WHERE i.id = %(id)s AND (i.is_held OR (
+      i.unknowns > 0
+      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+  ))
+FOR UPDATE OF i
 
 -- name: resolve_resend
 -- unknown → scheduled: a person says that it did not arrive, or that a second copy does no harm.
-UPDATE duepost.scheduled_email
-SET state = 'scheduled', due_at = now()
-WHERE id = %(id)s AND (state = 'unknown' OR (state = 'scheduled' AND unknowns > 0))
+UPDATE duepost.item AS i
+SET is_held = false, due_at = now()
+WHERE i.id = %(id)s AND (i.is_held OR (
+      i.unknowns > 0
+      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+  ))
 
 -- name: resolve_sent_users
 -- A person says that it arrived: so for the users whose outcome was unknown.
@@ -330,21 +344,20 @@ SET outcome = 'cleared', unknown = false, reply = 'dropped by an operator'
 WHERE email_id = %(id)s AND outcome IS NULL
 
 -- name: failed_ids
--- Scheduled emails that have failed before; served by scheduled_email_failed.
-SELECT id
-FROM duepost.scheduled_email
-WHERE last_error IS NOT NULL AND state = 'scheduled' AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
-ORDER BY id
+-- Scheduled emails that have failed before; served by item_failed.
+SELECT i.id
+FROM duepost.item AS i
+WHERE i.last_error IS NOT NULL AND NOT i.is_held AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
+  AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+  AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+ORDER BY i.id
 
 -- name: unknown_ids
--- What waits for a person; served by scheduled_email_unknown.
-SELECT id
-FROM duepost.scheduled_email
-WHERE state = 'unknown' AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
-ORDER BY id
+-- What waits for a person; served by item_held.
+SELECT i.id
+FROM duepost.item AS i
+WHERE i.is_held AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
+ORDER BY i.id
 
 -- name: users_to_go
 SELECT count(*) FROM duepost.scheduled_email_user WHERE email_id = %(id)s AND outcome IS NULL
-
--- name: state_of
-SELECT state FROM duepost.scheduled_email WHERE id = %(id)s

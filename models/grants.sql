@@ -41,7 +41,8 @@ BEGIN
         GRANT USAGE ON SCHEMA duepost, dramatiq TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON dramatiq.queue, dramatiq.result TO duepost_worker;
         GRANT SELECT, UPDATE, DELETE ON
-            duepost.scheduled_email, duepost.scheduled_email_user TO duepost_worker;
+            duepost.item, duepost.email, duepost.scheduled_email, duepost.scheduled_email_user TO duepost_worker;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.in_hand TO duepost_worker;
         GRANT SELECT, INSERT ON duepost.delivery, duepost.attempt TO duepost_worker;
         GRANT SELECT, INSERT, DELETE ON duepost.suppression TO duepost_worker;
         GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient TO duepost_worker;
@@ -54,7 +55,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish,
-            duepost.recipients_to_go,
+            duepost.recipients_to_go, duepost.move_to_ledger, duepost.is_in_hand, duepost.enqueue_items,
             duepost.claim_emails, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
             duepost.recipient_rows, duepost.conclude_emails,
             duepost.keep_undeliverable, duepost.reopen_email, duepost.refused_alike, duepost.forget_undeliverable,

@@ -122,7 +122,7 @@ WHERE message.message_id = ANY (%(message_ids)s::uuid[])
 -- name: reject
 -- consumed → rejected: a dead letter, with the type of what it failed of, if it is a message at all.
 UPDATE dramatiq.queue
-SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL,
+SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL, key = NULL,
     message = CASE
         WHEN jsonb_typeof(message) = 'object' THEN message || jsonb_build_object(
             'options', coalesce(message -> 'options', '{}') || jsonb_build_object('failure', %(failure)s::text)
@@ -133,7 +133,7 @@ WHERE message_id = %(message_id)s AND claim = %(claim)s
 
 -- name: reject_as_it_is
 UPDATE dramatiq.queue
-SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL
+SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL, key = NULL
 WHERE message_id = %(message_id)s AND claim = %(claim)s
 
 -- name: give_back

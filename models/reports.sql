@@ -1,20 +1,77 @@
 -- What people look at.
 
 -- name: pending
--- What is not finished: what waits for a person first, then the next due.
-SELECT id, kind, state, scheduled_at, due_at, expires_at, attempts, unknowns, last_error, key,
-       extract(epoch FROM due_at - now())::double precision
-FROM duepost.scheduled_email
-WHERE (%(state)s::text IS NULL OR state = %(state)s::text)
-  AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
-ORDER BY state = 'unknown' DESC, due_at, id
-LIMIT %(limit)s
+-- What is not finished: what waits for a person first, then the next due. Each state from where its rows are few, so that
+-- nothing reads all that is pending; served by item_held, item_due, in_hand's key and queue_key.
+WITH chosen AS (
+    (
+        SELECT i.id, i.is_held, i.due_at
+        FROM duepost.item AS i
+        WHERE i.is_held
+          AND (%(state)s::text IS NULL OR %(state)s::text = 'unknown')
+          AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
+        ORDER BY i.due_at, i.id
+        LIMIT %(limit)s
+    )
+    UNION ALL
+    (
+        SELECT i.id, i.is_held, i.due_at
+        FROM duepost.item AS i
+        WHERE NOT i.is_held
+          AND (
+              %(state)s::text IS NULL
+              OR (
+                  %(state)s::text = 'scheduled'
+                  AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+                  AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+              )
+          )
+          AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
+        ORDER BY i.due_at, i.id
+        LIMIT %(limit)s
+    )
+    UNION ALL
+    SELECT i.id, i.is_held, i.due_at
+    FROM duepost.in_hand AS h
+    JOIN duepost.item AS i ON i.id = h.item_id
+    WHERE %(state)s::text = 'sending' AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
+    UNION ALL
+    SELECT i.id, i.is_held, i.due_at
+    FROM dramatiq.queue AS m
+    JOIN duepost.item AS i ON i.id = m.key
+    WHERE %(state)s::text = 'queued' AND m.key IS NOT NULL
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+      AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
+), page AS MATERIALIZED (
+    SELECT chosen.id, chosen.is_held, chosen.due_at
+    FROM chosen
+    ORDER BY chosen.is_held DESC, chosen.due_at, chosen.id
+    LIMIT %(limit)s
+)
+SELECT row.id, row.kind, row.state, row.scheduled_at, row.due_at, row.expires_at, row.attempts, row.unknowns, row.last_error,
+       row.key, extract(epoch FROM row.due_at - now())::double precision
+FROM page
+JOIN duepost.scheduled_email AS row ON row.id = page.id
+ORDER BY page.is_held DESC, page.due_at, page.id
 
 -- name: count_pending
-SELECT count(*)
-FROM duepost.scheduled_email
-WHERE (%(state)s::text IS NULL OR state = %(state)s::text)
-  AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
+SELECT CASE
+    WHEN %(state)s::text = 'unknown' THEN (
+        SELECT count(*) FROM duepost.item AS i
+        WHERE i.is_held AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
+    )
+    WHEN %(state)s::text = 'sending' THEN (
+        SELECT count(*) FROM duepost.in_hand AS h JOIN duepost.item AS i ON i.id = h.item_id
+        WHERE %(kind)s::text IS NULL OR i.kind = %(kind)s::text
+    )
+    WHEN %(state)s::text IS NULL THEN (
+        SELECT count(*) FROM duepost.item AS i WHERE %(kind)s::text IS NULL OR i.kind = %(kind)s::text
+    )
+    ELSE (
+        SELECT count(*) FROM duepost.scheduled_email AS row
+        WHERE row.state = %(state)s::text AND (%(kind)s::text IS NULL OR row.kind = %(kind)s::text)
+    )
+END
 
 -- name: email
 -- One email that is not finished, with its users; no content.
@@ -44,7 +101,26 @@ WHERE row.email_id = %(id)s
 ORDER BY row.claim, row.user_id
 
 -- name: pending_by_state
-SELECT state, count(*) FROM duepost.scheduled_email GROUP BY state
+-- What is neither held, in hand nor about to be is scheduled.
+WITH counted AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM duepost.item) AS total,
+           (SELECT count(*) FROM duepost.item WHERE is_held) AS unknown,
+           (SELECT count(*) FROM duepost.in_hand) AS sending,
+           (
+               SELECT count(*)
+               FROM dramatiq.queue AS m
+               JOIN duepost.item AS i ON i.id = m.key
+               WHERE m.key IS NOT NULL AND NOT i.is_held
+                 AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = m.key)
+           ) AS queued
+)
+SELECT state.name, state.count
+FROM counted
+CROSS JOIN LATERAL (VALUES
+    ('scheduled', greatest(counted.total - counted.unknown - counted.sending - counted.queued, 0)),
+    ('queued', counted.queued), ('sending', counted.sending), ('unknown', counted.unknown)
+) AS state (name, count)
+WHERE state.count > 0
 
 -- name: outcomes
 SELECT outcome, count(*) FROM duepost.delivery GROUP BY outcome
@@ -57,31 +133,33 @@ WHERE outcome = 'sent' AND finished_at > now() - interval '1 h'
 -- name: oldest_due
 -- Seconds for which the oldest due email has been waiting; NULL where nothing is due.
 SELECT extract(epoch FROM now() - min(due_at))::double precision
-FROM duepost.scheduled_email
-WHERE state IN ('scheduled', 'queued') AND due_at <= now()
+FROM duepost.item AS i
+WHERE NOT i.is_held AND i.due_at <= now() AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
 
 -- name: due_count
 -- Emails that are due and not yet being sent.
-SELECT count(*) FROM duepost.scheduled_email WHERE state IN ('scheduled', 'queued') AND due_at <= now()
+SELECT count(*)
+FROM duepost.item AS i
+WHERE NOT i.is_held AND i.due_at <= now() AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
 
 -- name: troubles
--- What has failed before and is not finished; served by scheduled_email_failed. An email that is unknown was made due
+-- What has failed before and is not finished; served by item_failed. An email that is unknown was made due
 -- when it became so.
-SELECT count(*) FILTER (WHERE state <> 'unknown' AND attempts > 0),
-       coalesce(max(attempts) FILTER (WHERE state <> 'unknown'), 0),
-       extract(epoch FROM now() - min(scheduled_at) FILTER (WHERE state <> 'unknown' AND attempts > 0))::double precision,
-       count(*) FILTER (WHERE state <> 'unknown' AND last_error ~ '(^|; )render: '),
-       (SELECT count(*) FROM duepost.scheduled_email WHERE state = 'unknown'),
-       (SELECT extract(epoch FROM now() - min(due_at))::double precision FROM duepost.scheduled_email WHERE state = 'unknown'),
-       (SELECT min(id) FROM duepost.scheduled_email WHERE state = 'unknown')
-FROM duepost.scheduled_email
+SELECT count(*) FILTER (WHERE NOT is_held AND attempts > 0),
+       coalesce(max(attempts) FILTER (WHERE NOT is_held), 0),
+       extract(epoch FROM now() - min(scheduled_at) FILTER (WHERE NOT is_held AND attempts > 0))::double precision,
+       count(*) FILTER (WHERE NOT is_held AND last_error ~ '(^|; )render: '),
+       (SELECT count(*) FROM duepost.item WHERE is_held),
+       (SELECT extract(epoch FROM now() - min(due_at))::double precision FROM duepost.item WHERE is_held),
+       (SELECT min(id) FROM duepost.item WHERE is_held)
+FROM duepost.item
 WHERE last_error IS NOT NULL
 
 -- name: template_failures
--- What templates fail of, the most frequent first, each with one email; served by scheduled_email_failed.
+-- What templates fail of, the most frequent first, each with one email; served by item_failed.
 SELECT substring(last_error FROM '(?:^|; )render: ([^;]*)') AS reason, count(*) AS emails, min(id)
-FROM duepost.scheduled_email
-WHERE last_error IS NOT NULL AND last_error ~ '(^|; )render: ' AND state <> 'unknown'
+FROM duepost.item
+WHERE last_error IS NOT NULL AND last_error ~ '(^|; )render: ' AND NOT is_held
 GROUP BY reason
 ORDER BY emails DESC, reason
 LIMIT %(limit)s
@@ -100,10 +178,9 @@ SELECT count(*) FROM duepost.worker WHERE missing_since IS NOT NULL OR gone_at I
 SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FILTER (WHERE state = 'consumed') FROM dramatiq.queue
 
 -- name: sending
--- What is being sent, and for how long the oldest; served by scheduled_email_sending.
+-- What is being sent, and for how long the oldest.
 SELECT count(*), extract(epoch FROM now() - min(claimed_at))::double precision
-FROM duepost.scheduled_email
-WHERE state = 'sending'
+FROM duepost.in_hand
 
 -- name: failing_messages
 -- What the broker's messages that are tried again have failed of, of the first ten thousand messages.
@@ -162,7 +239,7 @@ SELECT rolname::text,
        CASE rolname
            WHEN 'duepost_client'
                THEN has_function_privilege(rolname, 'duepost.clear_scheduled_email(bigint)', 'EXECUTE')
-           ELSE has_table_privilege(rolname, 'duepost.scheduled_email', 'UPDATE')
+           ELSE has_table_privilege(rolname, 'duepost.item', 'UPDATE')
                AND has_table_privilege(rolname, 'duepost.recipient', 'SELECT')
        END
 FROM pg_roles
@@ -183,8 +260,11 @@ SELECT current_user::text, coalesce(array_agg(needed.privilege || ' on ' || need
     END
 ), '{}')
 FROM (VALUES
-    (1, 'table', 'duepost.scheduled_email', 'SELECT'), (2, 'table', 'duepost.scheduled_email', 'UPDATE'),
-    (3, 'table', 'duepost.scheduled_email', 'DELETE'), (4, 'table', 'duepost.scheduled_email_user', 'SELECT'),
+    (1, 'table', 'duepost.item', 'SELECT'), (2, 'table', 'duepost.item', 'UPDATE'),
+    (3, 'table', 'duepost.item', 'DELETE'), (24, 'table', 'duepost.email', 'SELECT'),
+    (25, 'table', 'duepost.email', 'DELETE'), (26, 'table', 'duepost.in_hand', 'INSERT'),
+    (27, 'table', 'duepost.in_hand', 'DELETE'), (28, 'table', 'duepost.scheduled_email', 'SELECT'),
+    (4, 'table', 'duepost.scheduled_email_user', 'SELECT'),
     (5, 'table', 'duepost.scheduled_email_user', 'UPDATE'), (6, 'table', 'duepost.recipient', 'SELECT'),
     (7, 'table', 'duepost.delivery', 'INSERT'), (8, 'table', 'duepost.attempt', 'INSERT'),
     (9, 'table', 'duepost.control', 'SELECT'), (10, 'table', 'duepost.control', 'UPDATE'),
@@ -193,9 +273,9 @@ FROM (VALUES
     (15, 'table', 'dramatiq.queue', 'INSERT'), (16, 'table', 'dramatiq.queue', 'UPDATE'),
     (17, 'table', 'dramatiq.queue', 'DELETE'), (18, 'sequence', 'duepost.claim_number', 'USAGE'),
     (19, 'sequence', 'dramatiq.claim_number', 'USAGE'), (20, 'routine', 'duepost.claim_emails_v2', 'EXECUTE'),
-    (21, 'routine', 'duepost.conclude_emails', 'EXECUTE'), (22, 'routine', 'duepost.enqueue_emails', 'EXECUTE'),
+    (21, 'routine', 'duepost.conclude_emails', 'EXECUTE'), (22, 'routine', 'duepost.enqueue_items', 'EXECUTE'),
     (23, 'routine', 'duepost.finish', 'EXECUTE')
 ) AS needed (place, sort, name, privilege)
 
 -- name: templates_wanted
-SELECT EXISTS (SELECT FROM duepost.scheduled_email WHERE template IS NOT NULL)
+SELECT EXISTS (SELECT FROM duepost.email WHERE template IS NOT NULL)

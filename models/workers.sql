@@ -124,9 +124,7 @@ ORDER BY pid
 -- Workers that are long gone and hold nothing.
 DELETE FROM duepost.worker AS worker
 WHERE worker.gone_at < now() - interval '1 day'
-  AND NOT EXISTS (
-      SELECT FROM duepost.scheduled_email AS row WHERE row.worker_id = worker.id AND row.state = 'sending'
-  )
+  AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.worker_id = worker.id)
   AND NOT EXISTS (
       SELECT FROM dramatiq.queue AS message WHERE message.worker_id = worker.id AND message.state = 'consumed'
   )

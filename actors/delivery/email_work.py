@@ -229,30 +229,17 @@ class EmailWork:
         if work.attempt.failures:
             work.job.run(tell, partial(report_new, work.attempt.email, work.attempt.failures))
 
-    def claim_one(self, email_id: int) -> ClaimedEmail | None:
-        """Queued → sending, in one short transaction; None where there is nothing to send.
-
-        Raises:
-            dramatiq.Retry: another transaction holds the row just now.
-        """
-        if not self._disabled:
-            for email in emails.claim(self._database, [email_id], self._broker.worker_session.worker_id):
-                return email
-        self._release(email_id)
-        return None
-
     def _release(self, email_id: int) -> None:
-        """An email that could not be claimed: it goes back in line where nothing may be sent now, or has expired.
+        """An email that could not be claimed: its message goes where nothing may be sent now, or it has expired.
 
         Raises:
             dramatiq.Retry: another transaction holds the row just now.
         """
-        disabled = self._disabled
         with self._database.transaction() as cursor:
-            if (not disabled and emails.expire(cursor, email_id)) or emails.release(cursor, email_id, anyway=disabled):
+            if not self._disabled and (emails.expire(cursor, email_id) or not emails.is_claimable(cursor, email_id)):
+                emails.release(cursor, email_id)
                 return
-            busy = not disabled and emails.is_claimable(cursor, email_id)
-        if busy:
+        if not self._disabled:
             raise dramatiq.errors.Retry("another transaction holds the row", delay=BUSY_DELAY)
 
     def _return_alone(self, email: ClaimedEmail) -> None:

@@ -23,8 +23,8 @@ BEGIN
         PERFORM duepost.refuse('users', 'must not contain NULL');
     END IF;
     FOR email IN
-        SELECT e.id, e.state, e.unknowns
-        FROM duepost.scheduled_email AS e
+        SELECT e.id, e.is_held, e.unknowns
+        FROM duepost.item AS e
         WHERE e.id IN (
             SELECT u.email_id FROM duepost.scheduled_email_user AS u
             WHERE u.user_id = ANY (clear_scheduled_emails.users)
@@ -41,7 +41,7 @@ BEGIN
         email_id := email.id;
         receipt := 'too_late';
         -- What may have arrived already cannot be promised never to be sent.
-        IF email.state IN ('scheduled', 'queued') AND email.unknowns = 0 THEN
+        IF NOT email.is_held AND email.unknowns = 0 AND NOT duepost.is_in_hand(email.id) THEN
             PERFORM FROM duepost.scheduled_email_user AS u
             WHERE u.email_id = email.id ORDER BY u.user_id FOR UPDATE;
             late := EXISTS (
@@ -89,10 +89,10 @@ BEGIN
     IF clear_scheduled_email.email_id IS NULL THEN
         PERFORM duepost.refuse('email_id', 'must be the id of an email');
     END IF;
-    PERFORM FROM duepost.scheduled_email AS e
-    WHERE e.id = clear_scheduled_email.email_id AND e.state IN ('scheduled', 'queued') AND e.unknowns = 0
+    PERFORM FROM duepost.item AS i
+    WHERE i.id = clear_scheduled_email.email_id AND i.channel = 'email' AND NOT i.is_held AND i.unknowns = 0
     FOR UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR duepost.is_in_hand(clear_scheduled_email.email_id) THEN
         RETURN 'too_late';
     END IF;
     partly := EXISTS (
@@ -121,12 +121,14 @@ BEGIN
         PERFORM duepost.refuse('address', 'must be one address such as ann@example.com');
     END IF;
     FOR email IN
-        SELECT e.id
-        FROM duepost.scheduled_email AS e
-        WHERE duepost.mailbox_key(e.address) = duepost.mailbox_key(mailbox)
-          AND e.address IS NOT NULL
-          AND (clear_scheduled_emails_to.kind IS NULL OR e.kind = clear_scheduled_emails_to.kind)
-        ORDER BY e.id
+        SELECT i.id
+        FROM duepost.item AS i
+        WHERE i.id IN (
+            SELECT e.item_id FROM duepost.email AS e
+            WHERE duepost.mailbox_key(e.address) = duepost.mailbox_key(mailbox) AND e.address IS NOT NULL
+        )
+          AND (clear_scheduled_emails_to.kind IS NULL OR i.kind = clear_scheduled_emails_to.kind)
+        ORDER BY i.id
         FOR UPDATE
     LOOP
         email_id := email.id;
@@ -158,27 +160,25 @@ BEGIN
     IF fault IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = fault;
     END IF;
-    SELECT e.expires_at INTO email
-    FROM duepost.scheduled_email AS e
-    WHERE e.id = reschedule_email.email_id AND e.state IN ('scheduled', 'queued')
+    SELECT i.expires_at INTO email
+    FROM duepost.item AS i
+    WHERE i.id = reschedule_email.email_id AND i.channel = 'email' AND NOT i.is_held
     FOR UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR duepost.is_in_hand(reschedule_email.email_id) THEN
         RETURN 'too_late';
     END IF;
     IF email.expires_at <= reschedule_email.scheduled_at THEN
         PERFORM duepost.refuse('scheduled_at', 'must be earlier than the email''s expires_at');
     END IF;
     -- Message-ID and Date are fixed by the first attempt.
-    UPDATE duepost.scheduled_email AS e
-    SET state = 'scheduled',
-        scheduled_at = reschedule_email.scheduled_at,
-        due_at = reschedule_email.scheduled_at,
-        date_header = CASE
-            WHEN e.attempts = 0 THEN greatest(reschedule_email.scheduled_at, now()) ELSE e.date_header
-        END,
-        message_id = NULL,
-        probe = false
-    WHERE e.id = reschedule_email.email_id;
+    UPDATE duepost.email AS e
+    SET date_header = greatest(reschedule_email.scheduled_at, now())
+    FROM duepost.item AS i
+    WHERE e.item_id = reschedule_email.email_id AND i.id = reschedule_email.email_id AND i.attempts = 0;
+    UPDATE duepost.item AS i
+    SET scheduled_at = reschedule_email.scheduled_at, due_at = reschedule_email.scheduled_at, probe = false
+    WHERE i.id = reschedule_email.email_id;
+    DELETE FROM dramatiq.queue AS m WHERE m.key = reschedule_email.email_id;
     RETURN 'rescheduled';
 END
 $$;

@@ -3,33 +3,113 @@
 -- Statements are planned once in a session, by index, whatever a table looked like when they were, and never compiled:
 -- planning costs as much as running them, and compiling a hundred times that.
 
--- The caller holds the row's lock. Users that are settled keep their outcomes; `outcome`, where it is given, is the
--- email's own: for the users that were still to get it, or for its address.
-CREATE OR REPLACE FUNCTION duepost.finish(email_id bigint, outcome text, reply text) RETURNS void
+-- Moves items to the ledger: their rows, their content, their users, what is in hand and the broker messages about them go.
+-- The caller holds the items' locks. `results` are what an attempt, or a clear, has come to; users who were settled before
+-- keep their outcomes. Each of them is a row of the ledger.
+DO $$
+BEGIN
+    IF to_regtype('duepost.attempt_result') IS NULL THEN
+        CREATE TYPE duepost.attempt_result AS (
+            email_id      bigint,
+            user_id       text,
+            address       text,
+            phase         text,
+            verdict       text,
+            outcome       text,
+            code          integer,
+            enhanced_code text,
+            reply         text
+        );
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION duepost.move_to_ledger(ids bigint[], results duepost.attempt_result[]) RETURNS void
 LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
-    WITH email AS (
-        DELETE FROM duepost.scheduled_email AS e WHERE e.id = finish.email_id RETURNING e.*
+    WITH item AS (
+        DELETE FROM duepost.item AS i
+        WHERE i.id = ANY (move_to_ledger.ids)
+        RETURNING i.id, i.kind, i.attempts, i.unknowns, i.key, i.scheduled_at
+    ), email AS (
+        DELETE FROM duepost.email AS e
+        WHERE e.item_id = ANY (move_to_ledger.ids)
+        RETURNING e.item_id, e.address, e.message_id_header
+    ), in_hand AS (
+        DELETE FROM duepost.in_hand AS h WHERE h.item_id = ANY (move_to_ledger.ids)
+    ), message AS (
+        DELETE FROM dramatiq.queue AS m WHERE m.key = ANY (move_to_ledger.ids)
+    ), app_user AS (
+        DELETE FROM duepost.scheduled_email_user AS u
+        WHERE u.email_id = ANY (move_to_ledger.ids)
+        RETURNING u.email_id, u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
+    ), result AS MATERIALIZED (
+        SELECT r.email_id, r.user_id, r.address, r.verdict, r.outcome, r.code, r.enhanced_code, r.reply
+        FROM unnest(move_to_ledger.results) AS r
     ), settled AS (
-        SELECT u.user_id, u.outcome, u.address, u.code, u.enhanced_code, u.reply
-        FROM duepost.scheduled_email_user AS u
-        WHERE u.email_id = finish.email_id AND u.outcome IS NOT NULL
+        SELECT u.email_id, u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
+        FROM app_user AS u
+        WHERE u.outcome IS NOT NULL
+          AND NOT EXISTS (SELECT FROM result AS r WHERE r.email_id = u.email_id AND r.user_id = u.user_id)
         UNION ALL
-        SELECT NULL, finish.outcome, email.address, NULL, NULL, finish.reply
-        FROM email WHERE finish.outcome IS NOT NULL
+        SELECT r.email_id, r.user_id, coalesce(r.address, CASE WHEN r.verdict IS NULL AND r.user_id IS NULL THEN email.address END),
+               r.outcome, r.code, r.enhanced_code, r.reply
+        FROM result AS r
+        JOIN email ON email.item_id = r.email_id
     )
     INSERT INTO duepost.delivery (
         email_id, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key, scheduled_at,
         message_id_header
     )
-    SELECT email.id, email.kind, settled.outcome, settled.user_id, settled.address, settled.code,
-           settled.enhanced_code, settled.reply, email.attempts, email.unknowns, email.key, email.scheduled_at,
-           email.message_id_header
-    FROM email, settled;
+    SELECT item.id, item.kind, settled.outcome, settled.user_id, settled.address, settled.code, settled.enhanced_code,
+           settled.reply,
+           item.attempts + (EXISTS (
+               SELECT FROM result AS r WHERE r.email_id = item.id AND r.verdict IS NOT NULL
+           ))::integer,
+           item.unknowns, item.key, item.scheduled_at, email.message_id_header
+    FROM item
+    JOIN email ON email.item_id = item.id
+    JOIN settled ON settled.email_id = item.id;
 END
 $$;
+COMMENT ON FUNCTION duepost.move_to_ledger IS
+    'Moves finished items to the ledger, a row for each recipient, with all that is stored of them. The caller holds their locks.';
+
+-- The caller holds the item's lock. `outcome`, where it is given, is the email's own: for the users that were still to get
+-- it, or for its address.
+CREATE OR REPLACE FUNCTION duepost.finish(email_id bigint, outcome text, reply text) RETURNS void
+LANGUAGE sql AS $$
+    SELECT duepost.move_to_ledger(
+        ARRAY[$1],
+        CASE
+            WHEN $2 IS NOT NULL
+                THEN ARRAY[ROW($1, NULL, NULL, NULL, NULL, $2, NULL, NULL, $3)::duepost.attempt_result]
+            ELSE '{}'
+        END
+    )
+$$;
+
+-- Whether an item is being sent, asked under its lock. A caller whose transaction has one snapshot for all its statements
+-- does not see a claim that was committed since: there an attempt to claim it fails (40001), as any other late write would.
+CREATE OR REPLACE FUNCTION duepost.is_in_hand(id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at)
+        VALUES (is_in_hand.id, 0, 0, now())
+        ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            RETURN true;
+        END IF;
+        DELETE FROM duepost.in_hand AS h WHERE h.item_id = is_in_hand.id AND h.claim = 0;
+    END IF;
+    RETURN EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = is_in_hand.id);
+END
+$$;
+COMMENT ON FUNCTION duepost.is_in_hand IS 'Whether a worker is sending an item. The caller holds its lock.';
 
 -- Whom an email still goes to. It is called under the lock of the email's row, and volatile, so that it has a snapshot of
 -- its own: what a clear has committed since the calling statement began is in none of that statement's.
@@ -87,43 +167,44 @@ SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan 
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    WITH email AS MATERIALIZED (
-        SELECT e.id, e.state, e.due_at, e.expires_at
-        FROM duepost.scheduled_email AS e
-        WHERE e.id = ANY (claim_emails_v2.ids)
-        ORDER BY e.id
-        FOR UPDATE SKIP LOCKED
+    WITH item AS MATERIALIZED (
+        SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.probe, i.mailbox_full_since, i.is_held, i.due_at,
+               i.expires_at
+        FROM duepost.item AS i
+        WHERE i.id = ANY (claim_emails_v2.ids)
+        ORDER BY i.id
+        FOR KEY SHARE SKIP LOCKED
+    ), taken AS (
+        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at)
+        SELECT item.id, nextval('duepost.claim_number'), claim_emails_v2.worker_id, now()
+        FROM item, duepost.control AS control
+        WHERE NOT item.is_held
+          AND item.due_at <= now()
+          AND (item.expires_at IS NULL OR item.expires_at > now())
+          AND NOT control.paused
+          AND (item.probe OR NOT (control.circuit_open OR (SELECT duepost.is_route_paused())))
+        ON CONFLICT DO NOTHING
+        RETURNING item_id, in_hand.claim
     )
-    UPDATE duepost.scheduled_email AS row
-    SET state = 'sending',
-        claim = nextval('duepost.claim_number'),
-        worker_id = claim_emails_v2.worker_id,
-        claimed_at = now(),
-        message_id = NULL
-    FROM email, duepost.control AS control
-    WHERE row.id = ANY (claim_emails_v2.ids)
-      AND row.id = email.id
-      AND email.state = 'queued'
-      AND email.due_at <= now()
-      AND (email.expires_at IS NULL OR email.expires_at > now())
-      AND NOT control.paused
-      AND (row.probe OR NOT (control.circuit_open OR (SELECT duepost.is_route_paused())))
-    RETURNING
-        row.id, row.claim, row.kind, row.attempts, row.unknowns, row.last_error, row.probe, row.message_id_header,
-        extract(epoch FROM row.date_header)::double precision, row.sender, row.reply_to, row.headers::text, row.template,
-        row.context::text, row.subject, row.body_text, row.body_html,
-        coalesce(extract(epoch FROM now() - row.mailbox_full_since), 0)::double precision,
-        row.address,
-        row.address IS NOT NULL AND EXISTS (
-            SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(row.address)
-        ),
-        CASE WHEN row.address IS NULL THEN duepost.users_to_go(row.id) END,
-        row.date_header;
+    SELECT item.id, taken.claim, item.kind, item.attempts, item.unknowns, item.last_error, item.probe,
+           email.message_id_header, extract(epoch FROM email.date_header)::double precision, email.sender, email.reply_to,
+           email.headers::text, email.template, email.context::text, email.subject, email.body_text, email.body_html,
+           coalesce(extract(epoch FROM now() - item.mailbox_full_since), 0)::double precision,
+           email.address,
+           email.address IS NOT NULL AND EXISTS (
+               SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(email.address)
+           ),
+           CASE WHEN email.address IS NULL THEN duepost.users_to_go(item.id) END,
+           email.date_header
+    FROM taken
+    JOIN item ON item.id = taken.item_id
+    JOIN duepost.email AS email ON email.item_id = taken.item_id AND email.item_id = ANY (claim_emails_v2.ids)
+    ORDER BY item.id;
 END
 $$;
 COMMENT ON FUNCTION duepost.claim_emails_v2 IS
     'queued → sending for those of these emails that nobody holds and that are still to be sent: locks them by ascending '
-    'id, and gives them with the address, or the users, that are still to get them.';
+    'id, takes them in hand, and gives them with the address, or the users, that are still to get them.';
 
 -- For workers of release 0.1.
 CREATE OR REPLACE FUNCTION duepost.claim_emails(ids bigint[], worker_id integer)
@@ -214,118 +295,117 @@ CREATE OR REPLACE FUNCTION duepost.conclude_emails(
 LANGUAGE plpgsql ROWS 10
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
+DECLARE
+    given duepost.attempt_result[];
+    done  bigint[];
 BEGIN
-    RETURN QUERY
+    SELECT array_agg(r) INTO given FROM jsonb_populate_recordset(NULL::duepost.attempt_result, conclude_emails.results) AS r;
     WITH held AS MATERIALIZED (
-        SELECT e.id, e.claim, e.state
-        FROM duepost.scheduled_email AS e
-        WHERE e.id = ANY (conclude_emails.ids)
-        ORDER BY e.id
-        FOR UPDATE SKIP LOCKED
-    ), email AS (
-        DELETE FROM duepost.scheduled_email AS row
-        USING held, unnest(conclude_emails.ids, conclude_emails.claims) AS claimed (id, claim)
-        WHERE row.id = ANY (conclude_emails.ids) AND row.id = held.id AND held.state = 'sending'
-          AND held.id = claimed.id AND held.claim = claimed.claim
-        RETURNING row.*
-    ), result AS MATERIALIZED (
-        SELECT *
-        FROM jsonb_to_recordset(conclude_emails.results) AS result (
-            email_id bigint, user_id text, address text, phase text, verdict text, outcome text, code integer,
-            enhanced_code text, reply text
-        )
+        SELECT i.id FROM duepost.item AS i WHERE i.id = ANY (conclude_emails.ids) ORDER BY i.id FOR UPDATE SKIP LOCKED
+    ), claimed AS MATERIALIZED (
+        SELECT h.item_id, h.claim, h.worker_id, h.claimed_at
+        FROM unnest(conclude_emails.ids, conclude_emails.claims) AS c (item_id, claim)
+        JOIN duepost.in_hand AS h ON h.item_id = c.item_id AND h.claim = c.claim AND h.item_id = ANY (conclude_emails.ids)
+        JOIN held ON held.id = h.item_id
     ), journal AS (
         INSERT INTO duepost.attempt (
             email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
         )
-        SELECT email.id, email.claim, email.worker_id, result.user_id, email.claimed_at, now(), result.phase,
-               result.verdict, result.code, result.enhanced_code, result.reply
-        FROM email
-        JOIN result ON result.email_id = email.id
-        WHERE result.verdict IS NOT NULL
-    ), settled AS (
-        SELECT u.email_id, u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
-        FROM duepost.scheduled_email_user AS u
-        WHERE u.email_id = ANY (conclude_emails.ids) AND u.outcome IS NOT NULL
-          AND NOT EXISTS (SELECT FROM result WHERE result.email_id = u.email_id AND result.user_id = u.user_id)
-        UNION ALL
-        SELECT result.email_id, result.user_id, result.address, result.outcome, result.code, result.enhanced_code,
-               result.reply
-        FROM result
-    ), ledger AS (
-        INSERT INTO duepost.delivery (
-            email_id, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key,
-            scheduled_at, message_id_header
-        )
-        SELECT email.id, email.kind, settled.outcome, settled.user_id, settled.address, settled.code,
-               settled.enhanced_code, settled.reply,
-               email.attempts + (EXISTS (
-                   SELECT FROM result WHERE result.email_id = email.id AND result.verdict IS NOT NULL
-               ))::integer,
-               email.unknowns, email.key, email.scheduled_at, email.message_id_header
-        FROM email
-        JOIN settled ON settled.email_id = email.id
-    ), acknowledged AS (
-        DELETE FROM dramatiq.queue AS message
-        USING email, unnest(conclude_emails.ids, conclude_emails.message_ids, conclude_emails.message_claims)
-            AS hint (email_id, message_id, claim)
-        WHERE message.message_id = ANY (conclude_emails.message_ids)
-          AND message.message_id = hint.message_id AND message.claim = hint.claim AND hint.email_id = email.id
+        SELECT claimed.item_id, claimed.claim, claimed.worker_id, r.user_id, claimed.claimed_at, now(), r.phase, r.verdict,
+               r.code, r.enhanced_code, r.reply
+        FROM claimed
+        JOIN unnest(given) AS r ON r.email_id = claimed.item_id
+        WHERE r.verdict IS NOT NULL
     )
-    SELECT email.id FROM email;
+    SELECT array_agg(claimed.item_id) INTO done FROM claimed;
+    IF done IS NULL THEN
+        RETURN;
+    END IF;
+    IF done <> conclude_emails.ids THEN
+        SELECT array_agg(r) INTO given FROM unnest(given) AS r WHERE r.email_id = ANY (done);
+    END IF;
+    PERFORM duepost.move_to_ledger(done, given);
+    -- A message that is not the mark of its email, as one that somebody has sent by hand.
+    DELETE FROM dramatiq.queue AS m
+    USING unnest(conclude_emails.ids, conclude_emails.message_ids, conclude_emails.message_claims)
+        AS hint (email_id, message_id, claim)
+    WHERE m.message_id = ANY (conclude_emails.message_ids)
+      AND m.message_id = hint.message_id AND m.claim = hint.claim AND hint.email_id = ANY (done);
+    RETURN QUERY SELECT unnest(done);
 END
 $$;
 COMMENT ON FUNCTION duepost.conclude_emails IS
     'sending → ledger, with the journal of the attempts and without their messages, for those of these emails whose claim '
     'is still the row''s and that nobody holds: locks them by ascending id, and gives their ids.';
 
--- The scheduler's page, row by row: each is locked, looked at and marked, and its message inserted, in a transaction of
--- its own, which need not wait for the disk: a crash that loses it leaves the row scheduled, and without a message.
--- All of it in one round trip. A row that another transaction holds, or that may not be sent now, is passed over; one
--- whose time is over goes to the ledger. Called by workers, with their own rights.
+-- The scheduler's page: a message for each item that is due and has none, in one statement; a failure is taken apart by the
+-- caller. What may not be sent now is passed over; what is past its time goes to the ledger, unless somebody holds it. The
+-- commit need not wait for the disk: a crash that loses it leaves the items scheduled. `is_probe` is for the one that looks
+-- whether the relay of an open circuit takes mail again.
+CREATE OR REPLACE FUNCTION duepost.enqueue_items(
+    ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[], is_probe boolean DEFAULT false
+) RETURNS SETOF uuid
+LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    expired record;
+BEGIN
+    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+    FOR expired IN
+        SELECT i.id FROM duepost.item AS i
+        WHERE i.id = ANY (enqueue_items.ids) AND i.expires_at <= now() AND NOT i.is_held
+        ORDER BY i.id
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        IF NOT duepost.is_in_hand(expired.id) THEN
+            PERFORM duepost.finish(expired.id, 'expired', NULL);
+        END IF;
+    END LOOP;
+    IF is_probe THEN
+        UPDATE duepost.item AS i SET probe = true
+        FROM duepost.control AS c
+        WHERE i.id = ANY (enqueue_items.ids) AND c.circuit_open AND NOT c.paused;
+    END IF;
+    RETURN QUERY
+    INSERT INTO dramatiq.queue AS m (message_id, queue_name, state, mtime, message, eta, priority, key)
+    SELECT g.message_id, enqueue_items.queue_name, 'queued', now(), g.content, clock_timestamp(), g.priority, i.id
+    FROM unnest(enqueue_items.ids, enqueue_items.message_ids, enqueue_items.contents, enqueue_items.priorities)
+        WITH ORDINALITY AS g (id, message_id, content, priority, place)
+    JOIN duepost.item AS i ON i.id = g.id AND i.id = ANY (enqueue_items.ids)
+    CROSS JOIN duepost.control AS c
+    WHERE NOT i.is_held
+      AND i.due_at <= now()
+      AND (i.expires_at IS NULL OR i.expires_at > now())
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+      AND NOT c.paused
+      AND (enqueue_items.is_probe OR NOT (c.circuit_open OR (SELECT duepost.is_route_paused())))
+    ORDER BY g.place
+    ON CONFLICT DO NOTHING
+    RETURNING m.message_id;
+END
+$$;
+COMMENT ON FUNCTION duepost.enqueue_items IS
+    'scheduled → queued for those of these items that are due: inserts their messages, and gives the ids of those inserted.';
+
+-- For workers of release 0.1: each in a transaction of its own.
 CREATE OR REPLACE PROCEDURE duepost.enqueue_emails(
     email_ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[],
     INOUT enqueued uuid[]
 )
 LANGUAGE plpgsql AS $$
-DECLARE
-    email      record;
-    setting text;
 BEGIN
     enqueued := '{}';
-    -- Whatever the role's or the database's default is, each statement is to have a snapshot of its own: the row is looked
-    -- at once it is locked. The call itself has begun a transaction, in which it is too late to say so.
+    -- Whatever the role's or the database's default is, each statement is to have a snapshot of its own: the call itself has
+    -- begun a transaction, in which it is too late to say so.
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     FOR i IN 1 .. coalesce(cardinality(email_ids), 0) LOOP
-        -- Assigned, as that is no statement of its own.
-        setting := pg_catalog.set_config('synchronous_commit', 'off', true);
-        setting := pg_catalog.set_config('lock_timeout', '10s', true);
-        -- One statement each for the lock, the row and the message: a third less than one for all, whose plan is large.
-        SELECT e.id, e.state, e.due_at, e.expires_at,
-               control.paused OR control.circuit_open OR EXISTS (
-                   SELECT FROM duepost.route AS r
-                   WHERE r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause)
-               ) AS is_halted
-        INTO email
-        FROM duepost.scheduled_email AS e, duepost.control AS control
-        WHERE e.id = email_ids[i]
-        FOR UPDATE OF e SKIP LOCKED;
-        IF email.state IN ('scheduled', 'queued') AND email.expires_at <= now() THEN
-            PERFORM duepost.finish(email.id, 'expired', NULL);
-        ELSIF email.state = 'scheduled' AND email.due_at <= now() AND NOT email.is_halted THEN
-            UPDATE duepost.scheduled_email AS row
-            SET state = 'queued', message_id = message_ids[i], probe = false
-            WHERE row.id = email_ids[i];
-            INSERT INTO dramatiq.queue (message_id, queue_name, state, mtime, message, eta, priority)
-            VALUES (
-                message_ids[i], enqueue_emails.queue_name, 'queued', now(), contents[i], now(), priorities[i]
-            );
-            enqueued := enqueued || message_ids[i];
-        END IF;
+        enqueued := enqueued || ARRAY(SELECT duepost.enqueue_items(
+            ARRAY[email_ids[i]], ARRAY[message_ids[i]], ARRAY[contents[i]], enqueue_emails.queue_name, ARRAY[priorities[i]]
+        ));
         COMMIT AND CHAIN;
     END LOOP;
 END
 $$;
-COMMENT ON PROCEDURE duepost.enqueue_emails IS
-    'Locks due emails one by one and enqueues each in a transaction of its own; gives the messages that were inserted.';
+COMMENT ON PROCEDURE duepost.enqueue_emails IS 'As enqueue_items, each in a transaction of its own.';

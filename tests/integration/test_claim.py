@@ -16,14 +16,13 @@ from tests.waiting import wait_until
 SLOW_CLAIM = """
 CREATE FUNCTION slow_claim() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM duepost.scheduled_email_user WHERE email_id = new.id AND user_id = 'slow') THEN
+    IF EXISTS (SELECT FROM duepost.scheduled_email_user WHERE email_id = new.item_id AND user_id = 'slow') THEN
         PERFORM pg_advisory_xact_lock_shared(4711);
     END IF;
     RETURN new;
 END
 $$;
-CREATE TRIGGER slow_claim BEFORE UPDATE ON duepost.scheduled_email
-FOR EACH ROW WHEN (new.state = 'sending') EXECUTE FUNCTION slow_claim();
+CREATE TRIGGER slow_claim BEFORE INSERT ON duepost.in_hand FOR EACH ROW EXECUTE FUNCTION slow_claim();
 INSERT INTO duepost.recipient (user_id, address)
 SELECT name, name || '@example.com' FROM unnest(ARRAY['slow', 'ann', 'bob']) AS name;
 DO $$

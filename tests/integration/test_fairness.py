@@ -8,7 +8,7 @@ import pytest
 from actors import scheduler
 from actors.delivery.fairness import TokenBuckets
 from actors.queue.consumer import LEAST_URGENT_TURN
-from actors.sender import LATE_PRIORITY, PRIORITY
+from models.emails import LATE_PRIORITY, PRIORITY
 from tests.app_harness import Harness
 
 

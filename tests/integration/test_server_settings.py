@@ -111,7 +111,7 @@ NOTE = """
     END
     $$;
 """
-WRITTEN = ("duepost.worker", "duepost.control", "duepost.scheduled_email", "dramatiq.queue", "duepost.delivery")
+WRITTEN = ("duepost.worker", "duepost.control", "duepost.item", "duepost.in_hand", "dramatiq.queue", "duepost.delivery")
 
 
 @pytest.mark.parametrize("level", ["serializable", "repeatable read"])
