@@ -17,7 +17,7 @@ from email.utils import format_datetime
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple, TypeVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,7 +30,7 @@ from actors.content.templates import Content  # noqa: E402
 from actors.liveness.process import this_process  # noqa: E402
 from actors.ruling import Phase  # noqa: E402
 from benchmarks.site import BODY, fresh_database, machine, migrated, schedule, server  # noqa: E402
-from models import emails, messages, workers  # noqa: E402
+from models import emails, workers  # noqa: E402
 from models.database.connections import Database  # noqa: E402
 from models.emails import ClaimedEmail, Finished, Result  # noqa: E402
 from models.messages import StoredMessage  # noqa: E402
@@ -168,26 +168,26 @@ def in_database(database: Database, turns: int) -> Sequence[Trick]:
             way.schedule_one_by_one,
         ),
         Trick(
-            "a page of due emails is one round trip",
-            "models/functions/transitions.sql:enqueue_emails",
+            "a page of due emails is one statement",
+            "models/functions/transitions.sql:enqueue_items",
             way.enqueue_page,
             way.enqueue_one_by_one,
         ),
         Trick(
             "an enqueue does not wait for the disk",
-            "models/functions/transitions.sql:enqueue_emails",
+            "models/functions/transitions.sql:enqueue_items",
             way.enqueue_page,
             way.enqueue_durably,
         ),
         Trick(
             "many claims are one statement and one commit",
-            "models/functions/transitions.sql:claim_emails",
+            "models/functions/transitions.sql:claim_emails_v2",
             way.claim_together,
             way.claim_one_by_one,
         ),
         Trick(
             "a claim is planned once in a session",
-            "models/functions/transitions.sql:claim_emails",
+            "models/functions/transitions.sql:claim_emails_v2",
             way.claim_one_by_one,
             way.claim_planned_each_time,
         ),
@@ -226,16 +226,16 @@ class EmailsWay:
 
     def enqueue_page(self) -> float:
         """A call for each page."""
-        emails.enqueue_each(self._database, [0], [message()], [PRIORITY])
+        emails.enqueue(self._database, [0], [message()], [PRIORITY])
         return turn(self._enqueue_page, self._scheduled, PAGE)
 
     def enqueue_one_by_one(self) -> float:
-        """A transaction from here for each, which waits for the disk no more than the page does."""
+        """A statement from here for each, which waits for the disk no more than the page does."""
         return turn(self._enqueue_one, self._scheduled, 1)
 
     def enqueue_durably(self) -> float:
-        """The page, and each of its commits waits for the disk."""
-        with self._altered("enqueue_emails", "'synchronous_commit', 'off'", "'synchronous_commit', 'on'"):
+        """The page, and its commit waits for the disk."""
+        with self._altered("enqueue_items", "'synchronous_commit', 'off'", "'synchronous_commit', 'on'"):
             return self.enqueue_page()
 
     def claim_together(self) -> float:
@@ -250,7 +250,7 @@ class EmailsWay:
 
     def claim_planned_each_time(self) -> float:
         """Each in a statement of its own, which is planned anew with each call."""
-        with self._altered("claim_emails", "force_generic_plan", "force_custom_plan"):
+        with self._altered("claim_emails_v2", "force_generic_plan", "force_custom_plan"):
             return self.claim_one_by_one()
 
     def conclude_together(self) -> float:
@@ -272,18 +272,14 @@ class EmailsWay:
         )
 
     def _enqueue_page(self, email_ids: Sequence[int]) -> None:
-        enqueued = emails.enqueue_each(
+        enqueued = emails.enqueue(
             self._database, email_ids, [message() for _ in email_ids], [PRIORITY] * len(email_ids)
         )
         assert len(enqueued) == len(email_ids)
         self._queued += email_ids
 
     def _enqueue_one(self, email_ids: Sequence[int]) -> None:
-        new = message()
-        with self._database.transaction() as cursor:
-            cursor.execute("SET LOCAL synchronous_commit = off")
-            assert emails.enqueue(cursor, email_ids[0], UUID(new.message_id))
-            messages.insert(cursor, new)
+        assert emails.enqueue(self._database, email_ids, [message()], [PRIORITY])
         self._queued += email_ids
 
     def _claim(self, email_ids: Sequence[int]) -> None:

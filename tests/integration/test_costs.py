@@ -12,18 +12,18 @@ EMAILS = 200
 
 #: At most so many for each email, from enqueue to ledger, with one thread: nobody shares a commit.
 ROUND_TRIPS = 2.2
-TRANSACTIONS = 3.2
-WAL_BYTES = 4_800
+TRANSACTIONS = 2.2
+WAL_BYTES = 3_600
 
 
 @pytest.fixture
 def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Each statement that this thread sends; proofs of the worker's session go by the clock."""
+    """Each statement that is sent, in whatever thread; proofs of the worker's session go by the clock."""
     sent: list[str] = []
     execute = Cursor.execute
 
     def counted(cursor: Cursor, query: str, vars: object = None) -> None:  # noqa: A002 - the driver's name
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread().name != "duepost-worker-session":
             sent.append(query)
         execute(cursor, query, vars)
 
