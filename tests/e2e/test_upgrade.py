@@ -17,13 +17,13 @@ from tests.waiting import wait_until
 #: What a next release may do while this one's workers run: add, and rebuild, but take nothing away.
 NEXT_RELEASE = {
     "9001_columns.sql": """
-        ALTER TABLE duepost.scheduled_email ADD COLUMN campaign text;
+        ALTER TABLE duepost.item ADD COLUMN campaign text;
         ALTER TABLE duepost.delivery ADD COLUMN campaign text;
         ALTER TABLE duepost.attempt ADD COLUMN relay text NOT NULL DEFAULT '';
         ALTER TABLE dramatiq.queue ADD COLUMN tenant text;
     """,
     "9002_indexes.sql": """
-        CREATE INDEX ON duepost.scheduled_email (kind);
+        CREATE INDEX ON duepost.item (kind);
         CREATE INDEX ON dramatiq.queue (mtime);
     """,
     "9003_functions.sql": """
