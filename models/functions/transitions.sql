@@ -339,9 +339,9 @@ COMMENT ON FUNCTION duepost.conclude_emails IS
     'is still the row''s and that nobody holds: locks them by ascending id, and gives their ids.';
 
 -- The scheduler's page: a message for each item that is due and has none, in one statement; a failure is taken apart by the
--- caller. What may not be sent now is passed over; what is past its time goes to the ledger, unless somebody holds it. The
--- commit need not wait for the disk: a crash that loses it leaves the items scheduled. `is_probe` is for the one that looks
--- whether the relay of an open circuit takes mail again.
+-- caller. Items are locked one by one, by ascending id. What somebody else holds, or what may not be sent now, is passed
+-- over; what is past its time goes to the ledger. The commit need not wait for the disk: a crash that loses it leaves the
+-- items scheduled. `is_probe` is for the one that looks whether the relay of an open circuit takes mail again.
 CREATE OR REPLACE FUNCTION duepost.enqueue_items(
     ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[], is_probe boolean DEFAULT false
 ) RETURNS SETOF uuid
@@ -368,11 +368,18 @@ BEGIN
         WHERE i.id = ANY (enqueue_items.ids) AND c.circuit_open AND NOT c.paused;
     END IF;
     RETURN QUERY
+    WITH item AS MATERIALIZED (
+        SELECT i.id, i.is_held, i.due_at, i.expires_at
+        FROM duepost.item AS i
+        WHERE i.id = ANY (enqueue_items.ids)
+        ORDER BY i.id
+        FOR KEY SHARE SKIP LOCKED
+    )
     INSERT INTO dramatiq.queue AS m (message_id, queue_name, state, mtime, message, eta, priority, key)
     SELECT g.message_id, enqueue_items.queue_name, 'queued', now(), g.content, clock_timestamp(), g.priority, i.id
     FROM unnest(enqueue_items.ids, enqueue_items.message_ids, enqueue_items.contents, enqueue_items.priorities)
         WITH ORDINALITY AS g (id, message_id, content, priority, place)
-    JOIN duepost.item AS i ON i.id = g.id AND i.id = ANY (enqueue_items.ids)
+    JOIN item AS i ON i.id = g.id
     CROSS JOIN duepost.control AS c
     WHERE NOT i.is_held
       AND i.due_at <= now()
