@@ -8,16 +8,15 @@ from dramatiq.middleware import Retries
 
 from actors.alerts import alerts
 from actors.alerts.redaction import PrivateRetries
-from actors.channels.smtp.connection import Connection
-from actors.channels.smtp.login import Logins
+from actors.channels.smtp.channel import SmtpChannel
 from actors.content.templates import Templates
 from actors.delivery.attempt import Records
 from actors.delivery.composer import Composer
 from actors.delivery.conclude import Conclusions
 from actors.delivery.dispatcher import Dispatcher
-from actors.delivery.email_work import EmailWork, Work
+from actors.delivery.email_work import EmailDispatcher, EmailInbox, EmailWork
 from actors.delivery.in_flight import InFlightClaims
-from actors.delivery.proof import Proof
+from actors.delivery.permit import SessionPermit
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import SharedRoute, Watch
 from actors.liveness.maintenance import Patience
@@ -68,8 +67,12 @@ class Application:
         self.route = SharedRoute(
             self.database, lambda: settings.need_relay().route, lambda: self.broker.worker_session.worker_id
         )
-        self._logins = Logins()
-        self._proof = Proof(self.broker.worker_session)
+        self.channel = SmtpChannel(
+            settings.need_relay,
+            settings.timeouts,
+            permit=SessionPermit(self.broker.worker_session),
+            route=self.route,
+        )
         self.composer = Composer(self.templates, sender=settings.need_sender() if settings.sender is not None else None)
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
         self.conclusions = Conclusions(
@@ -82,11 +85,14 @@ class Application:
             self.composer,
             self.records,
             self.conclusions,
-            actor_name=SEND_EMAIL,
             disabled=settings.disabled,
         )
-        self.dispatcher: Dispatcher[Work] = Dispatcher(
-            self.email_work, self.relay_connection, settings.smtp_connections, self.route
+        self.dispatcher: EmailDispatcher = Dispatcher(
+            self.email_work,
+            EmailInbox(self.broker, SEND_EMAIL),
+            self.channel,
+            settings.smtp_connections,
+            self.route,
         )
         self.scheduler = Scheduler(
             self.database, self.broker, retention_days=settings.retention_days, disabled=settings.disabled
@@ -97,17 +103,6 @@ class Application:
         self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)
         self.broker.add_middleware(
             Startup(settings, self.database, self.broker, self.dispatcher, self.rescuer, self.watch), before=Life
-        )
-
-    def relay_connection(self) -> Connection:
-        """A connection to the relay, which is made once it is needed."""
-        return Connection(
-            self.settings.need_relay(),
-            self.settings.timeouts,
-            may_send=self._proof.is_there,
-            may_send_soon=self._proof,
-            route=self.route,
-            logins=self._logins,
         )
 
 

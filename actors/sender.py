@@ -4,8 +4,7 @@ from typing import Final
 
 import dramatiq
 
-from actors.delivery.dispatcher import Dispatcher
-from actors.delivery.email_work import Work
+from actors.delivery.email_work import EmailDispatcher
 from actors.queue.broker import PostgresBroker
 from models.emails import LATE_PRIORITY, PRIORITY, QUEUE
 
@@ -18,7 +17,7 @@ IN_HAND: Final = 6
 
 
 def declare_sender(
-    broker: PostgresBroker, dispatcher: Dispatcher[Work], connections: int
+    broker: PostgresBroker, dispatcher: EmailDispatcher, connections: int
 ) -> dramatiq.Actor[[int], None]:
     """Declares the actor that delivers emails.
 

@@ -7,8 +7,7 @@ import dramatiq
 import psycopg2
 from dramatiq.middleware import Middleware
 
-from actors.delivery.dispatcher import Dispatcher
-from actors.delivery.email_work import Work
+from actors.delivery.email_work import EmailDispatcher
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import Watch
 from actors.liveness import memory_limit
@@ -42,7 +41,7 @@ class Startup(Middleware):
         settings: Settings,
         database: Database,
         broker: PostgresBroker,
-        dispatcher: Dispatcher[Work],
+        dispatcher: EmailDispatcher,
         rescuer: Rescuer,
         watch: Watch,
     ) -> None:

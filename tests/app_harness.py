@@ -7,14 +7,17 @@ import dramatiq
 
 from actors.app import Application
 from actors.delivery.attempt import Judged
-from actors.delivery.dispatcher import Blocking, OwnJob
 from actors.delivery.email_work import decision_on
+from actors.delivery.job import OwnJob
+from actors.delivery.lanes import Blocking
+from actors.delivery.report import report
 from actors.queue.consumer import ClaimedMessage
 from actors.settings import settings
 from duepost import client
 from models.database.connections import Database, Row
 from models.database.full_scan_throttle import FullScanThrottle
 from models.emails import ClaimedEmail
+from tests.smtp_client import ChannelClient
 
 
 class Harness:
@@ -99,23 +102,23 @@ class Harness:
     def claim(self, email_id: int) -> ClaimedEmail | None:
         """Claims an email as the dispatcher does; this process then knows nothing of it."""
         job = OwnJob()
-        works = self.app.email_work.begin([(email_id, job)])
+        works = self.app.email_work.claim([(email_id, job)])
         if not works:
             job.wait()
             return None
         [work] = works
-        if self.app.email_work.is_unread(work):
+        if work.is_unread:
             self.app.email_work.read(works)
         self.app.in_flight.drop(work.attempt.email.claim)
         return work.attempt.email
 
     def conclude(self, email: ClaimedEmail, judged: Sequence[Judged]) -> None:
         """Concludes an attempt."""
-        self.app.conclusions.conclude(decision_on(email, judged))
+        report(self.app.conclusions.conclude(decision_on(email, judged)))
 
     def deliveries(self, email: ClaimedEmail) -> Iterator[Judged]:
         """The attempts at an email, one recipient after the other, as the sender makes them."""
-        connection = self.app.relay_connection()
+        client = ChannelClient(self.app.channel)
         attempt = self.app.email_work.attempt(email)
         try:
             while (step := attempt.advance()) is not None:
@@ -124,10 +127,10 @@ class Harness:
                 else:
                     yield from attempt.judged
                     attempt.judged.clear()
-                    attempt.take(connection.deliver(step))
+                    attempt.take(client.deliver(step))
             yield from attempt.judged
         finally:
-            connection.close()
+            client.close()
 
     def deliver(self) -> None:
         """A pass of the scheduler, and all that it enqueued."""

@@ -9,8 +9,8 @@ from actors.content.addresses import AROUND, UndeliverableAddress, ascii_address
 from actors.content.mime import UnsendableField
 from actors.content.templates import RenderError, RenderTimeout
 from actors.delivery import decision
-from actors.delivery.composer import Composer, Payload
-from actors.delivery.dispatcher import Blocking, Lane
+from actors.delivery.composer import Composer, EmailPayload
+from actors.delivery.lanes import Blocking, Lane
 from actors.liveness.time_limit import time_limit
 from actors.queue.broker import PostgresBroker
 from actors.queue.waiting import wait_for_database
@@ -63,11 +63,11 @@ class Attempt:
         #: Users are still to be read: together with those of other emails, and if that takes too long, alone.
         self.is_unread = bool(email.users)
         #: The copy for the next recipient, or why there is none; None while it is not made.
-        self._copy: Payload | Ruling | None = None
+        self._copy: EmailPayload | Ruling | None = None
         self._lane: Lane | None = None
         self._to_note: Judged | None = None
 
-    def advance(self) -> Payload | Blocking | None:
+    def advance(self) -> EmailPayload | Blocking | None:
         """What comes next; nothing where each recipient has been attempted, or the relay has failed. Never waits.
 
         What was returned before has been done meanwhile, or the envelope's rulings have been taken.

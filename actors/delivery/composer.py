@@ -11,7 +11,7 @@ from actors.liveness.time_limit import TookTooLong, time_limit
 from models.emails import ClaimedEmail, Recipient
 
 #: What an email is handed to its channel as.
-Payload: TypeAlias = Envelope
+EmailPayload: TypeAlias = Envelope
 
 #: A template that renders in less than this many seconds is rendered in the event loop's thread next time.
 QUICK: Final = 0.005
@@ -50,7 +50,7 @@ class Composer:
         """Its template has taken long: the next one is rendered in a thread."""
         self._quick.discard(email.template or "")
 
-    def compose(self, email: ClaimedEmail, recipient: Recipient, address: str, seconds: float | None) -> Payload:
+    def compose(self, email: ClaimedEmail, recipient: Recipient, address: str, seconds: float | None) -> EmailPayload:
         """Renders an email for a recipient, and builds the message; rendering takes no more than so many seconds.
 
         Raises:
@@ -106,7 +106,7 @@ class Composer:
         return self._templates.render(email.template, {**(email.context or {}), "recipient": whom}, seconds)
 
 
-def built(email: ClaimedEmail, recipient: Recipient, address: str, sender: Mailbox, content: Content) -> Payload:
+def built(email: ClaimedEmail, recipient: Recipient, address: str, sender: Mailbox, content: Content) -> EmailPayload:
     """The message as it goes over the wire."""
     message = build_message(
         content=content,

@@ -1,10 +1,9 @@
 """Concludes attempts: row, journal, ledger and acknowledgement in one transaction."""
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from actors.alerts import alerts
 from actors.delivery.attempt import LostClaim
 from actors.delivery.decision import Decision
 from actors.delivery.retry_policy import FIRST_PROBE, LONGEST_PROBE
@@ -13,6 +12,7 @@ from actors.delivery.safety_net import DEAD_IN_A_ROW, is_everybody_refused
 from actors.queue.broker import PostgresBroker
 from actors.queue.consumer import ClaimedMessage
 from actors.queue.waiting import wait_for_database
+from actors.ruling import Ruling
 from actors.tick import tick, tick_later
 from models import control, emails, undeliverable
 from models.database.connections import Cursor, Database
@@ -20,6 +20,25 @@ from models.emails import ClaimedEmail
 from models.words import State
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What was committed for an attempt, as facts.
+
+    Attributes:
+        decision: what was written.
+        state: where the email stands now; None where it is finished.
+        opened_circuit: the failure that the circuit was opened for, if it was.
+        slowed_down: the refusal that the route pauses for, if it does, and for how many seconds.
+        is_repeated: it had been committed before, by a commit whose answer was lost: nothing was written.
+    """
+
+    decision: Decision
+    state: State | None = None
+    opened_circuit: Ruling | None = None
+    slowed_down: tuple[Ruling, float] | None = None
+    is_repeated: bool = False
 
 
 class Conclusions:
@@ -40,26 +59,30 @@ class Conclusions:
         self._route = route
         self._keep_undeliverable_days = keep_undeliverable_days
 
-    def conclude(self, outcome: Decision) -> None:
+    def conclude(self, outcome: Decision) -> Conclusion:
         """Moves the row on, writes the journal and acknowledges the message, in one transaction.
+
+        A circuit is closed afterwards, if this was its probe and went well.
+
+        Returns:
+            what was committed.
 
         Raises:
             LostClaim: the row is no longer this worker's, and nothing was changed.
         """
         email = outcome.email
 
-        def write() -> tuple[Decision, list[Callable[[], None]]]:
+        def write() -> Conclusion:
             if outcome.is_plain and self.conclude_together([(outcome, self._broker.message_in_process)]):
-                return outcome, alerts_of(outcome)
+                return Conclusion(outcome)
             with self._database.transaction() as cursor:
                 return self._write(cursor, email, outcome)
 
-        written, reports = wait_for_database(write, self._broker.stopping)
-        for report in reports:
-            tell(report)
-        if email.probe and written.relay_answered and control.close_circuit(self._database):
+        conclusion = wait_for_database(write, self._broker.stopping)
+        if email.probe and conclusion.decision.relay_answered and control.close_circuit(self._database):
             logger.info("The relay takes mail again; the circuit is closed.")
             tick(self._broker)
+        return conclusion
 
     def conclude_together(self, plain: Sequence[tuple[Decision, ClaimedMessage | None]]) -> set[int]:
         """Concludes emails of which nothing else is to be said, and acknowledges their messages.
@@ -79,12 +102,10 @@ class Conclusions:
                 message.settle()
         return done
 
-    def _write(
-        self, cursor: Cursor, email: ClaimedEmail, outcome: Decision
-    ) -> tuple[Decision, list[Callable[[], None]]]:
-        """Writes a conclusion; gives it as it was written, and what is to be reported once it is committed."""
+    def _write(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> Conclusion:
+        """Writes a conclusion in the caller's transaction, which locks the row until it ends; returns it as written."""
         if not emails.lock_claimed(cursor, email):
-            return outcome, self._check_concluded(cursor, email)
+            return self._check_concluded(cursor, outcome)
         refusal = self._keep_undeliverable(cursor, email, outcome)
         if refusal is not None:
             outcome = outcome.as_relay_failure()
@@ -95,15 +116,15 @@ class Conclusions:
             state = self._move_on(cursor, email, outcome)
             concluded = state is not None
         if not concluded:
-            return outcome, self._check_concluded(cursor, email)
+            return self._check_concluded(cursor, outcome)
         if refusal is not None:
             undeliverable.reopen(cursor, email.id)
         for result in outcome.dead_addresses:
             emails.suppress(cursor, result)
-        reports = alerts_of(outcome, state)
-        reports += self._open_circuit(cursor, email, outcome, refusal) + self._slow_down(cursor, outcome)
+        opened_circuit = self._open_circuit(cursor, email, outcome, refusal)
+        slowed_down = self._slow_down(cursor, outcome)
         self._broker.acknowledge_if_held(cursor)
-        return outcome, reports
+        return Conclusion(outcome, state, opened_circuit, slowed_down)
 
     def _keep_undeliverable(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> str | None:
         """Keeps what is undeliverable for some days; looks whether everybody is refused alike.
@@ -150,20 +171,20 @@ class Conclusions:
         )
         return State.SCHEDULED if is_later else None
 
-    def _check_concluded(self, cursor: Cursor, email: ClaimedEmail) -> list[Callable[[], None]]:
+    def _check_concluded(self, cursor: Cursor, outcome: Decision) -> Conclusion:
         """The claim is not the row's any more: fine if we concluded it ourselves, in a commit whose answer was lost.
 
         Raises:
             LostClaim: it went to another worker.
         """
-        if not emails.was_concluded(cursor, email):
+        if not emails.was_concluded(cursor, outcome.email):
             raise LostClaim
         self._broker.acknowledge_if_held(cursor)
-        return []
+        return Conclusion(outcome, is_repeated=True)
 
     def _open_circuit(
         self, cursor: Cursor, email: ClaimedEmail, outcome: Decision, refusal: str | None
-    ) -> list[Callable[[], None]]:
+    ) -> Ruling | None:
         """Opens the circuit, or puts off its next probe; the scheduler is asked to be there when that is due.
 
         A probe that the relay has not answered, for whatever reason, has failed.
@@ -173,9 +194,12 @@ class Conclusions:
             email: it.
             outcome: what its attempt came to.
             refusal: the words that everybody is refused with, if so.
+
+        Returns:
+            the failure that it was opened for, if it was.
         """
         failure = outcome.relay_failure
-        reports: list[Callable[[], None]] = []
+        opened_for: Ruling | None = None
         if failure is not None and control.open_circuit(
             cursor,
             reason=described(failure) + (", all recipients alike" if refusal is not None else ""),
@@ -183,49 +207,20 @@ class Conclusions:
             refusal=refusal,
         ):
             pause = FIRST_PROBE
-            reports.append(partial(alerts.circuit_opened, failure))
+            opened_for = failure
         elif email.probe and not outcome.relay_answered:
             reason = described(failure) if failure is not None else None
             pause = control.put_off_probe(cursor, reason=reason, longest=LONGEST_PROBE)
         else:
-            return []
+            return None
         tick_later(self._broker, pause)
-        return reports
+        return opened_for
 
-    def _slow_down(self, cursor: Cursor, outcome: Decision) -> list[Callable[[], None]]:
+    def _slow_down(self, cursor: Cursor, outcome: Decision) -> tuple[Ruling, float] | None:
         """Where the relay has had too much of us nothing is claimed for a while; then comes a pass of the scheduler."""
         refusal = next((ruling for ruling in outcome.rulings if self._route.is_too_much(ruling)), None)
         pause = self._route.slow_down(cursor, refusal) if refusal is not None else None
         if refusal is None or pause is None:
-            return []
+            return None
         tick_later(self._broker, pause)
-        said = "The relay has had too much of us (%s): it gets nothing for %.0f s."
-        return [partial(logger.info, said, described(refusal), pause)]
-
-
-def alerts_of(outcome: Decision, state: State | None = None) -> list[Callable[[], None]]:
-    """What an operator should hear of, once it is committed: one alert for each failure.
-
-    A template's failure has an alert of its own, and so has the relay's, as the circuit opens.
-
-    Args:
-        outcome: what an attempt came to.
-        state: where the email stands now; None where it is finished.
-    """
-    email = outcome.email
-    found: list[Callable[[], None]] = [
-        partial(alerts.undeliverable, email.id, email.kind, ruling) for ruling in outcome.undeliverable_rulings
-    ]
-    if outcome.is_unknown:
-        found.append(partial(alerts.unknown, email.id, email.kind, state))
-    if state is not None:
-        found += [partial(alerts.retried, email.id, email.kind, ruling) for ruling in outcome.retried_rulings]
-    return found
-
-
-def tell(report: Callable[[], None]) -> None:
-    """Reports what is committed: that a report fails changes nothing of it."""
-    try:
-        report()
-    except Exception:  # whatever a reporter raises
-        logger.exception("A report has failed.")
+        return refusal, pause

@@ -1,273 +1,184 @@
-"""Delivers many emails at once: claims several, speaks over several connections, concludes several.
+"""Delivers many items at once: claims several, speaks over several sessions, concludes several.
 
 The first thread that comes with a job drives all dialogues until there is nothing left to do; one that comes meanwhile
-hands its job over and waits, and what waits in this process's memory is taken along. So with many emails each statement
+hands its job over and waits. What waits in this process's memory is claimed with it. So with many items each statement
 and each commit serves many (group commit: DeWitt et al., Implementation Techniques for Main Memory Database Systems,
 1984).
 
 The thread that drives the dialogues does nothing that may block, however little there is to do: claims, reads,
-rendering, connections and conclusions each run in threads of their own kind (`Lane`), and come back to it.
+rendering, connections and conclusions each run in a pool of their own (`Lane`), and their results come back to it.
 """
 
-import contextvars
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum, auto
 from functools import partial
-from typing import Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from actors.channels.smtp.connection import Connection, Envelope
-from actors.channels.smtp.dialogue import Script
-from actors.channels.smtp.route import NoPlace
-from actors.channels.smtp.verdicts import judge_failure
-from actors.delivery.event_loop import EventLoop, Line
+from actors.channels.channel import Channel, NoPlace, Payload, Rulings, Session
+from actors.delivery.event_loop import EventLoop, Slot
+from actors.delivery.job import Job, OwnJob
+from actors.delivery.lanes import SLOW, THREADS, UNCOUNTED, Blocking, Lane
 from actors.delivery.thread_pool import ThreadPool
-from actors.ruling import Phase, Ruling
+from actors.ruling import Phase, Ruling, Scope
+from models.words import Verdict
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that a conclusion waits for others, while some are on their way.
-LINGER = 0.02
+LINGER: Final = 0.02
 
-#: Seconds between two looks for messages that have come meanwhile, while a relay is waited for.
-LOOK_INTERVAL = 0.02
+#: Seconds between two looks for messages that have come meanwhile, while a peer is waited for.
+LOOK_INTERVAL: Final = 0.02
 
-#: Seconds for which an email stays behind another's dot without a reply to that.
-BEHIND_FOR = 1.0
+#: Seconds for which an item stays pipelined behind another one that has no answer; then it goes another way.
+PIPELINED_FOR: Final = 1.0
 
-#: Seconds without a place for a connection after which what was claimed goes back, for another worker to take.
-STARVED_FOR = 5.0
+#: Seconds without a place for a session after which what was claimed is released, for another worker to take.
+STARVED_FOR: Final = 5.0
 
-#: Seconds until another connection is tried while others work and one could not be opened: at first, and at the most.
-FIRST_OPENING_PAUSE, LONGEST_OPENING_PAUSE = 1.0, 60.0
-
-
-class Lane(Enum):
-    """Where work that may block is done: kinds that are not to wait for each other have threads of their own."""
-
-    CLAIM = auto()
-    #: What is read of many emails at once, and of one that is not to hold up others.
-    READ = auto()
-    READ_ALONE = auto()
-    #: Rendering: a first try, which is short; a longer one; and for as long as an email may take.
-    TRIAL = auto()
-    SHORT = auto()
-    LONG = auto()
-    CONCLUDE = auto()
-    #: What may wait for a row that an application holds.
-    ALONE = auto()
+#: Seconds until another session is tried while others work and one could not be opened: at first, and at the most.
+FIRST_CONNECT_PAUSE, LONGEST_CONNECT_PAUSE = 1.0, 60.0
 
 
-#: Threads of each lane.
-THREADS: Final = {
-    Lane.CLAIM: 1,
-    Lane.READ: 1,
-    Lane.READ_ALONE: 2,
-    Lane.TRIAL: 1,
-    # Few: each of them takes its turn at Python's lock whenever somebody else wants it.
-    Lane.SHORT: 1,
-    Lane.LONG: 2,
-    Lane.CONCLUDE: 1,
-    Lane.ALONE: 3,
-}
+class Claimed(Protocol):
+    """A claimed item. Its questions are asked in the thread that drives the dialogues, and never wait."""
 
-#: Lanes whose work takes the processor for long: what waits there is not counted as being under way.
-SLOW: Final = frozenset({Lane.SHORT, Lane.LONG})
+    @property
+    def is_unread(self) -> bool:
+        """Whether something is still to be read before it can go on, together with others."""
 
-#: Lanes whose work does not keep others from being claimed.
-ASIDE: Final = SLOW | {Lane.TRIAL, Lane.READ_ALONE}
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Work = TypeVar("Work")
-
-
-class Job(Protocol):
-    """One message's work, in whatever thread."""
-
-    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Does some of it in the message's own context."""
-
-    def end(self, failure: BaseException | None = None) -> None:
-        """It is over; nothing happens where it was before."""
-
-
-class OwnJob:
-    """The message that an actor was called with: its thread waits for it, or works on it itself."""
-
-    def __init__(self) -> None:
-        self._context = contextvars.copy_context()
-        self._failure: BaseException | None = None
-        self._over = threading.Lock()
-        self._over.acquire()
-
-    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Does some of it in the message's own context."""
-        return self._context.run(work, *args, **kwargs)
-
-    def end(self, failure: BaseException | None = None) -> None:
-        """It is over."""
-        if self._over.locked():
-            self._failure = failure
-            self._over.release()
-
-    def wait(self) -> None:
-        """Waits until it is over.
-
-        Raises:
-            BaseException: what it failed of.
-        """
-        self._over.acquire()
-        if self._failure is not None:
-            raise self._failure
-
-
-class Blocking(NamedTuple):
-    """Work on an email that may block, and where it is done. What it raises ends that email's job, and no other's."""
-
-    lane: Lane
-    work: Callable[[], None]
-
-
-class Trade(Protocol[Work]):
-    """What a dispatcher does. What one email's work raises ends that email's job.
-
-    `advance`, `take`, `has_more` and the questions run in the thread that drives the dialogues, and never block; all
-    others run in threads of their own.
-    """
-
-    def begin(self, jobs: Sequence[tuple[int, Job]]) -> list[Work]:
-        """Claims what these jobs are for; ends those for which there is nothing to do."""
-
-    def read(self, works: Sequence[Work]) -> None:
-        """Reads what is still to be known of what was claimed together."""
-
-    def advance(self, work: Work) -> Envelope | Blocking | None:
-        """What comes next: an envelope for the relay, something that may block, or nothing: then it is concluded."""
-
-    def take(self, work: Work, rulings: dict[str, Ruling]) -> None:
-        """What the relay has made of its envelope."""
-
-    def is_unread(self, work: Work) -> bool:
-        """Whether something is still to be read before it can go on."""
-
-    def is_plain(self, work: Work) -> bool:
+    @property
+    def is_plain(self) -> bool:
         """Whether it can be concluded together with others."""
 
-    def is_broken(self, work: Work) -> bool:
-        """Whether the relay, or our settings for it, have failed: then nothing more is tried until it is concluded."""
+    @property
+    def has_route_failed(self) -> bool:
+        """Whether the route, or our settings for it, have failed: nothing more is tried until it is concluded."""
 
-    def conclude(self, works: Sequence[Work]) -> list[Work]:
+
+W = TypeVar("W", bound=Claimed)
+P = TypeVar("P", bound=Payload)
+P_co = TypeVar("P_co", bound=Payload, covariant=True)
+
+
+class ItemWork(Protocol[W, P_co]):
+    """What is done with items of one sort, in the order in which it is done. What one raises ends that one's job.
+
+    `advance` and `take` run in the thread that drives the dialogues, and never wait; all others run in the pools.
+    """
+
+    def claim(self, jobs: Sequence[tuple[int, Job]]) -> list[W]:
+        """Claims what these jobs are for; ends those for which there is nothing to do."""
+
+    def read(self, claimed: Sequence[W]) -> None:
+        """Reads what is still to be known of what was claimed together."""
+
+    def advance(self, work: W) -> P_co | Blocking | None:
+        """What comes next: a payload for the channel, something that may block, or nothing: then it is concluded."""
+
+    def take(self, work: W, rulings: Rulings) -> None:
+        """Takes what came of the payload."""
+
+    def conclude(self, works: Sequence[W]) -> list[W]:
         """Writes down what came of plain ones, and ends their jobs; returns those that are to be concluded alone."""
 
-    def conclude_alone(self, work: Work) -> None:
-        """Writes down what came of it, and ends its job."""
+    def conclude_alone(self, work: W) -> None:
+        """Writes down what came of one, and ends its job."""
 
-    def release(self, works: Sequence[Work]) -> None:
-        """Gives back claims of which nothing was sent; they keep their place in line."""
+    def release(self, works: Sequence[W]) -> None:
+        """Gives up claims of which nothing was sent, and ends their jobs; the items keep their place."""
 
-    def postpone(self, work: Work) -> None:
-        """Gives a claim back for a while, as there are too many slow ones."""
+    def postpone(self, work: W) -> None:
+        """Gives up a claim for a while, as too many slow ones are under way, and ends its job."""
 
-    def fail(self, work: Work, failure: BaseException) -> None:
-        """Something has been raised, or the dispatcher has been stopped: ends the job."""
+    def fail(self, work: W, failure: BaseException) -> None:
+        """Ends the job of one that something was raised for, or that a stopped thread had."""
+
+
+class Inbox(Protocol):
+    """Messages in this process's memory that ask for the same work."""
 
     def has_more(self) -> bool:
-        """Whether one more job may wait."""
+        """Whether one waits, as far as is known. Never waits."""
 
-    def take_along(self) -> tuple[int, Job] | None:
-        """One more job, if one waits."""
+    def next(self) -> tuple[int, Job] | None:
+        """Takes the next one: its item's number, and its job. Runs in a pool."""
 
 
 class Pacing(Protocol):
-    """How much of a dispatcher its relay takes just now. Never blocks."""
+    """How much of a dispatcher its route takes just now. Never blocks."""
 
     def most(self, size: int) -> int:
-        """Of `size` connections, how many are to be used."""
+        """Of `size` sessions, how many are to be used."""
 
     @property
     def retry(self) -> float:
-        """Seconds for which no connection is to be opened; 0 where one may."""
+        """Seconds for which no session is to be opened; 0 where one may."""
 
     @property
     def hold(self) -> float:
-        """Seconds for which no email is to be begun; 0 where one may. Never long."""
+        """Seconds for which no item is to be begun; 0 where one may. Never long."""
 
     @property
     def idle_limit(self) -> float:
-        """Seconds after which a connection without an email is to be closed."""
+        """Seconds after which a session without an item is to be closed."""
 
     def should_yield(self) -> bool:
-        """Whether a connection is to be closed so that another worker gets its place; asked after each email."""
+        """Whether a session is to be closed so that another worker gets its place; asked after each item."""
 
 
-class NoPacing:
-    """A relay that takes everything."""
+class Ready(NamedTuple, Generic[W, P]):
+    """What can go out over the next session."""
 
-    retry = 0.0
-    hold = 0.0
-    idle_limit = float("inf")
-
-    def most(self, size: int) -> int:
-        """All."""
-        return size
-
-    def should_yield(self) -> bool:
-        """Never."""
-        return False
+    work: W
+    payload: P
 
 
-class Ready(NamedTuple, Generic[Work]):
-    """What can go out over the next connection."""
+class Pipelined(NamedTuple, Generic[W, P]):
+    """What a session has for when it is done, and until when it stays there, by the monotonic clock."""
 
-    work: Work
-    envelope: Envelope
-
-
-class Behind(NamedTuple, Generic[Work]):
-    """What has gone out behind a dot, and until when it stays there, by the monotonic clock."""
-
-    ready: Ready[Work]
+    ready: Ready[W, P]
     until: float
 
 
-class Dispatcher(Generic[Work]):
-    """The connections of a process to the relay, and the thread that drives their dialogues just now, if any.
+class Dispatcher(Generic[W, P]):
+    """The sessions of a process with a route, and the thread that drives their dialogues now, if any.
+
+    `do` and `tidy` may be called by any thread. All other state belongs to the driving thread; what other threads hand
+    over is in `_waiting` and `_is_driven` (under `_lock`) and in `_results` (a deque: they append, it pops).
 
     Args:
-        trade: what is done.
-        connect: makes a connection.
-        size: how many connections at the most.
-        pacing: how many of them the relay takes just now; all without it.
+        items: what is done.
+        inbox: what waits in this process's memory.
+        channel: opens sessions.
+        size: how many sessions at the most.
+        pacing: how many of them the route takes just now.
     """
 
-    def __init__(
-        self, trade: Trade[Work], connect: Callable[[], Connection], size: int, pacing: Pacing | None = None
-    ) -> None:
-        self._trade = trade
-        self._connect = connect
+    def __init__(self, items: ItemWork[W, P], inbox: Inbox, channel: Channel[P], size: int, pacing: Pacing) -> None:
+        self._items = items
+        self._inbox = inbox
+        self._channel = channel
         self._size = size
-        self._pacing = pacing or NoPacing()
+        self._pacing = pacing
         self._lock = threading.Lock()
-        self._is_at_work = False
         #: Both under the lock.
         self._waiting: deque[tuple[int, Job]] = deque()
-        #: What has come back from other threads; they append, the driving thread takes.
-        self._returned: deque[Callable[[], None]] = deque()
-        self._lanes = {
+        self._is_driven = False
+        #: What is to follow in the driving thread, as work in a pool is done.
+        self._results: deque[Callable[[], None]] = deque()
+        self._pools = {
             lane: ThreadPool(f"duepost-{lane.name.lower()}", most, newest_first=lane is Lane.TRIAL)
-            for lane, most in THREADS.items()
+            for lane, most in (THREADS | {Lane.SESSION: size}).items()
         }
-        #: A line opens a connection, or waits for one thing aside: there are no more threads than lines.
-        self._aside = ThreadPool("duepost-aside", size)
-        self._begin_anew()
+        self._reset()
 
     def do(self, number: int) -> None:
-        """Does the job for an email, in whatever thread; returns when it is over.
+        """Does the job for an item, in whatever thread; returns when it is over.
 
         Raises:
             BaseException: what it failed of.
@@ -275,234 +186,232 @@ class Dispatcher(Generic[Work]):
         job = OwnJob()
         with self._lock:
             self._waiting.append((number, job))
-            leads, self._is_at_work = not self._is_at_work, True
-        if leads:
-            self._work_until_done()
+            drives, self._is_driven = not self._is_driven, True
+        if drives:
+            self._drive_until_done()
         else:
-            self._board.wake()
+            self._loop.wake()
         job.wait()
 
     def close(self) -> None:
-        """Closes the connections; nobody may be at work."""
+        """Closes the sessions, and waits for that; no job may be under way."""
         free = self._free
-        for line in free:
-            self._board.forget(line)
-        self._begin_anew()
-        for line in free:
-            line.connection.close()
+        for slot in free:
+            self._loop.forget(slot)
+        self._reset()
+        for slot in free:
+            slot.session.close()
 
     def tidy(self) -> None:
-        """Closes connections that have been idle for too long. Any thread may call this; it does not block."""
+        """Closes sessions that have been idle for too long. Any thread may call this; it does not block."""
         with self._lock:
-            if not self._is_at_work:
-                self._retire_idle()
+            if not self._is_driven:
+                self._close_idle()
 
-    def _begin_anew(self) -> None:
-        self._board = EventLoop(self._aside.submit)
-        self._free: list[Line] = []
-        #: Lines that are open, or being opened; of those the latter, and since when.
-        self._lines = 0
-        self._opening = 0
-        self._opens_at = 0.0
-        self._opening_pause = FIRST_OPENING_PAUSE
-        #: Since when there has been no place for a connection, though something waits for one; None while there is.
+    def _reset(self) -> None:
+        self._loop: EventLoop[P] = EventLoop()
+        self._free: list[Slot[P]] = []
+        #: Sessions that are open, or being opened; of those the latter, and when the next may be.
+        self._sessions = 0
+        self._connecting = 0
+        self._connects_at = 0.0
+        self._connect_pause = FIRST_CONNECT_PAUSE
+        #: Since when there has been no place for a session, though something waits for one; None while there is.
         self._starved_since: float | None = None
-        #: When the relay has last done something for an email.
+        #: When the route has last done something for an item.
         self._worked_at = -float("inf")
         #: Jobs whose claim is under way: one claim at a time, so that it serves many.
-        self._taken: list[tuple[int, Job]] = []
+        self._claiming: list[tuple[int, Job]] = []
         self._is_claiming = False
-        #: What is in some lane's hands.
-        self._away: dict[int, tuple[Work, Lane]] = {}
-        self._ready: deque[Ready[Work]] = deque()
-        self._spoken: dict[Line, Ready[Work]] = {}
-        self._rulings: dict[Line, dict[str, Ruling] | None] = {}
-        #: What has gone out behind the dot that a line waits for the reply to, the oldest first.
-        self._behind: dict[Line, Behind[Work]] = {}
-        self._done: list[Work] = []
+        #: What is in a pool.
+        self._in_pool: dict[int, tuple[W, Lane]] = {}
+        self._ready: deque[Ready[W, P]] = deque()
+        self._delivering: dict[Slot[P], Ready[W, P]] = {}
+        #: What is delivered next over a session, the oldest first.
+        self._pipelined: dict[Slot[P], Pipelined[W, P]] = {}
+        self._done: list[W] = []
         self._done_at = 0.0
         self._is_concluding = False
-        #: Failures of the route that are being written down: until then nothing is begun.
-        self._broken = 0
-        #: How many there have been.
-        self._breaks = 0
+        #: Failures of the route that are being concluded: until then nothing is begun.
+        self._route_failures = 0
+        #: Grows each time that what was claimed before is to be released.
+        self._era = 0
 
-    def _work_until_done(self) -> None:
+    def _drive_until_done(self) -> None:
         while True:
             try:
-                self._work()
+                self._drive()
             except BaseException as failure:  # noqa: BLE001 - nobody is left waiting; their threads raise it
                 self._give_up(failure)
             with self._lock:
                 if not self._waiting:
-                    self._is_at_work = False
+                    self._is_driven = False
                     return
 
-    def _work(self) -> None:
+    def _drive(self) -> None:
         while True:
-            self._go_on_with_returned()
-            self._retire_idle()
-            self._hold_back()
+            self._go_on_with_results()
+            self._close_idle()
+            self._release_what_is_held()
             self._claim()
-            self._speak()
+            self._deliver_ready()
             self._conclude()
             if self._is_over:
                 return
-            self._board.wait(self._patience())
-            self._take_back()
+            self._loop.wait(self._patience())
+            self._withdraw_late()
 
     @property
     def _is_over(self) -> bool:
-        is_busy = self._board or self._is_claiming or self._away or self._ready or self._done or self._is_concluding
+        is_busy = self._loop or self._is_claiming or self._in_pool or self._ready or self._done or self._is_concluding
         # What may not be claimed yet waits for its moment here.
         is_held = self._pacing.hold and self._waiting
-        return not is_busy and not self._returned and not is_held
+        return not is_busy and not self._results and not is_held
 
     def _give_up(self, failure: BaseException) -> None:
+        """The driving thread was stopped: ends all that it had, so that nobody is left waiting."""
         with self._lock:
-            jobs = [job for _, job in (*self._taken, *self._waiting)]
+            jobs = [job for _, job in (*self._claiming, *self._waiting)]
             self._waiting.clear()
-        ready = [*self._ready, *self._spoken.values(), *(each.ready for each in self._behind.values())]
-        works = [*(each.work for each in ready), *self._done, *(work for work, _ in self._away.values())]
-        for line in self._spoken:
-            line.connection.abandon()
-        self._begin_anew()
+        ready = [*self._ready, *self._delivering.values(), *(each.ready for each in self._pipelined.values())]
+        works = [*(each.work for each in ready), *self._done, *(work for work, _ in self._in_pool.values())]
+        for slot in (*self._delivering, *self._free):
+            slot.session.abandon()
+        self._reset()
         for work in works:
             self._fail(work, failure)
         for job in jobs:
-            self._lanes[Lane.ALONE].submit(partial(job.end, failure))
+            self._pools[Lane.ALONE].submit(partial(job.end, failure))
 
-    def _fail(self, work: Work, failure: BaseException) -> None:
-        self._lanes[Lane.ALONE].submit(partial(self._trade.fail, work, failure))
+    def _fail(self, work: W, failure: BaseException) -> None:
+        self._pools[Lane.ALONE].submit(partial(self._items.fail, work, failure))
 
-    # What other threads do.
+    # What runs in the pools.
 
-    def _have_done(self, submit: Callable[[Callable[[], None]], None], work: Callable[[], Callable[[], None]]) -> None:
-        """Has work done in another thread; what that returns is called by the driving one."""
-        board = self._board
+    def _run(self, lane: Lane, work: Callable[[], Callable[[], None]]) -> None:
+        """Runs work in a pool; what that returns is called by the driving thread."""
+        loop = self._loop
 
-        def do() -> None:
-            self._returned.append(partial(self._unless_stale, board, work()))
-            self._board.wake()
+        def run() -> None:
+            self._results.append(partial(self._unless_stale, loop, work()))
+            self._loop.wake()
 
-        submit(do)
+        self._pools[lane].submit(run)
 
-    def _unless_stale(self, board: EventLoop, then: Callable[[], None]) -> None:
+    def _unless_stale(self, loop: EventLoop[P], then: Callable[[], None]) -> None:
         # What was begun before a stop was failed with it.
-        if board is self._board:
+        if loop is self._loop:
             then()
 
-    def _go_on_with_returned(self) -> None:
-        while self._returned:
-            self._returned.popleft()()
+    def _go_on_with_results(self) -> None:
+        while self._results:
+            self._results.popleft()()
 
-    def _send_away(
-        self, work: Work, lane: Lane, action: Callable[[], None], then: Callable[[], None], anyway: bool = False
+    def _run_for(
+        self, work: W, lane: Lane, action: Callable[[], None], then: Callable[[], None], anyway: bool = False
     ) -> None:
-        """Has a lane do something for one email; `then` follows if it succeeds, or `anyway`."""
-        self._away[id(work)] = (work, lane)
+        """Runs something for one item in a pool; `then` follows if it succeeds, or `anyway`."""
+        self._in_pool[id(work)] = (work, lane)
 
-        def do() -> Callable[[], None]:
+        def run() -> Callable[[], None]:
             return partial(back, failure_of(action))
 
         def back(failure: BaseException | None) -> None:
-            del self._away[id(work)]
+            del self._in_pool[id(work)]
             if failure is not None:
                 self._fail(work, failure)
             if failure is None or anyway:
                 then()
 
-        self._have_done(self._lanes[lane].submit, do)
+        self._run(lane, run)
 
-    def _send_all_away(
-        self, works: Sequence[Work], lane: Lane, action: Callable[[], None], then: Callable[[Work], None]
+    def _run_for_all(
+        self, works: Sequence[W], lane: Lane, action: Callable[[], None], then: Callable[[W], None]
     ) -> None:
-        """Has a lane do something for several emails at once."""
-        self._away.update((id(work), (work, lane)) for work in works)
+        """Runs something for several items at once in a pool."""
+        self._in_pool.update((id(work), (work, lane)) for work in works)
 
-        def do() -> Callable[[], None]:
+        def run() -> Callable[[], None]:
             return partial(back, failure_of(action))
 
         def back(failure: BaseException | None) -> None:
             for work in works:
-                del self._away[id(work)]
+                del self._in_pool[id(work)]
                 if failure is not None:
                     self._fail(work, failure)
                 else:
                     then(work)
 
-        self._have_done(self._lanes[lane].submit, do)
+        self._run(lane, run)
+
+    def _in_lanes(self, lanes: frozenset[Lane]) -> int:
+        return sum(lane in lanes for _, lane in self._in_pool.values())
 
     # Claim, and prepare.
 
     def _claim(self) -> None:
-        """Claims the next emails, once it is worth it: what waits for a connection is no more than what has one."""
+        """Claims the next items, once it is worth it: what waits for a session is no more than what has one."""
         room = 2 * self._most - self._under_way
-        if self._is_claiming or self._broken or not self._has_room or room <= 0 or self._pacing.hold:
+        if self._is_claiming or self._route_failures or not self._has_room or room <= 0 or self._pacing.hold:
             return
         with self._lock:
-            while self._waiting and len(self._taken) < room:
-                self._taken.append(self._waiting.popleft())
-        if self._taken or self._trade.has_more():
-            begin = partial(self._begin, self._board, self._taken, room, self._breaks)
+            while self._waiting and len(self._claiming) < room:
+                self._claiming.append(self._waiting.popleft())
+        if self._claiming or self._inbox.has_more():
             self._is_claiming = True
-            self._have_done(self._lanes[Lane.CLAIM].submit, begin)
+            self._run(Lane.CLAIM, partial(self._claim_several, self._loop, self._claiming, room, self._era))
 
-    def _begin(self, board: EventLoop, jobs: list[tuple[int, Job]], room: int, breaks: int) -> Callable[[], None]:
-        while len(jobs) < room and (more := self._trade.take_along()) is not None:
+    def _claim_several(
+        self, loop: EventLoop[P], jobs: list[tuple[int, Job]], room: int, era: int
+    ) -> Callable[[], None]:
+        while len(jobs) < room and (more := self._inbox.next()) is not None:
             jobs.append(more)
-        works: list[Work] = []
-        failure = failure_of(lambda: works.extend(self._trade.begin(jobs)) if jobs else None)
+        works: list[W] = []
+        failure = failure_of(lambda: works.extend(self._items.claim(jobs)) if jobs else None)
         if failure is not None:
             for _, job in jobs:
                 job.end(failure)
-        if board is not self._board:
+        if loop is not self._loop:
             for work in works:
                 self._fail(work, InterruptedError("the thread that drives the dialogues was stopped"))
-        return partial(self._begun, works, breaks)
+        return partial(self._claimed, works, era)
 
-    def _begun(self, works: list[Work], breaks: int) -> None:
-        self._taken, self._is_claiming = [], False
-        self._away.update((id(work), (work, Lane.CLAIM)) for work in works)
-        unread = [work for work in works if self._trade.is_unread(work)]
+    def _claimed(self, works: list[W], era: int) -> None:
+        self._claiming, self._is_claiming = [], False
+        # Where this thread is stopped on the way, each of them is known.
+        self._in_pool.update((id(work), (work, Lane.CLAIM)) for work in works)
+        unread = [work for work in works if work.is_unread]
         if unread:
-            go_on = partial(self._advance, breaks=breaks)
-            self._send_all_away(unread, Lane.READ, partial(self._trade.read, unread), go_on)
+            go_on = partial(self._advance, era=era)
+            self._run_for_all(unread, Lane.READ, partial(self._items.read, unread), go_on)
         for work in works:
-            if self._away[id(work)][1] is Lane.CLAIM:
-                del self._away[id(work)]
-                self._advance(work, breaks)
+            if self._in_pool[id(work)][1] is Lane.CLAIM:
+                del self._in_pool[id(work)]
+                self._advance(work, era)
 
-    def _advance(self, work: Work, breaks: int) -> None:
-        """Goes on with an email until there is an envelope for the relay, somebody else's work to do, or nothing.
+    def _advance(self, work: W, era: int) -> None:
+        """Goes on with an item until there is a payload for the channel, work for a pool, or nothing.
 
         Args:
             work: it.
-            breaks: how many failures of the route there had been when it was claimed, or was last spoken about.
+            era: that in which it was claimed, or was last spoken about.
         """
         with self._contained(work):
-            step = self._trade.advance(work)
+            step = self._items.advance(work)
             if step is None:
                 self._finish(work)
-            elif breaks != self._breaks:
+            elif era != self._era:
                 self._release([work])
-            elif isinstance(step, Envelope):
+            elif not isinstance(step, Blocking):
                 self._ready.append(Ready(work, step))
             elif step.lane in SLOW and self._in_lanes(SLOW) >= 2 * self._size:
-                self._send_away(work, Lane.ALONE, partial(self._trade.postpone, work), nothing)
+                self._run_for(work, Lane.ALONE, partial(self._items.postpone, work), nothing)
             else:
-                self._send_away(work, step.lane, step.work, partial(self._advance, work, breaks))
-
-    def _take(self, ready: Ready[Work], rulings: dict[str, Ruling]) -> None:
-        with self._contained(ready.work):
-            self._trade.take(ready.work, rulings)
-            if not self._trade.is_broken(ready.work):
-                self._worked_at = time.monotonic()
-            self._advance(ready.work, self._breaks)
+                self._run_for(work, step.lane, step.work, partial(self._advance, work, era))
 
     @contextmanager
-    def _contained(self, work: Work) -> Iterator[None]:
-        """The boundary at which one email's failure ends, in the thread that drives the dialogues."""
+    def _contained(self, work: W) -> Iterator[None]:
+        """The boundary at which one item's failure ends, in the thread that drives the dialogues."""
         try:
             yield
         except BaseException as failure:
@@ -510,114 +419,80 @@ class Dispatcher(Generic[Work]):
             if not isinstance(failure, Exception):
                 raise
 
-    def _in_lanes(self, lanes: frozenset[Lane]) -> int:
-        return sum(lane in lanes for _, lane in self._away.values())
+    def _release(self, works: Sequence[W]) -> None:
+        if works:
+            self._run_for_all(works, Lane.ALONE, partial(self._items.release, works), nothing)
 
-    # Speak.
+    def _release_ready(self) -> None:
+        """Releases what was claimed, and is not being delivered; what is being prepared follows."""
+        self._era += 1
+        self._release([each.work for each in self._ready])
+        self._ready.clear()
 
-    def _speak(self) -> None:
-        while self._ready and (line := self._ready_line()):
-            self._play(line, self._ready.popleft())
-        if self._ready and not self._broken:
-            self._open_lines()
-
-    def _ready_line(self) -> Line | None:
-        """A line that is open; one that is not as it should be is opened again aside."""
-        stale: list[Line] = []
-        found = None
-        while self._free and found is None:
-            line = self._free.pop()
-            if line.connection.is_ready:
-                found = line
-            else:
-                stale.append(line)
-        for line in stale:
-            if found is None and self._opening < len(self._ready):
-                self._open(line)
-            else:
-                self._free.insert(0, line)
-        return found
-
-    def _open_lines(self) -> None:
-        """Opens a line for each email that has none, unless some could not be opened a moment ago."""
-        while self._opening < len(self._ready) and self._lines < self._most and self._may_open:
-            try:
-                line = Line(self._connect())
-            except Exception as failure:  # noqa: BLE001 - whatever it is, it is the route's failure
-                self._route_failed(failure)
-                return
-            self._lines += 1
-            self._open(line)
-
-    @property
-    def _may_open(self) -> bool:
-        return time.monotonic() >= self._opens_at and not self._pacing.retry
-
-    def _retire_idle(self) -> None:
-        """Closes what has been idle for too long, and what there is more of than the relay takes.
-
-        While an email waits for a connection, none is idle: a probe's is opened while the circuit has others closed.
-        """
-        now, limit = time.monotonic(), float("inf") if self._ready else self._pacing.idle_limit
-        surplus = self._lines - self._opening - self._most
-        for line in list(self._free):
-            if surplus > 0 or now - line.connection.idle_since > limit:
-                self._free.remove(line)
-                self._retire(line)
-                surplus -= 1
-
-    def _retire(self, line: Line) -> None:
-        self._board.forget(line)
-        self._lines -= 1
-        self._aside.submit(line.connection.close)
-
-    def _hold_back(self) -> None:
-        """Gives back what was not begun, where the relay has had too much, or there is no place for long."""
+    def _release_what_is_held(self) -> None:
+        """Releases what was not begun, where the route has had too much, or there is no place for long."""
         has_starved = self._starved_since is not None and time.monotonic() - self._starved_since > STARVED_FOR
-        if self._lines:
+        if self._sessions:
             self._starved_since = None
         elif has_starved:
             self._starved_since = time.monotonic()
-        if self._ready and (self._pacing.hold or (has_starved and not self._lines)):
-            self._breaks += 1
-            self._release([each.work for each in self._ready])
-            self._ready.clear()
+        if self._ready and (self._pacing.hold or (has_starved and not self._sessions)):
+            self._release_ready()
 
-    def _open(self, line: Line) -> None:
-        self._board.forget(line)
-        self._opening += 1
-        begun_at = time.monotonic()
-        board = self._board
+    # Sessions: open, and close.
 
-        def do() -> Callable[[], None]:
-            rulings: list[Ruling | None] = []
-            failure = failure_of(lambda: rulings.append(line.connection.open()))
-            if failure is not None or board is not self._board:
-                # It failed, or nobody waits for it any more.
-                line.connection.abandon()
-            return partial(self._opened, line, begun_at, rulings[0] if rulings else failure)
+    def _connect_for_ready(self) -> None:
+        """Opens a session for each item that has none, unless some could not be opened a moment ago."""
+        while self._connecting < len(self._ready) and self._sessions < self._most and self._may_connect:
+            self._sessions += 1
+            self._connect()
 
-        self._have_done(self._aside.submit, do)
+    @property
+    def _may_connect(self) -> bool:
+        return time.monotonic() >= self._connects_at and not self._pacing.retry
 
-    def _opened(self, line: Line, begun_at: float, failure: Ruling | BaseException | None) -> None:
-        self._opening -= 1
-        if failure is None:
-            self._opening_pause = FIRST_OPENING_PAUSE
+    def _connect(self, worn_out: Slot[P] | None = None) -> None:
+        """Opens a session, perhaps in the place of one that takes no more."""
+        self._connecting += 1
+        begun_at, loop = time.monotonic(), self._loop
+        found: list[Session[P] | Ruling] = []
+
+        def connect() -> None:
+            if worn_out is not None:
+                worn_out.session.close()
+            found.append(self._channel.connect())
+
+        def run() -> Callable[[], None]:
+            failure = failure_of(connect)
+            for each in found:
+                if loop is not self._loop and not isinstance(each, Ruling):
+                    # Nobody waits for it any more.
+                    each.abandon()
+            return partial(self._connected, found[0] if failure is None else failure, begun_at)
+
+        if worn_out is not None:
+            self._loop.forget(worn_out)
+        self._run(Lane.SESSION, run)
+
+    def _connected(self, found: Session[P] | Ruling | BaseException, begun_at: float) -> None:
+        self._connecting -= 1
+        if not isinstance(found, Ruling | BaseException):
+            self._connect_pause = FIRST_CONNECT_PAUSE
             self._starved_since = None
-            self._free.append(line)
+            self._free.append(Slot(found))
             return
-        self._lines -= 1
-        if isinstance(failure, NoPlace):
+        self._sessions -= 1
+        if isinstance(found, NoPlace):
             # Others have the places that there are.
             if self._starved_since is None:
                 self._starved_since = begun_at
-        elif self._worked_at > begun_at and self._lines > self._opening:
-            # The relay works, over others.
-            self._opens_at = time.monotonic() + self._opening_pause
-            self._opening_pause = min(2 * self._opening_pause, LONGEST_OPENING_PAUSE)
+        elif self._worked_at > begun_at and self._sessions > self._connecting:
+            # The route works, over others.
+            self._connects_at = time.monotonic() + self._connect_pause
+            self._connect_pause = min(2 * self._connect_pause, LONGEST_CONNECT_PAUSE)
             logger.info("A further connection to the relay could not be opened; those that are open go on.")
         else:
-            self._route_failed(failure)
+            self._route_failed(found)
 
     def _route_failed(self, failure: Ruling | BaseException) -> None:
         """One of those that wait tells it, and nothing more is opened for the others."""
@@ -626,81 +501,149 @@ class Dispatcher(Generic[Work]):
         ready = self._ready.popleft()
         if not isinstance(failure, Ruling):
             logger.error("A connection to the relay could not be made: %s.", type(failure).__name__, exc_info=failure)
-            failure = judge_failure(Phase.CONNECT, f"no connection could be made: {type(failure).__name__}")
-        self._take(ready, dict.fromkeys(ready.envelope.recipients, failure))
+            said = f"no connection could be made: {type(failure).__name__}"
+            failure = Ruling(Verdict.RETRY, Scope.RELAY, Phase.CONNECT, reply=said)
+        self._take(ready, dict.fromkeys(ready.payload.recipients, failure))
 
-    def _play(self, line: Line, ready: Ready[Work]) -> None:
-        self._spoken[line] = ready
-        self._board.play(line, self._dialogue(line, ready.envelope), partial(self._ended, line, ready))
+    def _close_idle(self) -> None:
+        """Closes what has been idle for too long, and what there is more of than the route takes.
 
-    def _dialogue(self, line: Line, envelope: Envelope) -> Script[None]:
-        self._rulings[line] = yield from line.connection.submitting(envelope, partial(self._put_behind, line))
+        While an item waits for a session, none is idle: a probe's is opened while the circuit has others closed.
+        """
+        now, limit = time.monotonic(), float("inf") if self._ready else self._pacing.idle_limit
+        surplus = self._sessions - self._connecting - self._most
+        for slot in list(self._free):
+            if surplus > 0 or now - slot.session.idle_since > limit:
+                self._free.remove(slot)
+                self._close(slot)
+                surplus -= 1
 
-    def _put_behind(self, line: Line) -> Envelope | None:
-        """Of what waits for a line, the next goes out behind this one's dot, unless a line is free."""
-        if not self._ready or self._free:
-            return None
-        self._behind[line] = Behind(self._ready.popleft(), time.monotonic() + BEHIND_FOR)
-        return self._behind[line].ready.envelope
+    def _close(self, slot: Slot[P]) -> None:
+        self._loop.forget(slot)
+        self._sessions -= 1
+        self._pools[Lane.SESSION].submit(slot.session.close)
 
-    def _take_back(self) -> None:
-        """What is behind a dot that has no reply for long goes another way."""
-        while self._behind:
-            line, oldest = next(iter(self._behind.items()))
+    # Deliver.
+
+    def _deliver_ready(self) -> None:
+        while self._ready and (slot := self._ready_slot()):
+            self._deliver(slot, self._ready.popleft())
+        if self._ready and not self._route_failures:
+            self._connect_for_ready()
+            if self._channel.pipelines:
+                self._pipeline_ready()
+
+    def _ready_slot(self) -> Slot[P] | None:
+        """A session that takes an item; one that takes no more is replaced in the pool."""
+        worn_out: list[Slot[P]] = []
+        found = None
+        while self._free and found is None:
+            slot = self._free.pop()
+            if slot.session.is_ready:
+                found = slot
+            else:
+                worn_out.append(slot)
+        for slot in worn_out:
+            if found is None and self._connecting < len(self._ready):
+                self._connect(slot)
+            else:
+                self._free.insert(0, slot)
+        return found
+
+    def _deliver(self, slot: Slot[P], ready: Ready[W, P]) -> None:
+        self._delivering[slot] = ready
+        if self._channel.pipelines:
+            self._pipeline(slot)
+        self._loop.drive(slot, slot.session.deliver(ready.payload), partial(self._delivered, slot, ready))
+
+    def _pipeline_ready(self) -> None:
+        """What waits for a session goes behind what is being delivered."""
+        for slot in self._delivering:
+            self._pipeline(slot)
+
+    def _pipeline(self, slot: Slot[P]) -> None:
+        """Of what waits for a session, the next is delivered after this one's, unless a session is free."""
+        if not self._ready or self._free or slot in self._pipelined:
+            return
+        if slot.session.pipeline(self._ready[0].payload):
+            self._pipelined[slot] = Pipelined(self._ready.popleft(), time.monotonic() + PIPELINED_FOR)
+
+    def _withdraw_late(self) -> None:
+        """What is pipelined behind an item that has no answer for long goes another way."""
+        while self._pipelined:
+            slot, oldest = next(iter(self._pipelined.items()))
             if oldest.until > time.monotonic():
                 return
-            line.connection.forgo()
-            self._go_another_way(self._behind.pop(line).ready)
+            slot.session.withdraw()
+            self._go_another_way(self._pipelined.pop(slot).ready)
 
-    def _go_another_way(self, ready: Ready[Work]) -> None:
-        if self._broken:
+    def _go_another_way(self, ready: Ready[W, P]) -> None:
+        if self._route_failures:
             self._release([ready.work])
         else:
             self._ready.appendleft(ready)
 
-    def _ended(self, line: Line, ready: Ready[Work], failure: BaseException | None) -> None:
-        del self._spoken[line]
-        rulings = self._rulings.pop(line, None)
-        behind = self._behind.pop(line, None)
-        if line.connection.wire is None:
-            self._lines -= 1
-            if behind is not None:
-                self._go_another_way(behind.ready)
-        elif behind is not None:
-            self._play(line, behind.ready)
-        elif self._lines - self._opening > self._most or self._pacing.should_yield():
-            self._retire(line)
+    def _delivered(
+        self, slot: Slot[P], ready: Ready[W, P], rulings: Rulings | None, failure: BaseException | None
+    ) -> None:
+        del self._delivering[slot]
+        pipelined = self._pipelined.pop(slot, None)
+        session = slot.session
+        if not session.is_open:
+            self._sessions -= 1
+            if pipelined is not None:
+                self._go_another_way(pipelined.ready)
+        elif pipelined is not None:
+            self._deliver(slot, pipelined.ready)
+        elif self._sessions - self._connecting > self._most or self._pacing.should_yield():
+            self._close(slot)
         else:
-            self._free.append(line)
+            self._free.append(slot)
         if failure is not None:
             self._fail(ready.work, failure)
-        elif rulings is not None:
-            self._take(ready, rulings)
-        else:
+        elif rulings is None:
             self._go_another_way(ready)
+        elif session.refusal is not None:
+            self._ask_whether_full(ready, rulings, session.refusal)
+        else:
+            self._take(ready, rulings)
+
+    def _ask_whether_full(self, ready: Ready[W, P], rulings: Rulings, refusal: Ruling) -> None:
+        """The session was refused as such: where that is for there being others, nothing was said about the item."""
+        is_full: list[bool] = []
+
+        def then() -> None:
+            if is_full == [True]:
+                self._go_another_way(ready)
+            else:
+                self._take(ready, rulings)
+
+        self._run_for(ready.work, Lane.SESSION, lambda: is_full.append(self._channel.is_full(refusal)), then)
+
+    def _take(self, ready: Ready[W, P], rulings: Rulings) -> None:
+        with self._contained(ready.work):
+            self._items.take(ready.work, rulings)
+            if not ready.work.has_route_failed:
+                self._worked_at = time.monotonic()
+            self._advance(ready.work, self._era)
 
     # Conclude.
 
-    def _finish(self, work: Work) -> None:
-        if self._trade.is_broken(work):
-            self._broken += 1
-            self._breaks += 1
-            self._release([each.work for each in self._ready])
-            self._ready.clear()
-            self._send_away(work, Lane.ALONE, partial(self._trade.conclude_alone, work), self._mend, anyway=True)
-        elif self._trade.is_plain(work):
+    def _finish(self, work: W) -> None:
+        if work.has_route_failed:
+            self._route_failures += 1
+            self._release_ready()
+            conclude = partial(self._items.conclude_alone, work)
+            self._run_for(work, Lane.ALONE, conclude, self._route_failure_concluded, anyway=True)
+        elif work.is_plain:
             if not self._done:
                 self._done_at = time.monotonic()
             self._done.append(work)
         else:
             self._conclude_alone(work)
 
-    def _mend(self) -> None:
-        self._broken -= 1
-
-    def _release(self, works: Sequence[Work]) -> None:
-        if works:
-            self._send_all_away(works, Lane.ALONE, partial(self._trade.release, works), nothing)
+    def _route_failure_concluded(self) -> None:
+        self._route_failures -= 1
 
     def _conclude(self) -> None:
         if not self._done or self._is_concluding:
@@ -709,47 +652,47 @@ class Dispatcher(Generic[Work]):
         if is_worth_it or not self._is_worth_waiting:
             self._is_concluding = True
             done, self._done = self._done, []
-            self._have_done(self._lanes[Lane.CONCLUDE].submit, partial(self._conclude_together, done))
+            self._run(Lane.CONCLUDE, partial(self._conclude_together, done))
 
     @property
     def _is_worth_waiting(self) -> bool:
         """Whether more may come to an end soon."""
-        return bool(self._board or self._ready or self._is_claiming)
+        return bool(self._loop or self._ready or self._is_claiming)
 
-    def _conclude_together(self, works: list[Work]) -> Callable[[], None]:
-        left: list[Work] = []
-        failure = failure_of(lambda: left.extend(self._trade.conclude(works)))
+    def _conclude_together(self, works: list[W]) -> Callable[[], None]:
+        left: list[W] = []
+        failure = failure_of(lambda: left.extend(self._items.conclude(works)))
         return partial(self._concluded, works if failure is not None else left)
 
-    def _concluded(self, left: Sequence[Work]) -> None:
+    def _concluded(self, left: Sequence[W]) -> None:
         self._is_concluding = False
         for work in left:
             self._conclude_alone(work)
 
-    def _conclude_alone(self, work: Work) -> None:
-        self._send_away(work, Lane.ALONE, partial(self._trade.conclude_alone, work), nothing)
+    def _conclude_alone(self, work: W) -> None:
+        self._run_for(work, Lane.ALONE, partial(self._items.conclude_alone, work), nothing)
 
     # How long to wait.
 
     def _patience(self) -> float:
-        if self._returned:
+        if self._results:
             return 0.0
         now = time.monotonic()
         if self._done and not self._is_concluding:
             return max(0.0, self._done_at + LINGER - now)
         if self._has_room and not self._is_claiming:
             return LOOK_INTERVAL
-        waits = [each.until - now for each in list(self._behind.values())[:1]]
-        if self._ready and self._lines < self._most:
-            waits.append(max(self._opens_at - now, self._pacing.retry, LOOK_INTERVAL))
+        waits = [each.until - now for each in list(self._pipelined.values())[:1]]
+        if self._ready and self._sessions < self._most:
+            waits.append(max(self._connects_at - now, self._pacing.retry, LOOK_INTERVAL))
         if self._free:
             waits.append(self._pacing.idle_limit)
         return max(0.0, min(waits, default=float("inf")))
 
     @property
     def _under_way(self) -> int:
-        away = len(self._away) - self._in_lanes(ASIDE)
-        return len(self._board) + len(self._ready) + len(self._taken) + away
+        in_pool = len(self._in_pool) - self._in_lanes(UNCOUNTED)
+        return len(self._loop) + len(self._ready) + len(self._claiming) + in_pool
 
     @property
     def _has_room(self) -> bool:
@@ -757,12 +700,12 @@ class Dispatcher(Generic[Work]):
 
     @property
     def _most(self) -> int:
-        """How many connections there may be just now."""
+        """How many sessions there may be just now."""
         return self._pacing.most(self._size)
 
 
 def failure_of(action: Callable[[], object]) -> BaseException | None:
-    """Does something, and returns what it raised: the boundary at which one email's failure ends."""
+    """Does something, and returns what it raised: the boundary at which one item's failure ends, in a pool."""
     try:
         action()
     except BaseException as failure:  # noqa: BLE001 - whoever submitted it is told

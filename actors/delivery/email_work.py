@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import dramatiq
 
-from actors.alerts import alerts
-from actors.content.templates import RenderError
 from actors.delivery.attempt import TOGETHER, Attempt, Judged, LostClaim, Records
-from actors.delivery.composer import Composer, Payload
-from actors.delivery.conclude import Conclusions, alerts_of, tell
+from actors.delivery.composer import Composer, EmailPayload
+from actors.delivery.conclude import Conclusion, Conclusions
 from actors.delivery.decision import Decision
-from actors.delivery.dispatcher import Blocking, Job
+from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.in_flight import InFlightClaims
+from actors.delivery.job import Job
+from actors.delivery.lanes import Blocking
+from actors.delivery.report import report, report_lost_claim, report_render_failures
 from actors.delivery.thread_pool import ThreadPool
 from actors.queue.batching import BatchedMessage
 from actors.queue.broker import PostgresBroker
@@ -49,6 +50,25 @@ class Work:
     job: Job
     message: ClaimedMessage | None
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether its users are still to be read."""
+        return self.attempt.is_unread
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it moves to the ledger, and nothing else changes."""
+        return decision_on(self.attempt.email, self.attempt.judged).is_plain
+
+    @property
+    def has_route_failed(self) -> bool:
+        """Whether the relay, or our settings for it, have failed."""
+        return any(each.ruling.scope is Scope.RELAY for each in self.attempt.judged)
+
+
+#: Delivers emails.
+EmailDispatcher: TypeAlias = Dispatcher[Work, EmailPayload]
+
 
 class EmailWork:
     """What the dispatcher does with emails: claim, render, deliver, conclude.
@@ -60,7 +80,6 @@ class EmailWork:
         composer: makes copies.
         records: what attempts read and write under way.
         conclusions: writes down what came of them.
-        actor_name: the name of the actor whose messages are batched.
         disabled: nothing is claimed.
     """
 
@@ -73,7 +92,6 @@ class EmailWork:
         records: Records,
         conclusions: Conclusions,
         *,
-        actor_name: str,
         disabled: bool,
     ) -> None:
         self._database = database
@@ -82,11 +100,10 @@ class EmailWork:
         self._composer = composer
         self._records = records
         self._conclusions = conclusions
-        self._actor_name = actor_name
         self._disabled = disabled
         self._leaving = ThreadPool("duepost-leaving", LEAVING)
 
-    def begin(self, jobs: Sequence[tuple[int, Job]]) -> list[Work]:
+    def claim(self, jobs: Sequence[tuple[int, Job]]) -> list[Work]:
         """Claims emails in one statement; of two jobs for one email the first has it."""
         try:
             claimed = self._claimed([email_id for email_id, _ in jobs])
@@ -96,7 +113,7 @@ class EmailWork:
             return []
         except Exception as failure:  # noqa: BLE001 - one email's failure is no other's
             if len(jobs) > 1:
-                return [work for each in jobs for work in self.begin([each])]
+                return [work for each in jobs for work in self.claim([each])]
             jobs[0][1].end(failure)
             return []
         works = []
@@ -120,10 +137,6 @@ class EmailWork:
         """An attempt at a claimed email that is about to begin."""
         return Attempt(email, self._composer, self._records)
 
-    def is_unread(self, work: Work) -> bool:
-        """Whether its users are still to be read."""
-        return work.attempt.is_unread
-
     def read(self, works: Sequence[Work]) -> None:
         """Reads the users of what was claimed together; where that takes too long, each goes on to be read alone."""
         with suppress(emails.TooSlow):
@@ -131,21 +144,13 @@ class EmailWork:
             for work, email in zip(works, found, strict=True):
                 work.attempt.know(email)
 
-    def advance(self, work: Work) -> Payload | Blocking | None:
+    def advance(self, work: Work) -> EmailPayload | Blocking | None:
         """What comes next for an email."""
         return work.attempt.advance()
 
     def take(self, work: Work, rulings: Mapping[str, Ruling]) -> None:
         """What the relay has made of one copy."""
         work.attempt.take(rulings)
-
-    def is_plain(self, work: Work) -> bool:
-        """Whether it moves to the ledger, and nothing else changes."""
-        return decision_on(work.attempt.email, work.attempt.judged).is_plain
-
-    def is_broken(self, work: Work) -> bool:
-        """Whether the relay, or our settings for it, have failed."""
-        return any(each.ruling.scope is Scope.RELAY for each in work.attempt.judged)
 
     def conclude(self, works: Sequence[Work]) -> list[Work]:
         """Concludes plain ones in one statement."""
@@ -158,7 +163,7 @@ class EmailWork:
             return list(works)
         for work, outcome in outcomes:
             if work.attempt.email.id in done:
-                ended(work.job, partial(self._concluded, work, alerts_of(outcome)))
+                ended(work.job, partial(self._concluded, work, Conclusion(outcome)))
         return [work for work in works if work.attempt.email.id not in done]
 
     def conclude_alone(self, work: Work) -> None:
@@ -193,23 +198,10 @@ class EmailWork:
         else:
             work.job.end(of_its_own(failure))
 
-    def has_more(self) -> bool:
-        """Whether one more message may wait in this process's memory."""
-        return self._broker.has_more(self._actor_name)
-
-    def take_along(self) -> tuple[int, BatchedMessage] | None:
-        """The next message in this process's memory."""
-        while (companion := self._broker.take_along(self._actor_name)) is not None:
-            match companion.message.args:
-                case (int() as email_id,):
-                    return email_id, companion
-            companion.end(TypeError("the message names no email"))
-        return None
-
     def _conclude_alone(self, work: Work, outcome: Decision) -> None:
         try:
-            work.job.run(self._conclusions.conclude, outcome)
-            self._report_failures(work)
+            conclusion = work.job.run(self._conclusions.conclude, outcome)
+            self._report(work, conclusion)
         except LostClaim:
             work.job.run(report_lost_claim, work.attempt.email)
         finally:
@@ -219,15 +211,14 @@ class EmailWork:
         """The broker message in process."""
         return self._broker.message_in_process
 
-    def _concluded(self, work: Work, reports: Sequence[Callable[[], None]]) -> None:
+    def _concluded(self, work: Work, conclusion: Conclusion) -> None:
         self._in_flight.drop(work.attempt.email.claim)
-        for report in reports:
-            work.job.run(tell, report)
-        self._report_failures(work)
+        self._report(work, conclusion)
 
-    def _report_failures(self, work: Work) -> None:
-        if work.attempt.failures:
-            work.job.run(tell, partial(report_new, work.attempt.email, work.attempt.failures))
+    def _report(self, work: Work, conclusion: Conclusion) -> None:
+        """Tells an operator what there is to tell, in the message's own context."""
+        work.job.run(report, conclusion)
+        work.job.run(report_render_failures, work.attempt.email, work.attempt.failures)
 
     def _release(self, email_id: int) -> None:
         """An email that could not be claimed: its message goes where nothing may be sent now, or it has expired.
@@ -275,6 +266,32 @@ class EmailWork:
             self._in_flight.drop(email.claim)
 
 
+class EmailInbox:
+    """Messages in this process's memory that ask for emails to be delivered.
+
+    Args:
+        broker: in whose workers' memory.
+        actor_name: the actor that they are for.
+    """
+
+    def __init__(self, broker: PostgresBroker, actor_name: str) -> None:
+        self._broker = broker
+        self._actor_name = actor_name
+
+    def has_more(self) -> bool:
+        """Whether one may wait."""
+        return self._broker.has_more(self._actor_name)
+
+    def next(self) -> tuple[int, BatchedMessage] | None:
+        """Takes the next one: its email's id, and its job."""
+        while (batched := self._broker.take_along(self._actor_name)) is not None:
+            match batched.message.args:
+                case (int() as email_id,):
+                    return email_id, batched
+            batched.end(TypeError("the message names no email"))
+        return None
+
+
 def name_of(failure: BaseException) -> str:
     """An exception's type, for a log line: its text may hold values of a row."""
     return type(failure).__name__
@@ -298,18 +315,6 @@ def of_its_own(failure: BaseException) -> BaseException:
         return failure
     own.__cause__ = failure.__cause__
     return own
-
-
-def report_lost_claim(email: ClaimedEmail) -> None:
-    """Says that a claim went to another worker while this one was away."""
-    alerts.lost_claim(email.id, email.kind)
-
-
-def report_new(email: ClaimedEmail, failures: dict[str, RenderError]) -> None:
-    """A template's failure is ours to mend: a line each time, an event when it is new; not for each user."""
-    for text, failure in failures.items():
-        is_new = text not in (email.last_error or "")
-        alerts.render_error(email.id, email.kind, template=failure.template, line=failure.line, is_new=is_new)
 
 
 def decision_on(email: ClaimedEmail, judged: Sequence[Judged]) -> Decision:

@@ -1,7 +1,6 @@
 """The doctor's line about the relay: would it take an email of ours?"""
 
-from actors.channels.smtp.connection import Connection
-from actors.channels.smtp.rehearsal import Inspection
+from actors.channels.smtp.rehearsal import Inspection, inspect
 from actors.channels.smtp.relay import Relay, Security, Timeouts
 from actors.ruling import Phase, Ruling, Scope, Topic
 from duepost.commands.health import Health
@@ -34,7 +33,7 @@ def examine(relay: Relay, sender: str | None) -> tuple[Health, str]:
     """
     # The sender's own mailbox is the one that a relay may know; the other is far away: does it relay for us?
     recipients = () if sender is None else (sender, ELSEWHERE)
-    found = Connection(relay, Timeouts(*[PATIENCE] * 4)).inspect(sender, recipients)
+    found = inspect(relay, Timeouts(*[PATIENCE] * 4), sender, recipients)
     if found.refusal is not None:
         return Health.FAILED, f"{relay.host}:{relay.port}: {_said(found.refusal)}{_advice(found.refusal)}"
     detail = f"{relay.host}:{relay.port} takes mail{_protection(found)}"

@@ -4,26 +4,31 @@ import os
 import threading
 
 from actors import application
-from actors.channels.smtp.connection import Connection, Envelope
-from actors.channels.smtp.dialogue import Script
+from actors.channels.channel import Dialogue, Rulings, converse
+from actors.channels.smtp.envelope import Envelope
+from actors.channels.smtp.session import SmtpSession
 from actors.ruling import Phase, Ruling, Scope
 from actors.settings import settings
 from models.words import Verdict
+from tests.smtp_client import Client
 
 
 def conclude_before_the_dot() -> None:
     """Says `sent` at once, and delivers afterwards."""
+    deliver = SmtpSession.deliver
 
-    def say_sent(connection: Connection, envelope: Envelope, following: object) -> Script[dict[str, Ruling]]:
-        later = Connection(settings().need_relay(), settings().timeouts)
+    def wait_for(session: SmtpSession, envelope: Envelope) -> Rulings | None:
+        return converse(deliver(session, envelope), session.fileno)
+
+    def say_sent(_session: SmtpSession, envelope: Envelope) -> Dialogue[Rulings | None]:
+        later = Client(settings().need_relay(), settings().timeouts, deliver=wait_for)
         threading.Thread(target=later.deliver, args=(envelope,), daemon=True).start()
         yield from ()
         return {
             recipient: Ruling(Verdict.SENT, Scope.RECIPIENT, Phase.DOT, code=250) for recipient in envelope.recipients
         }
 
-    # What a dispatcher delivers with; `deliver` goes another way, and stays as it is.
-    Connection.submitting = say_sent  # type: ignore[method-assign, assignment]
+    SmtpSession.deliver = say_sent  # type: ignore[method-assign, assignment]
 
 
 def clear_what_is_being_sent() -> None:

@@ -8,18 +8,16 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from actors.app import Application
+from actors.channels.channel import Dialogue
 from actors.channels.smtp.replies import Reply
 from actors.channels.smtp.wire import Wire
 from actors.ruling import Phase
 from actors.settings import settings
 from models.database.connections import Cursor
-
-T = TypeVar("T")
-
 
 #: Threads that look after the process, at moments of their own, and do nothing for an email. All others count.
 CARETAKERS = frozenset({"duepost-worker-session", "duepost-route", "duepost-maintenance", "duepost-rescue"})
@@ -35,19 +33,20 @@ class Steps:
         self._count = 0
         self._lock = threading.Lock()
 
-    def step(self, name: str, action: Callable[[], T]) -> T:
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
         """One step, with death before or after it, if it is the one."""
         if threading.current_thread().name in CARETAKERS:
-            return action()
+            yield
+            return
         with self._lock:
             self._count += 1
             is_last = self._count == self._at
         if is_last and self._moment == "before":
             self._die(name)
-        found = action()
+        yield
         if is_last:
             self._die(name)
-        return found
 
     def _die(self, name: str) -> None:
         os.write(self._said, json.dumps(f"{self._moment} {name}").encode() + b"\n")
@@ -57,34 +56,23 @@ class Steps:
 def watch(steps: Steps) -> None:
     """From now on every statement and every step of SMTP is counted."""
     execute, send, receive = Cursor.execute, Wire.send, Wire.receive
-    begin, at_hand, look = Wire.begin, Wire.reply_at_hand, Wire.look_for_reply
 
     def watched_execute(cursor: Cursor, query: str, vars: object = None) -> None:  # noqa: A002 - the driver's name
         lines = [line for line in query.splitlines() if line.strip() and not line.startswith("--")]
-        steps.step(f"SQL {lines[0]}", lambda: execute(cursor, query, vars))
+        with steps.step(f"SQL {lines[0]}"):
+            execute(cursor, query, vars)
 
-    def watched_send(wire: Wire, data: bytes, phase: Phase) -> None:
-        steps.step(f"sending {phase}", lambda: send(wire, data, phase))
+    def watched_send(wire: Wire, data: bytes, phase: Phase) -> Dialogue[None]:
+        with steps.step(f"sending {phase}"):
+            yield from send(wire, data, phase)
 
-    def watched_receive(wire: Wire, phase: Phase, most: float) -> object:
-        return steps.step(f"the reply to {phase}", lambda: receive(wire, phase, most))
-
-    def watched_begin(wire: Wire, data: bytes, phase: Phase) -> int:
-        return steps.step(f"sending {phase}", lambda: begin(wire, data, phase))
-
-    def watched_at_hand(wire: Wire, phase: Phase) -> Reply | None:
-        reply = at_hand(wire, phase)
-        return reply and steps.step(f"the reply to {phase}", lambda: reply)
-
-    def watched_look(wire: Wire, phase: Phase) -> Reply | None:
-        return steps.step(f"the reply to {phase}", lambda: look(wire, phase))
+    def watched_receive(wire: Wire, phase: Phase, most: float) -> Dialogue[Reply]:
+        with steps.step(f"the reply to {phase}"):
+            return (yield from receive(wire, phase, most))
 
     Cursor.execute = watched_execute  # type: ignore[method-assign, assignment]
     Wire.send = watched_send  # type: ignore[method-assign, assignment]
     Wire.receive = watched_receive  # type: ignore[method-assign, assignment]
-    Wire.begin = watched_begin  # type: ignore[method-assign, assignment]
-    Wire.reply_at_hand = watched_at_hand  # type: ignore[method-assign, assignment]
-    Wire.look_for_reply = watched_look  # type: ignore[method-assign, assignment]
 
 
 def live(app: Application, at: int, moment: str, said: int) -> None:

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 from dramatiq.middleware import AgeLimit, Retries
 
-from actors.delivery.dispatcher import OwnJob
+from actors.delivery.job import OwnJob
 from actors.queue.batching import BatchedMessage
 from actors.queue.broker import PostgresBroker
 from models.database.connections import Database
@@ -182,7 +182,7 @@ def test_a_refusal_is_taken_apart_and_is_nobody_elses(harness: Harness) -> None:
     )
     jobs = [OwnJob() for _ in ids]
     senders = harness.app.email_work
-    works = senders.begin(list(zip(ids, jobs, strict=True)))
+    works = senders.claim(list(zip(ids, jobs, strict=True)))
     for work in works:
         work.attempt.judged.extend(harness.deliveries(work.attempt.email))
     for left in senders.conclude(works):

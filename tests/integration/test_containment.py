@@ -2,12 +2,14 @@
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 
 import psycopg2
 import pytest
 
-from actors.delivery import dispatcher
+from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.job import Job, OwnJob
 from actors.queue.consumer import ClaimedMessage
 from models import emails
 from tests.app_harness import Harness
@@ -49,23 +51,30 @@ def poison(harness: Harness, content: str, column: str = "context") -> int:
     return email_id
 
 
+class ReadyInbox:
+    """What waits in this process's memory is what the test has ready."""
+
+    def __init__(self, jobs: Sequence[tuple[int, Job]]) -> None:
+        self._jobs = deque(jobs)
+
+    def has_more(self) -> bool:
+        return bool(self._jobs)
+
+    def next(self) -> tuple[int, Job] | None:
+        return self._jobs.popleft() if self._jobs else None
+
+
 def send_together(harness: Harness) -> None:
     """As a worker does whose memory holds them all."""
     consumer = harness.app.broker.consume("duepost_send", prefetch=100_000, timeout=1)
     waiting: list[ClaimedMessage] = []
     while (message := next(consumer)) is not None:
         waiting.append(message)
-    jobs = [(int(message.args[0]), dispatcher.OwnJob()) for message in waiting]
-    along = jobs[1:]
-    work = harness.app.email_work
-    with pytest.MonkeyPatch.context() as patch:
-        # What waits in this process's memory is what the test has ready.
-        patch.setattr(work, "has_more", lambda: bool(along))
-        patch.setattr(work, "take_along", lambda: along.pop(0) if along else None)
-        together = dispatcher.Dispatcher(work, harness.app.relay_connection, 8)
-        together._waiting.append(jobs[0])
-        together._work_until_done()
-        together.close()
+    jobs = [(int(message.args[0]), OwnJob()) for message in waiting]
+    together = Dispatcher(harness.app.email_work, ReadyInbox(jobs[1:]), harness.app.channel, 8, harness.app.route)
+    together._waiting.append(jobs[0])
+    together._drive_until_done()
+    together.close()
     for _, job in jobs:
         job.wait()
     for message in waiting:

@@ -5,9 +5,9 @@ from contextlib import closing
 
 import pytest
 
-from actors.channels.smtp.connection import Connection, Envelope
+from actors.channels.channel import NoPlace
+from actors.channels.smtp.envelope import Envelope
 from actors.channels.smtp.relay import Relay
-from actors.channels.smtp.route import NoPlace
 from actors.delivery import route as module
 from actors.delivery.route import SharedRoute
 from actors.ruling import Phase, Ruling, Scope
@@ -17,6 +17,7 @@ from models.database.connections import Database
 from models.words import Verdict
 from models.workers import Process
 from tests.relays import Action, ScriptedRelay, close, reply, reset
+from tests.smtp_client import Client
 
 RELAY = "relay.example.com:25"
 
@@ -29,7 +30,7 @@ class Worker:
         self.relay = Relay.from_url(relay.url) if relay is not None else None
         name = self.relay.route if self.relay is not None else RELAY
         self.route = SharedRoute(database, lambda: name, lambda: number)
-        self.connections: list[Connection] = []
+        self.connections: list[Client] = []
 
     def open(self) -> Ruling | None:
         """One more connection, with an email over it; returns why there is none.
@@ -38,7 +39,7 @@ class Worker:
             NoPlace: there may be no further one.
         """
         assert self.relay is not None
-        connection = Connection(self.relay, route=self.route)
+        connection = Client(self.relay, route=self.route)
         [ruling] = connection.deliver(letter()).values()
         if ruling.verdict is not Verdict.SENT:
             return ruling

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from actors.delivery.conclude import alerts_of
+from actors.delivery.conclude import Conclusion
 from actors.delivery.decision import Decision, refusal_without_asking, result
+from actors.delivery.report import report
 from actors.delivery.retry_policy import MAILBOX_FULL_FOR
 from actors.ruling import Pace, Phase, Ruling, Scope
 from models.emails import ClaimedEmail, Recipient
@@ -123,6 +124,15 @@ def test_the_error_names_phase_and_reply_of_what_is_still_to_be_done() -> None:
     assert concluded(SENT, LATER).error == "rcpt: 451 4.3.0 try later"
 
 
-def test_an_undeliverable_recipient_and_an_unknown_are_reported_and_a_retry_is_not() -> None:
-    assert len(alerts_of(concluded(DEAD, UNKNOWN))) == 2
-    assert alerts_of(concluded(LATER)) == []
+def test_an_undeliverable_recipient_and_an_unknown_are_reported_and_a_retry_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    report(Conclusion(concluded(DEAD, UNKNOWN)))
+    assert len(caplog.records) == 2
+    report(Conclusion(concluded(LATER)))
+    assert len(caplog.records) == 2
+
+
+def test_what_had_been_committed_before_is_not_reported_again(caplog: pytest.LogCaptureFixture) -> None:
+    report(Conclusion(concluded(DEAD, UNKNOWN), is_repeated=True))
+    assert caplog.records == []

@@ -5,19 +5,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import ParamSpec, TypeVar
 
 import pytest
 
-from actors.channels.smtp.connection import Connection, Envelope
+from actors.channels.smtp.channel import SmtpChannel
+from actors.channels.smtp.envelope import Envelope
 from actors.channels.smtp.relay import Relay, Timeouts
 from actors.delivery import dispatcher as module
-from actors.delivery.dispatcher import Blocking, Dispatcher, Job, Lane, NoPacing
+from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.job import Job
+from actors.delivery.lanes import Blocking, Lane
 from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
 from tests.relays import ScriptedRelay, close, hang, reply
+from tests.smtp_client import AnyTime, NoRoute
 from tests.waiting import wait_until
 
 P = ParamSpec("P")
@@ -28,61 +33,77 @@ class StoppedThread(BaseException):
     """As Dramatiq raises it in a thread."""
 
 
-Work = tuple[int, Job]
+Item = tuple[int, Job]
+
+
+@dataclass(eq=False)
+class Work:
+    """A claimed number."""
+
+    number: int
+    job: Job
+    is_unread: bool = False
+    is_plain: bool = True
+    has_route_failed: bool = False
+
+
+class AllAtOnce:
+    """A route that takes everything."""
+
+    retry = 0.0
+    hold = 0.0
+    idle_limit = float("inf")
+
+    def most(self, size: int) -> int:
+        return size
+
+    def should_yield(self) -> bool:
+        return False
 
 
 class Simple:
-    """A trade with nothing to read, nothing that breaks, and nothing that is not plain."""
+    """Work with nothing to read, and nothing that is not plain; and the inbox that it waits in."""
 
     def __init__(self) -> None:
-        self.in_memory: deque[Work] = deque()
+        self.in_memory: deque[Item] = deque()
         self.released: list[int] = []
         self.postponed: list[int] = []
 
-    def begin(self, jobs: Sequence[Work]) -> list[Work]:
-        return list(jobs)
+    def claim(self, jobs: Sequence[Item]) -> list[Work]:
+        return [Work(*each) for each in jobs]
 
-    def read(self, works: Sequence[Work]) -> None:
-        raise AssertionError(works)
-
-    def is_unread(self, work: Work) -> bool:
-        return False
-
-    def is_plain(self, work: Work) -> bool:
-        return True
-
-    def is_broken(self, work: Work) -> bool:
-        return False
+    def read(self, claimed: Sequence[Work]) -> None:
+        raise AssertionError(claimed)
 
     def conclude(self, works: Sequence[Work]) -> list[Work]:
-        for _, job in works:
-            job.end()
+        for work in works:
+            work.job.end()
         return []
 
     def conclude_alone(self, work: Work) -> None:
-        work[1].end()
+        work.job.end()
 
     def release(self, works: Sequence[Work]) -> None:
-        self.released.extend(number for number, _ in works)
-        for _, job in works:
-            job.end()
+        self.released.extend(work.number for work in works)
+        for work in works:
+            work.job.end()
 
     def postpone(self, work: Work) -> None:
-        self.postponed.append(work[0])
-        work[1].end()
+        self.postponed.append(work.number)
+        work.job.end()
 
     def fail(self, work: Work, failure: BaseException) -> None:
-        work[1].end(failure)
+        work.job.end(failure)
 
     def has_more(self) -> bool:
         return bool(self.in_memory)
 
-    def take_along(self) -> Work | None:
+    def next(self) -> Item | None:
         return self.in_memory.popleft() if self.in_memory else None
 
 
 class Squares(Simple):
-    """A trade that can be held up on the way; numbers below zero fail there, and those of `stops` stop the thread."""
+    """Work that can be held up on the way; numbers below zero fail there, and those of `stops` stop the thread."""
 
     def __init__(self, lane: Lane = Lane.READ_ALONE) -> None:
         super().__init__()
@@ -94,29 +115,29 @@ class Squares(Simple):
         self.may_go_on = threading.Event()
         self.stop_at: int | None = None
 
-    def begin(self, jobs: Sequence[Work]) -> list[Work]:
+    def claim(self, jobs: Sequence[Item]) -> list[Work]:
         self.begun.append([number for number, _ in jobs])
-        return list(jobs)
+        return super().claim(jobs)
 
     def advance(self, work: Work) -> Envelope | Blocking | None:
-        if work[0] in self.squares:
+        if work.number in self.squares:
             return None
-        if work[0] == self.stop_at:
+        if work.number == self.stop_at:
             raise StoppedThread
         self.threads.add(threading.current_thread().name)
-        return Blocking(self.lane, partial(self._wait, work[0]))
+        return Blocking(self.lane, partial(self._wait, work.number))
 
     def take(self, work: Work, rulings: Mapping[str, Ruling]) -> None:
         raise AssertionError(work, rulings)
 
     def conclude(self, works: Sequence[Work]) -> list[Work]:
-        if any(number > 1000 for number, _ in works):
+        if any(work.number > 1000 for work in works):
             raise ArithmeticError("too large")
-        self.concluded.append([number for number, _ in works])
+        self.concluded.append([work.number for work in works])
         return super().conclude(works)
 
     def conclude_alone(self, work: Work) -> None:
-        if work[0] > 1000:
+        if work.number > 1000:
             raise ArithmeticError("too large")
         super().conclude_alone(work)
 
@@ -151,12 +172,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def crew_of(size: int, squares: Squares) -> Dispatcher[Work]:
-    return Dispatcher(squares, lambda: Connection(Relay.from_url("smtp://127.0.0.1:9")), size)
+def channel_to(url: str, timeouts: Timeouts = Timeouts()) -> SmtpChannel:  # noqa: B008 (frozen)
+    return SmtpChannel(lambda: Relay.from_url(url), timeouts, permit=AnyTime(), route=NoRoute())
+
+
+def dispatcher_of(size: int, squares: Squares) -> Dispatcher[Work, Envelope]:
+    return Dispatcher(squares, squares, channel_to("smtp://127.0.0.1:9"), size, AllAtOnce())
 
 
 def at_once(
-    pool: ThreadPoolExecutor, dispatcher: Dispatcher[Work], squares: Squares, numbers: Sequence[int]
+    pool: ThreadPoolExecutor, dispatcher: Dispatcher[Work, Envelope], squares: Squares, numbers: Sequence[int]
 ) -> dict[int, Future[None]]:
     """The first is on its way when the others come."""
     first, *others = numbers
@@ -173,7 +198,7 @@ def test_what_may_block_never_runs_in_the_thread_that_drives_not_even_for_a_lone
     blocking: set[str] = set()
     wait = squares._wait
     squares._wait = lambda number: (blocking.add(threading.current_thread().name), wait(number))  # type: ignore[assignment, func-returns-value]
-    dispatcher = crew_of(4, squares)
+    dispatcher = dispatcher_of(4, squares)
     dispatcher.do(3)
     dispatcher.do(4)
     assert squares.squares == {3: 9, 4: 16}
@@ -183,7 +208,7 @@ def test_what_may_block_never_runs_in_the_thread_that_drives_not_even_for_a_lone
 
 
 def test_all_are_concluded_and_none_twice(squares: Squares, pool: ThreadPoolExecutor) -> None:
-    done = at_once(pool, crew_of(8, squares), squares, range(1, 9))
+    done = at_once(pool, dispatcher_of(8, squares), squares, range(1, 9))
     for each in done.values():
         each.result(30)
     assert squares.squares == {number: number**2 for number in range(1, 9)}
@@ -194,7 +219,7 @@ def test_all_are_concluded_and_none_twice(squares: Squares, pool: ThreadPoolExec
 def test_no_more_are_begun_than_connections_can_take_soon(pool: ThreadPoolExecutor) -> None:
     squares = Squares(Lane.ALONE)
     squares.in_memory.extend((number, BatchedMessage()) for number in range(2, 50))
-    dispatcher = crew_of(2, squares)
+    dispatcher = dispatcher_of(2, squares)
     done = pool.submit(dispatcher.do, 1)
     wait_until(lambda: len(squares.begun) == 1)
     assert squares.begun == [[1, 2, 3, 4]]
@@ -209,7 +234,7 @@ def test_what_takes_the_processor_for_long_keeps_nobody_from_being_begun_and_too
 ) -> None:
     squares = Squares(Lane.LONG)
     squares.in_memory.extend((number, BatchedMessage()) for number in range(2, 30))
-    dispatcher = crew_of(2, squares)
+    dispatcher = dispatcher_of(2, squares)
     done = pool.submit(dispatcher.do, 1)
     wait_until(lambda: sum(map(len, squares.begun)) == 29)
     wait_until(lambda: sorted(squares.postponed) == list(range(5, 30)))
@@ -219,7 +244,7 @@ def test_what_takes_the_processor_for_long_keeps_nobody_from_being_begun_and_too
 
 
 def test_what_fails_is_nobody_elses(squares: Squares, pool: ThreadPoolExecutor) -> None:
-    done = at_once(pool, crew_of(4, squares), squares, [1, -2, 3])
+    done = at_once(pool, dispatcher_of(4, squares), squares, [1, -2, 3])
     with pytest.raises(ArithmeticError):
         done[-2].result(30)
     done[1].result(30)
@@ -227,10 +252,10 @@ def test_what_fails_is_nobody_elses(squares: Squares, pool: ThreadPoolExecutor) 
     assert squares.squares == {1: 1, 3: 9}
 
 
-@pytest.mark.parametrize("method", ["begin", "advance", "read", "conclude"])
-def test_whatever_a_trade_raises_ends_jobs_and_the_next_one_is_done(squares: Squares, method: str) -> None:
+@pytest.mark.parametrize("method", ["claim", "advance", "read", "conclude"])
+def test_whatever_is_raised_ends_jobs_and_the_next_one_is_done(squares: Squares, method: str) -> None:
     squares.may_go_on.set()
-    dispatcher = crew_of(4, squares)
+    dispatcher = dispatcher_of(4, squares)
 
     def broken(*_: object) -> None:
         raise KeyError(method)
@@ -240,7 +265,7 @@ def test_whatever_a_trade_raises_ends_jobs_and_the_next_one_is_done(squares: Squ
         if method == "conclude":
             patch.setattr(squares, "conclude_alone", broken)
         if method == "read":
-            patch.setattr(squares, "is_unread", lambda _: True)
+            patch.setattr(squares, "claim", lambda jobs: [Work(number, job, is_unread=True) for number, job in jobs])
         with pytest.raises(KeyError):
             dispatcher.do(1)
     dispatcher.do(2)
@@ -248,26 +273,26 @@ def test_whatever_a_trade_raises_ends_jobs_and_the_next_one_is_done(squares: Squ
 
 
 def test_a_failure_of_a_shared_conclusion_is_taken_apart(squares: Squares, pool: ThreadPoolExecutor) -> None:
-    done = at_once(pool, crew_of(8, squares), squares, [1, 2000, 3, 4])
+    done = at_once(pool, dispatcher_of(8, squares), squares, [1, 2000, 3, 4])
     with pytest.raises(ArithmeticError):
         done[2000].result(30)
     for number in (1, 3, 4):
         done[number].result(30)
 
 
-def test_what_waits_in_memory_is_taken_along(squares: Squares) -> None:
-    companions = [BatchedMessage() for _ in range(3)]
-    squares.in_memory.extend((number + 2, each) for number, each in enumerate(companions))
+def test_what_waits_in_memory_is_claimed_with_it(squares: Squares) -> None:
+    batched = [BatchedMessage() for _ in range(3)]
+    squares.in_memory.extend((number + 2, each) for number, each in enumerate(batched))
     squares.may_go_on.set()
-    crew_of(4, squares).do(1)
-    wait_until(lambda: [each.ends for each in companions] == [[None]] * 3)
+    dispatcher_of(4, squares).do(1)
+    wait_until(lambda: [each.ends for each in batched] == [[None]] * 3)
     assert squares.squares == {1: 1, 2: 4, 3: 9, 4: 16}
 
 
 def test_when_the_thread_is_stopped_nobody_is_left_waiting_and_the_next_one_works(
     squares: Squares, pool: ThreadPoolExecutor
 ) -> None:
-    dispatcher = crew_of(2, squares)
+    dispatcher = dispatcher_of(2, squares)
     squares.stop_at = 6
     done = at_once(pool, dispatcher, squares, [0, 1, 2, 3, 4, 5, 6])
     for number in range(7):
@@ -277,7 +302,7 @@ def test_when_the_thread_is_stopped_nobody_is_left_waiting_and_the_next_one_work
 
 
 class Letters(Simple):
-    """A trade with a real relay: a letter to each number."""
+    """Work with a real relay: a letter to each number."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -290,23 +315,22 @@ class Letters(Simple):
         self.in_memory.extend((number, BatchedMessage()) for number in range(1, count))
 
     def advance(self, work: Work) -> Envelope | Blocking | None:
-        return None if work[0] in self.rulings else self._envelopes[work[0]]
+        return None if work.number in self.rulings else self._envelopes[work.number]
 
     def take(self, work: Work, rulings: Mapping[str, Ruling]) -> None:
-        [self.rulings[work[0]]] = rulings.values()
+        [ruling] = rulings.values()
+        self.rulings[work.number] = ruling
+        work.has_route_failed = ruling.scope is Scope.RELAY
 
-    def is_broken(self, work: Work) -> bool:
-        return self.rulings[work[0]].scope is Scope.RELAY
-
-    def begin(self, jobs: Sequence[Work]) -> list[Work]:
+    def claim(self, jobs: Sequence[Item]) -> list[Work]:
         if not self.circuit_is_open:
-            return super().begin(jobs)
+            return super().claim(jobs)
         for _, job in jobs:
             job.end()
         return []
 
     def conclude_alone(self, work: Work) -> None:
-        self.circuit_is_open = self.circuit_is_open or self.is_broken(work)
+        self.circuit_is_open = self.circuit_is_open or work.has_route_failed
         super().conclude_alone(work)
 
 
@@ -316,8 +340,8 @@ def relay() -> Iterator[ScriptedRelay]:
         yield relay
 
 
-def crew_with(relay: ScriptedRelay, letters: Letters, size: int) -> Dispatcher[Work]:
-    return Dispatcher(letters, lambda: Connection(Relay.from_url(relay.url)), size)
+def dispatcher_with(relay: ScriptedRelay, letters: Letters, size: int) -> Dispatcher[Work, Envelope]:
+    return Dispatcher(letters, letters, channel_to(relay.url), size, AllAtOnce())
 
 
 def taken(relay: ScriptedRelay) -> list[int]:
@@ -332,7 +356,7 @@ def test_what_waits_for_a_connection_goes_out_behind_the_dots_of_others(relay: S
         reply("250 2.0.0 taken"),
     )
     letters = Letters(40)
-    dispatcher = crew_with(relay, letters, 2)
+    dispatcher = dispatcher_with(relay, letters, 2)
     dispatcher.do(0)
     dispatcher.close()
     assert taken(relay) == list(range(40))
@@ -345,11 +369,11 @@ def test_what_waits_for_a_connection_goes_out_behind_the_dots_of_others(relay: S
 def test_what_is_behind_a_dot_without_a_reply_goes_another_way_meanwhile(
     relay: ScriptedRelay, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BEHIND_FOR", 0.05)
+    monkeypatch.setattr(module, "PIPELINED_FOR", 0.05)
     dots = count(1)
     relay.on(Phase.DOT, hang(), close(), when=lambda _: next(dots) == 7)
     letters = Letters(40)
-    dispatcher = crew_with(relay, letters, 2)
+    dispatcher = dispatcher_with(relay, letters, 2)
     done = pool.submit(dispatcher.do, 0)
     wait_until(lambda: len(letters.rulings) == 39, what="all others to be sent")
     relay.release()
@@ -371,7 +395,7 @@ def test_a_silent_connection_holds_up_nobody_and_what_came_first_goes_another_wa
     silent(relay, 1)
     letters = Letters(2)
     second = letters.in_memory.pop()
-    dispatcher = crew_with(relay, letters, 4)
+    dispatcher = dispatcher_with(relay, letters, 4)
     done = [pool.submit(dispatcher.do, 0)]
     wait_until(lambda: relay.connections == 1)
     begun = time.monotonic()
@@ -389,7 +413,7 @@ def test_of_a_burst_all_leave_at_once_though_the_first_connection_is_silent(
 ) -> None:
     silent(relay, 1)
     letters = Letters(20)
-    dispatcher = crew_with(relay, letters, 8)
+    dispatcher = dispatcher_with(relay, letters, 8)
     begun = time.monotonic()
     done = pool.submit(dispatcher.do, 0)
     wait_until(lambda: len(letters.rulings) == 20)
@@ -404,7 +428,7 @@ def test_a_relay_that_is_silent_to_all_is_asked_once_a_connection_and_one_email_
 ) -> None:
     silent(relay, 100)
     letters = Letters(40)
-    dispatcher = Dispatcher(letters, lambda: Connection(Relay.from_url(relay.url), Timeouts(command=0.3)), 4)
+    dispatcher = Dispatcher(letters, letters, channel_to(relay.url, Timeouts(command=0.3)), 4, AllAtOnce())
     pool.submit(dispatcher.do, 0).result(10)
     assert len(letters.rulings) == 1
     assert relay.connections == 4
@@ -426,7 +450,7 @@ def test_after_a_failure_of_the_route_what_is_claimed_is_given_back_and_nothing_
         conclude_alone(work)
 
     letters.conclude_alone = slowly  # type: ignore[method-assign]
-    dispatcher = crew_with(relay, letters, 4)
+    dispatcher = dispatcher_with(relay, letters, 4)
     done = pool.submit(dispatcher.do, 0)
     wait_until(lambda: bool(letters.rulings))
     wait_until(lambda: len(letters.rulings) + len(letters.released) == 8)
@@ -436,7 +460,7 @@ def test_after_a_failure_of_the_route_what_is_claimed_is_given_back_and_nothing_
     assert relay.connections <= 4
 
 
-class OpenCircuit(NoPacing):
+class OpenCircuit(AllAtOnce):
     """An open circuit: connections without an email are closed at once."""
 
     idle_limit = 0.0
@@ -446,8 +470,37 @@ def test_a_probe_goes_out_over_the_connection_that_was_opened_for_it(
     relay: ScriptedRelay, pool: ThreadPoolExecutor
 ) -> None:
     letters = Letters(3)
-    dispatcher: Dispatcher[Work] = Dispatcher(letters, lambda: Connection(Relay.from_url(relay.url)), 1, OpenCircuit())
+    dispatcher = Dispatcher(letters, letters, channel_to(relay.url), 1, OpenCircuit())
     pool.submit(dispatcher.do, 0).result(10)
     dispatcher.close()
     assert taken(relay) == [0, 1, 2]
     assert relay.connections <= 3
+
+
+class CrowdedRoute(NoRoute):
+    """A route that knows whether a refusal is for there being others; asked in a pool, as it may ask a database."""
+
+    def __init__(self, *, crowded: bool) -> None:
+        super().__init__()
+        self.asked_in: list[str] = []
+        self._is_crowded = crowded
+
+    def is_full(self, _refusal: Ruling) -> bool:
+        self.asked_in.append(threading.current_thread().name)
+        return self._is_crowded
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+def test_an_email_over_a_session_that_was_one_too_many_goes_another_way_and_is_ruled_on_where_it_was_not(
+    relay: ScriptedRelay, crowded: bool
+) -> None:
+    relay.on(Phase.MAIL, reply("421 4.7.0 Too many concurrent SMTP connections; try again later"), close(), times=1)
+    letters = Letters(1)
+    route = CrowdedRoute(crowded=crowded)
+    channel = SmtpChannel(lambda: Relay.from_url(relay.url), Timeouts(), permit=AnyTime(), route=route)
+    dispatcher = Dispatcher(letters, letters, channel, 1, AllAtOnce())
+    dispatcher.do(0)
+    dispatcher.close()
+    assert route.asked_in == ["duepost-session"]
+    assert letters.rulings[0].verdict is (Verdict.SENT if crowded else Verdict.RETRY)
+    assert taken(relay) == ([0] if crowded else [])

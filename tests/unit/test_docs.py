@@ -11,6 +11,7 @@ import pytest
 from actors.alerts import alerts
 from actors.channels.smtp.replies import Reply
 from actors.channels.smtp.verdicts import judge, judge_failure
+from actors.delivery.lanes import Lane
 from actors.ruling import Pace, Phase, Ruling, Scope
 from actors.settings import Settings
 from models.database.connections import Connection
@@ -111,6 +112,13 @@ def test_every_page_is_in_an_index() -> None:
         if page != index:
             assert f"({page.name})" in read(index), named(page)
     assert "(docs/README.md)" in read(ROOT / "README.md")
+
+
+def test_every_thread_of_a_worker_is_on_the_page_of_threads() -> None:
+    code = "\n".join(read(path) for folder in ("actors", "models") for path in (ROOT / folder).rglob("*.py"))
+    started = set(re.findall(r'name="(duepost-[\w-]+)"', code)) | set(re.findall(r'ThreadPool\("(duepost-\w+)"', code))
+    lanes = {f"duepost-{lane.name.lower()}" for lane in Lane}
+    assert set(re.findall(r"^\| `(duepost-[\w-]+)`", read(DOCS / "threads.md"), re.MULTILINE)) == started | lanes
 
 
 def test_every_setting_is_documented_and_no_other() -> None:

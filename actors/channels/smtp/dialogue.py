@@ -7,6 +7,7 @@ sent the reply to each `Receive`. When an action fails, its driver throws `Stopp
 from collections.abc import Callable, Generator
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
+from actors.channels.channel import Dialogue
 from actors.channels.smtp.replies import Reply
 from actors.channels.smtp.verdicts import judge
 from actors.ruling import Phase, Ruling
@@ -39,14 +40,14 @@ class StartTls(NamedTuple):
     is_checked: bool = True
 
 
-class Aside(NamedTuple):
-    """Do this, which may block: elsewhere, where others speak over other connections meanwhile."""
+class StartContent(NamedTuple):
+    """The relay waits for content: go on once this worker may start some; what comes next goes out at once."""
 
-    work: Callable[[], None]
+    phase: Phase = Phase.BODY
 
 
 T = TypeVar("T")
-Action: TypeAlias = Send | Receive | StartTls | Aside
+Action: TypeAlias = Send | Receive | StartTls | StartContent
 
 #: A part of the dialogue: yields actions, is sent the reply to each `Receive` (else None), ends with a T.
 Script: TypeAlias = Generator[Action, Reply | None, T]
@@ -64,6 +65,22 @@ class Stopped(Exception):
         super().__init__(ruling.phase.value)
         self.ruling = ruling
         self.hung_up = hung_up
+
+
+def played(script: Script[T], do: Callable[[Action], Dialogue[Reply | None]]) -> Dialogue[T]:
+    """Does what a script asks for, until it ends; what fails is the script's to judge."""
+    try:
+        action = next(script)
+        while True:
+            try:
+                reply = yield from do(action)
+            except Exception as error:  # noqa: BLE001 - it is the script's
+                action = script.throw(error)
+            else:
+                action = script.send(reply)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 def receive(phase: Phase, most: float = NO_OTHER_LIMIT) -> Script[Reply]:

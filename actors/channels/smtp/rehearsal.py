@@ -1,9 +1,11 @@
-"""Goes through an email with a relay as far as nothing is sent: MAIL, RCPT, RSET."""
+"""Goes through an email with a relay as far as nothing is sent: MAIL, RCPT, RSET. Blocks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from actors.channels.smtp.connecting import Connector, part, talk
 from actors.channels.smtp.dialogue import Script, Stopped, ask
+from actors.channels.smtp.relay import Relay, Timeouts
 from actors.channels.smtp.replies import Reply
 from actors.channels.smtp.verdicts import judge
 from actors.ruling import Phase, Ruling, Scope
@@ -23,6 +25,30 @@ class Inspection(NamedTuple):
     encryption: str | None = None
     is_checked: bool = False
     answers: tuple[Ruling | None, ...] = ()
+
+
+def inspect(relay: Relay, timeouts: Timeouts, sender: str | None = None, recipients: Sequence[str] = ()) -> Inspection:
+    """Connects, greets, logs in, names a sender and recipients if there is one, forgets them, and quits.
+
+    Args:
+        relay: whom to ask.
+        timeouts: how long each step may take.
+        sender: the return path.
+        recipients: to be named with it.
+    """
+    connected = Connector(relay, timeouts).connect()
+    if isinstance(connected, Ruling):
+        return Inspection(connected)
+    wire = connected.wire
+    try:
+        encryption = wire.encryption
+        answers = talk(wire, rehearse(sender, recipients)) if sender is not None else ()
+        part(wire)
+    except Stopped as stopped:
+        return Inspection(stopped.ruling)
+    finally:
+        wire.close()
+    return Inspection(verdict_on(answers), encryption, relay.is_checked, answers)
 
 
 def rehearse(sender: str, recipients: Sequence[str]) -> Script[tuple[Ruling | None, ...]]:

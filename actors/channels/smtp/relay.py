@@ -2,10 +2,10 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 
@@ -36,6 +36,10 @@ _LOCAL = {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"}
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 
 
+#: Seconds for a reply to QUIT or RSET: nothing hangs on it.
+BRIEFLY: Final = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long to wait, in seconds.
@@ -54,6 +58,11 @@ class Timeouts:
     command: float = 300.0
     block: float = 180.0
     dot: float = 600.0
+
+    @property
+    def brief(self) -> Self:
+        """The same where nothing hangs on the reply to a command."""
+        return replace(self, command=min(BRIEFLY, self.command))
 
 
 @dataclass(frozen=True, slots=True)

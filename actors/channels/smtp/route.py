@@ -5,10 +5,6 @@ from typing import Protocol
 from actors.ruling import Ruling
 
 
-class NoPlace(Exception):
-    """The relay takes no further connection of ours now. Nothing was said about the email: it waits for a place."""
-
-
 class Route(Protocol):
     """What the connections to one relay share. Any thread may call this.
 
@@ -39,36 +35,3 @@ class Route(Protocol):
 
     def stop_going_ahead(self, why: str) -> None:
         """Nothing goes out behind a dot any more, in any process before long. Never blocks."""
-
-
-class NoRoute:
-    """Nothing is shared: a connection of its own, for as long as it lasts."""
-
-    def __init__(self) -> None:
-        self._goes_ahead = True
-
-    def take_place(self) -> bool:
-        """Always."""
-        return True
-
-    def leave_place(self, *, was_open: bool) -> None:
-        """Nothing."""
-
-    def opened(self) -> None:
-        """Nothing."""
-
-    def is_full(self, _refusal: Ruling) -> bool:
-        """Never: there are no others."""
-        return False
-
-    def heard(self, _ruling: Ruling) -> None:
-        """Nothing."""
-
-    @property
-    def goes_ahead(self) -> bool:
-        """Until it was stopped."""
-        return self._goes_ahead
-
-    def stop_going_ahead(self, _why: str) -> None:
-        """For this connection."""
-        self._goes_ahead = False

@@ -3,12 +3,12 @@
 PIPELINING (RFC 2920) is no more than the size of the window: so many commands go out before replies are read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from actors.channels.smtp.dialogue import NO_OTHER_LIMIT, Aside, Script, Send, Stopped, ask, receive
+from actors.channels.smtp.dialogue import NO_OTHER_LIMIT, Script, Send, StartContent, Stopped, ask, receive
 from actors.channels.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
 from actors.channels.smtp.greeting import Offer
 from actors.channels.smtp.replies import Reply
@@ -67,10 +67,6 @@ class _Command(NamedTuple):
     recipient: str = ""
 
 
-def _nothing() -> bytes:
-    return b""
-
-
 class Transaction:
     """One email's; its envelope may go out behind the dot of the email before it, in the same write.
 
@@ -80,21 +76,15 @@ class Transaction:
     Args:
         envelope: what and to whom.
         offer: what the relay can do.
-        may_send: asked when the relay waits for the content, and answers at once.
-        may_send_soon: asked if that says no, and may wait; if it says no too, the content is not sent.
+
+    Attributes:
+        behind: what goes out with this one's dot, in its write; to be set before the content is started.
     """
 
-    def __init__(
-        self,
-        envelope: Envelope,
-        offer: Offer,
-        may_send: Callable[[], bool],
-        may_send_soon: Callable[[], bool] | None = None,
-    ) -> None:
+    def __init__(self, envelope: Envelope, offer: Offer) -> None:
         self.envelope = envelope
+        self.behind = b""
         self._offer = offer
-        self._may_send = may_send
-        self._may_send_soon = may_send_soon
         self._content = normalise(envelope.content)
         self._rulings: dict[str, Ruling] = {}
         self._accepted: list[str] = []
@@ -104,22 +94,20 @@ class Transaction:
         self._is_opened = False
         self._is_at_content = False
 
+    @property
+    def can_open_behind(self) -> bool:
+        """Whether the envelope can go out behind the dot of the email before."""
+        return self._offer.pipelining and not self._is_too_big and len(self._windows()) == 1
+
     def open_behind(self) -> bytes:
-        """The envelope, which has to go out behind the dot of the email before; empty where it cannot go there."""
-        windows = self._windows()
-        if not self._offer.pipelining or self._is_too_big or len(windows) > 1:
-            return b""
+        """The envelope, which has to go out behind the dot of the email before: it is not sent again."""
         self._is_opened = True
-        return _written(windows[0])
+        return _written(self._windows()[0])
 
-    def run(self, behind: Callable[[], bytes] = _nothing) -> Script[Submitted]:
-        """What is said, but for an envelope that went out before.
-
-        Args:
-            behind: asked once, when the content is about to go out: what is to go out with its dot.
-        """
+    def run(self) -> Script[Submitted]:
+        """What is said, but for an envelope that went out before."""
         try:
-            fitness = yield from self._run(behind)
+            fitness = yield from self._run()
         except Stopped as stopped:
             self._settle(stopped.ruling)
             gone = stopped.hung_up or (stopped.ruling.code, stopped.ruling.phase) == (421, Phase.MAIL)
@@ -133,7 +121,7 @@ class Transaction:
         limit = self._offer.size_limit
         return bool(limit) and len(self._content) > limit
 
-    def _run(self, behind: Callable[[], bytes]) -> Script[Fitness]:
+    def _run(self) -> Script[Fitness]:
         if self._is_too_big:
             self._settle(judge_too_big(len(self._content), self._offer.size_limit))
             return Fitness.READY
@@ -145,7 +133,7 @@ class Transaction:
         self._is_at_content = True
         if not self._accepted:
             return (yield from self._send_nothing())
-        return (yield from self._send_content(behind))
+        return (yield from self._send_content())
 
     def _send_envelope(self) -> Script[None]:
         for window in self._windows():
@@ -211,12 +199,12 @@ class Transaction:
         yield from receive(Phase.DOT)
         return Fitness.NEEDS_RESET
 
-    def _send_content(self, behind: Callable[[], bytes]) -> Script[Fitness]:
-        end = END_OF_DATA + behind()
+    def _send_content(self) -> Script[Fitness]:
+        content = stuff_dots(self._content)
         # Right before the content: nothing that takes time comes after it.
-        if not (yield from self._is_allowed()):
-            raise Stopped(judge_failure(Phase.BODY, "this worker could not prove its database session"))
-        yield Send(stuff_dots(self._content), Phase.BODY)
+        yield StartContent()
+        end = END_OF_DATA + self.behind
+        yield Send(content, Phase.BODY)
         # Apart from the content, so that a failure is before the dot or after it and never in between.
         yield Send(end, Phase.DOT)
         reply = yield from receive(Phase.DOT)
@@ -226,16 +214,6 @@ class Transaction:
         if reply.positive:
             return Fitness.READY
         return Fitness.USELESS if reply.intermediate or reply.code == 421 else Fitness.NEEDS_RESET
-
-    def _is_allowed(self) -> Script[bool]:
-        if self._may_send():
-            return True
-        if self._may_send_soon is None:
-            return False
-        answers: list[bool] = []
-        ask_and_wait = self._may_send_soon
-        yield Aside(lambda: answers.append(ask_and_wait()))
-        return answers == [True]
 
     def _settle(self, ruling: Ruling) -> None:
         """Rules for every recipient that has no ruling yet."""

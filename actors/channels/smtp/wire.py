@@ -1,12 +1,14 @@
-"""The socket under the dialogue: never without a deadline, whether one waits for it or is told when it is ready."""
+"""The socket under the dialogue. It never waits itself: it yields what it waits for, never without a limit."""
 
 import select
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final
 
+from actors.channels.channel import Dialogue, Event, Wait
 from actors.channels.smtp.dialogue import NO_OTHER_LIMIT, Stopped
 from actors.channels.smtp.relay import Relay, Timeouts
 from actors.channels.smtp.replies import MalformedReply, Reply, ReplyParser
@@ -26,12 +28,11 @@ _MORE: Final = getattr(socket, "MSG_MORE", 0)
 #: OpenSSL's codes of a certificate that is for another name, or address.
 _WRONG_NAME: Final = (62, 64)
 
-#: What a socket that would have to wait says.
-_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
 
 class Wire:
     """One connection to a relay; every failure of it is a `Stopped` with the ruling for the phase.
+
+    Making it blocks, until it is connected; nothing else does.
 
     Args:
         relay: where to connect to, at once.
@@ -45,14 +46,13 @@ class Wire:
         self._relay = relay
         self.timeouts = timeouts
         self._parser = ReplyParser(hider(relay.username, relay.password))
-        self._outgoing = memoryview(b"")
         try:
             self._use(_connect(relay, timeouts.connect))
         except FAILURES as failure:
             raise _stopped(Phase.CONNECT, failure, timeouts.connect) from failure
 
-    def send(self, data: bytes, phase: Phase) -> None:
-        """Writes bytes.
+    def send(self, data: bytes, phase: Phase) -> Dialogue[None]:
+        """Writes bytes; each `BLOCK` of them has the phase's limit.
 
         Raises:
             Stopped: they may not have gone out; before any of them does, if the relay spoke out of turn.
@@ -61,11 +61,13 @@ class Wire:
         limit = self.limit_to_send(phase)
         try:
             for start in range(0, len(data), BLOCK):
-                self._send_block(memoryview(data)[start : start + BLOCK], limit, self._flags(phase))
+                left, _ = self._send_now(memoryview(data)[start : start + BLOCK], self._flags(phase))
+                if left:
+                    yield from self._send_rest(left, limit, self._flags(phase))
         except FAILURES as failure:
             raise _stopped(phase, failure, limit) from failure
 
-    def receive(self, phase: Phase, most: float = NO_OTHER_LIMIT) -> Reply:
+    def receive(self, phase: Phase, most: float = NO_OTHER_LIMIT) -> Dialogue[Reply]:
         """Waits for one whole reply: for as long as the phase allows, and no longer than `most` seconds.
 
         Raises:
@@ -74,79 +76,9 @@ class Wire:
         limit = self.limit_to_receive(phase, most)
         try:
             reply = self._parser.next_reply()
-            return reply if reply is not None else self._wait_for_reply(limit)
+            return reply if reply is not None else (yield from self._wait_for_reply(limit))
         except FAILURES as failure:
             raise _stopped(phase, failure, limit) from failure
-
-    def begin(self, data: bytes, phase: Phase) -> int:
-        """Writes as much as goes out without waiting; `go_on` writes the rest. Gives how many bytes went.
-
-        Raises:
-            Stopped: as with `send`.
-        """
-        self._expect_silence(phase)
-        self._outgoing = memoryview(data)
-        return self.go_on(phase)
-
-    def go_on(self, phase: Phase) -> int:
-        """Writes more of what was begun, as far as it goes without waiting; gives how many bytes went.
-
-        Raises:
-            Stopped: as with `send`.
-        """
-        sent = 0
-        try:
-            self._wait_at_most(0)
-            while self._outgoing:
-                gone = self._socket.send(self._outgoing[:BLOCK], self._flags(phase))
-                self._outgoing = self._outgoing[gone:]
-                sent += gone
-        except _NOT_NOW:
-            return sent
-        except FAILURES as failure:
-            raise _stopped(phase, failure, self.limit_to_send(phase)) from failure
-        return sent
-
-    @property
-    def is_written(self) -> bool:
-        """Whether all that was begun has gone out."""
-        return not self._outgoing
-
-    def reply_at_hand(self, phase: Phase) -> Reply | None:
-        """A reply that has arrived with the one before; None if there is none.
-
-        Raises:
-            Stopped: what has arrived is none.
-        """
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
-            return self.look_for_reply(phase)
-        try:
-            return self._parser.next_reply()
-        except FAILURES as failure:
-            raise _stopped(phase, failure, self.limit_to_receive(phase)) from failure
-
-    def look_for_reply(self, phase: Phase) -> Reply | None:
-        """A whole reply, if it has arrived; never waits.
-
-        Raises:
-            Stopped: the relay hung up, or what has arrived is no reply.
-        """
-        try:
-            self._wait_at_most(0)
-            while (reply := self._parser.next_reply()) is None:
-                data = self._socket.recv(16 * 1024)
-                if not data:
-                    raise _hung_up()
-                self._parser.feed(data)
-        except _NOT_NOW:
-            return None
-        except FAILURES as failure:
-            raise _stopped(phase, failure, self.limit_to_receive(phase)) from failure
-        return reply
-
-    def too_late(self, phase: Phase, limit: float) -> Stopped:
-        """What it means that a step has taken longer than `limit` seconds."""
-        return _stopped(phase, TimeoutError(), limit)
 
     def limit_to_send(self, phase: Phase) -> float:
         """Seconds that a command, or a block of content, may take to go out."""
@@ -174,7 +106,7 @@ class Wire:
         """The version of TLS; None for plain text."""
         return self._socket.version() if isinstance(self._socket, ssl.SSLSocket) else None
 
-    def start_tls(self, context: ssl.SSLContext, phase: Phase = Phase.STARTTLS) -> None:
+    def start_tls(self, context: ssl.SSLContext, phase: Phase = Phase.STARTTLS) -> Dialogue[None]:
         """Shakes hands; the certificate must be for the relay's host where the context checks it.
 
         Raises:
@@ -183,9 +115,15 @@ class Wire:
         if self._parser.pending:
             raise Stopped(judge_failure(phase, "the relay sent more than its consent to TLS"))
         limit = self.timeouts.connect
+        deadline = time.monotonic() + limit
         try:
-            self._wait_at_most(limit)
-            self._use(context.wrap_socket(self._socket, server_hostname=self._relay.host))
+            encrypted = context.wrap_socket(
+                self._socket, server_hostname=self._relay.host, do_handshake_on_connect=False
+            )
+            self._use(encrypted)
+            while (event := _wanted(encrypted.do_handshake)) is not None:
+                if not (yield Wait(event, deadline - time.monotonic())):
+                    raise TimeoutError
         except FAILURES as failure:
             raise _stopped(phase, failure, limit) from failure
 
@@ -197,7 +135,6 @@ class Wire:
             return True
         # With TLS it may be no more than a session ticket.
         try:
-            self._wait_at_most(0)
             self._parser.feed(self._socket.recv(4096))
         except (BlockingIOError, ssl.SSLWantReadError):
             return True
@@ -216,38 +153,68 @@ class Wire:
             raise Stopped(judge_failure(before, "the relay spoke out of turn, or hung up"))
 
     def _use(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
         self._socket = connected
-        self._limit = connected.gettimeout()
         self._readable = select.poll()
         self._readable.register(connected, select.POLLIN)
-
-    def _wait_at_most(self, seconds: float) -> None:
-        # Each setting is a system call.
-        if seconds != self._limit:
-            self._socket.settimeout(seconds)
-            self._limit = seconds
 
     def _flags(self, phase: Phase) -> int:
         """The content's end leaves with the dot, in one packet; the kernel keeps it back for 0.2 s at the most."""
         is_followed = phase is Phase.BODY and not isinstance(self._socket, ssl.SSLSocket)
         return _MORE if is_followed else 0
 
-    def _send_block(self, block: memoryview, limit: float, flags: int) -> None:
-        deadline = time.monotonic() + limit
-        self._wait_at_most(limit)
-        while block := block[self._socket.send(block, flags) :]:
-            self._wait_at_most(_remaining(deadline))
+    def _send_now(self, block: memoryview, flags: int) -> tuple[memoryview, Event]:
+        """Sends as much as goes out without waiting; returns what is left, and what that waits for."""
+        try:
+            return block[self._socket.send(block, flags) :], Event.WRITE
+        except ssl.SSLWantReadError:
+            return block, Event.READ
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            return block, Event.WRITE
 
-    def _wait_for_reply(self, limit: float) -> Reply:
+    def _send_rest(self, left: memoryview, limit: float, flags: int) -> Dialogue[None]:
         deadline = time.monotonic() + limit
-        self._wait_at_most(limit)
-        while data := self._socket.recv(16 * 1024):
+        while True:
+            left, event = self._send_now(left, flags)
+            if not left:
+                return
+            if not (yield Wait(event, deadline - time.monotonic())):
+                raise TimeoutError
+
+    def _wait_for_reply(self, limit: float) -> Dialogue[Reply]:
+        deadline = time.monotonic() + limit
+        event = Event.READ
+        while (reply := self._parser.next_reply()) is None:
+            if not self._has_decrypted and not (yield Wait(event, deadline - time.monotonic())):
+                raise TimeoutError
+            event = Event.READ
+            try:
+                data = self._socket.recv(16 * 1024)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                continue
+            except ssl.SSLWantWriteError:
+                event = Event.WRITE
+                continue
+            if not data:
+                raise _hung_up()
             self._parser.feed(data)
-            reply = self._parser.next_reply()
-            if reply is not None:
-                return reply
-            self._wait_at_most(_remaining(deadline))
-        raise _hung_up()
+        return reply
+
+    @property
+    def _has_decrypted(self) -> bool:
+        """Whether TLS holds something that no selector tells of."""
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
+
+def _wanted(shake_hands: Callable[[], None]) -> Event | None:
+    """What a handshake waits for; None once it is done."""
+    try:
+        shake_hands()
+    except ssl.SSLWantReadError:
+        return Event.READ
+    except ssl.SSLWantWriteError:
+        return Event.WRITE
+    return None
 
 
 def _hung_up() -> ConnectionResetError:
@@ -260,13 +227,6 @@ def _connect(relay: Relay, timeout: float) -> socket.socket:
     # The dot is a small write behind a large one: Nagle's algorithm would have it wait for an ACK.
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected
-
-
-def _remaining(deadline: float) -> float:
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise TimeoutError
-    return remaining
 
 
 def _stopped(phase: Phase, failure: Exception, limit: float) -> Stopped:

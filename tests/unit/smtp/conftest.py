@@ -32,10 +32,6 @@ class Authority:
     def file(self) -> Path:
         return self.folder / "ca.pem"
 
-    def trusted(self) -> ssl.SSLContext:
-        """A client's context that trusts this authority and no other."""
-        return ssl.create_default_context(cafile=self.file)
-
     def server(self, address: str = "127.0.0.1") -> ssl.SSLContext:
         """A server's context with a certificate for an IP address."""
         key = ec.generate_private_key(ec.SECP256R1())

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
-from actors.channels.smtp.dialogue import Action, Aside, Receive, Script, Send, StartTls, Stopped
+from actors.channels.smtp.dialogue import Action, Receive, Script, Send, StartContent, StartTls, Stopped
 from actors.channels.smtp.replies import Reply, ReplyParser
 from actors.channels.smtp.verdicts import judge_failure
+from actors.ruling import Phase
 
 T = TypeVar("T")
+
+
+#: Why content does not start.
+NO_PERMIT = "this worker could not prove its database session"
 
 
 class Break(Enum):
@@ -53,13 +58,16 @@ def as_reply(text: str) -> Reply:
     return reply
 
 
-def talk(script: Script[T], *answers: str | Break, breaks: Callable[[Action], bool] = never) -> Talk[T]:
+def talk(
+    script: Script[T], *answers: str | Break, breaks: Callable[[Action], bool] = never, may_start: bool = True
+) -> Talk[T]:
     """Runs a script to its end.
 
     Args:
         script: what to run.
         answers: one for each reply that it waits for.
         breaks: actions, other than waiting for a reply, that fail.
+        may_start: whether this worker may start content.
     """
     left, actions = list(answers), []
     try:
@@ -72,8 +80,9 @@ def talk(script: Script[T], *answers: str | Break, breaks: Callable[[Action], bo
                 answer = left.pop(0)
             elif breaks(action):
                 answer = Break.CLOSED
-            if isinstance(answer, Break):
-                assert not isinstance(action, Aside)
+            if isinstance(action, StartContent) and not may_start:
+                action = script.throw(Stopped(judge_failure(Phase.BODY, NO_PERMIT)))
+            elif isinstance(answer, Break):
                 ruling = judge_failure(action.phase, answer.value)
                 action = script.throw(Stopped(ruling, hung_up=answer is Break.CLOSED))
             else:

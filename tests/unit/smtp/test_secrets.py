@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from actors.channels.smtp.connection import Connection, Envelope
+from actors.channels.smtp.envelope import Envelope
 from actors.channels.smtp.relay import Relay, Timeouts
 from actors.channels.smtp.secrets import hider
 from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
 from tests.relays import ScriptedRelay, garbage, reply
+from tests.smtp_client import Client
 
 USER, PASSWORD = "ada", "hunter2-hunter2"
 BOTH = b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
@@ -39,7 +40,7 @@ def shows_it(text: str) -> bool:
 
 def told(relay: ScriptedRelay) -> Ruling:
     where = replace(Relay.from_url(relay.url), username=USER, password=PASSWORD)
-    with closing(Connection(where, PATIENT)) as connection:
+    with closing(Client(where, PATIENT)) as connection:
         return connection.deliver(EMAIL)["ada@example.com"]
 
 
@@ -70,7 +71,7 @@ def test_a_password_that_is_a_word_of_the_relays_changes_no_verdict() -> None:
     with ScriptedRelay(auth=(USER, "relay")) as relay:
         relay.on(Phase.RCPT, reply("554 5.7.1 Relay access denied"))
         where = Relay.from_url(relay.url)
-        with closing(Connection(where, PATIENT)) as connection:
+        with closing(Client(where, PATIENT)) as connection:
             ruling = connection.deliver(EMAIL)["ada@example.com"]
         assert (ruling.verdict, ruling.scope) == (Verdict.RETRY, Scope.RELAY)
         assert ruling.reply == "5.7.1 *** access denied"

@@ -19,12 +19,12 @@ def send(
     *answers: str | Break,
     to: tuple[str, ...] = (ADA,),
     content: bytes = b"hi\r\n",
-    may_send: bool = True,
+    may_start: bool = True,
     breaks: object = never,
 ) -> Talk[Submitted]:
     assert callable(breaks)
     envelope = Envelope("from@example.com", to, content)
-    return talk(Transaction(envelope, offer, lambda: may_send).run(), *answers, breaks=breaks)
+    return talk(Transaction(envelope, offer).run(), *answers, breaks=breaks, may_start=may_start)
 
 
 def verdicts(said: Talk[Submitted]) -> dict[str, Verdict]:
@@ -132,7 +132,7 @@ def test_a_pipelined_data_that_is_refused_for_want_of_recipients_is_no_verdict(r
 def test_a_pipelined_data_that_is_granted_without_recipients_is_ended_with_a_lone_dot(
     end: str | Break,
 ) -> None:
-    said = send(PIPELINING, "250 ok", "550 5.1.1 gone", "354 go", end, may_send=False)
+    said = send(PIPELINING, "250 ok", "550 5.1.1 gone", "354 go", end, may_start=False)
     assert said.writes[1:] == [b".\r\n"]
     assert verdicts(said) == {ADA: Verdict.UNDELIVERABLE}
 
@@ -259,7 +259,7 @@ def test_the_reply_to_the_dot_is_for_all_accepted(offer: Offer, reply: str, verd
 
 @both
 def test_a_worker_that_may_not_send_holds_the_content_back(offer: Offer) -> None:
-    said = send(offer, "250 ok", "250 ok", "354 go", may_send=False)
+    said = send(offer, "250 ok", "250 ok", "354 go", may_start=False)
     ruling = said.result.rulings[ADA]
     assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.MESSAGE, Phase.BODY)
     assert ruling.reply == "this worker could not prove its database session"
@@ -275,7 +275,7 @@ def test_a_reset_says_whether_the_relay_agreed(answer: str | Break, good: bool) 
 
 
 def behind_a_dot(*answers: str | Break, offer: Offer = PIPELINING, to: tuple[str, ...] = (ADA,)) -> Talk[Submitted]:
-    transaction = Transaction(Envelope("from@example.com", to, b"hi\r\n"), offer, lambda: True)
+    transaction = Transaction(Envelope("from@example.com", to, b"hi\r\n"), offer)
     assert transaction.open_behind().startswith(b"MAIL FROM:<from@example.com>\r\nRCPT TO:")
     return talk(transaction.run(), *answers)
 
@@ -294,8 +294,9 @@ def test_a_refusal_behind_a_dot_is_one_like_any_other() -> None:
 
 
 def test_what_goes_behind_the_dot_goes_in_its_write() -> None:
-    transaction = Transaction(Envelope("from@example.com", (ADA,), b"hi\r\n"), PIPELINING, lambda: True)
-    said = talk(transaction.run(lambda: b"MAIL FROM:<next@example.com>\r\n"), "250 ok", "250 ok", "354 go", "250 taken")
+    transaction = Transaction(Envelope("from@example.com", (ADA,), b"hi\r\n"), PIPELINING)
+    transaction.behind = b"MAIL FROM:<next@example.com>\r\n"
+    said = talk(transaction.run(), "250 ok", "250 ok", "354 go", "250 taken")
     assert said.writes[1:] == [b"hi\r\n", b".\r\nMAIL FROM:<next@example.com>\r\n"]
 
 
@@ -309,7 +310,7 @@ def test_what_goes_behind_the_dot_goes_in_its_write() -> None:
     ids=["no PIPELINING", "too big", "more than a window"],
 )
 def test_an_envelope_goes_behind_no_dot_where_it_cannot(offer: Offer, to: tuple[str, ...]) -> None:
-    assert Transaction(Envelope("from@example.com", to, b"hi\r\n"), offer, lambda: True).open_behind() == b""
+    assert not Transaction(Envelope("from@example.com", to, b"hi\r\n"), offer).can_open_behind
 
 
 @pytest.mark.parametrize(
@@ -348,25 +349,9 @@ def test_what_went_out_behind_a_dot_is_not_repeated_once_its_content_may_have(lo
     assert not said.result.is_lost_behind
 
 
-def test_what_goes_behind_a_dot_is_made_before_the_last_look_whether_anything_may_be_sent() -> None:
-    order: list[str] = []
-
-    def may_send() -> bool:
-        order.append("may send")
-        return True
-
-    def behind() -> bytes:
-        order.append("behind")
-        return b""
-
-    transaction = Transaction(Envelope("from@example.com", (ADA,), b"hi\r\n"), PIPELINING, may_send)
-    talk(transaction.run(behind), "250 ok", "250 ok", "354 go", "250 taken")
-    assert order == ["behind", "may send"]
-
-
 def test_what_may_not_be_sent_behind_a_dot_is_not_taken_for_lost() -> None:
-    transaction = Transaction(Envelope("from@example.com", (ADA,), b"hi\r\n"), PIPELINING, lambda: False)
+    transaction = Transaction(Envelope("from@example.com", (ADA,), b"hi\r\n"), PIPELINING)
     assert transaction.open_behind()
-    said = talk(transaction.run(), "250 ok", "250 ok", "354 go")
+    said = talk(transaction.run(), "250 ok", "250 ok", "354 go", may_start=False)
     assert verdicts(said) == {ADA: Verdict.RETRY}
     assert not said.result.is_lost_behind

@@ -5,20 +5,20 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from actors.channels.smtp import connection as module
+from actors.channels.channel import Rulings
+from actors.channels.smtp import relay as relay_module
+from actors.channels.smtp import session as module
 from actors.channels.smtp import transaction
-from actors.channels.smtp.connection import Connection, Envelope, nobody
-from actors.channels.smtp.dialogue import Script
-from actors.channels.smtp.login import Logins
-from actors.channels.smtp.rehearsal import Inspection
+from actors.channels.smtp.envelope import Envelope
+from actors.channels.smtp.rehearsal import Inspection, inspect
 from actors.channels.smtp.relay import Relay, Timeouts
-from actors.delivery.event_loop import EventLoop, Line
-from actors.delivery.thread_pool import ThreadPool
+from actors.channels.smtp.session import SmtpSession
+from actors.delivery.event_loop import EventLoop, Slot
 from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
 from tests.relays import (
@@ -35,40 +35,21 @@ from tests.relays import (
     reset,
     stall,
 )
+from tests.smtp_client import AnyTime, Client, drive, wait_for
 
 ADA, BOB, EVE = "ada@example.com", "bob@example.com", "eve@example.com"
 PATIENT = Timeouts(connect=20, command=20, block=20, dot=20)
 BRIEF = 0.15
 
-Connect = Callable[..., Connection]
+Connect = Callable[..., Client]
 
 
-class SwitchedConnection(Connection):
-    """One whose emails go out over a event loop."""
-
-    def deliver(self, envelope: Envelope, following: Callable[[], Envelope | None] = nobody) -> dict[str, Ruling]:
-        board, line = EventLoop(ThreadPool("aside", 1).submit), Line(self)
-        found: list[dict[str, Ruling]] = []
-        failures: list[BaseException | None] = []
-
-        def script() -> Script[None]:
-            found.append((yield from self.delivering(envelope, following)))
-
-        board.play(line, script(), failures.append)
-        while board:
-            board.wait(60)
-        board.forget(line)
-        if failures[0] is not None:
-            raise failures[0]
-        return found[0]
-
-
-@pytest.fixture(params=[Connection, SwitchedConnection])
+@pytest.fixture(params=[wait_for, drive])
 def connect(relay: ScriptedRelay, request: pytest.FixtureRequest) -> Iterator[Connect]:
-    opened: list[Connection] = []
+    opened: list[Client] = []
 
-    def make(timeouts: Timeouts = PATIENT, may_send: Callable[[], bool] = lambda: True) -> Connection:
-        opened.append(request.param(Relay.from_url(relay.url), timeouts, may_send=may_send))
+    def make(timeouts: Timeouts = PATIENT, may_send: Callable[[], bool] = lambda: True) -> Client:
+        opened.append(Client(Relay.from_url(relay.url), timeouts, permit=AnyTime(may_send), deliver=request.param))
         return opened[-1]
 
     yield make
@@ -90,7 +71,7 @@ def only(rulings: dict[str, Ruling]) -> Ruling:
 def test_each_mechanism_logs_in(mechanism: str) -> None:
     with (
         ScriptedRelay(auth=("ada", "hunter2"), mechanisms=f"{mechanism} XOAUTH2") as relay,
-        closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection,
+        closing(Client(Relay.from_url(relay.url), PATIENT)) as connection,
     ):
         assert only(connection.deliver(email())).verdict is Verdict.SENT
 
@@ -98,7 +79,7 @@ def test_each_mechanism_logs_in(mechanism: str) -> None:
 def test_a_relay_that_hangs_up_on_a_refused_login_is_logged_in_to_by_the_next_mechanism() -> None:
     with ScriptedRelay(auth=("ada", "hunter2"), mechanisms="PLAIN LOGIN") as relay:
         relay.on(Phase.AUTH, last_word("535 5.7.8 no"), when=lambda line: "PLAIN" in line)
-        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+        with closing(Client(Relay.from_url(relay.url), PATIENT)) as connection:
             assert only(connection.deliver(email())).verdict is Verdict.SENT
         assert relay.connections == 2
 
@@ -114,13 +95,13 @@ def open_together(relay: ScriptedRelay, timeouts: Timeouts = PATIENT, count: int
         together.wait(20)
 
     relay.on(Phase.EHLO, wait, reply(f"250-relay\n250 AUTH {relay.mechanisms}"))
-    logins = Logins()
-    with ExitStack() as stack, ThreadPoolExecutor(count) as pool:
-        connections = [
-            stack.enter_context(closing(Connection(Relay.from_url(relay.url), timeouts, logins=logins)))
-            for _ in range(count)
-        ]
-        return list(pool.map(lambda connection: connection.open(), connections))
+    channel = Client(Relay.from_url(relay.url), timeouts).channel
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(lambda _: channel.connect(), range(count)))
+    for each in found:
+        if isinstance(each, SmtpSession):
+            each.close()
+    return [each if isinstance(each, Ruling) else None for each in found]
 
 
 def logins_at(relay: ScriptedRelay) -> list[str]:
@@ -155,7 +136,7 @@ def test_the_mechanism_that_one_connection_has_found_is_the_first_of_all_others(
 def test_a_relay_that_hangs_up_on_every_login_is_asked_once_by_each_mechanism() -> None:
     with ScriptedRelay(auth=("ada", "hunter2"), mechanisms="PLAIN LOGIN CRAM-MD5") as relay:
         relay.on(Phase.AUTH, last_word("535 5.7.8 no"))
-        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+        with closing(Client(Relay.from_url(relay.url), PATIENT)) as connection:
             ruling = only(connection.deliver(email()))
         assert (ruling.scope, ruling.phase, ruling.code) == (Scope.RELAY, Phase.AUTH, 535)
         assert relay.connections == 3
@@ -168,14 +149,14 @@ def test_the_name_in_ehlo_is_the_one_that_is_set_or_the_connections_own_address(
     for hello, said in ((None, "[127.0.0.1]"), ("mail.example.com", "mail.example.com")):
         with ScriptedRelay() as relay:
             where = replace(Relay.from_url(relay.url), hello=hello)
-            with closing(Connection(where, PATIENT)) as connection:
+            with closing(Client(where, PATIENT)) as connection:
                 connection.deliver(email())
             assert f"C: EHLO {said}" in relay.transcript
 
 
 def test_an_inspection_goes_as_far_as_nothing_is_sent() -> None:
     with ScriptedRelay() as relay:
-        found = Connection(Relay.from_url(relay.url), PATIENT).inspect("from@example.com", (ADA, BOB))
+        found = inspect(Relay.from_url(relay.url), PATIENT, "from@example.com", (ADA, BOB))
         assert found == Inspection(None, None, is_checked=False, answers=(None, None))
         assert [line.split()[1] for line in relay.transcript if line.startswith("C: ")] == [
             "EHLO", "MAIL", "RCPT", "RCPT", "RSET", "QUIT",
@@ -200,7 +181,7 @@ def test_an_inspection_tells_a_relay_that_refuses_us_from_one_that_does_not_know
 ) -> None:
     with ScriptedRelay() as relay:
         relay.on(phase, reply(said))
-        found = Connection(Relay.from_url(relay.url), PATIENT).inspect("from@example.com", ("a@example.com",))
+        found = inspect(Relay.from_url(relay.url), PATIENT, "from@example.com", ("a@example.com",))
     assert (found.refusal is not None) is is_refused
 
 
@@ -220,7 +201,7 @@ def test_content_of_any_size_arrives(relay: ScriptedRelay, connect: Connect, con
 def test_each_recipient_gets_a_verdict_and_the_accepted_ones_the_email(pipelining: bool) -> None:
     with ScriptedRelay(pipelining=pipelining) as relay:
         relay.on(Phase.RCPT, reply("550 5.1.1 no such user"), when=lambda line: BOB in line)
-        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+        with closing(Client(Relay.from_url(relay.url), PATIENT)) as connection:
             rulings = connection.deliver(email(ADA, BOB, EVE))
         assert {to: ruling.verdict for to, ruling in rulings.items()} == {
             ADA: Verdict.SENT,
@@ -249,7 +230,7 @@ def test_a_fault_is_unknown_after_the_dot_and_a_retry_before(phase: Phase, fault
     patient = timeouts if fault in {"hang", "drip"} else PATIENT
     with ScriptedRelay(pipelining=pipelining) as relay:
         relay.on(phase, FAULTS[fault])
-        with closing(Connection(Relay.from_url(relay.url), patient)) as connection:
+        with closing(Client(Relay.from_url(relay.url), patient)) as connection:
             ruling = only(connection.deliver(email()))
         assert ruling.verdict is (Verdict.UNKNOWN if phase is Phase.DOT else Verdict.RETRY), ruling
         assert (ruling.scope is Scope.RELAY) is (phase in PHASES[:3]), ruling
@@ -318,6 +299,64 @@ def test_whether_it_may_send_is_asked_once_when_the_relay_waits_for_the_content(
     assert last_lines == ["S: 354 go ahead"]
 
 
+class LatePermit:
+    """It is given once it was asked for so often."""
+
+    def __init__(self, asked: int) -> None:
+        self.left = asked
+
+    def is_given(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    def may_come(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("deliver", [wait_for, drive])
+def test_content_waits_for_the_permit_and_goes_out_once_it_is_given(
+    relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, deliver: Callable[[SmtpSession, Envelope], Rulings | None]
+) -> None:
+    monkeypatch.setattr(module, "PERMIT_INTERVAL", 0.01)
+    permit = LatePermit(3)
+    with closing(Client(Relay.from_url(relay.url), PATIENT, permit=permit, deliver=deliver)) as client:
+        assert only(client.deliver(email())).verdict is Verdict.SENT
+    assert permit.left == -1
+
+
+def test_while_content_waits_for_the_permit_other_dialogues_go_on_and_content_starts_nowhere_without_it(
+    relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PERMIT_INTERVAL", 0.01)
+    waiting, given = LatePermit(1_000_000), LatePermit(0)
+    loop: EventLoop[Envelope] = EventLoop()
+    ended: list[Rulings | None] = []
+    sessions: list[SmtpSession] = []
+    for permit in (waiting, given):
+        session = Client(Relay.from_url(relay.url), PATIENT, permit=permit).channel.connect()
+        assert isinstance(session, SmtpSession)
+        sessions.append(session)
+        loop.drive(Slot(session), session.deliver(email()), lambda rulings, _failure: ended.append(rulings))
+    while not ended:
+        loop.wait(60)
+    assert (len(loop), len(relay.messages)) == (1, 1)
+    waiting.left = 0
+    while loop:
+        loop.wait(60)
+    for session in sessions:
+        session.close()
+    assert len(relay.messages) == 2
+
+
+@pytest.mark.parametrize("end", [[close()], [reset()], [reply("421 4.4.2 too slow"), close()]])
+def test_a_relay_that_does_not_wait_for_the_permit_gets_nothing(relay: ScriptedRelay, end: list[Action]) -> None:
+    relay.on(Phase.DATA, reply("354 go"), *end)
+    with closing(Client(Relay.from_url(relay.url), PATIENT, permit=LatePermit(1_000_000))) as client:
+        ruling = only(client.deliver(email()))
+    assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.MESSAGE, Phase.BODY)
+    assert relay.messages == []
+
+
 def test_an_error_of_ours_comes_through_and_costs_the_connection(relay: ScriptedRelay, connect: Connect) -> None:
     answers = iter([True, False])
 
@@ -354,7 +393,7 @@ def test_emails_share_a_connection(relay: ScriptedRelay, connect: Connect) -> No
 def test_a_failed_email_does_not_spoil_the_next(phase: Phase, text: str, pipelining: bool) -> None:
     with ScriptedRelay(pipelining=pipelining) as relay:
         relay.on(phase, reply(text), times=1)
-        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+        with closing(Client(Relay.from_url(relay.url), PATIENT)) as connection:
             assert only(connection.deliver(email())).verdict is not Verdict.SENT
             assert only(connection.deliver(email())).verdict is Verdict.SENT
         assert relay.connections == 1
@@ -364,7 +403,7 @@ def test_a_failed_email_does_not_spoil_the_next(phase: Phase, text: str, pipelin
 def test_a_relay_that_does_not_answer_a_reset_gets_a_new_connection(
     relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BRIEFLY", BRIEF)
+    monkeypatch.setattr(relay_module, "BRIEFLY", BRIEF)
     relay.on(Phase.DATA, reply("451 error"), times=1)
     relay.on("rset", hang())
     connection = connect()
@@ -449,7 +488,7 @@ def test_a_connection_is_renewed_after_a_while(
 def test_a_failed_farewell_changes_nothing(
     relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch, last: Action
 ) -> None:
-    monkeypatch.setattr(module, "BRIEFLY", BRIEF)
+    monkeypatch.setattr(relay_module, "BRIEFLY", BRIEF)
     relay.on(Phase.QUIT, last)
     connection = connect()
     assert only(connection.deliver(email())).verdict is Verdict.SENT
@@ -467,7 +506,7 @@ def test_an_address_that_breaks_out_is_refused_before_anything_is_sent(relay: Sc
 def test_a_relay_that_is_not_there_is_the_relays_fault() -> None:
     with ScriptedRelay() as relay:
         pass
-    with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+    with closing(Client(Relay.from_url(relay.url), PATIENT)) as connection:
         rulings = connection.deliver(email(ADA, BOB))
     assert set(rulings) == {ADA, BOB}
     for ruling in rulings.values():
@@ -491,7 +530,7 @@ def test_a_relay_that_cannot_be_reached_is_the_relays_fault(
         raise failure
 
     monkeypatch.setattr(socket, "create_connection", fail)
-    ruling = only(Connection(Relay("relay.invalid", 25), PATIENT).deliver(email()))
+    ruling = only(Client(Relay("relay.invalid", 25), PATIENT).deliver(email()))
     assert (ruling.verdict, ruling.scope, ruling.phase) == (Verdict.RETRY, Scope.RELAY, Phase.CONNECT)
     assert text in ruling.reply
 
@@ -499,7 +538,7 @@ def test_a_relay_that_cannot_be_reached_is_the_relays_fault(
 @pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN"])
 def test_a_login_goes_to_a_relay_on_this_machine(mechanisms: str) -> None:
     with ScriptedRelay(auth=("ada", "hunter2"), mechanisms=mechanisms) as relay:
-        with closing(Connection(Relay.from_url(relay.url), PATIENT)) as connection:
+        with closing(Client(Relay.from_url(relay.url), PATIENT)) as connection:
             assert only(connection.deliver(email())).verdict is Verdict.SENT
         assert "S: 235 2.7.0 welcome" in relay.transcript
 
@@ -507,9 +546,9 @@ def test_a_login_goes_to_a_relay_on_this_machine(mechanisms: str) -> None:
 def test_a_wrong_password_is_our_fault_and_drops_nothing() -> None:
     with ScriptedRelay(auth=("ada", "hunter2")) as relay:
         wrong = replace(Relay.from_url(relay.url), password="wrong")
-        with closing(Connection(wrong, PATIENT)) as connection:
+        with closing(Client(wrong, PATIENT)) as connection:
             ruling = only(connection.deliver(email()))
-            assert connection.check() == ruling
+            assert inspect(wrong, PATIENT).refusal == ruling
     assert (ruling.verdict, ruling.scope, ruling.phase, ruling.code) == (
         Verdict.RETRY,
         Scope.RELAY,
@@ -518,15 +557,15 @@ def test_a_wrong_password_is_our_fault_and_drops_nothing() -> None:
     )
 
 
-def test_a_check_of_a_good_relay_finds_nothing_and_sends_nothing(relay: ScriptedRelay, connect: Connect) -> None:
-    assert connect().check() is None
+def test_a_check_of_a_good_relay_finds_nothing_and_sends_nothing(relay: ScriptedRelay) -> None:
+    assert inspect(Relay.from_url(relay.url), PATIENT).refusal is None
     assert relay.wait_until_idle()
     assert [line for line in relay.transcript if line.startswith("C:")][1:] == ["C: QUIT"]
 
 
-def test_a_check_says_what_is_wrong(relay: ScriptedRelay, connect: Connect) -> None:
+def test_a_check_says_what_is_wrong(relay: ScriptedRelay) -> None:
     relay.on(Phase.BANNER, reply("554 5.7.1 go away"))
-    ruling = connect().check()
+    ruling = inspect(Relay.from_url(relay.url), PATIENT).refusal
     assert ruling is not None
     assert (ruling.scope, ruling.phase, ruling.code) == (Scope.RELAY, Phase.BANNER, 554)
 
@@ -534,7 +573,7 @@ def test_a_check_says_what_is_wrong(relay: ScriptedRelay, connect: Connect) -> N
 def test_a_check_of_no_relay_says_so() -> None:
     with ScriptedRelay() as relay:
         pass
-    ruling = Connection(Relay.from_url(relay.url), PATIENT).check()
+    ruling = inspect(Relay.from_url(relay.url), PATIENT).refusal
     assert ruling is not None
     assert ruling.phase is Phase.CONNECT
 
@@ -557,8 +596,7 @@ def ahead(relay: ScriptedRelay) -> ScriptedRelay:
 class Trail:
     """Emails over one connection, each of which goes out behind the one before where that is allowed."""
 
-    def __init__(self, relay: ScriptedRelay, connection: Connection) -> None:
-        self.asked = 0
+    def __init__(self, relay: ScriptedRelay, connection: Client) -> None:
         self.behind: list[bool] = []
         self._connection = connection
         # One dot after the other, the relay sees what has come with it.
@@ -566,15 +604,15 @@ class Trail:
 
     def deliver(self, *envelopes: Envelope) -> list[Ruling]:
         """One after the other."""
-        found = []
-        for envelope, following in itertools.zip_longest(envelopes, envelopes[1:]):
+        return [
+            only(self._connection.deliver(envelope, following))
+            for envelope, following in itertools.zip_longest(envelopes, envelopes[1:])
+        ]
 
-            def next_one(following: Envelope | None = following) -> Envelope | None:
-                self.asked += 1
-                return following
-
-            found.append(only(self._connection.deliver(envelope, next_one)))
-        return found
+    @property
+    def pipelined(self) -> int:
+        """How many emails a session has had behind another one."""
+        return self._connection.pipelined
 
     def _look(self, session: object) -> None:
         self.behind.append(getattr(session, "buffer", b"").startswith(b"MAIL"))
@@ -599,7 +637,7 @@ def test_a_relay_that_takes_its_time_gets_nothing_behind_a_dot(
     monkeypatch.setattr(module, "PROMPT", 0)
     trail = Trail(relay, connect())
     trail.deliver(email(ADA), email(BOB), email(EVE))
-    assert trail.asked == 0
+    assert trail.pipelined == 0
     assert trail.behind == [False, False, False]
 
 
@@ -702,16 +740,50 @@ def test_a_connection_that_an_email_behind_the_dot_left_is_not_used_again(
     trail = Trail(relay, connection)
     trail.deliver(email(ADA))
     left = email(BOB)
-    connection.deliver(email(ADA), lambda: left)
+    connection.deliver(email(ADA), left)
     connection.deliver(email(EVE))
     assert [message.recipients for message in relay.messages] == [(ADA,), (ADA,), (EVE,)]
     assert relay.connections == 2
 
 
+@pytest.mark.usefixtures("ahead")
+def test_what_goes_out_with_the_dot_is_fixed_before_the_last_look_whether_content_may_start(
+    relay: ScriptedRelay,
+) -> None:
+    taken: list[bool] = []
+
+    def may_start() -> bool:
+        assert client.session is not None
+        taken.append(client.session.pipeline(email(EVE)))
+        return True
+
+    with closing(Client(Relay.from_url(relay.url), PATIENT, permit=AnyTime(may_start))) as client:
+        trail = Trail(relay, client)
+        trail.deliver(email(ADA), email(BOB))
+        assert taken == [False, False]
+        assert client.session is not None
+        assert client.session.pipeline(email(EVE))
+
+
+@pytest.mark.usefixtures("ahead")
+def test_an_email_that_was_pipelined_and_is_not_out_can_be_withdrawn_at_no_cost(
+    relay: ScriptedRelay, connect: Connect
+) -> None:
+    client = connect()
+    trail = Trail(relay, client)
+    trail.deliver(email(ADA))
+    assert client.session is not None
+    assert client.session.pipeline(email(BOB))
+    client.session.withdraw()
+    trail.deliver(email(EVE))
+    assert trail.behind == [False, False]
+    assert relay.connections == 1
+
+
 def test_nothing_goes_behind_a_dot_unless_the_url_asks_for_it(relay: ScriptedRelay, connect: Connect) -> None:
     trail = Trail(relay, connect())
     trail.deliver(email(ADA), email(BOB), email(EVE))
-    assert trail.asked == 0
+    assert trail.pipelined == 0
     assert trail.behind == [False, False, False]
 
 

@@ -1,0 +1,54 @@
+"""What an operator hears of an attempt, once it is committed. That an alert fails changes nothing of that."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import ParamSpec
+
+from actors.alerts import alerts
+from actors.content.templates import RenderError
+from actors.delivery.conclude import Conclusion
+from actors.delivery.route import described
+from models.emails import ClaimedEmail
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+
+def report(conclusion: Conclusion) -> None:
+    """Tells of each failure once. A template's has an alert of its own; so has the relay's, as the circuit opens."""
+    if conclusion.is_repeated:
+        return
+    decision, state = conclusion.decision, conclusion.state
+    email = decision.email
+    for ruling in decision.undeliverable_rulings:
+        _tell(alerts.undeliverable, email.id, email.kind, ruling)
+    if decision.is_unknown:
+        _tell(alerts.unknown, email.id, email.kind, state)
+    if state is not None:
+        for ruling in decision.retried_rulings:
+            _tell(alerts.retried, email.id, email.kind, ruling)
+    if conclusion.opened_circuit is not None:
+        _tell(alerts.circuit_opened, conclusion.opened_circuit)
+    if conclusion.slowed_down is not None:
+        refusal, pause = conclusion.slowed_down
+        logger.info("The relay has had too much of us (%s): it gets nothing for %.0f s.", described(refusal), pause)
+
+
+def report_lost_claim(email: ClaimedEmail) -> None:
+    """Says that a claim went to another worker while this one was away."""
+    _tell(alerts.lost_claim, email.id, email.kind)
+
+
+def report_render_failures(email: ClaimedEmail, failures: Mapping[str, RenderError]) -> None:
+    """A template's failure is ours to mend: a line each time, an event when it is new; not for each user."""
+    for text, failure in failures.items():
+        is_new = text not in (email.last_error or "")
+        _tell(alerts.render_error, email.id, email.kind, template=failure.template, line=failure.line, is_new=is_new)
+
+
+def _tell(alert: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    try:
+        alert(*args, **kwargs)
+    except Exception:  # whatever a reporter raises
+        logger.exception("A report has failed.")
