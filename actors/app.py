@@ -2,6 +2,7 @@
 
 import sys
 from datetime import timedelta
+from typing import Final
 
 import dramatiq
 from dramatiq.middleware import Retries
@@ -20,6 +21,7 @@ from actors.delivery.permit import SessionPermit
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import SharedRoute, Watch
 from actors.liveness.maintenance import Patience
+from actors.lookout import Lookout
 from actors.queue.broker import Life, PostgresBroker
 from actors.scheduler import Scheduler, declare_scheduler
 from actors.sender import SEND_EMAIL, declare_sender
@@ -27,6 +29,10 @@ from actors.settings import BadSettings, Settings, settings
 from actors.startup import BAD_SETTINGS, Startup, end
 from actors.version import RELEASE
 from models.database.connections import Database, Limits
+
+#: Seconds between two looks at a queue that stays empty. What is due is looked for more often, by the lookout; where
+#: there is a line, it has the scheduler's queue looked at too.
+LONGEST_POLL: Final = 0.5
 
 
 class Application:
@@ -61,6 +67,7 @@ class Application:
             session_url=settings.session_url,
             patience=Patience(idle=settings.stall_timeout, busy=settings.busy_timeout),
             dead_letters_kept=timedelta(days=settings.dead_letter_days),
+            longest_poll=LONGEST_POLL,
         )
         self.templates = Templates(settings.templates, settings.render_timeout)
         self.in_flight = InFlightClaims()
@@ -99,10 +106,12 @@ class Application:
         )
         self.rescuer = Rescuer(self.database, self.broker, self.in_flight)
         self.watch = Watch(self.route, self.dispatcher.tidy)
+        self.lookout = None if settings.disabled else Lookout(self.database, self.broker, settings.smtp_connections)
         self.send_email = declare_sender(self.broker, self.dispatcher, settings.smtp_connections)
         self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)
         self.broker.add_middleware(
-            Startup(settings, self.database, self.broker, self.dispatcher, self.rescuer, self.watch), before=Life
+            Startup(settings, self.database, self.broker, self.dispatcher, self.rescuer, self.watch, self.lookout),
+            before=Life,
         )
 
 

@@ -11,6 +11,7 @@ from actors.delivery.email_work import EmailDispatcher
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import Watch
 from actors.liveness import memory_limit
+from actors.lookout import Lookout
 from actors.queue.broker import PostgresBroker
 from actors.settings import BadSettings, Settings
 from models import control
@@ -34,6 +35,7 @@ class Startup(Middleware):
         dispatcher: what is closed at the end.
         rescuer: looks after emails of workers that are gone.
         watch: looks at what is known of the relay.
+        lookout: looks for what has fallen due; None where nothing is sent.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Startup(Middleware):
         dispatcher: EmailDispatcher,
         rescuer: Rescuer,
         watch: Watch,
+        lookout: Lookout | None,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -51,6 +54,7 @@ class Startup(Middleware):
         self._dispatcher = dispatcher
         self._rescuer = rescuer
         self._watch = watch
+        self._lookout = lookout
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
@@ -74,12 +78,16 @@ class Startup(Middleware):
         """Looks after emails of workers that are gone; bounds what any email may take from now on."""
         self._rescuer.start()
         self._watch.start()
+        if self._lookout is not None:
+            self._lookout.start()
         memory_limit.limit(self._settings.memory_limit)
         # What has been loaded by now stays: collections need not go through it again and again.
         gc.freeze()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks no more, and takes leave of the relay."""
+        if self._lookout is not None:
+            self._lookout.stop()
         self._rescuer.stop()
         self._watch.stop()
         self._dispatcher.close()

@@ -164,11 +164,19 @@ def newest_due(database: Database, size: int) -> list[DueEmail]:
     return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # as above
 
 
+def due_now(database: Database) -> list[int]:
+    """What has fallen due within the last second and is not enqueued, the oldest first; a few, one cheap round trip.
+
+    None while nothing may be sent. What became visible later than that is left to the scheduler.
+    """
+    return [int(str(email_id)) for (email_id,) in database.call(SQL["due_now"], {})]
+
+
 def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
     """Seconds until the scheduler has something to do; None while there is nothing, while paused, or in a long pass.
 
-    Nothing, too, while enough messages wait for the senders (`ENOUGH_WAITING`). Without `anew` it does not see what has
-    been due for more than 5 s.
+    Below 0 it has been late for so many. None, too, while enough messages wait for the senders (`ENOUGH_WAITING`).
+    Without `anew` it does not see what has been due for more than 5 s.
     """
     for (seconds,) in database.execute(SQL["next_due_at"], {"anew": anew, **_ENOUGH}):
         return float(str(seconds))

@@ -26,6 +26,10 @@ WHERE NOT i.is_held
 ORDER BY i.due_at DESC, i.id DESC
 LIMIT %(size)s
 
+-- name: due_now
+-- What has fallen due within the last second and is not enqueued, the oldest first.
+SELECT unnest(duepost.due_now())
+
 -- name: are_enough_waiting
 -- Counted no further than it matters; served by queue_claimable.
 SELECT count(*) >= %(enough)s
@@ -36,8 +40,8 @@ FROM (
 ) AS waiting
 
 -- name: next_due_at
--- Seconds until something is to be done: the next due row, not before the relay takes more, or the next probe while the
--- circuit is open. Either from the beginning, or among what has been due for no longer than a few seconds. Nothing while a scheduler is at a long
+-- Seconds until something is to be done; below 0 if it has been to be done for some time: the next due row, not before
+-- the relay takes more, or the next probe while the circuit is open. Either from the beginning, or among what has been due for no longer than a few seconds. Nothing while a scheduler is at a long
 -- pass: another one beside it would only be in its way; and nothing while enough waits for the workers.
 WITH next AS MATERIALIZED (
     SELECT i.due_at
@@ -58,8 +62,7 @@ SELECT extract(epoch FROM greatest(
     (
         SELECT max(route.paused_until) FROM duepost.route
         WHERE route.paused_until <= now() + make_interval(secs => 2 * route.pause)
-    ),
-    now()
+    )
 ) - now())::double precision
 FROM duepost.control AS control, next
 WHERE next.due_at IS NOT NULL
@@ -92,7 +95,7 @@ SELECT id FROM item WHERE NOT is_held AND expires_at <= now() AND NOT duepost.is
 SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 
 -- name: claim
--- queued → sending, each under a claim number of its own; gives the emails with the address, or the users, that are still
+-- scheduled, queued → sending, each under a claim number of its own; gives the emails with the address, or the users, that are still
 -- to get them. Several threads' claims share one statement and one commit.
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
        template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users

@@ -56,7 +56,7 @@ BEGIN
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish,
             duepost.recipients_to_go, duepost.move_to_ledger, duepost.is_in_hand, duepost.enqueue_items,
-            duepost.claim_emails, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
+            duepost.due_now, duepost.claim_emails, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
             duepost.recipient_rows, duepost.conclude_emails,
             duepost.keep_undeliverable, duepost.reopen_email, duepost.refused_alike, duepost.forget_undeliverable,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,

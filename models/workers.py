@@ -145,6 +145,12 @@ def went_lately(database: Database) -> bool:
     return database.execute(SQL["went_lately"]) == [(True,)]
 
 
+def count(database: Database) -> int:
+    """How many workers nobody has called gone: one cheap round trip."""
+    [(count,)] = database.execute(SQL["count"])
+    return int(str(count))
+
+
 def present(database: Database) -> int:
     """How many workers are alive: those whose session is there, not those that nobody has called gone yet."""
     [(count,)] = database.execute(SQL["present"])

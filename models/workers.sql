@@ -110,6 +110,10 @@ SELECT id FROM gone
 -- name: went_lately
 SELECT EXISTS (SELECT FROM duepost.worker WHERE gone_at > now() - interval '1 min')
 
+-- name: count
+-- Served by worker_present.
+SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL
+
 -- name: present
 SELECT count(*) FROM duepost.present WHERE worker_id IS NOT NULL
 

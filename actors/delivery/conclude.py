@@ -93,7 +93,9 @@ class Conclusions:
         done = emails.conclude_finished_each(
             self._database,
             [
-                emails.Finished(outcome.email, outcome.results, message.claim if message else None)
+                emails.Finished(
+                    outcome.email, outcome.results, message.claim if message and message.is_stored else None
+                )
                 for outcome, message in plain
             ],
         )

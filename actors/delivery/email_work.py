@@ -119,7 +119,10 @@ class EmailWork:
         works = []
         for email_id, job in jobs:
             email = claimed.pop(email_id, None)
-            if email is None:
+            if email is None and is_hint(job.run(self._current_message)):
+                # Somebody else has it, or has changed it. What is still due is found by a pass of the scheduler.
+                job.end()
+            elif email is None:
                 self._leaving.submit(partial(ended, job, partial(job.run, self._release, email_id)))
             else:
                 works.append(Work(self.attempt(email), job, job.run(self._current_message)))
@@ -295,6 +298,11 @@ class EmailInbox:
 def name_of(failure: BaseException) -> str:
     """An exception's type, for a log line: its text may hold values of a row."""
     return type(failure).__name__
+
+
+def is_hint(message: ClaimedMessage | None) -> bool:
+    """Whether a message is stored nowhere: then nobody counts on what it asks for."""
+    return message is not None and not message.is_stored
 
 
 def ended(job: Job, action: Callable[[], None]) -> None:

@@ -38,7 +38,7 @@ from dramatiq_pg import PostgresBroker as StockBroker
 from actors.liveness.maintenance import Maintenance, Patience, Progress
 from actors.liveness.worker_session import WorkerSession
 from actors.queue.batching import BatchedMessage, is_next, take_next
-from actors.queue.consumer import ClaimedMessage, PostgresConsumer
+from actors.queue.consumer import LONGEST_POLL, ClaimedMessage, PostgresConsumer
 from actors.queue.encoding import Message, MessageRefused, check_name, encoded
 from actors.queue.waiting import AWAY_PAUSE, BrokerUnreachable, wait_for_database
 from models import messages
@@ -81,6 +81,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             alive; the database's own without it.
         patience: how long a worker process may seem to stand still.
         dead_letters_kept: how long messages that failed for good are kept.
+        longest_poll: seconds between two looks at a queue that stays empty.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         session_url: str | None = None,
         patience: Patience | None = None,
         dead_letters_kept: timedelta = messages.DEAD_LETTERS_KEPT,
+        longest_poll: float = LONGEST_POLL,
     ) -> None:
         self.database = Database(database) if isinstance(database, str) else database
         self.worker_session = WorkerSession(
@@ -106,6 +108,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self.stopping = threading.Event()
         self._patience = patience or Patience()
         self._dead_letters_kept = dead_letters_kept
+        self._longest_poll = longest_poll
         self._maintenance: Maintenance | None = None
         #: Those that run in this process; the last one booted is taken from.
         self._workers: list[dramatiq.Worker] = []
@@ -216,6 +219,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             timeout=timeout / 1000,
             priorities={0, *(actor.priority for actor in actors), *lesser},
             is_fair=bool(lesser),
+            longest_poll=self._longest_poll,
             predecessor=predecessor,
         )
         return consumer
@@ -296,8 +300,40 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         except DatabaseUnreachable as error:
             raise BrokerUnreachable(str(error)) from error
         if inserted:
+            self._look_soon([message.queue_name])
             self.emit_after("enqueue", message, None)
         return inserted
+
+    def hand_over(self, message: Message, priority: int) -> bool:
+        """Has a message worked on in this process as if it had been read. It is stored nowhere: lost with the process.
+
+        For work that is known elsewhere, and done by others where it is not done here: nothing is put back or kept
+        where it fails. Any thread may call this; it does not block.
+
+        Args:
+            message: for an actor of this process.
+            priority: the lower, the sooner a free thread takes it.
+
+        Returns:
+            whether it was: not where no worker here reads its queue, or the worker is stopping.
+        """
+        worker, consumer = self._reader_of(message.queue_name)
+        if worker is None or consumer is None or consumer.is_stopping:
+            return False
+        actor = self.get_actor(message.actor_name)
+        worker.work_queue.put((actor.priority, consumer.take_in(message, priority)))
+        return True
+
+    def is_reading(self, queue_name: str) -> bool:
+        """Whether a worker of this process reads a queue, and may begin something new."""
+        _, consumer = self._reader_of(queue_name)
+        return consumer is not None and not consumer.is_stopping and self.worker_session.is_proven()
+
+    def _reader_of(self, queue_name: str) -> tuple[dramatiq.Worker | None, PostgresConsumer | None]:
+        worker = self._workers[-1] if self._workers else None
+        thread = worker.consumers.get(queue_name) if worker else None
+        consumer = thread.consumer if thread else None
+        return worker, consumer if isinstance(consumer, PostgresConsumer) and not consumer.closed else None
 
     def acknowledge(self, cursor: Cursor) -> None:
         """Acknowledges the message in process with the caller's transaction: both commit, or neither does.
@@ -493,6 +529,10 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         if wait or stored.delay:
             # What others send beside a worker comes in batches, the most urgent first: that is left to the next look.
             self._look_soon([stored.queue_name], stored.delay)
+
+    def look_soon(self, queue_name: str) -> None:
+        """There may be something new in a queue: this process reads it without waiting for its next look."""
+        self._look_soon([queue_name])
 
     def _look_soon(self, queue_names: Iterable[str], delay: float = 0.0) -> None:
         """What this process has just stored, it reads without waiting for its next look."""

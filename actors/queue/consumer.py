@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import psycopg2
@@ -47,6 +47,9 @@ LONGEST_REMEMBERED = 60.0
 #: Seconds that the moments at which delays end are rounded up to, so that there are few of them.
 MOMENTS_APART = 0.01
 
+#: The number of a claim of what is not in the table: no claim there has it.
+NOT_STORED = 0
+
 #: Seconds between two looks for messages that were claimed in an answer that never arrived.
 STRAYS_INTERVAL = 1.0
 
@@ -79,6 +82,11 @@ class ClaimedMessage(MessageProxy):
         self.settled = False
         self._place: tuple[int, datetime] = (claimed.priority, claimed.eta)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether it is, or was, in the table."""
+        return self.claim.number != NOT_STORED
+
     def settle(self) -> None:
         """The table has nothing more to learn: the message is acknowledged, or waits in it again, or is another's."""
         self.settled = True
@@ -92,6 +100,7 @@ class ClaimedMessage(MessageProxy):
 class Poll:
     """When to look at a queue again, in seconds; knows no clock of its own."""
 
+    longest: float = LONGEST_POLL
     pause: float = SHORTEST_POLL
     due_at: float = 0.0
 
@@ -103,7 +112,7 @@ class Poll:
     def empty(self, now: float) -> None:
         """There was nothing: wait, and longer each time."""
         self.due_at = now + self.pause
-        self.pause = min(self.pause * 2, LONGEST_POLL)
+        self.pause = min(self.pause * 2, self.longest)
 
 
 class PostgresConsumer(Consumer):
@@ -122,6 +131,7 @@ class PostgresConsumer(Consumer):
         timeout: seconds after which the thread wants to look whether it is to stop.
         priorities: of the queue's actors.
         is_fair: whether what is urgent may delay the rest, but not for ever.
+        longest_poll: seconds between two looks while the queue stays empty.
     """
 
     def __init__(
@@ -135,6 +145,7 @@ class PostgresConsumer(Consumer):
         timeout: float,
         priorities: Iterable[int] = (0,),
         is_fair: bool = False,
+        longest_poll: float = LONGEST_POLL,
         predecessor: "PostgresConsumer | None" = None,
     ) -> None:
         self.queue_name = queue_name
@@ -155,7 +166,7 @@ class PostgresConsumer(Consumer):
         self.in_hand: set[Claim] = predecessor.in_hand if predecessor else set()
         self._done: list[Claim] = []
         self._changed = threading.Condition()
-        self._poll = Poll()
+        self._poll = Poll(longest_poll)
         #: Whether something has been stored since the last read began.
         self._has_news = False
         #: When delays end that this process knows of, by the monotonic clock: a heap.
@@ -209,6 +220,15 @@ class PostgresConsumer(Consumer):
                 if moment not in self._moments:
                     heapq.heappush(self._moments, moment)
             self._changed.notify_all()
+
+    def take_in(self, message: Message, priority: int) -> ClaimedMessage:
+        """A message that is not in the table, in hand as if it had been read: the table has nothing to learn of it."""
+        read = ClaimedContent(Claim(message.message_id, NOT_STORED), priority, datetime.now(UTC), "")
+        with self._changed:
+            self.in_hand.add(read.claim)
+        taken = ClaimedMessage(message, read, self._worker_session.worker_id, self.stopping)
+        taken.settle()
+        return taken
 
     def ack(self, message: ClaimedMessage) -> None:
         """Deletes a message that is done with the next few, unless the transaction of the work has done so.

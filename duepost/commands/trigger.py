@@ -21,6 +21,10 @@ from models.errors import DatabaseUnreachable, PooledSession
 #: Seconds between two looks for something that falls due earlier than what is known.
 LOOK_INTERVAL = 0.2
 
+#: Seconds for which what is due is left to the workers, who look for themselves (`actors/lookout.py`): a pass is for
+#: what they leave.
+GRACE = 0.1
+
 #: Seconds between two ticks while rows stay due: the pass that was asked for is at work.
 TICK_INTERVAL = 0.02
 
@@ -124,11 +128,11 @@ class Watch:
             return LOOK_INTERVAL
         seconds = self._seconds_until_due()
         silent_for = time.monotonic() - self._ticked_at
-        if (seconds is not None and seconds <= 0) or silent_for >= LONGEST_SILENCE:
+        if (seconds is not None and seconds <= -GRACE) or silent_for >= LONGEST_SILENCE:
             ask_for_pass(self._database)
             self._ticked_at = time.monotonic()
             return TICK_INTERVAL
-        return min(LOOK_INTERVAL, seconds if seconds is not None else LOOK_INTERVAL)
+        return min(LOOK_INTERVAL, seconds + GRACE) if seconds is not None else LOOK_INTERVAL
 
     def _seconds_until_due(self) -> float | None:
         if not self._full_scan_throttle.is_due:

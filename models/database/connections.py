@@ -306,8 +306,10 @@ class Database:
     def call(self, statement: str, parameters: Mapping[str, object]) -> list[Row]:
         """Calls a procedure that commits on its own, and sets its own limits; this end hangs up as with any other.
 
+        So is asked, too, what only looks and is asked many times a second: the limits cost more than the look.
+
         Returns:
-            its row.
+            its rows.
 
         Raises:
             NestedTransaction: this task or thread has a transaction open.

@@ -203,7 +203,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.claim_emails_v2 IS
-    'queued → sending for those of these emails that nobody holds and that are still to be sent: locks them by ascending '
+    'scheduled, queued → sending for those of these emails that nobody holds and that are still to be sent: locks them by ascending '
     'id, takes them in hand, and gives them with the address, or the users, that are still to get them.';
 
 -- For workers of release 0.1.

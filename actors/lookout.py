@@ -1,0 +1,162 @@
+"""Looks for what has fallen due, and hands it to this process's own sender: no tick, pass or stored message in between.
+
+For an email that is due now while there is little to do. Where there is a line, it asks for a pass of the scheduler,
+which knows who goes first; and whatever it leaves is found by a pass.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg2
+
+from actors.queue.broker import BrokerUnreachable, PostgresBroker
+from actors.sender import SEND_EMAIL, message_for
+from actors.tick import QUEUE as SCHEDULERS_QUEUE
+from actors.tick import tick
+from models import emails, workers
+from models.database.connections import Database
+from models.errors import DatabaseUnreachable
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks of all workers together: while there is something to be found, and while there is not.
+SHORTEST_PAUSE: Final = 0.01
+LONGEST_PAUSE: Final = 0.05
+
+#: Seconds for which the pause stays short after something was found; each is one of several workers, and finds a share.
+STAYS_SHORT_FOR: Final = 0.25
+
+#: The most that one worker's looks are apart, however many others look, in seconds.
+FARTHEST_APART: Final = 1.0
+
+#: The share by which a pause is shortened or lengthened, so that workers do not look in step.
+JITTER: Final = 0.25
+
+#: Seconds between two counts of the workers.
+COUNT_INTERVAL: Final = 5.0
+
+#: Seconds for which an email is not handed over once more: longer than `duepost.due_now` gives it.
+REMEMBERED: Final = 2.0
+
+#: Seconds until the next look where the database is away, or refuses it.
+AWAY_PAUSE: Final = 0.5
+REFUSED_PAUSE: Final = 5.0
+
+
+@dataclass
+class Pace:
+    """How long to wait between two looks, in seconds; knows no clock of its own.
+
+    Attributes:
+        workers: how many look. The more, the rarer each: together they look as often as one would alone.
+    """
+
+    workers: int = 1
+    _pause: float = LONGEST_PAUSE
+    _short_until: float = -float("inf")
+
+    def after(self, now: float, *, found: bool) -> float:
+        """Seconds until the next look, after one at `now` that has found something, or nothing."""
+        if found:
+            self._pause, self._short_until = SHORTEST_PAUSE, now + STAYS_SHORT_FOR * self.workers
+        elif now >= self._short_until:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        return min(self._pause * self.workers, FARTHEST_APART)
+
+
+class Lookout:
+    """A thread that looks for what has fallen due.
+
+    Args:
+        database: where the emails are.
+        broker: whose worker this is.
+        connections: to the relay, of this process: no more is handed over at once than there are.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        broker: PostgresBroker,
+        connections: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._connections = connections
+        self._clock = clock
+        self._pace = Pace()
+        #: By email, when it was handed over.
+        self._handed_over: dict[int, float] = {}
+        self._counts_at = -float("inf")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="duepost-lookout", daemon=True)
+
+    def start(self) -> None:
+        """Starts looking."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends; waits for a look that is under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=15)
+
+    def look(self) -> float:
+        """One look, unless more than this process can begin with waits in its memory already.
+
+        Returns:
+            seconds until the next.
+
+        Raises:
+            DatabaseUnreachable, BrokerUnreachable: the database is away.
+        """
+        self._count_workers()
+        if not self._broker.is_reading(emails.QUEUE):
+            return AWAY_PAUSE
+        if self._broker.has_more(SEND_EMAIL):
+            # There is a line: a pass that somebody asks for is not to wait.
+            self._broker.look_soon(SCHEDULERS_QUEUE)
+            return self._pace.after(self._clock(), found=False)
+        return self._pace.after(self._clock(), found=self._take_due())
+
+    def _count_workers(self) -> None:
+        now = self._clock()
+        if now >= self._counts_at:
+            self._counts_at = now + COUNT_INTERVAL
+            self._pace.workers = max(1, workers.count(self._database))
+
+    def _take_due(self) -> bool:
+        """Hands over what is due, no more than there are connections; gives whether anything was."""
+        now = self._clock()
+        due = [email_id for email_id in emails.due_now(self._database) if email_id not in self._handed_over]
+        self._handed_over = {each: at for each, at in self._handed_over.items() if now - at < REMEMBERED}
+        for email_id in due[: self._connections]:
+            if self._broker.hand_over(message_for(email_id), emails.PRIORITY):
+                self._handed_over[email_id] = now
+        if len(due) > self._connections:
+            tick(self._broker)
+            self._broker.look_soon(emails.QUEUE)
+        return bool(due)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause() * random.uniform(1 - JITTER, 1 + JITTER)):  # noqa: S311 - no secret
+            pass
+
+    def _pause(self) -> float:
+        try:
+            return self.look()
+        except (DatabaseUnreachable, BrokerUnreachable) as error:
+            logger.debug("The lookout waits for the database: %s", type(error).__name__)
+            return AWAY_PAUSE
+        except psycopg2.Error as error:
+            logger.warning(
+                "What is due could not be looked for: %s. A pass of the scheduler will.", type(error).__name__
+            )
+            return REFUSED_PAUSE
