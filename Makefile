@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests wait four fifths of their time: three of them share a core.
 WORKERS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
 
-.PHONY: help demo test check servers chaos torture lint format bench up build clean
+.PHONY: help demo test check pythons servers chaos torture lint format bench up build clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
@@ -27,6 +27,9 @@ test: $(READY) ## the tests: unit, integration on a real PostgreSQL, end to end;
 
 check: lint ## style, types and unit tests: in less than a minute
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests/unit
+
+pythons: ## the unit and integration tests on Python 3.12 and 3.13, where they can be had
+	WORKERS=$(WORKERS) ARGS="$(ARGS)" .ci/pythons
 
 servers: $(READY) ## real mail servers: installs them beside the machine's own, and runs their tests; as root, on Debian
 	$(BIN)/python -m tests.servers.install
@@ -55,4 +58,4 @@ build: $(READY) ## the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what was made here
-	rm -rf $(VENV) .duepost dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-* .duepost dist build .mypy_cache .ruff_cache .pytest_cache

@@ -11,6 +11,7 @@ from actors.delivery.email_work import EmailDispatcher
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import Watch
 from actors.liveness import memory_limit
+from actors.liveness.maintenance import TOO_OLD
 from actors.lookout import Lookout
 from actors.queue.broker import PostgresBroker
 from actors.settings import BadSettings, Settings
@@ -18,7 +19,7 @@ from models import control
 from models.database.connections import Database
 from models.database.migrate import check_schema
 from models.database.preconditions import check_writable
-from models.errors import DuepostError
+from models.errors import DuepostError, ReleaseTooOld
 
 #: Exit statuses of a worker that cannot start.
 FAILED = 1
@@ -71,6 +72,8 @@ class Startup(Middleware):
             control.set_message_id_domain(self._database, sender.address.rpartition("@")[2])
         except BadSettings as error:
             end(error, BAD_SETTINGS)
+        except ReleaseTooOld as error:
+            end(error, TOO_OLD)
         except (DuepostError, psycopg2.Error) as error:
             end(error, FAILED)
 

@@ -26,6 +26,10 @@ class SchemaMismatch(DuepostError):
     """The database's schema is not the one this code was written for."""
 
 
+class ReleaseTooOld(SchemaMismatch):
+    """The database has been upgraded by a later release, and this one can no longer work there."""
+
+
 class UnfitDatabase(DuepostError):
     """The server or the database is such that Duepost cannot work there."""
 

@@ -108,9 +108,11 @@ WITH RECURSIVE unhurried AS MATERIALIZED (
     SET state = 'consumed', worker_id = %(worker_id)s, claim = nextval('dramatiq.claim_number'), mtime = now()
     FROM unhurried
     WHERE message.message_id = ANY (ARRAY(SELECT next.message_id FROM next))
-    RETURNING message.message_id::text, message.claim, message.priority, message.eta, message.message::text
+    RETURNING message.message_id::text, message.claim, message.priority, message.eta, message.message::text AS content
 )
-SELECT now(), claimed.* FROM (SELECT) AS always LEFT JOIN claimed ON true
+SELECT now(), claimed.message_id, claimed.claim, claimed.priority, claimed.eta, claimed.content
+FROM (SELECT) AS always
+LEFT JOIN claimed ON true
 
 -- name: acknowledge
 -- consumed → gone, for those whose claim is still the same: what was sent again meanwhile stays.

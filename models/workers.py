@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from models.database import advisory_locks
 from models.database.connections import Connection, Cursor, Database
+from models.database.levels import own_level
 from models.database.statements import statements
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Process(NamedTuple):
     started_at_tick: int | None = None
 
 
-def enrol(connection: Connection, process: Process) -> int:
+def enrol(connection: Connection, process: Process, release: str | None = None) -> int:
     """A new worker, alive as long as `connection` is. Its id is never used again.
 
     The connection must be in autocommit mode and stay a session of its own. A number whose lock somebody else holds is
@@ -43,7 +44,8 @@ def enrol(connection: Connection, process: Process) -> int:
     """
     with connection.cursor() as cursor:
         while True:
-            cursor.execute(SQL["enrol"], {**process._asdict(), "lock": advisory_locks.WORKER})
+            noted = {"release": release, "level": own_level(), "lock": advisory_locks.WORKER}
+            cursor.execute(SQL["enrol"], {**process._asdict(), **noted})
             [worker_id, is_locked, _] = cursor.fetchone() or (0, True, "")
             if is_locked:
                 return int(worker_id)

@@ -4,9 +4,10 @@
 -- Noted, named and locked in one statement: no row is seen whose session is not there. The lock is for workers of release
 -- 0.1, which know each other by it.
 INSERT INTO duepost.worker (
-    host, pid, machine, started_at_tick, session_pid, session_role, session_started_at
+    host, pid, machine, started_at_tick, release, level, session_pid, session_role, session_started_at
 )
-SELECT %(host)s, %(pid)s, %(machine)s, %(started_at_tick)s, session.pid, session.usesysid, session.backend_start
+SELECT %(host)s, %(pid)s, %(machine)s, %(started_at_tick)s, %(release)s, %(level)s, session.pid, session.usesysid,
+       session.backend_start
 FROM pg_stat_activity AS session
 WHERE session.pid = pg_backend_pid()
 RETURNING

@@ -86,13 +86,20 @@ class Process:
 
 
 class Workers(Process):
-    """`dramatiq actors`, as the README says."""
+    """`dramatiq actors`, as the README says; of this code, or of a release whose packages are in another folder."""
 
     def __init__(
-        self, env: Mapping[str, str], log: Path, *, processes: int = 1, threads: int = 4, ready: bool = True
+        self,
+        env: Mapping[str, str],
+        log: Path,
+        *,
+        processes: int = 1,
+        threads: int = 4,
+        ready: bool = True,
+        code: Path = ROOT,
     ) -> None:
         arguments = ["-m", "dramatiq", "actors", "--processes", str(processes), "--threads", str(threads)]
-        super().__init__([sys.executable, *arguments], env, log)
+        super().__init__([sys.executable, *arguments], {**env, "PYTHONPATH": str(code)}, log, cwd=code)
         if ready:
             wait_until(
                 lambda: self.output.count("is ready for action") >= processes,
@@ -110,5 +117,6 @@ class Workers(Process):
 class Watch(Process):
     """`duepost trigger --watch`."""
 
-    def __init__(self, env: Mapping[str, str], log: Path) -> None:
-        super().__init__([sys.executable, "-m", "duepost", "trigger", "--watch"], env, log)
+    def __init__(self, env: Mapping[str, str], log: Path, *, code: Path = ROOT) -> None:
+        command = [sys.executable, "-m", "duepost", "trigger", "--watch"]
+        super().__init__(command, {**env, "PYTHONPATH": str(code)}, log, cwd=code)

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+import psycopg2
+
 from actors.liveness.process import has_ended
 from actors.liveness.worker_session import WorkerSession
 from models import messages, workers
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
-from models.errors import DatabaseUnreachable
+from models.database.levels import check_level
+from models.errors import DatabaseUnreachable, ReleaseTooOld
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +32,20 @@ STAMP_INTERVAL = 5.0
 #: Seconds by which the database's clock may go back without anything being done about it.
 CLOCK_TOLERANCE = 1.0
 
+#: Seconds between two looks whether this release may still work on the database.
+LEVEL_INTERVAL = 1.0
+
 #: Seconds between two purges of dead letters and results.
 PURGE_INTERVAL = 600.0
 
+#: Seconds until maintenance tries again that the database has refused something.
+FAILED_PAUSE = 5.0
+
 #: Exit status of a process that ends because it is wedged.
 WEDGED = 70
+
+#: Exit status of a process whose release is too old for the database.
+TOO_OLD = 78
 
 
 class QueueReader(Protocol):
@@ -46,6 +58,10 @@ class QueueReader(Protocol):
     @property
     def closed(self) -> bool:
         """Whether it has stopped."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it is to read nothing new."""
 
     @property
     def has_room(self) -> bool:
@@ -90,6 +106,7 @@ class Maintenance:
         progress: what it has been doing.
         patience: how long it may stand still.
         dead_letters_kept: how long dead letters are kept.
+        retire: begins nothing new, and ends the process once what is in hand is done; called once, and comes back.
         end: ends the process; it does not come back.
     """
 
@@ -101,6 +118,7 @@ class Maintenance:
         *,
         patience: Patience,
         dead_letters_kept: timedelta,
+        retire: Callable[[], None],
         end: Callable[[int], None] = os._exit,
     ) -> None:
         self._database = database
@@ -108,12 +126,15 @@ class Maintenance:
         self._progress = progress
         self._patience = patience
         self._dead_letters_kept = dead_letters_kept
+        self._retire = retire
+        self._is_retiring = False
         self._end = end
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duepost-maintenance", daemon=True)
         self._turns: Mapping[Callable[[], None], float] = {
             self.give_back: LOOK_INTERVAL,
             self.follow_the_clock: LOOK_INTERVAL,
+            self.retire_if_too_old: LEVEL_INTERVAL,
             self.stamp_or_end: min(STAMP_INTERVAL, patience.idle / 4),
             self.purge: PURGE_INTERVAL,
         }
@@ -141,6 +162,9 @@ class Maintenance:
                 self._turn()
             except DatabaseUnreachable as error:
                 logger.debug("Maintenance waits for the database: %s", error.reason)
+            except psycopg2.Error as error:
+                logger.warning("Maintenance failed with %s, and tries again.", type(error).__name__)
+                self._stop.wait(FAILED_PAUSE)
             self._stop.wait(min(LOOK_INTERVAL, self._patience.idle / 4))
         faulthandler.cancel_dump_traceback_later()
         self._database.close()
@@ -167,6 +191,17 @@ class Maintenance:
             logger.warning("The database's clock went back by %.0f s.", back)
             messages.follow_clock_back(self._database)
         self._clock_ahead = ahead
+
+    def retire_if_too_old(self) -> None:
+        """Ends this process in order where a later release has upgraded the database past this one."""
+        if self._is_retiring:
+            return
+        try:
+            check_level(self._database)
+        except ReleaseTooOld as error:
+            self._is_retiring = True
+            logger.critical("This worker finishes what it has in hand, and ends with status %d: %s.", TOO_OLD, error)
+            self._retire()
 
     def stamp_or_end(self) -> None:
         """Says in the table that this process makes progress; ends it if it does not while work is due."""
@@ -195,7 +230,7 @@ class Maintenance:
         late = [
             each.queue_name
             for each in open_readers
-            if each.has_room and min(now - each.looked_at, since_then) > self._patience.idle
+            if each.has_room and not each.is_stopping and min(now - each.looked_at, since_then) > self._patience.idle
         ]
         if late and (waiting := messages.overdue(self._database, late, self._patience.idle)):
             return f"messages wait in {', '.join(waiting)}, and nobody reads them"

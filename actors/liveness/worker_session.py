@@ -14,9 +14,11 @@ from contextlib import suppress
 import psycopg2
 
 from actors.liveness.process import this_process
+from actors.version import VERSION
 from models import workers
 from models.database.connections import Connection, Database, is_usable
-from models.errors import DatabaseUnreachable
+from models.database.levels import check_level_in_session
+from models.errors import DatabaseUnreachable, ReleaseTooOld
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class WorkerSession:
 
         Raises:
             DatabaseUnreachable: no connection could be made.
+            ReleaseTooOld: this release can no longer work on this database.
         """
         self._stop.clear()
         self._enrol()
@@ -114,7 +117,14 @@ class WorkerSession:
     def _enrol(self) -> None:
         asked_at = time.monotonic()
         self._connection = self._database.connect()
-        self._worker_id = workers.enrol(self._connection, this_process())
+        check_level_in_session(self._connection)
+        self._worker_id = workers.enrol(self._connection, this_process(), VERSION)
+        try:
+            # Once more: a migrate that has not seen this worker had raised the floor before it let it in.
+            check_level_in_session(self._connection)
+        except ReleaseTooOld:
+            workers.leave(self._connection, self._worker_id)
+            raise
         self._prove_since(asked_at)
 
     def _prove_since(self, asked_at: float) -> None:
@@ -154,6 +164,9 @@ class WorkerSession:
                     return
             except DatabaseUnreachable:
                 continue
+            except ReleaseTooOld as error:
+                # Unproven, so that nothing new is begun; maintenance ends the process.
+                logger.debug("The worker's database session is not taken up again: %s", error)
             except psycopg2.Error as error:
                 # Whatever the database has against it now, it need not have the next time.
                 logger.warning("The worker's database session cannot be had yet: %s.", type(error).__name__)
@@ -163,6 +176,7 @@ class WorkerSession:
             self._connection.close()
         asked_at = time.monotonic()
         self._connection = self._database.connect()
+        check_level_in_session(self._connection)
         self._tries += 1
         attached = workers.attach(self._connection, self.worker_id, insist=self._tries > PATIENT_TRIES)
         if attached is None:

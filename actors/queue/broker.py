@@ -7,6 +7,8 @@ instead of one for each message; delayed messages stay in the table until they a
 
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -35,7 +37,7 @@ from dramatiq.middleware import (
 from dramatiq.results import Results
 from dramatiq_pg import PostgresBroker as StockBroker
 
-from actors.liveness.maintenance import Maintenance, Patience, Progress
+from actors.liveness.maintenance import TOO_OLD, Maintenance, Patience, Progress
 from actors.liveness.worker_session import WorkerSession
 from actors.queue.batching import BatchedMessage, is_next, take_next
 from actors.queue.consumer import LONGEST_POLL, ClaimedMessage, PostgresConsumer
@@ -43,7 +45,7 @@ from actors.queue.encoding import Message, MessageRefused, check_name, encoded
 from actors.queue.waiting import AWAY_PAUSE, BrokerUnreachable, wait_for_database
 from models import messages
 from models.database.connections import Cursor, Database, Limits
-from models.errors import DatabaseUnreachable, SchemaMismatch
+from models.errors import DatabaseUnreachable, ReleaseTooOld, SchemaMismatch
 from models.messages import StoredMessage
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,10 @@ STORING = (Callbacks, GroupCallbacks, Pipelines, Results, Retries)
 
 #: Seconds between two looks whether a queue is empty.
 JOIN_INTERVAL = 0.05
+
+#: Seconds that a worker whose release is too old has to finish what it has in hand: as many as Dramatiq gives one that
+#: is told to end.
+FAREWELL = 600.0
 
 
 class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyped
@@ -110,6 +116,10 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self._dead_letters_kept = dead_letters_kept
         self._longest_poll = longest_poll
         self._maintenance: Maintenance | None = None
+        #: Whether this process ends because its release is too old.
+        self._is_retiring = False
+        #: Set once Dramatiq's worker has been told to stop.
+        self._is_told_to_stop = threading.Event()
         #: Those that run in this process; the last one booted is taken from.
         self._workers: list[dramatiq.Worker] = []
         #: By hook, whose it is, and how many middleware there were when that was found out.
@@ -424,6 +434,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
         Raises:
             BootFailed: the database is away.
+            SystemExit: this release is too old for it.
         """
         worker.work_queue = _WorkQueue()
         if not self._workers:
@@ -432,10 +443,14 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
     def _begin(self) -> None:
         self.stopping.clear()
+        self._is_told_to_stop.clear()
         try:
             self.worker_session.start()
         except DatabaseUnreachable as error:
             raise BootFailed(str(error)) from error
+        except ReleaseTooOld as error:
+            print(f"duepost: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(TOO_OLD) from error
         except messages.NOT_MIGRATED as error:
             raise BootFailed(NOT_MIGRATED) from error
         self._maintenance = Maintenance(
@@ -444,8 +459,48 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             self.progress,
             patience=self._patience,
             dead_letters_kept=self._dead_letters_kept,
+            retire=self._retire,
         )
         self._maintenance.start()
+
+    def _retire(self) -> None:
+        """Begins nothing new, returns what was only prefetched, and ends the process once the rest is done."""
+        self._is_retiring = True
+        for worker in list(self._workers):
+            self.stop_reading(worker)
+            give_back_unbegun(worker)
+        self.stopping.set()
+        threading.Thread(target=self._end_when_idle, name="duepost-retire", daemon=True).start()
+
+    def _end_when_idle(self) -> None:
+        """Ends by the way that SIGTERM takes, where Python handles it: workers stop in order, and `close()` follows.
+
+        Not before all is done: Dramatiq's master tells the other workers to stop once the first has ended, and a second
+        SIGTERM would break off what is in hand.
+        """
+        until = time.monotonic() + FAREWELL
+        while not all(each.is_idle for each in list(self.consumers.values())) and time.monotonic() < until:
+            time.sleep(JOIN_INTERVAL)
+        if self._is_told_to_stop.is_set():
+            return
+        if callable(signal.getsignal(signal.SIGTERM)):
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os._exit(TOO_OLD)
+
+    def close(self) -> None:
+        """Done by Dramatiq's command line after its worker has stopped.
+
+        Raises:
+            SystemExit: with a status of its own, where the worker's release is too old for the database.
+        """
+        super().close()
+        if self._is_retiring:
+            sys.exit(TOO_OLD)
+
+    def told_to_stop(self) -> None:
+        """Dramatiq's worker has been told to stop: the process ends without a word from here."""
+        self._is_told_to_stop.set()
 
     def stop_reading(self, worker: dramatiq.Worker) -> None:
         """A worker begins nothing new: done by Dramatiq's worker as it stops."""
@@ -590,6 +645,7 @@ class Life(Middleware):
 
     def before_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Nothing new is begun, and what was only prefetched is given back at once; what runs may finish."""
+        broker.told_to_stop()
         broker.stop_reading(worker)
         give_back_unbegun(worker)
 

@@ -210,6 +210,11 @@ class PostgresConsumer(Consumer):
         """Whether more messages are to be claimed: not one for one, but once so many are done that it is worth it."""
         return len(self.in_hand) - len(self._done) <= self._low
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that was read is being worked on any more."""
+        return len(self.in_hand) <= len(self._done)
+
     def look_soon(self, delay: float = 0.0) -> None:
         """There is something new in the queue, to be read after `delay` seconds."""
         with self._changed:

@@ -7,6 +7,7 @@ from typing import Annotated
 import psycopg2
 import typer
 
+from actors.liveness.maintenance import TOO_OLD
 from actors.queue.broker import BrokerUnreachable
 from actors.settings import BadSettings
 from actors.version import VERSION
@@ -30,7 +31,7 @@ from duepost.commands import (
 from duepost.commands.context import BadInput, explain
 from duepost.commands.output import give_up_output, prepare_streams, warn
 from duepost.embedded import EmbeddedError
-from models.errors import DuepostError
+from models.errors import DuepostError, ReleaseTooOld
 
 #: Done.
 OK = 0
@@ -139,6 +140,8 @@ def judged(error: Exception) -> tuple[str, int]:
         return f"{error.format_message().rstrip('.')} (see `duepost --help`)", BAD_USAGE
     if isinstance(error, BadSettings | BadInput | jsonl.BadLine):
         return str(error), BAD_USAGE
+    if isinstance(error, ReleaseTooOld):
+        return str(error), TOO_OLD
     if isinstance(error, DuepostError | EmbeddedError | CatcherError | ChildError | FolderInUse):
         return str(error), FAILED
     if isinstance(error, BrokerUnreachable):

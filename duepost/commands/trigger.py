@@ -10,11 +10,13 @@ import typer
 
 from actors.queue.broker import BrokerUnreachable
 from actors.settings import settings
-from duepost.commands.context import ask_for_pass, operator_database, session_database
+from duepost.commands.context import ask_for_pass, client_database, operator_database, session_database
 from duepost.commands.output import say, warn
 from models import emails, watching
 from models.database.connections import Connection, Database
 from models.database.full_scan_throttle import FullScanThrottle
+from models.database.levels import check_level
+from models.database.migrate import check_schema
 from models.database.preconditions import check_writable
 from models.errors import DatabaseUnreachable, PooledSession
 
@@ -27,6 +29,9 @@ GRACE = 0.1
 
 #: Seconds between two ticks while rows stay due: the pass that was asked for is at work.
 TICK_INTERVAL = 0.02
+
+#: Seconds between two looks whether this release may still work on the database.
+LEVEL_INTERVAL = 1.0
 
 #: Seconds after which there is a tick although nothing is due: the cron monitor wants to hear of it.
 LONGEST_SILENCE = 60.0
@@ -49,10 +54,10 @@ def trigger(
         if not quiet:
             say("DUEPOST_DISABLED is set: nothing is enqueued.")
         return
-    database = operator_database()
     if watch:
-        Watch(database, session_database()).run()
+        Watch(client_database(), session_database()).run()
         return
+    database = operator_database()
     check_writable(database)
     asked = ask_for_pass(database)
     if not quiet:
@@ -69,29 +74,34 @@ class Watch:
         self._stands_by = False
         self._stopped = threading.Event()
         self._ticked_at = -LONGEST_SILENCE
+        #: When this release was last seen to fit the schema, by the monotonic clock; None before the first time.
+        self._checked_at: float | None = None
         self._full_scan_throttle = FullScanThrottle()
 
     def run(self) -> None:
-        """Stays until SIGTERM or Ctrl-C; outlives a database that goes away.
+        """Stays until SIGTERM or Ctrl-C; outlives a database that goes away, or is away when it begins.
 
         Raises:
+            SchemaMismatch: the schema is missing, or older than this code.
             PooledSession: there is a pooler where a session has to last.
+            ReleaseTooOld: the database has been upgraded by a later release, and this one can no longer work there.
         """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
-        self._say("watching: it ticks when the next email falls due")
         away = False
         while not self._stopped.is_set():
             try:
+                self._check_schema()
                 pause = self._look() if self._acts() else RETRY_INTERVAL
                 if away:
                     self._say("the database is back")
                 away = False
             except PooledSession:
                 raise
-            except (DatabaseUnreachable, BrokerUnreachable):
+            except (DatabaseUnreachable, BrokerUnreachable) as error:
                 if not away:
-                    self._say("the database is away; waiting for it")
+                    why = f" ({error})" if self._checked_at is None else ""
+                    self._say(f"the database is away{why}; waiting for it")
                 away, pause = True, RETRY_INTERVAL
                 self._give_up_session()
             self._stopped.wait(pause)
@@ -104,6 +114,17 @@ class Watch:
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopped.set()
+
+    def _check_schema(self) -> None:
+        now = time.monotonic()
+        if self._checked_at is None:
+            check_schema(self._database)
+            self._say("watching: it ticks when the next email falls due")
+        elif now - self._checked_at < LEVEL_INTERVAL:
+            return
+        else:
+            check_level(self._database)
+        self._checked_at = now
 
     def _acts(self) -> bool:
         if self._session is not None:

@@ -34,8 +34,14 @@ SELECT checksum FROM duepost.migration WHERE number = %(number)s
 -- name: record
 INSERT INTO duepost.migration (number, name, checksum) VALUES (%(number)s, %(name)s, %(checksum)s)
 
--- name: latest
-SELECT max(number) FROM duepost.migration
+-- name: missing_functions
+-- Of these functions and views one that is not there.
+SELECT wanted.name
+FROM unnest(%(names)s::text[]) AS wanted (name)
+WHERE NOT EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace AND proname = wanted.name)
+  AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'duepost'::regnamespace AND relname = wanted.name)
+ORDER BY wanted.name
+LIMIT 1
 
 -- name: defer_checks_of_bodies
 SET LOCAL check_function_bodies = off

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.processes import Watch, Workers, environment
+from tests.processes import ROOT, Watch, Workers, environment
 from tests.relays import ScriptedRelay
 from tests.waiting import wait_until
 
@@ -66,13 +66,16 @@ class Site:
         """All that the processes have said."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
 
-    def workers(self, name: str = "workers", *, processes: int = 1, threads: int = 4, **more: str) -> Workers:
-        """Starts `dramatiq actors`."""
-        return Workers({**self.env, **more}, self.folder / f"{name}.log", processes=processes, threads=threads)
+    def workers(
+        self, name: str = "workers", *, processes: int = 1, threads: int = 4, code: Path = ROOT, **more: str
+    ) -> Workers:
+        """Starts `dramatiq actors`, of this code or of a release's."""
+        log = self.folder / f"{name}.log"
+        return Workers({**self.env, **more}, log, processes=processes, threads=threads, code=code)
 
-    def watch(self, name: str = "watch") -> Watch:
+    def watch(self, name: str = "watch", *, code: Path = ROOT) -> Watch:
         """Starts `duepost trigger --watch`."""
-        return Watch(self.env, self.folder / f"{name}.log")
+        return Watch(self.env, self.folder / f"{name}.log", code=code)
 
 
 @pytest.fixture

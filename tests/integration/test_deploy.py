@@ -190,7 +190,7 @@ def test_a_service_starts_after_network_and_database(name: str) -> None:
 def test_systemd_tries_again_for_ever_but_not_with_bad_settings(name: str) -> None:
     parsed = unit(name)
     assert parsed["Service"]["Restart"] == "on-failure"
-    assert parsed["Service"]["RestartPreventExitStatus"] == "2"
+    assert parsed["Service"]["RestartPreventExitStatus"] == "2 78"
     assert parsed["Unit"]["StartLimitIntervalSec"] == "0"
 
 

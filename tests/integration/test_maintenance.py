@@ -8,7 +8,7 @@ from uuid import uuid4
 import dramatiq
 import pytest
 
-from actors.liveness.maintenance import WEDGED, Maintenance, Patience
+from actors.liveness.maintenance import TOO_OLD, WEDGED, Maintenance, Patience
 from actors.queue.broker import PostgresBroker
 from actors.queue.consumer import PostgresConsumer
 from models import messages, workers
@@ -48,6 +48,7 @@ def upkeep(broker: PostgresBroker, database: Database, ended: list[int]) -> Main
         broker.progress,
         patience=Patience(idle=60, busy=600),
         dead_letters_kept=timedelta(days=7),
+        retire=lambda: ended.append(TOO_OLD),
         end=ended.append,
     )
 
@@ -303,3 +304,14 @@ def test_when_the_clock_goes_back_nothing_waits_for_it_to_come_round_again(
         "SELECT round(extract(epoch FROM eta - now()) / 60)::integer FROM dramatiq.queue ORDER BY eta"
     )
     assert waits == [(0,), (10,)]
+
+
+def test_a_process_that_has_become_too_old_is_told_to_end_once(
+    database: Database, upkeep: Maintenance, ended: list[int]
+) -> None:
+    upkeep.retire_if_too_old()
+    assert ended == []
+    database.execute("UPDATE duepost.migration SET oldest_worker = 9001 WHERE number = 1")
+    upkeep.retire_if_too_old()
+    upkeep.retire_if_too_old()
+    assert ended == [TOO_OLD]

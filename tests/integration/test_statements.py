@@ -14,6 +14,7 @@ from tests.postgres import Connection, PostgresServer
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "models").glob("*.sql"))
+STATEMENTS = [*FILES, *sorted((ROOT / "models/database").glob("*.sql"))]
 TWINS = [path for path in FILES if path.name != "grants.sql"]
 
 #: What a parameter stands for where a statement is only planned.
@@ -64,6 +65,13 @@ def test_every_statement_is_used_by_its_twin_and_no_other_is_asked_for(path: Pat
     module = path.with_suffix(".py").read_text(encoding="utf-8")
     used = set(re.findall(r'SQL\["(\w+)"\]', module))
     assert used == set(statements(str(path.with_suffix(".py"))))
+
+
+@pytest.mark.parametrize("path", STATEMENTS, ids=lambda path: path.stem)
+def test_a_statement_names_its_columns_so_that_one_more_breaks_no_running_worker(path: Path) -> None:
+    text = re.sub(r"--.*|'[^']*'", "", path.read_text(encoding="utf-8"))
+    assert re.findall(r"(?:\b\w+\.|SELECT |RETURNING )\*", text) == []
+    assert re.findall(r"INSERT INTO [\w.]+(?: AS \w+)?\s+(?![\s(]|AS )\w+", text) == []
 
 
 def test_two_statements_of_one_name_are_refused(tmp_path: Path) -> None:

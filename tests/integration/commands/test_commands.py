@@ -321,6 +321,22 @@ def test_a_watch_ticks_when_an_email_falls_due_and_not_before(shell: Shell, tmp_
         assert wait_until(lambda: shell.query(ticked), what="the tick", state=lambda: watch.output) == [(True,)]
 
 
+def test_a_watch_that_begins_while_the_database_is_away_waits_for_it(
+    own_server: PostgresServer, tmp_path: Path
+) -> None:
+    with own_server.fresh_database() as url:
+        shell = Shell(url)
+        own_server.stop()
+        with Watch(shell.env, tmp_path / "watch.log") as watch:
+            wait_until(lambda: "the database is away (" in watch.output, state=lambda: watch.output)
+            own_server.start()
+            wait_until(lambda: shell.query("SELECT 1 FROM dramatiq.queue"), state=lambda: watch.output)
+            assert "the database is back" in watch.output
+            watch.signal(signal.SIGTERM)
+            assert watch.wait() == 0
+        assert watch.output.count("\n") == 4, watch.output
+
+
 def test_of_two_watches_one_acts_and_the_other_takes_over(shell: Shell, tmp_path: Path) -> None:
     def leaders() -> int:
         [(count,)] = shell.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 2")
