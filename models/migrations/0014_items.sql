@@ -1,6 +1,7 @@
 -- What is not finished is narrow: one row an item, of whatever channel, that is written when it is scheduled and deleted when
 -- it is finished. What is being sent is a row of its own beside it, and a broker message is the mark of what is queued, so
 -- that an item that is delivered at the first attempt is never updated. The content lies apart.
+-- oldest worker: 0014
 
 CREATE TABLE duepost.item (
     id                 bigint PRIMARY KEY,
