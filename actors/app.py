@@ -17,6 +17,7 @@ from actors.delivery.conclude import Conclusions
 from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.email_work import EmailDispatcher, EmailInbox, EmailWork
 from actors.delivery.in_flight import InFlightClaims
+from actors.delivery.journal import Journal
 from actors.delivery.permit import SessionPermit
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import SharedRoute, Watch
@@ -71,6 +72,7 @@ class Application:
         )
         self.templates = Templates(settings.templates, settings.render_timeout)
         self.in_flight = InFlightClaims()
+        self.journal = Journal(settings.state_folder, self.database)
         self.route = SharedRoute(
             self.database, lambda: settings.need_relay().route, lambda: self.broker.worker_session.worker_id
         )
@@ -89,6 +91,7 @@ class Application:
             self.database,
             self.broker,
             self.in_flight,
+            self.journal,
             self.composer,
             self.records,
             self.conclusions,
@@ -104,13 +107,22 @@ class Application:
         self.scheduler = Scheduler(
             self.database, self.broker, retention_days=settings.retention_days, disabled=settings.disabled
         )
-        self.rescuer = Rescuer(self.database, self.broker, self.in_flight)
+        self.rescuer = Rescuer(self.database, self.broker, self.in_flight, self.journal, self.records, self.conclusions)
         self.watch = Watch(self.route, self.dispatcher.tidy)
         self.lookout = None if settings.disabled else Lookout(self.database, self.broker, settings.smtp_connections)
         self.send_email = declare_sender(self.broker, self.dispatcher, settings.smtp_connections)
         self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)
         self.broker.add_middleware(
-            Startup(settings, self.database, self.broker, self.dispatcher, self.rescuer, self.watch, self.lookout),
+            Startup(
+                settings,
+                self.database,
+                self.broker,
+                self.dispatcher,
+                self.rescuer,
+                self.watch,
+                self.lookout,
+                self.journal,
+            ),
             before=Life,
         )
 

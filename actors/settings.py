@@ -18,6 +18,9 @@ from actors.channels.smtp.tls import trouble_with
 from actors.content.addresses import Mailbox, parse_sender
 from models.errors import DuepostError
 
+#: What DUEPOST_STATE_DIR says where no state is to be kept.
+NO_STATE = "off"
+
 
 class BadSettings(DuepostError):
     """A setting is missing or wrong; the message names the variable and what would be right."""
@@ -115,6 +118,9 @@ class Settings(BaseSettings):
     )
     sender: Annotated[str | None, BeforeValidator(_mailbox)] = Field(default=None, validation_alias="DUEPOST_FROM")
     templates: Path = Field(default=Path("templates"), validation_alias="DUEPOST_TEMPLATES")
+    state_dir: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
+        default=None, validation_alias="DUEPOST_STATE_DIR"
+    )
     disabled: Annotated[bool, BeforeValidator(_switch)] = Field(default=False, validation_alias="DUEPOST_DISABLED")
     session_database_url: Annotated[SecretStr | None, BeforeValidator(_database_url)] = Field(
         default=None, validation_alias="DUEPOST_SESSION_DATABASE_URL"
@@ -175,6 +181,21 @@ class Settings(BaseSettings):
         if self.sender is None:
             raise BadSettings("DUEPOST_FROM: not set; give a sender such as Duepost <noreply@example.com>")
         return parse_sender(self.sender)
+
+    @property
+    def state_folder(self) -> Path | None:
+        """Where a worker keeps what is to survive its process; None where nothing is to, or there is no place."""
+        if self.state_dir is not None:
+            return None if str(self.state_dir) == NO_STATE else self.state_dir
+        if given := os.environ.get("STATE_DIRECTORY", "").partition(":")[0]:
+            # systemd's, for the service's own.
+            return Path(given)
+        if given := os.environ.get("XDG_STATE_HOME", ""):
+            return Path(given) / "duepost"
+        try:
+            return Path.home() / ".local" / "state" / "duepost"
+        except RuntimeError:
+            return None
 
     @property
     def timeouts(self) -> Timeouts:

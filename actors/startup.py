@@ -8,6 +8,7 @@ import psycopg2
 from dramatiq.middleware import Middleware
 
 from actors.delivery.email_work import EmailDispatcher
+from actors.delivery.journal import Journal
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import Watch
 from actors.liveness import memory_limit
@@ -37,6 +38,7 @@ class Startup(Middleware):
         rescuer: looks after emails of workers that are gone.
         watch: looks at what is known of the relay.
         lookout: looks for what has fallen due; None where nothing is sent.
+        journal: what is deleted at a clean end.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Startup(Middleware):
         rescuer: Rescuer,
         watch: Watch,
         lookout: Lookout | None,
+        journal: Journal,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -56,6 +59,7 @@ class Startup(Middleware):
         self._rescuer = rescuer
         self._watch = watch
         self._lookout = lookout
+        self._journal = journal
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
@@ -94,6 +98,7 @@ class Startup(Middleware):
         self._rescuer.stop()
         self._watch.stop()
         self._dispatcher.close()
+        self._journal.close()
 
 
 def end(error: Exception, status: int) -> None:

@@ -131,6 +131,7 @@ class Stack:
             "DUEPOST_SMTP_URL": self.smtp_url,
             "DUEPOST_TEMPLATES": str(self.templates.resolve()),
             "DUEPOST_FROM": settings().sender or LOCAL_SENDER,
+            "DUEPOST_STATE_DIR": str(settings().state_dir or self.folder.resolve() / "state"),
         }
         return {**os.environ, **ours}
 

@@ -126,11 +126,12 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A claim whose worker is gone."""
+    """A claim whose worker is gone, or has forgotten it."""
 
     id: int
     claim: int
     kind: str
+    worker_id: int
 
 
 class DueEmail(NamedTuple):

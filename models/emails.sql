@@ -277,7 +277,7 @@ ON CONFLICT (address) DO NOTHING
 
 -- name: held_by_the_gone
 -- What workers have in hand that are gone.
-SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id)
+SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id), h.worker_id
 FROM duepost.in_hand AS h
 JOIN duepost.worker AS worker ON worker.id = h.worker_id
 WHERE worker.gone_at IS NOT NULL
@@ -285,7 +285,7 @@ ORDER BY h.item_id
 
 -- name: held_by
 -- What a worker has in hand for longer than a while, by claim.
-SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id)
+SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id), h.worker_id
 FROM duepost.in_hand AS h
 WHERE h.worker_id = %(worker_id)s AND h.claimed_at < now() - interval '60 s'
 ORDER BY h.item_id

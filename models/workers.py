@@ -36,6 +36,18 @@ class Process(NamedTuple):
     started_at_tick: int | None = None
 
 
+class GoneJournal(NamedTuple):
+    """The journal of a worker that is gone.
+
+    Attributes:
+        name: what its files are called.
+        is_left: it went so lately that whoever has its folder at hand comes first.
+    """
+
+    name: str
+    is_left: bool
+
+
 def enrol(connection: Connection, process: Process, release: str | None = None) -> int:
     """A new worker, alive as long as `connection` is. Its id is never used again.
 
@@ -140,6 +152,22 @@ def bury_the_dead(
         for row in database.execute(SQL["bury"], {"lock": advisory_locks.WORKER, "worker_id": worker_id})
     ]
     return [worker_id for worker_id in gone if isinstance(worker_id, int)]
+
+
+def note_journal(database: Database, worker_id: int, name: str) -> None:
+    """Tells the others which journal is a worker's: who has it at hand can say what became of its claims."""
+    database.execute(SQL["note_journal"], {"worker_id": worker_id, "journal": name})
+
+
+def gone_journals(database: Database, left_for: float) -> dict[int, GoneJournal]:
+    """The journals of workers that are gone, by worker id.
+
+    Args:
+        database: where.
+        left_for: for how many seconds a journal is left to the machine that it lies on.
+    """
+    rows = database.execute(SQL["gone_journals"], {"seconds": left_for})
+    return {int(str(worker_id)): GoneJournal(str(name), bool(is_left)) for worker_id, name, is_left in rows}
 
 
 def went_lately(database: Database) -> bool:

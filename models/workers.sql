@@ -108,6 +108,16 @@ WITH gone AS (
 )
 SELECT id FROM gone
 
+-- name: note_journal
+-- The name of the journal that a worker keeps on its machine.
+UPDATE duepost.worker SET journal = %(journal)s WHERE id = %(worker_id)s AND gone_at IS NULL
+
+-- name: gone_journals
+-- The journals of workers that are gone; and whether one went so lately that its own machine comes first.
+SELECT id, journal, gone_at BETWEEN now() - make_interval(secs => %(seconds)s) AND now()
+FROM duepost.worker
+WHERE gone_at IS NOT NULL AND journal IS NOT NULL
+
 -- name: went_lately
 SELECT EXISTS (SELECT FROM duepost.worker WHERE gone_at > now() - interval '1 min')
 

@@ -1,6 +1,8 @@
 """What the tests share: real servers, fresh databases."""
 
+import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
 
@@ -20,6 +22,8 @@ hypothesis.settings.load_profile("unhurried")
 
 _servers: dict[str, PostgresServer] = {}
 
+_STATE = tempfile.TemporaryDirectory(prefix="duepost-tests-")
+
 
 def _server(name: str) -> PostgresServer:
     if name not in _servers:
@@ -29,6 +33,8 @@ def _server(name: str) -> PostgresServer:
 
 
 def pytest_configure() -> None:
+    # Where a process has no DUEPOST_STATE_DIR: a journal of the tests' own workers lies in nobody's home.
+    os.environ["XDG_STATE_HOME"] = _STATE.name
     # Where tests are run in the background, a shell lets them ignore Ctrl-C, and so would what they start.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,6 +52,7 @@ def pytest_sessionfinish() -> None:
     for server in _servers.values():
         server.stop("immediate")
         server.remove()
+    _STATE.cleanup()
 
 
 @pytest.fixture(scope="session", params=installed_binaries())

@@ -22,6 +22,7 @@ def environment(url: str, smtp_url: str, **more: str) -> dict[str, str]:
         "DUEPOST_DATABASE_URL": url,
         "DUEPOST_SMTP_URL": smtp_url,
         "DUEPOST_FROM": "Duepost <noreply@example.com>",
+        "DUEPOST_STATE_DIR": "off",
         "PYTHONUNBUFFERED": "1",
         **more,
     }

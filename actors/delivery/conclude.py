@@ -16,7 +16,7 @@ from actors.ruling import Ruling
 from actors.tick import tick, tick_later
 from models import control, emails, undeliverable
 from models.database.connections import Cursor, Database
-from models.emails import ClaimedEmail
+from models.emails import ClaimedEmail, Lost
 from models.words import State
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,27 @@ class Conclusions:
             if message is not None and outcome.email.id in done:
                 message.settle()
         return done
+
+    def conclude_lost(self, outcome: Decision, lost: Lost) -> State:
+        """Writes down what is known of some recipients of a claim that nobody will conclude; of the others nothing is.
+
+        Returns:
+            where the email stands now: scheduled for those others, or unknown.
+
+        Raises:
+            LostClaim: somebody else has ended it.
+        """
+        email = outcome.email
+        with self._database.transaction() as cursor:
+            if not emails.lock_claimed(cursor, email):
+                raise LostClaim
+            undeliverable.keep(cursor, email, outcome.results, days=self._keep_undeliverable_days)
+            emails.settle(cursor, email, outcome.results)
+            emails.journal(cursor, email, outcome.results)
+            state = emails.lose(cursor, lost)
+        if state is None:
+            raise LostClaim
+        return state
 
     def _write(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> Conclusion:
         """Writes a conclusion in the caller's transaction, which locks the row until it ends; returns it as written."""

@@ -17,6 +17,7 @@ from actors.delivery.decision import Decision
 from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.in_flight import InFlightClaims
 from actors.delivery.job import Job
+from actors.delivery.journal import Journal
 from actors.delivery.lanes import Blocking
 from actors.delivery.report import report, report_lost_claim, report_render_failures
 from actors.delivery.thread_pool import ThreadPool
@@ -44,11 +45,16 @@ BUSY_DELAY: Final = 1_000
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """A claimed email, whose job it is, and the broker message that it came by, if any."""
+    """A claimed email, whose job it is, and the broker message that it came by, if any.
+
+    Attributes:
+        journalled: how many of the attempt's rulings are in the journal.
+    """
 
     attempt: Attempt
     job: Job
     message: ClaimedMessage | None
+    journalled: int = 0
 
     @property
     def is_unread(self) -> bool:
@@ -77,6 +83,7 @@ class EmailWork:
         database: where the emails are.
         broker: which messages they come by.
         in_flight: what this process has claimed.
+        journal: what relays have said is in it before anything else is done about it.
         composer: makes copies.
         records: what attempts read and write under way.
         conclusions: writes down what came of them.
@@ -88,6 +95,7 @@ class EmailWork:
         database: Database,
         broker: PostgresBroker,
         in_flight: InFlightClaims,
+        journal: Journal,
         composer: Composer,
         records: Records,
         conclusions: Conclusions,
@@ -97,6 +105,7 @@ class EmailWork:
         self._database = database
         self._broker = broker
         self._in_flight = in_flight
+        self._journal = journal
         self._composer = composer
         self._records = records
         self._conclusions = conclusions
@@ -131,10 +140,9 @@ class EmailWork:
     def _claimed(self, email_ids: list[int]) -> dict[int, ClaimedEmail]:
         if self._disabled:
             return {}
-        return {
-            email.id: email
-            for email in self._in_flight.claim(self._database, email_ids, self._broker.worker_session.worker_id)
-        }
+        worker_id = self._broker.worker_session.worker_id
+        self._journal.begin(worker_id)
+        return {email.id: email for email in self._in_flight.claim(self._database, email_ids, worker_id)}
 
     def attempt(self, email: ClaimedEmail) -> Attempt:
         """An attempt at a claimed email that is about to begin."""
@@ -152,8 +160,13 @@ class EmailWork:
         return work.attempt.advance()
 
     def take(self, work: Work, rulings: Mapping[str, Ruling]) -> None:
-        """What the relay has made of one copy."""
+        """What the relay has made of one copy; the journal has it first."""
         work.attempt.take(rulings)
+        attempt, message = work.attempt, work.message
+        said = {each.recipient.user_id: each.ruling for each in attempt.judged[work.journalled :]}
+        work.journalled = len(attempt.judged)
+        hint = message.claim if message and message.is_stored else None
+        self._journal.append(attempt.email.id, attempt.email.claim, hint, said)
 
     def conclude(self, works: Sequence[Work]) -> list[Work]:
         """Concludes plain ones in one statement."""
@@ -184,7 +197,7 @@ class EmailWork:
             logger.warning("%d claims could not be given back together: %s", len(works), name_of(failure))
         for work in works:
             if work.attempt.email.id in released:
-                ended(work.job, partial(self._in_flight.drop, work.attempt.email.claim))
+                ended(work.job, partial(self._drop, work.attempt.email.claim))
             else:
                 # Another transaction holds the row just now: that is waited for, and others are not kept waiting.
                 self._leaving.submit(partial(ended, work.job, partial(self._return_alone, work.attempt.email)))
@@ -197,6 +210,7 @@ class EmailWork:
         """Something else than the relay went wrong."""
         self._in_flight.drop(work.attempt.email.claim)
         if isinstance(failure, LostClaim):
+            self._journal.forget(work.attempt.email.claim)
             ended(work.job, partial(work.job.run, report_lost_claim, work.attempt.email))
         else:
             work.job.end(of_its_own(failure))
@@ -209,13 +223,19 @@ class EmailWork:
             work.job.run(report_lost_claim, work.attempt.email)
         finally:
             self._in_flight.drop(work.attempt.email.claim)
+        self._journal.forget(work.attempt.email.claim)
+
+    def _drop(self, claim: int) -> None:
+        """The database has what came of a claim, or it is given up."""
+        self._in_flight.drop(claim)
+        self._journal.forget(claim)
 
     def _current_message(self) -> ClaimedMessage | None:
         """The broker message in process."""
         return self._broker.message_in_process
 
     def _concluded(self, work: Work, conclusion: Conclusion) -> None:
-        self._in_flight.drop(work.attempt.email.claim)
+        self._drop(work.attempt.email.claim)
         self._report(work, conclusion)
 
     def _report(self, work: Work, conclusion: Conclusion) -> None:
@@ -247,7 +267,7 @@ class EmailWork:
         try:
             wait_for_database(write, self._broker.stopping)
         finally:
-            self._in_flight.drop(email.claim)
+            self._drop(email.claim)
 
     def _postpone(self, email: ClaimedEmail) -> None:
         """Sending → scheduled, due again in a while, without an attempt: too many templates take long just now."""
@@ -266,7 +286,7 @@ class EmailWork:
         try:
             wait_for_database(write, self._broker.stopping)
         finally:
-            self._in_flight.drop(email.claim)
+            self._drop(email.claim)
 
 
 class EmailInbox:

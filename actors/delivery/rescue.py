@@ -1,15 +1,26 @@
-"""Rescues the emails that dead workers held. Every worker process looks twice a second."""
+"""Rescues the emails that dead workers held. Every worker process looks twice a second.
+
+What a dead worker's journal names is concluded as that worker would have concluded it. Of the rest nobody knows what
+came of it: it is unknown.
+"""
 
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Final
 
 from actors.alerts import alerts
+from actors.delivery.attempt import LostClaim, Records
+from actors.delivery.conclude import Conclusions
+from actors.delivery.decision import Decision
 from actors.delivery.in_flight import InFlightClaims
+from actors.delivery.journal import Journal, Record
+from actors.delivery.report import report
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.tick import tick
 from models import emails, workers
 from models.database.connections import Database
+from models.emails import ClaimedEmail, Lost, Recipient
 from models.errors import DatabaseUnreachable
 from models.words import State
 
@@ -22,6 +33,13 @@ INTERVAL: Final = 0.5
 #: row that is being sent.
 LOOKS_BETWEEN: Final = 60
 
+#: Seconds for which claims of a worker that keeps a journal are left to its own machine, where that is not this one: a
+#: service manager has started the next worker there by then.
+LEFT_TO_ITS_MACHINE: Final = 15.0
+
+#: What a journal says of claims: by the number of the claim.
+Journalled = Mapping[int, Record]
+
 
 class Rescuer:
     """A thread that takes back the emails of workers that are gone, and those that this one has forgotten.
@@ -30,12 +48,26 @@ class Rescuer:
         database: where the emails are.
         broker: whose worker this is.
         in_flight: what this process has claimed.
+        journal: this process's, by which those of others are read.
+        records: reads users.
+        conclusions: writes down what a journal says.
     """
 
-    def __init__(self, database: Database, broker: PostgresBroker, in_flight: InFlightClaims) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: PostgresBroker,
+        in_flight: InFlightClaims,
+        journal: Journal,
+        records: Records,
+        conclusions: Conclusions,
+    ) -> None:
         self._database = database
         self._broker = broker
         self._in_flight = in_flight
+        self._journal = journal
+        self._records = records
+        self._conclusions = conclusions
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duepost-rescue", daemon=True)
 
@@ -50,7 +82,21 @@ class Rescuer:
 
     def rescue(self) -> None:
         """One look: what did workers hold that are gone?"""
-        if [each for each in emails.lost_claims(self._database) if self.mark_lost(each)]:
+        lost = emails.lost_claims(self._database)
+        if not lost:
+            return
+        journals = workers.gone_journals(self._database, LEFT_TO_ITS_MACHINE)
+        read: dict[int, Journalled | None] = {
+            worker_id: self._journal.read(journals[worker_id].name) if worker_id in journals else {}
+            for worker_id in {each.worker_id for each in lost}
+        }
+        has_moved = False
+        for each in lost:
+            journalled = read[each.worker_id]
+            if journalled is None and journals[each.worker_id].is_left:
+                continue
+            has_moved |= self._end(each, journalled or {})
+        if has_moved:
             tick(self._broker)
 
     def return_orphaned(self) -> None:
@@ -60,11 +106,24 @@ class Rescuer:
 
     def rescue_forgotten(self) -> None:
         """Claims of this very process that nothing in it works on any more: a conclusion that failed for good."""
-        for claim in emails.old_claims(self._database, self._broker.worker_session.worker_id):
-            if claim.claim not in self._in_flight:
-                self.mark_lost(claim)
+        claims = emails.old_claims(self._database, self._broker.worker_session.worker_id)
+        forgotten = [each for each in claims if each.claim not in self._in_flight]
+        journalled = self._journal.read(self._journal.name) if forgotten else None
+        for each in forgotten:
+            self._end(each, journalled or {})
+            self._journal.forget(each.claim)
 
-    def mark_lost(self, lost: emails.Lost) -> State | None:
+    def delete_journals(self) -> None:
+        """Deletes the journals of dead workers whose claims have all been ended."""
+        if self._journal.names() - {self._journal.name}:
+            journals = workers.gone_journals(self._database, LEFT_TO_ITS_MACHINE)
+            holders = {each.worker_id for each in emails.lost_claims(self._database)}
+            self._journal.delete_unneeded(
+                {each.name for each in journals.values()},
+                {each.name for worker_id, each in journals.items() if worker_id in holders},
+            )
+
+    def mark_lost(self, lost: Lost) -> State | None:
         """Ends a claim that nobody will conclude: what came of it is unknown. Reported once it is committed."""
         with self._database.transaction() as cursor:
             state = emails.lose(cursor, lost)
@@ -72,16 +131,76 @@ class Rescuer:
             alerts.unknown(lost.id, lost.kind, state)
         return state
 
+    def _end(self, lost: Lost, journalled: Journalled) -> bool:
+        """Ends a claim, from a journal where that names it; gives whether this was the one to do so."""
+        record = journalled.get(lost.claim)
+        if record is not None and record.email_id == lost.id:
+            try:
+                if self._conclude(lost, record):
+                    logger.info("Email %d is concluded from the journal of worker %d.", lost.id, lost.worker_id)
+                    return True
+            except LostClaim:
+                return False
+            except (DatabaseUnreachable, BrokerUnreachable):
+                raise
+            except Exception as failure:  # noqa: BLE001 - whatever a journal says of one email, others are rescued
+                logger.warning("A journal's word on email %d is of no use: %s.", lost.id, type(failure).__name__)
+        return self.mark_lost(lost) is not None
+
+    def _conclude(self, lost: Lost, record: Record) -> bool:
+        """Concludes a claim as its worker would have; False where the journal says nothing that is of use.
+
+        Raises:
+            LostClaim: somebody else has ended it.
+        """
+        claimed = emails.claimed_unread(self._database, [lost.id], lost.worker_id, ())
+        if lost.claim not in {each.claim for each in claimed}:
+            raise LostClaim
+        [email] = claimed
+        email = self._with_recipients(email)
+        judged = [(each, record.rulings[each.user_id]) for each in email.recipients if each.user_id in record.rulings]
+        if not judged:
+            return False
+        decision = Decision.of(email, judged)
+        if len(judged) < len(email.recipients) and decision.relay_failure is None:
+            state = self._conclusions.conclude_lost(decision, lost)
+            alerts.unknown(lost.id, lost.kind, state)
+        elif not (decision.is_plain and self._conclude_plain(decision, record)):
+            report(self._conclusions.conclude(decision))
+        return True
+
+    def _conclude_plain(self, decision: Decision, record: Record) -> bool:
+        """Moves it to the ledger, its broker message with it; False where somebody holds its row just now."""
+        finished = emails.Finished(decision.email, decision.results, record.message)
+        return bool(emails.conclude_finished_each(self._database, [finished]))
+
+    def _with_recipients(self, email: ClaimedEmail) -> ClaimedEmail:
+        """The same with whom it was to reach, as they were when it was attempted: known, and active.
+
+        A user who cannot be read any more has no address here.
+        """
+        try:
+            email = self._records.read(email)
+        except emails.TooSlow as slow:
+            email = emails.with_flaw(email, slow.flaw)
+        return email._replace(recipients=tuple(map(_attempted, email.recipients)))
+
     def _run(self) -> None:
         looks = 0
         while not self._stop.wait(INTERVAL):
             try:
+                self._journal.tidy()
                 self.return_orphaned()
                 is_turn = looks % LOOKS_BETWEEN == 0
                 if is_turn or workers.went_lately(self._database):
                     self.rescue()
                 if is_turn:
                     self.rescue_forgotten()
+                    self.delete_journals()
                 looks += 1
             except (DatabaseUnreachable, BrokerUnreachable) as error:
                 logger.debug("The rescuer waits for the database: %s", type(error).__name__)
+
+
+def _attempted(recipient: Recipient) -> Recipient:
+    return recipient._replace(known=True, active=True, suppressed=False, flaw=None)

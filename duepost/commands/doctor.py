@@ -11,6 +11,7 @@ import psycopg2
 import typer
 
 from actors.content.templates import Templates
+from actors.delivery.journal import trouble_with
 from actors.settings import BadSettings, settings
 from duepost import stack
 from duepost.commands import checks, relay_check
@@ -61,7 +62,7 @@ def doctor(
 ) -> None:
     """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
 
-    And delivery, pace, emails, queue, sender, relay, templates, Sentry: a line each, with the command to run next.
+    And delivery, pace, emails, queue, sender, relay, templates, journal, Sentry: a line each, with what to run next.
     Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
@@ -100,6 +101,7 @@ def examine(*, relay: bool) -> Iterator[Finding]:
     if relay:
         yield _checked("relay", _relay)
     yield _checked("templates", lambda: _templates(database))
+    yield _journal()
     yield _sentry()
 
 
@@ -250,6 +252,19 @@ def _wanted(database: Database) -> bool:
         return reports.templates_wanted(database)
     except psycopg2.Error:
         return False
+
+
+def _journal() -> Finding:
+    """Whether workers with these settings, run by this user, keep a journal."""
+    folder = settings().state_folder
+    if folder is None:
+        reason = "off"
+    elif (trouble := trouble_with(folder)) is not None:
+        reason = trouble
+    else:
+        return Finding("journal", Health.OK, f"kept in {folder}")
+    advice = "after a crash an email for each connection may come twice; DUEPOST_STATE_DIR names a folder"
+    return Finding("journal", Health.WARNING, f"{reason}: {advice}")
 
 
 def _sentry() -> Finding:

@@ -137,6 +137,7 @@ class Chaos:
         url = self.network.url if name == "worker-2" else self.url
         limits = {"DUEPOST_STATEMENT_TIMEOUT": "2", "DUEPOST_SMTP_TIMEOUT": "2", "DUEPOST_SMTP_DOT_TIMEOUT": "3"}
         limits |= {"DUEPOST_TEMPLATES": str(self.folder / "templates"), "DUEPOST_RENDER_TIMEOUT": "1"}
+        limits |= {"DUEPOST_STATE_DIR": str(self.folder / "state")}
         env = environment(url, f"{self.relay.url}?pipelining=ahead", **limits, **self.env)
         log = self.folder / f"{name}.log"
         if name.startswith("watch"):

@@ -230,7 +230,7 @@ class Life(RuleBasedStateMachine):
         self.model.take(email.id, done, [Verdict.SENT] * len(done))
         for user in done[: len(users) - 1]:
             self.model.emails[email.id].users[user] = "sent"
-        self.harness.app.rescuer.mark_lost(Lost(email.id, email.claim, email.kind))
+        self.harness.app.rescuer.mark_lost(Lost(email.id, email.claim, email.kind, 0))
         self.model.lose(email.id)
         if comes_back:
             self.harness.query("UPDATE duepost.scheduled_email SET attempts = 0 WHERE id = %(id)s", id=email.id)

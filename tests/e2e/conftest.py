@@ -88,7 +88,8 @@ def relay() -> Iterator[ScriptedRelay]:
 @pytest.fixture
 def site(url: str, relay: ScriptedRelay, tmp_path: Path) -> Site:
     """A fresh site; nothing runs yet."""
-    return Site(url, relay, environment(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path)), tmp_path)
+    folders = {"DUEPOST_TEMPLATES": str(tmp_path), "DUEPOST_STATE_DIR": str(tmp_path / "state")}
+    return Site(url, relay, environment(url, relay.url, **folders), tmp_path)
 
 
 @pytest.fixture

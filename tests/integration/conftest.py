@@ -48,6 +48,7 @@ def settings_of(url: str, smtp_url: str, templates: Path) -> Mapping[str, str]:
         "DUEPOST_SMTP_URL": smtp_url,
         "DUEPOST_FROM": "Duepost <noreply@example.com>",
         "DUEPOST_TEMPLATES": str(templates),
+        "DUEPOST_STATE_DIR": "off",
         "DUEPOST_SMTP_CONNECT_TIMEOUT": "2",
         "DUEPOST_SMTP_TIMEOUT": "0.3",
         "DUEPOST_SMTP_DOT_TIMEOUT": "0.3",

@@ -230,7 +230,7 @@ def test_a_worker_whose_claim_was_taken_over_concludes_nothing(harness: Harness)
     harness.enqueue()
     email = harness.claim(email_id)
     assert email is not None
-    harness.app.rescuer.mark_lost(emails.Lost(email.id, email.claim, email.kind))
+    harness.app.rescuer.mark_lost(emails.Lost(email.id, email.claim, email.kind, 0))
     harness.query("UPDATE duepost.scheduled_email SET attempts = 0")
     with pytest.raises(LostClaim):
         harness.conclude(email, list(harness.deliveries(email)))
@@ -295,7 +295,7 @@ def test_a_copy_that_is_out_is_not_sent_again_when_the_worker_dies_between_copie
     assert email is not None
     copies = harness.deliveries(email)
     next(copies)
-    harness.app.rescuer.mark_lost(emails.Lost(email.id, email.claim, email.kind))
+    harness.app.rescuer.mark_lost(emails.Lost(email.id, email.claim, email.kind, 0))
     harness.deliver()
     assert [message.recipients[0] for message in relay.messages].count("ann@example.com") == 1
     assert harness.ledger(email_id) == ["sent", "sent", "sent"]

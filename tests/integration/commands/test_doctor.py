@@ -24,7 +24,8 @@ from tests.waiting import wait_until
 
 def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
     with ScriptedRelay(auth=("user", "password")) as relay:
-        shell = Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path), SENTRY_DSN="http://key@127.0.0.1:1/1")
+        folders = {"DUEPOST_TEMPLATES": str(tmp_path), "DUEPOST_STATE_DIR": str(tmp_path / "state")}
+        shell = Shell(url, relay.url, SENTRY_DSN="http://key@127.0.0.1:1/1", **folders)
         health = {check: health for check, (health, _) in shell.findings().items()}
     assert (health.pop("workers"), health.pop("tick")) == ("warning", "warning"), "nobody has started any yet"
     assert set(health.values()) == {"ok"}
@@ -46,6 +47,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "sender",
         "relay",
         "templates",
+        "journal",
         "sentry",
     } == set(health)
 
@@ -61,6 +63,18 @@ def test_the_doctor_says_what_fails(url: str, tmp_path: Path) -> None:
     failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("failed")}
     assert failed == {"relay:", "templates:", "delivery:"}
     assert "\x1b" not in done.stdout
+
+
+def test_the_doctor_says_where_workers_keep_their_journal_or_why_they_keep_none(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for state, health, said in (
+        (str(tmp_path), "ok", f"kept in {tmp_path}"),
+        ("off", "warning", "off: after a crash"),
+        (str(tmp_path / "file"), "warning", f"{tmp_path / 'file'} is no folder: after a crash"),
+    ):
+        found, detail = Shell(url, DUEPOST_STATE_DIR=state).findings(status=1)["journal"]
+        assert found == health
+        assert said in detail
 
 
 def failed(shell: Shell) -> dict[str, str]:

@@ -1,0 +1,116 @@
+"""Kill -9 of everything: what a relay has answered is never sent again, and what is sent again has a name."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from actors.delivery.journal import decoded
+from actors.ruling import Phase
+from tests.e2e.conftest import Site
+from tests.processes import Workers
+from tests.relays import accept, hang, reply
+from tests.waiting import wait_until
+
+KILLS = 10
+
+#: Emails of a turn: more than are answered and two on each connection.
+EMAILS = 60
+
+#: Dots of a turn that the relay takes an email at, and has not replied to when all is killed.
+UNANSWERED = 2
+
+
+def workers_of(site: Site, name: str, **more: str) -> Workers:
+    """Two processes with eight connections each."""
+    return site.workers(name, processes=2, threads=4, DUEPOST_SMTP_CONNECTIONS="8", **more)
+
+
+@contextmanager
+def nothing_concluded(site: Site) -> Iterator[None]:
+    """The ledger takes no row, so that the relay's replies are nowhere but with the workers."""
+    keeper = psycopg2.connect(site.url)
+    with keeper, keeper.cursor() as cursor:
+        cursor.execute("LOCK TABLE duepost.delivery IN SHARE MODE")
+        yield
+    keeper.close()
+
+
+def has_taken(site: Site, count: int) -> bool:
+    return len(site.relay.messages) >= count
+
+
+def has_journalled(site: Site, state: Path, count: int) -> bool:
+    """Whether the journals name so many of the emails that are being sent."""
+    files = [(path, path.name.partition(".")[0]) for path in (state / "journal").glob("*.*")]
+    claims = {record.claim for path, name in files for record in decoded(path.read_bytes(), name)}
+    held = site.query("SELECT claim FROM duepost.scheduled_email WHERE state = 'sending'")
+    return len(claims & {int(str(claim)) for (claim,) in held}) == count
+
+
+def copies(site: Site) -> Counter[str]:
+    """How many copies of each email the relay has, by Message-ID."""
+    headers = [message.content.split(b"\r\n\r\n", 1)[0].decode() for message in site.relay.messages]
+    ids = [line for header in headers for line in header.split("\r\n") if line.lower().startswith("message-id:")]
+    assert len(ids) == len(site.relay.messages)
+    return Counter(ids)
+
+
+def doubled(site: Site) -> set[str]:
+    return {message_id for message_id, number in copies(site).items() if number > 1}
+
+
+def named(site: Site) -> set[str]:
+    """The Message-IDs of emails whose outcome was unknown once."""
+    rows = site.query("SELECT message_id_header FROM duepost.delivery WHERE unknowns > 0")
+    return {f"Message-ID: {header}" for (header,) in rows}
+
+
+def test_after_kill_9_of_everything_a_copy_is_only_of_what_no_worker_had_a_reply_for(
+    site: Site, tmp_path: Path
+) -> None:
+    moments = random.Random(20261126)
+    workers = workers_of(site, "workers-0")
+    with site.watch():
+        for kill in range(1, KILLS + 1):
+            answered = moments.randint(5, 25)
+            # What is set last comes first: so many are answered, some are taken without a word, the others wait.
+            site.relay.on(Phase.DOT, hang())
+            site.relay.on(Phase.DOT, accept(), hang(), times=UNANSWERED)
+            site.relay.on(Phase.DOT, reply("250 2.0.0 taken"), times=answered)
+            before = len(site.relay.messages)
+            with nothing_concluded(site):
+                site.schedule(EMAILS, prefix=f"kill-{kill}")
+                taken = before + answered + UNANSWERED
+                wait_until(partial(has_taken, site, taken), timeout=60, what="emails", state=site.logs)
+                wait_until(partial(has_journalled, site, tmp_path / "state", answered), timeout=60, state=site.logs)
+                workers.kill()
+            site.relay.forget()
+            workers = workers_of(site, f"workers-{kill}")
+            site.wait_until_finished(EMAILS * kill)
+            assert len(site.relay.messages) == (EMAILS + UNANSWERED) * kill, (kill, answered)
+    assert workers.stop() == 0
+    assert len(copies(site)) == EMAILS * KILLS, "none is lost"
+    assert max(copies(site).values()) == 2
+    assert doubled(site) <= named(site), "each copy is named"
+    assert list((tmp_path / "state" / "journal").iterdir()) == [], "nothing is left of journals"
+
+
+@pytest.mark.parametrize("state", ["off", "/dev/null/nowhere"])
+def test_without_a_journal_all_is_delivered_and_each_copy_is_named(site: Site, state: str) -> None:
+    site.schedule(60)
+    with site.watch():
+        doomed = workers_of(site, "doomed", DUEPOST_STATE_DIR=state)
+        wait_until(partial(has_taken, site, 30), what="some emails", state=site.logs)
+        doomed.kill()
+        with workers_of(site, "next", DUEPOST_STATE_DIR=state) as following:
+            site.wait_until_finished(60)
+            lines = following.output.count("cannot be kept")
+            assert lines == 0 if state == "off" else 1 <= lines <= 2, "a line for each process that sends"
+    assert len(copies(site)) == 60
+    assert doubled(site) <= named(site)
