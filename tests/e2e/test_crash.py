@@ -13,7 +13,7 @@ import pytest
 from actors.delivery.journal import decoded
 from actors.ruling import Phase
 from tests.e2e.conftest import Site
-from tests.processes import Workers
+from tests.processes import ROOT, Workers
 from tests.relays import accept, hang, reply
 from tests.waiting import wait_until
 
@@ -28,7 +28,7 @@ UNANSWERED = 2
 
 def workers_of(site: Site, name: str, **more: str) -> Workers:
     """Two processes with eight connections each."""
-    return site.workers(name, processes=2, threads=4, DUEPOST_SMTP_CONNECTIONS="8", **more)
+    return site.workers(name, processes=2, threads=4, code=ROOT, DUEPOST_SMTP_CONNECTIONS="8", **more)
 
 
 @contextmanager
