@@ -110,7 +110,8 @@ def test_a_code_leaves_within_half_a_second_beside_templates_that_loop(site: Sit
     for name, source in {"code": "{{ recipient.address }}", **{f"loop{n}": LOOP for n in range(loops)}}.items():
         (tmp_path / f"{name}.subject.txt").write_text("Hello")
         (tmp_path / f"{name}.txt").write_text(source)
-    with site.workers(threads=4), site.watch():
+    # None of them is given up before the end.
+    with site.workers(threads=4, DUEPOST_RENDER_TIMEOUT="600"), site.watch():
         # The session, the connections and the statements' plans are there.
         site.schedule(3)
         site.wait_until_finished(3)
@@ -119,10 +120,14 @@ def test_a_code_leaves_within_half_a_second_beside_templates_that_loop(site: Sit
             "SELECT duepost.schedule_email(kind => 'digest', address => 'bob@example.com', template => 'loop' || i)"
             f" FROM generate_series(0, {loops - 1}) AS i"
         )
-        wait_until(lambda: site.pending().get("sending", 0) >= min(loops, 8), state=site.logs)
+        wait_until(lambda: site.pending().get("sending", 0) >= min(loops, 8), timeout=120, state=site.logs)
         for content in ("subject => 's', body_text => 'b'", "template => 'code'"):
-            # Others may take the machine's processors: then it takes longer idle, too.
-            assert min(seconds_until_sent(site, content) for _ in range(3)) < max(0.5, 3 * idle)
+            # Others may take the processors, and then it takes longer: idle, too, or this time and not the next.
+            taken: list[float] = []
+            while min(taken, default=1e9) >= max(0.5, 3 * idle) and len(taken) < 10:
+                taken.append(seconds_until_sent(site, content))
+            assert min(taken) < max(0.5, 3 * idle), taken
+        assert site.pending().get("sending", 0) >= min(loops, 8), "the templates loop still"
 
 
 def seconds_until_sent(site: Site, content: str) -> float:
@@ -131,7 +136,8 @@ def seconds_until_sent(site: Site, content: str) -> float:
     [(email_id,)] = site.query(
         f"SELECT duepost.schedule_email(kind => 'code', address => 'ann@example.com', {content})"
     )
-    wait_until(lambda: site.query("SELECT 1 FROM duepost.delivery WHERE email_id = %s", email_id), state=site.logs)
+    sent = "SELECT 1 FROM duepost.delivery WHERE email_id = %s"
+    wait_until(lambda: site.query(sent, email_id), timeout=120, what="a code to be sent", state=site.logs)
     return time.monotonic() - begun
 
 

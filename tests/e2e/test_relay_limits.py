@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from actors.delivery.route import TRIES
 from actors.ruling import Phase
 from tests.e2e.conftest import Site
 from tests.relays import ScriptedRelay, reply
@@ -26,6 +27,7 @@ def test_more_connections_than_the_relay_takes_are_neither_a_failure_nor_an_atte
     site: Site, relay: ScriptedRelay, limit: int, processes: int
 ) -> None:
     relay.limit = limit
+    begun = time.monotonic()
     site.schedule(150)
     with site.workers(processes=processes, DUEPOST_SMTP_CONNECTIONS="8"), site.watch():
         site.wait_until_finished(150, timeout=120)
@@ -37,8 +39,10 @@ def test_more_connections_than_the_relay_takes_are_neither_a_failure_nor_an_atte
     assert attempts(site) == {1: 300}
     assert max(Counter(site.received()).values()) == 1
     assert relay.most_at_once == limit
-    assert known <= 8 * processes + 4
-    assert relay.surplus <= known + 2
+    # Once a minute one more is tried, and asked for as often as the relay may still count one that was closed.
+    tried = int((time.monotonic() - begun) // 60) * TRIES
+    assert known <= 8 * processes + 4 + tried
+    assert relay.surplus <= known + 2 + tried
     [(learnt,)] = site.query("SELECT connections FROM duepost.route")
     # One fewer where the relay has counted one that was closed already for long; one more where another process was
     # about to open one, which the next refusal corrects.
