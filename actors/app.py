@@ -33,7 +33,7 @@ from models.database.connections import Database, Limits
 
 #: Seconds between two looks at a queue that stays empty. What is due is looked for more often, by the lookout; where
 #: there is a line, it has the scheduler's queue looked at too.
-LONGEST_POLL: Final = 0.5
+LONGEST_POLL: Final = 1.0
 
 
 class Application:
@@ -68,7 +68,8 @@ class Application:
             session_url=settings.session_url,
             patience=Patience(idle=settings.stall_timeout, busy=settings.busy_timeout),
             dead_letters_kept=timedelta(days=settings.dead_letter_days),
-            longest_poll=LONGEST_POLL,
+            # A queue that is looked at is not taken for one that nobody reads.
+            longest_poll=min(LONGEST_POLL, settings.stall_timeout / 4),
         )
         self.templates = Templates(settings.templates, settings.render_timeout)
         self.in_flight = InFlightClaims()

@@ -220,6 +220,8 @@ class PostgresConsumer(Consumer):
         with self._changed:
             if not delay:
                 self._has_news = True
+                # Where it is not there yet, it is looked for again soon.
+                self._poll.pause = SHORTEST_POLL
             elif delay <= LONGEST_REMEMBERED:
                 moment = math.ceil((time.monotonic() + delay) / MOMENTS_APART) * MOMENTS_APART
                 if moment not in self._moments:

@@ -14,7 +14,7 @@ from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import AsyncIO, MiddlewareError, Retries
 
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
-from actors.queue.consumer import LONGEST_POLL
+from actors.queue.consumer import LONGEST_POLL, SHORTEST_POLL
 from models import messages, workers
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
@@ -573,3 +573,13 @@ def test_a_worker_does_not_start_on_a_database_that_has_not_seen_migrate(databas
     database.execute("DROP SCHEMA duepost CASCADE")
     with pytest.raises(MiddlewareError, match="duepost migrate"):
         dramatiq.Worker(PostgresBroker(database, [])).start()
+
+
+def test_what_a_consumer_is_told_to_look_for_is_looked_for_again_soon(broker: PostgresBroker) -> None:
+    broker.declare_queue("default")
+    consumer = broker.consume("default", prefetch=8, timeout=10)
+    while consumer._poll.pause < LONGEST_POLL:
+        assert next(consumer) is None
+    broker.look_soon("default")
+    assert next(consumer) is None
+    assert consumer._poll.pause == 2 * SHORTEST_POLL
