@@ -43,6 +43,19 @@ def test_500_emails_with_two_racing_triggers_two_workers_and_one_kill_arrive(sit
     assert all(len(contents) == 1 for contents in by_address.values()), "a copy is the same message, byte for byte"
 
 
+def test_what_is_due_leaves_once_and_without_any_tick(site: Site) -> None:
+    with site.workers(processes=2):
+        for number in range(1, 11):
+            site.schedule(2, prefix=f"email-{number}")
+            # Time stands still until a worker looks, however slow the machine is.
+            wait_until(
+                lambda: not site.pending() or site.query("UPDATE duepost.item SET due_at = now()"), state=site.logs
+            )
+    assert site.outcomes() == {"sent": 20}
+    assert sorted(Counter(site.received()).values()) == [1] * 20
+    assert site.query("SELECT checked_in_at FROM duepost.control") == [(None,)], "there was no pass of the scheduler"
+
+
 def test_what_a_killed_worker_held_is_back_within_seconds(site: Site) -> None:
     site.relay.on(Phase.DOT, hang(), times=1)
     [email_id] = site.schedule()

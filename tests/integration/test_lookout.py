@@ -37,6 +37,11 @@ class Hand:
         self.seconds += pause
         return pause
 
+    def look_at_what_is_due_now(self) -> None:
+        """The same, of what has not fallen due before this moment, however long the machine has taken until now."""
+        self.harness.query("UPDATE duepost.item SET due_at = now()")
+        self.look()
+
     def finish(self, count: int) -> None:
         """Waits until so many emails are in the ledger."""
         wait_until(lambda: len(self.ledger()) == count, what=f"{count} emails to be finished", state=self.ledger)
@@ -79,7 +84,7 @@ def test_an_email_that_is_due_is_delivered_by_one_look_a_claim_and_a_conclusion(
     email_id = hand.harness.schedule()
     hand.harness.query("SELECT 1")
     sent.clear()
-    hand.look()
+    hand.look_at_what_is_due_now()
     hand.finish(1)
     assert hand.harness.ledger(email_id) == ["sent"]
     assert [sent.count(emails.SQL[name]) for name in ("due_now", "claim", "conclude_finished")] == [1, 1, 1]
@@ -89,7 +94,7 @@ def test_an_email_that_is_due_is_delivered_by_one_look_a_claim_and_a_conclusion(
 
 def test_no_message_is_stored_for_it(hand: Hand) -> None:
     hand.harness.schedule()
-    hand.look()
+    hand.look_at_what_is_due_now()
     hand.finish(1)
     hand.settled()
     assert hand.harness.query("SELECT count(*) FROM dramatiq.queue") == [(0,)]
@@ -132,7 +137,7 @@ def test_of_a_line_it_takes_what_there_are_connections_for_and_asks_for_a_pass(
     monkeypatch.setattr(PostgresBroker, "enqueue_unless_one_waits", asked)
     monkeypatch.setattr(PostgresBroker, "hand_over", handed)
     ids = [hand.harness.schedule() for _ in range(20)]
-    hand.look()
+    hand.look_at_what_is_due_now()
     assert [call.args[0].args[0] for call in handed.mock_calls] == ids[: hand.harness.app.settings.smtp_connections]
     assert [call.args[0].actor_name for call in asked.mock_calls] == ["enqueue_due_emails"]
 
@@ -158,6 +163,7 @@ def test_what_another_transaction_holds_is_handed_over_once_and_then_left_to_a_p
     hand: Hand, sent: list[str]
 ) -> None:
     email_id = hand.harness.schedule()
+    hand.harness.query("UPDATE duepost.item SET due_at = now()")
     other = Database(hand.harness.app.database.url)
     with other.transaction() as cursor:
         cursor.execute("SELECT FROM duepost.item WHERE id = %(id)s FOR UPDATE", {"id": email_id})
@@ -195,10 +201,10 @@ def test_what_fails_here_is_nobody_elses_and_leaves_no_message(hand: Hand, monke
         return claim(database, ids, worker_id)
 
     monkeypatch.setattr(emails, "claim_unread", fail)
-    hand.look()
+    hand.look_at_what_is_due_now()
     hand.settled()
     hand.harness.schedule()
-    hand.look()
+    hand.look_at_what_is_due_now()
     hand.finish(1)
     assert hand.harness.row(failing)["state"] == "scheduled"
     assert hand.harness.query("SELECT count(*) FROM dramatiq.queue") == [(0,)]
