@@ -20,7 +20,7 @@ FAR, FAR_OWN = "20 ms, 16 connections", "20 ms, own best"
 SCENES = (DEFAULTS, NEAR, FAR, FAR_OWN)
 
 #: Seconds after which a peer that is not done is taken for stuck.
-LONGEST_TURN = 300.0
+LONGEST_TURN = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ PGQUEUER = ("pgqueuer>=1.6,<2", "asyncpg>=0.30,<1", "uvloop>=0.21,<1", "aiosmtpl
 PGQUEUER_REMAINING = "SELECT count(*) FROM pgqueuer"
 UVLOOP = ("uvloop>=0.21,<1",)
 
-# What `python benchmarks/sweep.py` finds best on a quiet machine goes here; where two are level, the smaller one. These
-# have not been swept yet: they are what was tried by hand.
+# What `python benchmarks/sweep.py` finds best goes here; where two are level, the smaller one. Those without latency
+# were swept; those with 20 ms are what was tried by hand.
 SYSTEMS = (
     System(
         "Duepost",
-        {DEFAULTS: Setting(6_000), NEAR: Setting(10_000, 128), FAR: Setting(1_500, 16), FAR_OWN: Setting(6_000, 128)},
+        {DEFAULTS: Setting(6_000), NEAR: Setting(10_000, 64), FAR: Setting(1_500, 16), FAR_OWN: Setting(6_000, 128)},
     ),
     System(
         "Duepost, `?pipelining=ahead`",
@@ -88,7 +88,7 @@ SYSTEMS = (
         "PGQueuer, own client",
         {
             DEFAULTS: Setting(6_000),
-            NEAR: Setting(12_000, 32, 200),
+            NEAR: Setting(12_000, 64, 200),
             FAR: Setting(1_500, 16, 200),
             FAR_OWN: Setting(10_000, 128, 200),
         },
@@ -102,7 +102,7 @@ SYSTEMS = (
         "PGQueuer, aiosmtplib",
         {
             DEFAULTS: Setting(2_000),
-            NEAR: Setting(6_000, 32, 100),
+            NEAR: Setting(6_000, 64, 200),
             FAR: Setting(800, 16, 100),
             FAR_OWN: Setting(4_000, 128, 100),
         },
@@ -133,7 +133,7 @@ SYSTEMS = (
     ),
     System(
         "Procrastinate",
-        {DEFAULTS: Setting(500), NEAR: Setting(1_500, 16), FAR: Setting(800, 16), FAR_OWN: Setting(1_500, 32)},
+        {DEFAULTS: Setting(500), NEAR: Setting(1_500, 128), FAR: Setting(800, 16), FAR_OWN: Setting(1_500, 32)},
         "procrastinate_peer",
         ("procrastinate>=3.10,<4", "aiosmtplib>=5,<6"),
         remaining="SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')",
@@ -248,7 +248,9 @@ def drain(system: System, url: str, port: int, setting: Setting) -> float:
         try:
             status = running.process.wait(LONGEST_TURN)
         except subprocess.TimeoutExpired:
-            raise SystemExit(f"{system.name} is not done after {LONGEST_TURN:.0f} s") from None
+            # It counts with what it would do at the least: in a sweep some settings do not suit it at all.
+            print(f"{system.name} is not done after {LONGEST_TURN:.0f} s", file=sys.stderr)
+            return LONGEST_TURN
         if status != 0:
             raise SystemExit(f"{system.name} failed")
         return time.monotonic() - begun
