@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 #: Seconds that a conclusion waits for others, while some are on their way.
 LINGER: Final = 0.02
 
-#: Items that are concluded without waiting for more, however few sessions there are: with as many, one costs PostgreSQL half
-#: of what it costs in a batch of eight. What a relay has answered meanwhile is in the journal.
+#: Items that are concluded without waiting for more, however few sessions there are: with as many, one costs PostgreSQL
+#: half of what it costs in a batch of eight. What a relay has answered meanwhile is in the journal.
 CONCLUDED_TOGETHER: Final = 32
 
 #: Seconds between two looks for messages that have come meanwhile, while a peer is waited for.
