@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: How many due ids are read at once. Read once in due order, they are not found again as dead index entries.
 PAGE = 1000
 
-#: Before each page of a long pass, so many of those that have only just fallen due are looked for.
+#: Before each page of a long pass, at most this many emails that have only just fallen due are taken first.
 NEWEST = 100
 
 #: How long a row may take from its transaction's beginning to its commit, for a pass that goes on from where the last
@@ -180,7 +180,7 @@ class Scheduler:
             are_maintained = control.maintain_partitions(self._database, retention_days=self._retention_days)
             while undeliverable.forget(self._database):
                 pass
-            workers.forget_the_long_gone(self._database)
+            workers.delete_old(self._database)
             if not are_maintained:
                 logger.warning(
                     "The ledger's partitions wait for a long reader (`duepost doctor` names it); again in a minute."

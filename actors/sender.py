@@ -41,7 +41,7 @@ def declare_sender(
         max_retries=None,
         min_backoff=1_000,
         max_backoff=60_000,
-        company=IN_HAND * connections,
+        batch=IN_HAND * connections,
     )
 
 

@@ -25,7 +25,7 @@ def tick(broker: PostgresBroker) -> bool:
 
 
 def tick_later(broker: PostgresBroker, seconds: float) -> None:
-    """Asks for a pass of the scheduler in so many seconds, in the transaction that is open, if one is."""
+    """Asks for a pass of the scheduler after this many seconds; in the open transaction, if there is one."""
     broker.enqueue(tick_message(), delay=round(seconds * 1000))
 
 

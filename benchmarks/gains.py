@@ -205,7 +205,7 @@ class EmailsWay:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._worker_id = workers.enrol(database.connect(), this_process())
+        self._worker_id = workers.register(database.connect(), this_process())
         self._numbers = cycle(range(1_000_000))
         self._scheduled: list[int] = []
         self._queued: list[int] = []

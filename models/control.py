@@ -75,7 +75,7 @@ def open_circuit(cursor: Cursor, *, reason: str, first_pause: float, refusal: st
         cursor: of the transaction that concludes the email that shows it.
         reason: a phase and a reply code, never an address.
         first_pause: seconds until the first probe.
-        refusal: the words that so many recipients in a row were refused with, where it is for them.
+        refusal: the words with which many recipients in a row were refused, if that is why it opens.
 
     Returns:
         whether it was closed until now.

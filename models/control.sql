@@ -1,5 +1,5 @@
--- The one row that all workers share: the operator's pause and the relay's circuit. A time that lies further ahead than
--- it can is from before the clock was put back, and counts as past.
+-- The one row that all workers share: the operator's pause and the relay's circuit. A timestamp
+-- too far ahead is from before the clock was set back: it counts as past.
 
 -- name: read
 SELECT paused, circuit_open, circuit_opened_at, circuit_reason, probe_at,

@@ -116,17 +116,17 @@ def insert_alone(database: Database, message: StoredMessage, *, again: bool = Fa
     database.execute(SQL["insert_again"] if again else SQL["insert"], message.parameters)
 
 
-def put_back(cursor: Cursor, message: StoredMessage, claim: Claim) -> None:
+def store_retry(cursor: Cursor, message: StoredMessage, claim: Claim) -> None:
     """Consumed → queued for a message in hand that is to be run again; nothing if the claim is another's by now."""
-    cursor.execute(SQL["put_back"], {**message.parameters, "claim": claim.number})
+    cursor.execute(SQL["store_retry"], {**message.parameters, "claim": claim.number})
 
 
-def put_back_alone(database: Database, message: StoredMessage, claim: Claim) -> None:
+def store_retry_alone(database: Database, message: StoredMessage, claim: Claim) -> None:
     """The same in a transaction of its own: one round trip."""
-    database.execute(SQL["put_back"], {**message.parameters, "claim": claim.number})
+    database.execute(SQL["store_retry"], {**message.parameters, "claim": claim.number})
 
 
-def put_back_as_it_was(database: Database, claim: Claim, *, delay: float, retries: int) -> None:
+def store_retry_as_it_was(database: Database, claim: Claim, *, delay: float, retries: int) -> None:
     """Consumed → queued for a message in hand whose new content cannot be stored: only its retries are counted.
 
     Args:
@@ -136,7 +136,7 @@ def put_back_as_it_was(database: Database, claim: Claim, *, delay: float, retrie
         retries: how often it was put back.
     """
     parameters = {"message_id": claim.message_id, "claim": claim.number, "delay": delay, "retries": retries}
-    database.execute(SQL["put_back_as_it_was"], parameters)
+    database.execute(SQL["store_retry_as_it_was"], parameters)
 
 
 def claim(
@@ -153,7 +153,7 @@ def claim(
     Args:
         database: where.
         queue_name: the queue.
-        size: at most so many.
+        size: the most messages to claim.
         worker_id: for whom.
         places: where to go on, the eta (UTC) of each priority; from the beginning without.
         least_urgent_first: take what would be left to the last.
@@ -165,7 +165,7 @@ def claim(
             "queue_name": queue_name,
             "size": size,
             "worker_id": worker_id,
-            "anew": places is None,
+            "from_the_beginning": places is None,
             "least_urgent_first": least_urgent_first,
             "priorities": [priority for priority, _ in ordered],
             "etas": [eta for _, eta in ordered],
@@ -199,20 +199,20 @@ def reject_as_it_is(database: Database, claim: Claim) -> None:
     database.execute(SQL["reject_as_it_is"], {"message_id": claim.message_id, "claim": claim.number})
 
 
-def give_back(database: Database, claims: Sequence[Claim]) -> None:
+def return_unstarted(database: Database, claims: Sequence[Claim]) -> None:
     """Consumed → queued for messages that were prefetched and never begun."""
-    database.execute(SQL["give_back"], _pairs(claims))
+    database.execute(SQL["return_unstarted"], _pairs(claims))
 
 
-def give_back_strays(database: Database, queue_name: str, worker_id: int, in_hand: Iterable[Claim]) -> None:
+def return_orphaned(database: Database, queue_name: str, worker_id: int, in_hand: Iterable[Claim]) -> None:
     """Consumed → queued for messages of a queue that a living worker has claimed, and knows nothing of."""
     claims = [each.number for each in in_hand]
-    database.execute(SQL["give_back_strays"], {"queue_name": queue_name, "worker_id": worker_id, "claims": claims})
+    database.execute(SQL["return_orphaned"], {"queue_name": queue_name, "worker_id": worker_id, "claims": claims})
 
 
-def give_back_of_the_gone(database: Database) -> None:
+def return_from_dead(database: Database) -> None:
     """Consumed → queued for all that workers had in hand when they ended."""
-    database.execute(SQL["give_back_of_the_gone"])
+    database.execute(SQL["return_from_dead"])
 
 
 def clock(database: Database) -> float:
@@ -249,7 +249,7 @@ def _waits(cursor: Cursor, message: StoredMessage, actor_name: str) -> bool:
 
 
 def overdue(database: Database, queue_names: Iterable[str], seconds: float) -> list[str]:
-    """Those queues that have a message which could have been read for so many seconds."""
+    """Returns the queues with a message that could have been read for this many seconds."""
     rows = database.execute(SQL["overdue"], {"queue_names": list(queue_names), "seconds": seconds})
     return [str(name) for (name,) in rows]
 
@@ -283,7 +283,7 @@ def purge(database: Database, older_than: timedelta = DEAD_LETTERS_KEPT) -> None
 
 
 def store_result(database: Database, message_key: str, result: bytes, seconds: float) -> None:
-    """Stores what an actor has returned, for so many seconds."""
+    """Stores what an actor has returned; it expires after this many seconds."""
     parameters = {"message_key": message_key, "result": result, "seconds": min(seconds, LONGEST_DELAY)}
     database.execute(SQL["store_result"], parameters)
 

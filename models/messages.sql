@@ -26,7 +26,7 @@ VALUES (
 )
 ON CONFLICT (message_id) DO NOTHING
 
--- name: put_back
+-- name: store_retry
 -- consumed → queued: a message in hand is to be run again. Nothing where the claim has passed to another worker.
 UPDATE dramatiq.queue
 SET queue_name = %(queue_name)s,
@@ -39,7 +39,7 @@ SET queue_name = %(queue_name)s,
     claim = NULL
 WHERE message_id = %(message_id)s AND claim = %(claim)s
 
--- name: put_back_as_it_was
+-- name: store_retry_as_it_was
 -- consumed → queued: a message in hand is to be run again, and what it has become cannot be stored.
 UPDATE dramatiq.queue
 SET state = 'queued',
@@ -55,7 +55,7 @@ WHERE message_id = %(message_id)s AND claim = %(claim)s
 -- name: claim
 -- queued → consumed, the most urgent first, or the least urgent, then the oldest; served by queue_claimable. Either
 -- from the beginning
--- (`anew`): the priorities in use are then found one after the other, each with one look at the index, so that delayed
+-- (`from_the_beginning`): the priorities in use are then found one after the other, each with one look at the index, so that delayed
 -- messages of one never hide the due ones of the next. Or from where the last claim of each priority ended: with a
 -- snapshot held open, the beginning is where all lies that is done. Gives the time too, also where there is nothing.
 -- What is to be updated is materialised because PostgreSQL may run a LIMIT subquery more than once inside an UPDATE; and
@@ -72,7 +72,7 @@ WITH RECURSIVE unhurried AS MATERIALIZED (
         ORDER BY message.priority
         LIMIT 1
     ) AS priority
-    WHERE %(anew)s
+    WHERE %(from_the_beginning)s
     UNION ALL
     SELECT (
         SELECT message.priority
@@ -138,22 +138,22 @@ UPDATE dramatiq.queue
 SET state = 'rejected', mtime = now(), worker_id = NULL, claim = NULL, key = NULL
 WHERE message_id = %(message_id)s AND claim = %(claim)s
 
--- name: give_back
+-- name: return_unstarted
 -- consumed → queued: prefetched, but never begun.
 UPDATE dramatiq.queue AS message
 SET state = 'queued', worker_id = NULL, claim = NULL
-FROM unnest(%(message_ids)s::uuid[], %(claims)s::bigint[]) AS unbegun (message_id, claim)
+FROM unnest(%(message_ids)s::uuid[], %(claims)s::bigint[]) AS unstarted (message_id, claim)
 WHERE message.message_id = ANY (%(message_ids)s::uuid[])
-  AND message.message_id = unbegun.message_id AND message.claim = unbegun.claim
+  AND message.message_id = unstarted.message_id AND message.claim = unstarted.claim
 
--- name: give_back_strays
+-- name: return_orphaned
 -- consumed → queued for what a living worker was given in an answer that never arrived; served by queue_claimed.
 UPDATE dramatiq.queue
 SET state = 'queued', worker_id = NULL, claim = NULL
 WHERE worker_id = %(worker_id)s AND queue_name = %(queue_name)s AND state = 'consumed'
   AND claim <> ALL (%(claims)s::bigint[])
 
--- name: give_back_of_the_gone
+-- name: return_from_dead
 -- consumed → queued for workers that are gone; served by queue_claimed.
 UPDATE dramatiq.queue AS message
 SET state = 'queued', worker_id = NULL, claim = NULL
@@ -186,7 +186,7 @@ SELECT EXISTS (
 )
 
 -- name: overdue
--- Which of these queues have a message that has been waiting to be read for so many seconds; served by queue_claimable.
+-- Which of these queues have a message that has waited to be read for this many seconds; served by queue_claimable.
 SELECT queue_name
 FROM unnest(%(queue_names)s::text[]) AS queue_name
 WHERE EXISTS (
@@ -218,7 +218,7 @@ ORDER BY mtime DESC
 LIMIT %(limit)s
 
 -- name: requeue
--- rejected → queued: a dead letter is to be run once more, with its retries counted anew.
+-- rejected → queued: a dead letter is to be run once more, with its retries counted from zero.
 UPDATE dramatiq.queue
 SET state = 'queued', mtime = now(), eta = now(),
     message = message #- '{options,failure}' #- '{options,retries}' #- '{options,failures}'

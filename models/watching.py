@@ -17,7 +17,7 @@ def lead(session: Connection) -> bool:
         return True
 
 
-def prove(session: Connection) -> None:
+def heartbeat(session: Connection) -> None:
     """Makes sure that the session lives: one round trip; a dead one raises the driver's error."""
     with session.cursor() as cursor:
-        cursor.execute(SQL["prove"])
+        cursor.execute(SQL["heartbeat"])

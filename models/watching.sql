@@ -23,5 +23,5 @@ RETURNING set_config('application_name', 'duepost watch session', false)
 -- For watches of release 0.1: one that does not get it stands by. No matter whether somebody else has it.
 SELECT pg_try_advisory_lock(%(role)s, %(watch)s)
 
--- name: prove
+-- name: heartbeat
 SELECT 1

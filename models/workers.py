@@ -48,7 +48,7 @@ class GoneJournal(NamedTuple):
     is_left: bool
 
 
-def enrol(connection: Connection, process: Process, release: str | None = None) -> int:
+def register(connection: Connection, process: Process, release: str | None = None) -> int:
     """A new worker, alive as long as `connection` is. Its id is never used again.
 
     The connection must be in autocommit mode and stay a session of its own. A number whose lock somebody else holds is
@@ -57,7 +57,7 @@ def enrol(connection: Connection, process: Process, release: str | None = None) 
     with connection.cursor() as cursor:
         while True:
             noted = {"release": release, "level": own_level(), "lock": advisory_locks.WORKER}
-            cursor.execute(SQL["enrol"], {**process._asdict(), **noted})
+            cursor.execute(SQL["register"], {**process._asdict(), **noted})
             [worker_id, is_locked, _] = cursor.fetchone() or (0, True, "")
             if is_locked:
                 return int(worker_id)
@@ -74,7 +74,7 @@ def attach(connection: Connection, worker_id: int, *, insist: bool = True) -> bo
         insist: go on without the lock that workers of release 0.1 look at, if somebody else's session holds it.
 
     Returns:
-        True: it goes on as before. False: it was called gone meanwhile and must enrol anew. None: its old session
+        True: it goes on as before. False: it was called gone meanwhile and must register again. None: its old session
         is not yet seen to have ended; it is being ended, try again.
     """
     with connection.cursor() as cursor:
@@ -100,10 +100,10 @@ def _holder(cursor: Cursor, worker_id: int) -> str:
     return f"session {pid} of {role}"
 
 
-def prove(connection: Connection) -> None:
+def heartbeat(connection: Connection) -> None:
     """Makes sure that the session of `connection` lives: one round trip; a dead one raises the driver's error."""
     with connection.cursor() as cursor:
-        cursor.execute(SQL["prove"])
+        cursor.execute(SQL["heartbeat"])
 
 
 def stamp(database: Database, worker_id: int) -> None:
@@ -117,13 +117,13 @@ def of_host(database: Database, host: str) -> dict[int, float]:
     return {int(str(pid)): float(str(seconds)) for pid, seconds in rows}
 
 
-def leave(connection: Connection, worker_id: int) -> None:
+def deregister(connection: Connection, worker_id: int) -> None:
     """A worker ends in order: others need not wait for what it may have left."""
     with connection.cursor() as cursor:
-        cursor.execute(SQL["leave"], {"worker_id": worker_id})
+        cursor.execute(SQL["deregister"], {"worker_id": worker_id})
 
 
-def bury_the_dead(
+def reap_dead(
     database: Database,
     has_ended: Callable[[Process], bool] = lambda _: False,
     *,
@@ -143,13 +143,13 @@ def bury_the_dead(
     Returns:
         the ids of the workers that are gone from now on.
     """
-    database.execute(SQL["miss"])
+    database.execute(SQL["mark_missing"])
     missing = database.execute(SQL["missing"], {"grace": grace, "grace_after_restart": grace_after_restart})
     gone = [
         row[0]
         for worker_id, is_overdue, *process in missing
         if is_overdue or has_ended(Process(*process))  # type: ignore[arg-type]  # as the columns are declared
-        for row in database.execute(SQL["bury"], {"lock": advisory_locks.WORKER, "worker_id": worker_id})
+        for row in database.execute(SQL["reap"], {"lock": advisory_locks.WORKER, "worker_id": worker_id})
     ]
     return [worker_id for worker_id in gone if isinstance(worker_id, int)]
 
@@ -187,6 +187,6 @@ def present(database: Database) -> int:
     return count if isinstance(count, int) else 0
 
 
-def forget_the_long_gone(database: Database) -> None:
+def delete_old(database: Database) -> None:
     """Deletes the rows of workers that ended more than a day ago and hold nothing."""
-    database.execute(SQL["forget"])
+    database.execute(SQL["delete_old"])

@@ -1,6 +1,6 @@
 -- Worker processes. A worker's life is the session that it notes in its row.
 
--- name: enrol
+-- name: register
 -- Noted, named and locked in one statement: no row is seen whose session is not there. The lock is for workers of release
 -- 0.1, which know each other by it.
 INSERT INTO duepost.worker (
@@ -53,18 +53,18 @@ FROM pg_stat_activity AS session
 WHERE worker.id = %(worker_id)s AND worker.gone_at IS NULL AND session.pid = pg_backend_pid()
 RETURNING worker.id, set_config('application_name', 'duepost worker ' || worker.id || ' session', false)
 
--- name: prove
+-- name: heartbeat
 SELECT 1
 
 -- name: stamp
 -- A worker says that it makes progress, or has nothing to do.
 UPDATE duepost.worker SET progressed_at = now() WHERE id = %(worker_id)s
 
--- name: leave
+-- name: deregister
 -- A worker that ends in order holds nothing any more.
 UPDATE duepost.worker SET gone_at = now() WHERE id = %(worker_id)s AND gone_at IS NULL
 
--- name: miss
+-- name: mark_missing
 -- Workers whose session is not there are missing from now on; those that are back are not. A time that is still to
 -- come is from before the clock was put back.
 WITH present AS MATERIALIZED (
@@ -92,7 +92,7 @@ FROM duepost.worker
 WHERE gone_at IS NULL AND missing_since IS NOT NULL
 ORDER BY id
 
--- name: bury
+-- name: reap
 -- Only while its session is not there. One that comes back at the same moment writes the same row: either it is no longer
 -- missing here, or it finds there that it was called gone. Workers of release 0.1 come back under their lock instead.
 -- The worker may have been at a long pass: another one need not wait until the note of that is over.
@@ -135,7 +135,7 @@ FROM duepost.worker
 WHERE host = %(host)s AND gone_at IS NULL
 ORDER BY pid
 
--- name: forget
+-- name: delete_old
 -- Workers that are long gone and hold nothing.
 DELETE FROM duepost.worker AS worker
 WHERE worker.gone_at < now() - interval '1 day'

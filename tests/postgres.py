@@ -181,3 +181,10 @@ def make_schema_of_0_1(url: str) -> None:
             cursor.execute(each.sql)
             cursor.execute(SQL["record"], {"number": each.number, "name": each.name, "checksum": each.checksum})
     database.close()
+
+
+def run(connection: Connection, statement: str, *parameters: object) -> list[tuple[object, ...]]:
+    """Runs a statement in the connection's transaction; gives its rows, if it has any."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters or None)
+        return list(cursor.fetchall()) if cursor.description else []

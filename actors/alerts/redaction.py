@@ -99,7 +99,7 @@ class PrivateRetries(dramatiq.Middleware):
             if not issubclass(failed_with, Retry):
                 failures.setdefault(failed_with.__name__, message.options.get("retries"))
         elif traceback.isidentifier():
-            # Some brokers enqueue a delayed message anew: it has been here before.
+            # Some brokers enqueue a delayed message a second time: it has been here before.
             message.options[TRACEBACK] = traceback
 
     def before_nack(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:  # noqa: ARG002

@@ -23,7 +23,7 @@ LINE = 76
 #: Characters in a line that must not be folded, at the very most (RFC 5322 section 2.1.1).
 LONGEST_LINE = 998
 
-#: Headers that Duepost sets, and an email's own may not stand in for; `duepost.headers_fault()` has the same.
+#: Headers that Duepost sets, and an email's own may not stand in for; `duepost.headers_error()` has the same.
 RESERVED = frozenset(
     {
         "auto-submitted",

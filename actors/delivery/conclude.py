@@ -101,7 +101,7 @@ class Conclusions:
         )
         for outcome, message in plain:
             if message is not None and outcome.email.id in done:
-                message.settle()
+                message.mark_done()
         return done
 
     def conclude_lost(self, outcome: Decision, lost: Lost) -> State:

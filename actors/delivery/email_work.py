@@ -307,7 +307,7 @@ class EmailInbox:
 
     def next(self) -> tuple[int, BatchedMessage] | None:
         """Takes the next one: its email's id, and its job."""
-        while (batched := self._broker.take_along(self._actor_name)) is not None:
+        while (batched := self._broker.next_batched(self._actor_name)) is not None:
             match batched.message.args:
                 case (int() as email_id,):
                     return email_id, batched

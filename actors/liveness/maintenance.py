@@ -132,7 +132,7 @@ class Maintenance:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duepost-maintenance", daemon=True)
         self._turns: Mapping[Callable[[], None], float] = {
-            self.give_back: LOOK_INTERVAL,
+            self.reap: LOOK_INTERVAL,
             self.follow_the_clock: LOOK_INTERVAL,
             self.retire_if_too_old: LEVEL_INTERVAL,
             self.stamp_or_end: min(STAMP_INTERVAL, patience.idle / 4),
@@ -176,12 +176,12 @@ class Maintenance:
                 self._next[action] = now + interval
                 action()
 
-    def give_back(self) -> None:
+    def reap(self) -> None:
         """Sees who is gone, and gives back the messages that they had in hand."""
-        workers.bury_the_dead(self._database, has_ended)
+        workers.reap_dead(self._database, has_ended)
         if self._full_scan_throttle.is_due or workers.went_lately(self._database):
             with self._full_scan_throttle.measured():
-                messages.give_back_of_the_gone(self._database)
+                messages.return_from_dead(self._database)
 
     def follow_the_clock(self) -> None:
         """Sees that the database's clock was put back, and lets nothing wait for it to come round again."""

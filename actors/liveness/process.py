@@ -20,7 +20,7 @@ def this_process() -> Process:
 
 
 def has_ended(process: Process) -> bool:
-    """Whether a process is over, proven by the kernel that runs this one: it has no such process id, or gave it anew.
+    """Whether a process is over, proven by the kernel that runs this one: its id is unused, or another process has it.
 
     A process of another machine or of another container is not seen from here; nothing is said of it. One that the
     kernel still keeps until its parent has asked for its exit status counts as alive.

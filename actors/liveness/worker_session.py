@@ -100,7 +100,7 @@ class WorkerSession:
             self._thread.join(timeout=15)
         if self._connection is not None:
             with suppress(DatabaseUnreachable):
-                workers.leave(self._connection, self.worker_id)
+                workers.deregister(self._connection, self.worker_id)
                 self._connection.close()
 
     def is_proven(self) -> bool:
@@ -118,12 +118,12 @@ class WorkerSession:
         asked_at = time.monotonic()
         self._connection = self._database.connect()
         check_level_in_session(self._connection)
-        self._worker_id = workers.enrol(self._connection, this_process(), VERSION)
+        self._worker_id = workers.register(self._connection, this_process(), VERSION)
         try:
             # Once more: a migrate that has not seen this worker had raised the floor before it let it in.
             check_level_in_session(self._connection)
         except ReleaseTooOld:
-            workers.leave(self._connection, self._worker_id)
+            workers.deregister(self._connection, self._worker_id)
             raise
         self._prove_since(asked_at)
 
@@ -151,7 +151,7 @@ class WorkerSession:
         if connection is None or not is_usable(connection):
             raise DatabaseUnreachable("the worker's session has ended")
         asked_at = time.monotonic()
-        workers.prove(connection)
+        workers.heartbeat(connection)
         self._prove_since(asked_at)
         # An end of the session wakes this at once, and so does stop().
         select.select([connection.fileno(), woken.fileno()], [], [], PROOF_INTERVAL)

@@ -131,7 +131,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         _brokers.add(self)
 
     def emit_before(self, signal: str, *args: object, **kwargs: object) -> None:
-        """Asks those middleware that have something to say to a signal: most have nothing to most of them."""
+        """Calls only the middleware that override this hook."""
         for middleware in self._listeners(f"before_{signal}"):
             try:
                 getattr(middleware, f"before_{signal}")(self, *args, **kwargs)
@@ -166,7 +166,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
                 where = f"{hook} of {type(middleware).__name__}"
                 logger.debug("Message %s, %s:", message.message_id, where, exc_info=True)
                 is_lost = message.has_lost or isinstance(middleware, STORING) or told.get("exception") is not None
-                self._end_badly(message, error, where, is_lost=is_lost and not message.settled)
+                self._end_badly(message, error, where, is_lost=is_lost and not message.is_done)
         message.has_ended = True
 
     def _end_badly(self, message: ClaimedMessage, error: BaseException, where: str, *, is_lost: bool) -> None:
@@ -216,7 +216,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             )
         actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
         # Each message that an actor takes along is in hand beside those that Dramatiq prefetches for its threads.
-        prefetch += max((actor.options.get("company", 0) for actor in actors), default=0)
+        prefetch += max((actor.options.get("batch", 0) for actor in actors), default=0)
         lesser = {each for actor in actors for each in actor.options.get("lesser_priorities", ())}
         name = self._free_name(queue_name)
         predecessor = self.consumers.get(name)
@@ -358,7 +358,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         """
         message = self.message_in_process
         if message is not None and not self.acknowledge_if_held(cursor):
-            forsake(message)
+            abandon(message)
             raise ClaimLost("the message is another worker's by now, or waits for one")
 
     def acknowledge_if_held(self, cursor: Cursor) -> bool:
@@ -372,7 +372,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             raise RuntimeError("an acknowledgement belongs in a transaction of the broker's database")
         if message is None:
             return False
-        transaction.after_commit(message.settle)
+        transaction.after_commit(message.mark_done)
         return messages.acknowledge(cursor, message.claim)
 
     @property
@@ -382,14 +382,14 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         return message if isinstance(message, ClaimedMessage) else None
 
     def has_more(self, actor_name: str) -> bool:
-        """Whether `take_along` may have one. Never waits."""
+        """Whether `next_batched` may have one. Never waits."""
         worker = self._workers[-1] if self._workers else None
         return worker is not None and not self.stopping.is_set() and is_next(worker, actor_name)
 
-    def take_along(self, actor_name: str) -> BatchedMessage | None:
+    def next_batched(self, actor_name: str) -> BatchedMessage | None:
         """The next message that waits in this process for a free thread, if it is for that actor; else None.
 
-        For actors that are better at several messages at once; the option `company` says how many more than Dramatiq
+        For actors that are better at several messages at once; the option `batch` says how many more than Dramatiq
         prefetches may wait. Each that is given has to be ended.
         """
         worker = self._workers[-1] if self._workers else None
@@ -397,9 +397,9 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             message = take_next(worker, actor_name)
             if message is None:
                 return None
-            companion = BatchedMessage(self, worker, message)
-            if companion.begin():
-                return companion
+            batched = BatchedMessage(self, worker, message)
+            if batched.begin():
+                return batched
         return None
 
     def flush(self, queue_name: str) -> None:
@@ -468,7 +468,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self._is_retiring = True
         for worker in list(self._workers):
             self.stop_reading(worker)
-            give_back_unbegun(worker)
+            return_unstarted(worker)
         self.stopping.set()
         threading.Thread(target=self._end_when_idle, name="duepost-retire", daemon=True).start()
 
@@ -535,34 +535,34 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
     def _put_back(
         self, current: ClaimedMessage, message: Message, stored: Callable[[], StoredMessage], delay: float
     ) -> None:
-        if current.settled:
+        if current.is_done:
             return
         transaction = self.database.current
         if transaction is not None:
-            messages.put_back(transaction.cursor, stored(), current.claim)
-            transaction.after_commit(current.settle)
+            messages.store_retry(transaction.cursor, stored(), current.claim)
+            transaction.after_commit(current.mark_done)
             return
         try:
             wait_for_database(partial(self._put_back_alone, current, message, stored, delay), self.stopping)
         except BrokerUnreachable:
             # It must not be acknowledged either: others give it back once our session has ended.
-            current.settle()
+            current.mark_done()
             raise
-        current.settle()
+        current.mark_done()
         self._look_soon([message.queue_name], delay)
 
     def _put_back_alone(
         self, current: ClaimedMessage, message: Message, stored: Callable[[], StoredMessage], delay: float
     ) -> None:
         try:
-            messages.put_back_alone(self.database, stored(), current.claim)
+            messages.store_retry_alone(self.database, stored(), current.claim)
         except (MessageRefused, psycopg2.Error) as error:
             retries = message.options.get("retries")
             failure = type(error).__name__
             logger.warning(
                 "Message %s cannot be put back as it is now (%s), but as it was.", message.message_id, failure
             )
-            messages.put_back_as_it_was(
+            messages.store_retry_as_it_was(
                 self.database, current.claim, delay=delay, retries=retries if isinstance(retries, int) else 0
             )
 
@@ -634,10 +634,10 @@ class Life(Middleware):
     def actor_options(self) -> set[str]:
         """The options that actors may have.
 
-        `company`: how many messages of its queue more than prefetched may be in hand; `lesser_priorities`: those that
+        `batch`: how many messages of its queue more than prefetched may be in hand; `lesser_priorities`: those that
         some of its messages are stored with, which one read in four begins with.
         """
-        return {"company", "lesser_priorities"}
+        return {"batch", "lesser_priorities"}
 
     def before_worker_boot(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Marks the process as a worker."""
@@ -647,7 +647,7 @@ class Life(Middleware):
         """Nothing new is begun, and what was only prefetched is given back at once; what runs may finish."""
         broker.told_to_stop()
         broker.stop_reading(worker)
-        give_back_unbegun(worker)
+        return_unstarted(worker)
 
     def after_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Leaves in order, so that others need not wait."""
@@ -668,7 +668,7 @@ class Life(Middleware):
         ):
             logger.debug("Message %s waits for this worker's session.", message.message_id)
         if message.worker_id != broker.worker_session.worker_id or not broker.worker_session.is_proven():
-            forsake(message)
+            abandon(message)
             raise SkipMessage("the message may be another worker's by now")
 
     def after_process_message(
@@ -758,21 +758,21 @@ def listens(middleware: Middleware, hook: str) -> bool:
     return own is not None and getattr(own, "__func__", None) is not getattr(Middleware, hook, None)
 
 
-def forsake(message: ClaimedMessage) -> None:
+def abandon(message: ClaimedMessage) -> None:
     """Leaves a message to others: nothing has come of it here, and what waits for its result is to get theirs."""
-    message.settle()
+    message.mark_done()
     message.options["store_results"] = False
 
 
-def give_back_unbegun(worker: dramatiq.Worker) -> None:
-    """Gives back what waits in a worker's memory for a free thread."""
-    unbegun: dict[str, list[ClaimedMessage]] = {}
+def return_unstarted(worker: dramatiq.Worker) -> None:
+    """Returns to the queue what waits in a worker's memory for a free thread."""
+    unstarted: dict[str, list[ClaimedMessage]] = {}
     with suppress(Empty):
         while True:
             _, message = worker.work_queue.get_nowait()
-            unbegun.setdefault(message.queue_name, []).append(message)
+            unstarted.setdefault(message.queue_name, []).append(message)
             worker.work_queue.task_done()
-    for queue_name, each in unbegun.items():
+    for queue_name, each in unstarted.items():
         worker.consumers[queue_name].requeue_messages(each)
 
 

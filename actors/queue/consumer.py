@@ -34,7 +34,7 @@ LONGEST_POLL = 0.1
 #: Seconds that acknowledgements and free places are collected for, so that one statement serves many.
 LINGER = 0.003
 
-#: Of so many reads of a fair queue one begins with the least urgent messages.
+#: One in this many reads of a fair queue begins with the least urgent messages.
 LEAST_URGENT_TURN = 4
 
 #: How long a message may take from its transaction's beginning to its commit, for a look that goes on from where the
@@ -51,7 +51,7 @@ MOMENTS_APART = 0.01
 NOT_STORED = 0
 
 #: Seconds between two looks for messages that were claimed in an answer that never arrived.
-STRAYS_INTERVAL = 1.0
+ORPHANS_INTERVAL = 1.0
 
 
 class ClaimedMessage(MessageProxy):
@@ -79,7 +79,7 @@ class ClaimedMessage(MessageProxy):
         self.has_ended = False
         self.has_lost = False
         #: Whether the table has nothing to learn any more.
-        self.settled = False
+        self.is_done = False
         self._place: tuple[int, datetime] = (claimed.priority, claimed.eta)
 
     @property
@@ -87,9 +87,9 @@ class ClaimedMessage(MessageProxy):
         """Whether it is, or was, in the table."""
         return self.claim.number != NOT_STORED
 
-    def settle(self) -> None:
+    def mark_done(self) -> None:
         """The table has nothing more to learn: the message is acknowledged, or waits in it again, or is another's."""
-        self.settled = True
+        self.is_done = True
 
     def __lt__(self, other: object) -> bool:
         """Orders the messages in hand of one actor priority."""
@@ -127,7 +127,7 @@ class PostgresConsumer(Consumer):
         all_stopping: set when nobody in this process is to begin anything new.
         queue_name: the queue.
         prefetch: how many messages may be in hand.
-        predecessor: the queue's consumer before this one, if Dramatiq has begun anew: what it has in hand counts.
+        predecessor: the queue's consumer before this one, if there was one: what it has in hand counts.
         timeout: seconds after which the thread wants to look whether it is to stop.
         priorities: of the queue's actors.
         is_fair: whether what is urgent may delay the rest, but not for ever.
@@ -158,7 +158,8 @@ class PostgresConsumer(Consumer):
         #: Set when nothing new is to be begun, as the consumer's own worker stops.
         self.stopping = threading.Event()
         self._prefetch = prefetch
-        #: With so many in hand it is time for more. Dramatiq prefetches two for each thread: all have work meanwhile.
+        #: More is claimed once no more than this many are in hand. Dramatiq prefetches two for each thread, so that all
+        #: have work meanwhile.
         self._low = prefetch * 5 // 8
         self._timeout = timeout
         self._claimed: deque[ClaimedMessage] = deque()
@@ -177,10 +178,10 @@ class PostgresConsumer(Consumer):
         self._places: dict[int, datetime] = dict.fromkeys(priorities, messages.BEGINNING)
         self._away = False
         #: Until when a claim may be carried out whose answer never arrives, by the monotonic clock.
-        self._strays_until = -float("inf")
-        self._strays_due_at = 0.0
+        self._orphans_until = -float("inf")
+        self._orphans_due_at = 0.0
         if predecessor is not None:
-            self._expect_strays()
+            self._expect_orphans()
 
     def __next__(self) -> ClaimedMessage | None:
         """The next message, or None after a short wait so that the thread can look whether it is to stop.
@@ -207,7 +208,7 @@ class PostgresConsumer(Consumer):
 
     @property
     def has_room(self) -> bool:
-        """Whether more messages are to be claimed: not one for one, but once so many are done that it is worth it."""
+        """Whether more messages are to be claimed: not after each that is done, but once there is room for several."""
         return len(self.in_hand) - len(self._done) <= self._low
 
     @property
@@ -234,7 +235,7 @@ class PostgresConsumer(Consumer):
         with self._changed:
             self.in_hand.add(read.claim)
         taken = ClaimedMessage(message, read, self._worker_session.worker_id, self.stopping)
-        taken.settle()
+        taken.mark_done()
         return taken
 
     def ack(self, message: ClaimedMessage) -> None:
@@ -243,13 +244,13 @@ class PostgresConsumer(Consumer):
         One of whose end not all middleware was told, as where the thread was interrupted meanwhile, is a dead letter:
         something that it had to put back may not be stored.
         """
-        if self._is_ours(message).has_begun and not message.has_ended and not message.settled:
+        if self._is_ours(message).has_begun and not message.has_ended and not message.is_done:
             logger.error("The end of message %s was interrupted; it is a dead letter.", message.message_id)
             self.nack(message)
             return
         with self._changed:
             had_room, had_done = self.has_room, bool(self._done)
-            if message.settled:
+            if message.is_done:
                 self.in_hand.discard(message.claim)
             else:
                 self._done.append(message.claim)
@@ -264,21 +265,21 @@ class PostgresConsumer(Consumer):
         Raises:
             BrokerUnreachable: the database is away; Dramatiq tries again.
         """
-        if not self._is_ours(message).settled:
+        if not self._is_ours(message).is_done:
             failure = message._exception  # noqa: SLF001 - where Dramatiq puts it for its own brokers
             self._write_off(message.claim, type(failure).__name__ if failure else None)
         self._put_down([message.claim])
 
     def requeue(self, messages_: Iterable[ClaimedMessage]) -> None:
         """Gives back what was prefetched and never begun."""
-        unbegun = [message.claim for message in messages_ if not message.settled]
-        if unbegun:
+        unstarted = [message.claim for message in messages_ if not message.is_done]
+        if unstarted:
             try:
-                messages.give_back(self._database, unbegun)
+                messages.return_unstarted(self._database, unstarted)
             except DatabaseUnreachable as error:
                 # Others give them back once our session has ended.
                 logger.warning("The database is away (%s); what is in hand is left to others.", error.reason)
-            self._put_down(unbegun)
+            self._put_down(unstarted)
 
     def close(self) -> None:
         """Acknowledges what is done, and gives back what was claimed and not yet handed on."""
@@ -343,7 +344,7 @@ class PostgresConsumer(Consumer):
             self._poll.due_at = now + LONGEST_POLL
             return False
         worker_id = self._worker_session.worker_id
-        self._give_back_strays(now, worker_id)
+        self._return_orphans(now, worker_id)
         claimed = self._read(room, worker_id)
         self.looked_at = now = time.monotonic()
         if not claimed:
@@ -377,12 +378,12 @@ class PostgresConsumer(Consumer):
             self._places.update({each.priority: min(each.eta, now) - OVERLAP for each in claimed})
         return claimed
 
-    def _give_back_strays(self, now: float, worker_id: int) -> None:
-        if self._strays_due_at > min(now, self._strays_until):
+    def _return_orphans(self, now: float, worker_id: int) -> None:
+        if self._orphans_due_at > min(now, self._orphans_until):
             return
         # No claim of this queue is under way, but one that we hung up on may still be carried out by the server.
-        messages.give_back_strays(self._database, self.queue_name, worker_id, list(self.in_hand))
-        self._strays_due_at = now + STRAYS_INTERVAL
+        messages.return_orphaned(self._database, self.queue_name, worker_id, list(self.in_hand))
+        self._orphans_due_at = now + ORPHANS_INTERVAL
 
     def _take(self, claimed: ClaimedContent, worker_id: int) -> bool:
         try:
@@ -424,8 +425,8 @@ class PostgresConsumer(Consumer):
         if not self._away:
             logger.warning("The queue %s cannot be read: %s. Waiting.", self.queue_name, error.reason)
         self._away = True
-        self._expect_strays()
+        self._expect_orphans()
 
-    def _expect_strays(self) -> None:
-        self._strays_due_at = time.monotonic()
-        self._strays_until = self._strays_due_at + self._database.limits.answer + STRAYS_INTERVAL
+    def _expect_orphans(self) -> None:
+        self._orphans_due_at = time.monotonic()
+        self._orphans_until = self._orphans_due_at + self._database.limits.answer + ORPHANS_INTERVAL

@@ -12,7 +12,7 @@ from models import messages
 
 
 def dead_letters(
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000_000)] = 50,
+    limit: Annotated[int, typer.Option(help="At most this many.", min=1, max=1_000_000)] = 50,
     as_json: Json = False,
 ) -> None:
     """Lists messages of the broker that failed for good, the newest first; they are kept for 7 days.
@@ -48,7 +48,7 @@ def requeue(
         list[str], typer.Argument(help="As `duepost dead-letters` shows them.", metavar="MESSAGE...")
     ],
 ) -> None:
-    """Runs dead letters once more, with their retries counted anew: all of them, or none if one is not there.
+    """Runs dead letters once more, with their retries counted from zero: all of them, or none if one is not there.
 
     Example: duepost requeue 0b5c8f3e-7a55-4a63-8b5c-2f1f6e1d9f4e
     """

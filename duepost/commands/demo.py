@@ -20,7 +20,7 @@ from duepost.private import make_private
 from duepost.stack import Stack
 from models.errors import DuepostError
 
-#: Where the demo works, below the working directory; made anew by each run.
+#: Where the demo works, below the working directory; each run makes a new one.
 FOLDER = Path(".duepost") / "demo"
 
 #: How the demo's catcher plays a difficult relay.

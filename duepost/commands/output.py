@@ -58,7 +58,7 @@ def _visible_character(character: str) -> str:
 
 
 def shortened(text: str, length: int = LONGEST_CELL) -> str:
-    """A text of at most so many characters: cut between two words where there are two, and marked with an ellipsis."""
+    """Cuts a text to a number of characters: between two words if there are two, and marked with an ellipsis."""
     if len(text) <= length:
         return text
     head = text[: length - 1]

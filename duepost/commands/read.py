@@ -23,7 +23,7 @@ SOON = 86_400
 def list_(
     state: Annotated[State | None, typer.Option(help="Only emails in this state.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only emails of this kind.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000_000)] = 50,
+    limit: Annotated[int, typer.Option(help="At most this many.", min=1, max=1_000_000)] = 50,
     as_json: Json = False,
 ) -> None:
     """Lists what is not finished: what waits for a person first, then the next due.

@@ -128,7 +128,7 @@ class Watch:
 
     def _acts(self) -> bool:
         if self._session is not None:
-            watching.prove(self._session)
+            watching.heartbeat(self._session)
             return True
         session = self._session_database.connect()
         if watching.lead(session):

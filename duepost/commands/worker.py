@@ -31,7 +31,7 @@ class Options(argparse.ArgumentParser):
         add("--pid-file", metavar="FILE", help="where the master's process id is written")
         add("--worker-shutdown-timeout", type=int, metavar="MS", help="milliseconds to finish emails (default: 600000)")
         add("--skip-logging", action="store_true", help="leave logging to whoever has set it up")
-        add("--use-spawn", action="store_true", help="start processes anew instead of forking")
+        add("--use-spawn", action="store_true", help="start new processes instead of forking")
         add("--verbose", "-v", action="count", help="log more")
         add("--version", action="store_true", help="Dramatiq's version")
 

@@ -183,7 +183,7 @@ class Transaction:
 class Database:
     """One PostgreSQL database, and the connections that the threads of this process share.
 
-    Building one does no I/O: a connection is made when a thread needs one and none is free, and made anew when
+    Building one does no I/O: a connection is made when a thread needs one and none is free, and a new one is made when
     the server has closed it meanwhile. A thread or an asyncio task has one for a transaction, and then another may.
     There may be a pooler in transaction mode in between: nothing is left in a session but for those of `connect()`. A
     child process after a fork makes connections of its own.
@@ -321,7 +321,7 @@ class Database:
             return list(cursor.fetchall())
 
     def close(self) -> None:
-        """Closes the connections that no thread has just now; the next statement makes one anew."""
+        """Closes the connections that no thread has just now; the next statement makes a new one."""
         while (connection := self._pool.take_free()) is not None:
             connection.close()
 

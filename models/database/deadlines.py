@@ -28,7 +28,7 @@ class Deadlines:
         self._is_watched = False
 
     def begin(self, descriptor: int, seconds: float) -> None:
-        """An answer is awaited on a socket for at most so many seconds."""
+        """Limits how many seconds an answer is awaited on a socket."""
         with self._lock:
             self._awaited[descriptor] = time.monotonic() + seconds
             if not self._is_watched:

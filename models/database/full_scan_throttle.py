@@ -1,8 +1,8 @@
-"""Looks at a queue from its very beginning, rationed.
+"""Decides when a queue is read from its beginning again.
 
-A snapshot that is held open keeps PostgreSQL from removing what is done, and each look from the beginning wades through
-all of it. So a look goes on from where the last one ended, and begins anew only where that costs next to nothing, or
-has not been done for a thousand times as long as it takes.
+A snapshot that is held open keeps PostgreSQL from removing rows that are done, and each scan from the beginning reads
+all of them. So a scan goes on from where the last one ended. A full scan, from the beginning, is made only if it is
+cheap, or if it was last made a thousand times its duration ago.
 """
 
 import time
@@ -10,18 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Seconds that a look from the beginning may take without being rationed.
+#: A full scan that takes fewer seconds than this is made each time.
 CHEAP = 0.005
 
-#: Of so many looks the shortest counts: any may be slow for another reason.
+#: The shortest of this many full scans counts: any single one may be slow for another reason.
 SEVERAL = 3
 
-#: How many times as long as it takes a dear look is not repeated for.
+#: After an expensive full scan, wait this many times its duration.
 REST = 1000
 
 
 class FullScanThrottle:
-    """When to begin anew.
+    """Says when the next full scan may be made.
 
     Args:
         clock: seconds, monotonic.
@@ -34,12 +34,12 @@ class FullScanThrottle:
 
     @property
     def is_due(self) -> bool:
-        """Whether the next look may begin anew."""
+        """Whether the next scan may be a full one."""
         return self._clock() >= self._next
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Around a look from the beginning."""
+        """Measures a full scan, which is made inside of it."""
         begun = self._clock()
         yield
         ended = self._clock()

@@ -17,10 +17,10 @@ DECLARE
     late    boolean;
 BEGIN
     IF clear_scheduled_emails.users IS NULL THEN
-        PERFORM duepost.refuse('users', 'must be an array of user ids');
+        PERFORM duepost.raise_bad_argument('users', 'must be an array of user ids');
     END IF;
     IF EXISTS (SELECT FROM unnest(clear_scheduled_emails.users) AS u WHERE u IS NULL) THEN
-        PERFORM duepost.refuse('users', 'must not contain NULL');
+        PERFORM duepost.raise_bad_argument('users', 'must not contain NULL');
     END IF;
     FOR email IN
         SELECT e.id, e.is_held, e.unknowns
@@ -87,7 +87,7 @@ DECLARE
     partly boolean;
 BEGIN
     IF clear_scheduled_email.email_id IS NULL THEN
-        PERFORM duepost.refuse('email_id', 'must be the id of an email');
+        PERFORM duepost.raise_bad_argument('email_id', 'must be the id of an email');
     END IF;
     PERFORM FROM duepost.item AS i
     WHERE i.id = clear_scheduled_email.email_id AND i.channel = 'email' AND NOT i.is_held AND i.unknowns = 0
@@ -118,7 +118,7 @@ DECLARE
     mailbox CONSTANT text := duepost.mailbox_address(clear_scheduled_emails_to.address);
 BEGIN
     IF duepost.is_address(mailbox) IS NOT TRUE THEN
-        PERFORM duepost.refuse('address', 'must be one address such as ann@example.com');
+        PERFORM duepost.raise_bad_argument('address', 'must be one address such as ann@example.com');
     END IF;
     FOR email IN
         SELECT i.id
@@ -148,17 +148,17 @@ SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan 
 #variable_conflict use_column
 DECLARE
     email record;
-    fault text;
+    error text;
 BEGIN
     IF reschedule_email.email_id IS NULL THEN
-        PERFORM duepost.refuse('email_id', 'must be the id of an email');
+        PERFORM duepost.raise_bad_argument('email_id', 'must be the id of an email');
     END IF;
     IF reschedule_email.scheduled_at IS NULL THEN
-        PERFORM duepost.refuse('scheduled_at', 'must be a finite time');
+        PERFORM duepost.raise_bad_argument('scheduled_at', 'must be a finite time');
     END IF;
-    fault := duepost.moment_fault('scheduled_at', reschedule_email.scheduled_at);
-    IF fault IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = fault;
+    error := duepost.moment_error('scheduled_at', reschedule_email.scheduled_at);
+    IF error IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = error;
     END IF;
     SELECT i.expires_at INTO email
     FROM duepost.item AS i
@@ -168,7 +168,7 @@ BEGIN
         RETURN 'too_late';
     END IF;
     IF email.expires_at <= reschedule_email.scheduled_at THEN
-        PERFORM duepost.refuse('scheduled_at', 'must be earlier than the email''s expires_at');
+        PERFORM duepost.raise_bad_argument('scheduled_at', 'must be earlier than the email''s expires_at');
     END IF;
     -- Message-ID and Date are fixed by the first attempt.
     UPDATE duepost.email AS e

@@ -17,7 +17,7 @@ BEGIN
         WHEN datetime_field_overflow OR interval_field_overflow THEN asked := NULL;
     END;
     IF asked IS NULL OR NOT isfinite(asked) OR asked > now() - interval '1 day' THEN
-        PERFORM duepost.refuse('retention', 'must be between one day and some thousand years');
+        PERFORM duepost.raise_bad_argument('retention', 'must be between one day and some thousand years');
     END IF;
     IF is_owner THEN
         RETURN asked;

@@ -1,6 +1,8 @@
 -- What may be scheduled: each rule once.
+-- Databases of release 0.1 have functions named `refuse` and `*_fault` besides, which nothing calls any more: a statement that
+-- was under way when they were upgraded could. The release after this one drops them.
 
-CREATE OR REPLACE FUNCTION duepost.refuse(argument text, reason text) RETURNS void
+CREATE OR REPLACE FUNCTION duepost.raise_bad_argument(argument text, reason text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = argument || ': ' || reason;
@@ -10,7 +12,7 @@ $$;
 -- What is wrong with a value, as `argument: what would be right`; NULL where nothing is. Expressions that PostgreSQL
 -- puts in place of the call, as far as it can: they are asked for each email of a set.
 
-CREATE OR REPLACE FUNCTION duepost.line_fault(argument text, value text, most integer) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.line_error(argument text, value text, most integer) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT CASE
         WHEN value ~ '[\u0001-\u001f\u007f-\u009f]' THEN argument || CASE
@@ -23,7 +25,7 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- A moment that every worker and driver can read: the years of RFC 5322 and of most languages.
-CREATE OR REPLACE FUNCTION duepost.moment_fault(argument text, value timestamptz) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.moment_error(argument text, value timestamptz) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT CASE
         WHEN NOT isfinite(value) THEN argument || ': must be a finite time'
@@ -188,11 +190,11 @@ LANGUAGE sql IMMUTABLE AS $$
        END
 $$;
 
-CREATE OR REPLACE FUNCTION duepost.address_fault(argument text, value text) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.address_error(argument text, value text) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT CASE
         WHEN duepost.is_address(value) IS NOT TRUE THEN coalesce(
-            duepost.line_fault(argument, value, 1000), argument || ': must be one address such as ann@example.com'
+            duepost.line_error(argument, value, 1000), argument || ': must be one address such as ann@example.com'
         )
     END
 $$;
@@ -206,10 +208,10 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- A sender or Reply-To: without SMTPUTF8 a local part that is not ASCII can never be sent.
-CREATE OR REPLACE FUNCTION duepost.mailbox_fault(argument text, value text) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.mailbox_error(argument text, value text) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(
-        duepost.line_fault(argument, value, 1000),
+        duepost.line_error(argument, value, 1000),
         CASE
             WHEN duepost.is_address(duepost.mailbox_address(value)) IS NOT TRUE
                 THEN argument || ': must be an address such as ann@example.com or Ann <ann@example.com>'
@@ -228,7 +230,7 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- Such a header is folded at its white space and before each `<`, and never encoded, but for a phrase before a `<…>`.
-CREATE OR REPLACE FUNCTION duepost.structured_header_fault(name text, value text) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.structured_header_error(name text, value text) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE
         WHEN value ~ E'[^\x01-\x7f]' AND value !~ E'^[^<>]*<[!-;=?-~]+>[ \t]*$'
@@ -240,11 +242,11 @@ LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
-CREATE OR REPLACE FUNCTION duepost.headers_fault(headers jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.headers_error(headers jsonb) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     header record;
-    fault  text;
+    error  text;
 BEGIN
     IF jsonb_typeof(headers) <> 'object' THEN
         RETURN 'headers: must be a JSON object of header names and strings';
@@ -263,23 +265,23 @@ BEGIN
             RETURN format('headers: %s must be a string', header.name);
         END IF;
         -- A tab is white space here (RFC 5322 section 2.2), as in a subject.
-        fault := duepost.line_fault(format('headers: %s', header.name), translate(header.text, E'\t', ' '), 8192);
-        IF fault IS NULL AND duepost.is_structured(header.name, header.text) THEN
-            fault := duepost.structured_header_fault(header.name, header.text);
+        error := duepost.line_error(format('headers: %s', header.name), translate(header.text, E'\t', ' '), 8192);
+        IF error IS NULL AND duepost.is_structured(header.name, header.text) THEN
+            error := duepost.structured_header_error(header.name, header.text);
         END IF;
-        IF fault IS NOT NULL THEN
-            RETURN fault;
+        IF error IS NOT NULL THEN
+            RETURN error;
         END IF;
     END LOOP;
     RETURN NULL;
 END
 $$;
 
-CREATE OR REPLACE FUNCTION duepost.users_fault(users text[]) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.users_error(users text[]) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     user_id text;
-    fault   text;
+    error   text;
 BEGIN
     IF cardinality(users) = 0 THEN
         RETURN 'users: must name at least one user';
@@ -291,9 +293,9 @@ BEGIN
         IF user_id IS NULL OR user_id = '' THEN
             RETURN 'users: must not contain NULL or an empty user id';
         END IF;
-        fault := duepost.line_fault('users', user_id, 255);
-        IF fault IS NOT NULL THEN
-            RETURN fault;
+        error := duepost.line_error('users', user_id, 255);
+        IF error IS NOT NULL THEN
+            RETURN error;
         END IF;
     END LOOP;
     RETURN NULL;
@@ -306,7 +308,7 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT value IS NULL OR (duepost.trimmed(left(value, 100)) = '' AND duepost.trimmed(value) = '')
 $$;
 
-CREATE OR REPLACE FUNCTION duepost.template_fault(
+CREATE OR REPLACE FUNCTION duepost.template_error(
     template text, context jsonb, subject text, body_text text, body_html text
 ) RETURNS text
 LANGUAGE sql STABLE AS $$
@@ -326,7 +328,7 @@ LANGUAGE sql STABLE AS $$
     END
 $$;
 
-CREATE OR REPLACE FUNCTION duepost.content_fault(context jsonb, subject text, body_text text, body_html text) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.content_error(context jsonb, subject text, body_text text, body_html text) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(
         CASE
@@ -334,7 +336,7 @@ LANGUAGE sql STABLE AS $$
             WHEN subject IS NULL THEN 'template: give either a template or a subject with a body'
             WHEN duepost.is_blank(subject) THEN 'subject: must not be empty'
         END,
-        duepost.line_fault('subject', translate(subject, E'\t', ' '), 4096),
+        duepost.line_error('subject', translate(subject, E'\t', ' '), 4096),
         CASE
             WHEN duepost.is_blank(body_text) AND duepost.is_blank(body_html)
                 THEN 'body_text: a subject needs a body: give body_text, body_html or both'
@@ -350,31 +352,31 @@ CREATE OR REPLACE FUNCTION duepost.email_error(email duepost.new_email) RETURNS 
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(
         CASE WHEN coalesce(email.kind, '') = '' THEN 'kind: must not be empty' END,
-        duepost.line_fault('kind', email.kind, 100),
+        duepost.line_error('kind', email.kind, 100),
         CASE
             WHEN (email.address IS NULL) = (email.users IS NULL)
                 THEN 'address: give either address or users, and not both'
-            WHEN email.address IS NOT NULL THEN duepost.address_fault('address', email.address)
-            ELSE duepost.users_fault(email.users)
+            WHEN email.address IS NOT NULL THEN duepost.address_error('address', email.address)
+            ELSE duepost.users_error(email.users)
         END,
-        duepost.moment_fault('scheduled_at', email.scheduled_at),
-        duepost.moment_fault('expires_at', email.expires_at),
+        duepost.moment_error('scheduled_at', email.scheduled_at),
+        duepost.moment_error('expires_at', email.expires_at),
         CASE
             WHEN email.expires_at <= coalesce(email.scheduled_at, now())
                 THEN 'expires_at: must be later than scheduled_at'
         END,
         CASE
             WHEN email.template IS NOT NULL
-                THEN duepost.template_fault(
+                THEN duepost.template_error(
                     email.template, email.context, email.subject, email.body_text, email.body_html
                 )
-            ELSE duepost.content_fault(email.context, email.subject, email.body_text, email.body_html)
+            ELSE duepost.content_error(email.context, email.subject, email.body_text, email.body_html)
         END,
-        CASE WHEN email.sender IS NOT NULL THEN duepost.mailbox_fault('sender', email.sender) END,
-        CASE WHEN email.reply_to IS NOT NULL THEN duepost.mailbox_fault('reply_to', email.reply_to) END,
-        CASE WHEN email.headers IS NOT NULL THEN duepost.headers_fault(email.headers) END,
+        CASE WHEN email.sender IS NOT NULL THEN duepost.mailbox_error('sender', email.sender) END,
+        CASE WHEN email.reply_to IS NOT NULL THEN duepost.mailbox_error('reply_to', email.reply_to) END,
+        CASE WHEN email.headers IS NOT NULL THEN duepost.headers_error(email.headers) END,
         CASE WHEN email.key = '' THEN 'key: must not be empty' END,
-        duepost.line_fault('key', email.key, 512)
+        duepost.line_error('key', email.key, 512)
     )
 $$;
 

@@ -145,7 +145,7 @@ DECLARE
     wrong record;
 BEGIN
     IF emails IS NULL OR jsonb_typeof(emails) <> 'array' THEN
-        PERFORM duepost.refuse('emails', 'must be a JSON array of objects, with the arguments of schedule_email as keys');
+        PERFORM duepost.raise_bad_argument('emails', 'must be a JSON array of objects, with the arguments of schedule_email as keys');
     END IF;
     -- Most values are strings and objects where those are known: nothing more is asked of them.
     forms := (SELECT jsonb_object_agg(known.name, known.form) FROM duepost.email_arguments() AS known);
@@ -166,7 +166,7 @@ BEGIN
     ORDER BY found.place, found.member_place
     LIMIT 1;
     IF FOUND THEN
-        PERFORM duepost.refuse(format('emails[%s]', wrong.place - 1), wrong.error);
+        PERFORM duepost.raise_bad_argument(format('emails[%s]', wrong.place - 1), wrong.error);
     END IF;
     RETURN QUERY SELECT unnest(duepost.store_emails(
         ARRAY(SELECT email FROM jsonb_populate_recordset(NULL::duepost.new_email, emails) AS email),

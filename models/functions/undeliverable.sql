@@ -54,7 +54,7 @@ DECLARE
     pending record;
 BEGIN
     IF reopen_email.email_id IS NULL THEN
-        PERFORM duepost.refuse('email_id', 'must not be NULL');
+        PERFORM duepost.raise_bad_argument('email_id', 'must not be NULL');
     END IF;
     SELECT e.state INTO pending FROM duepost.scheduled_email AS e WHERE e.id = reopen_email.email_id FOR UPDATE;
     IF pending.state = 'sending' THEN

@@ -71,9 +71,9 @@ def bury(harness: Harness) -> None:
         ),
         what="the session to end",
     )
-    workers.bury_the_dead(harness.database, grace=0)
-    workers.bury_the_dead(harness.database, grace=0)
-    messages.give_back_of_the_gone(harness.database)
+    workers.reap_dead(harness.database, grace=0)
+    workers.reap_dead(harness.database, grace=0)
+    messages.return_from_dead(harness.database)
     harness.app.rescuer.rescue()
 
 

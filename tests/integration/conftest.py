@@ -4,12 +4,30 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from tests.app_harness import Harness
+from tests.postgres import Connection, PostgresServer
 from tests.relays import ScriptedRelay
 
 os.environ.setdefault("DUEPOST_FROM", "Duepost <noreply@example.com>")
+
+
+@pytest.fixture(scope="module")
+def shared(each_server: PostgresServer) -> Iterator[Connection]:
+    """One database for all that is rolled back: nothing is ever left in it."""
+    with each_server.fresh_database() as url:
+        connection = psycopg2.connect(url)
+        yield connection
+        connection.close()
+
+
+@pytest.fixture
+def application(shared: Connection) -> Iterator[Connection]:
+    """An application's open transaction, on every PostgreSQL at hand."""
+    yield shared
+    shared.rollback()
 
 
 @pytest.fixture

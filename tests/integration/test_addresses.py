@@ -76,9 +76,9 @@ def test_sql_judges_the_corpus_as_it_is_written(ask: Ask) -> None:
     assert different(taken, ask("duepost.is_address(text)", taken), [True] * len(taken)) == []
     assert different(refused, ask("duepost.is_address(text)", refused), [False] * len(refused)) == []
     senders, no_senders = [*CORPUS["senders"]], CORPUS["refused_senders"]
-    fault = "duepost.mailbox_fault('sender', text) IS NULL"
-    assert different(senders, ask(fault, senders), [True] * len(senders)) == []
-    assert different(no_senders, ask(fault, no_senders), [False] * len(no_senders)) == []
+    error = "duepost.mailbox_error('sender', text) IS NULL"
+    assert different(senders, ask(error, senders), [True] * len(senders)) == []
+    assert different(no_senders, ask(error, no_senders), [False] * len(no_senders)) == []
 
 
 def test_every_spelling_of_a_mailbox_has_its_key(ask: Ask) -> None:
@@ -139,8 +139,8 @@ def test_a_domain_is_written_alike_by_sql_and_worker(ask: Ask, domains: list[str
 @many
 @given(st.lists(SENDER, min_size=20, max_size=60))
 def test_a_sender_is_judged_alike_by_sql_and_worker(ask: Ask, senders: list[str]) -> None:
-    fault = "duepost.mailbox_fault('sender', text) IS NULL"
-    assert different(senders, ask(fault, senders), [*map(takes_sender, senders)]) == []
+    error = "duepost.mailbox_error('sender', text) IS NULL"
+    assert different(senders, ask(error, senders), [*map(takes_sender, senders)]) == []
 
 
 @many
@@ -186,7 +186,7 @@ def test_a_turkish_locale_changes_nothing(turkish: Connection) -> None:
         cursor.execute("SELECT receipt FROM duepost.clear_scheduled_emails_to('iris@istanbul.example')")
         assert cursor.fetchall() == [("cleared",)]
         for header in ("MIME-VERSION", "REPLY-TO", "DKIM-SIGNATURE"):
-            cursor.execute("SELECT duepost.headers_fault(jsonb_build_object(%s::text, 'x'))", (header,))
+            cursor.execute("SELECT duepost.headers_error(jsonb_build_object(%s::text, 'x'))", (header,))
             assert cursor.fetchone() == (f"headers: {header} is set by Duepost and cannot be given",)
         cursor.execute(
             "SELECT bool_and(duepost.is_address(a)) FROM unnest(%s::text[]) AS a", (list(CORPUS["sendable"]),)

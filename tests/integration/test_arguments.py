@@ -59,6 +59,7 @@ EDITS = [
         {
             r"(INSERT INTO duepost\.\w+ \([^)]*\b)headers\b": r"\g<1>headers, campaign",
             r"\bg\.headers\b": "g.headers, g.campaign",
+            r"\bnew\.headers\b": "new.headers, new.campaign",
         },
     ),
     Edit(
@@ -179,7 +180,7 @@ def test_one_more_argument_works_for_every_caller(url: str, next_release: Path) 
         assert said == "Scheduled 1 emails.\n"
         assert "What it is counted with." in run(next_release, url, "-m", "duepost", "schedule", "--help")
 
-        cursor.execute(f"SELECT campaign FROM {table_of(next_release)} ORDER BY id")
+        cursor.execute(f"SELECT campaign FROM {table_of(next_release)} ORDER BY item_id")
         assert [campaign for (campaign,) in cursor.fetchall()] == [
             None, "in SQL", "in Python", "in Python, as a set", "by option", "by line",
         ]  # fmt: skip
@@ -248,7 +249,7 @@ def test_clients_go_on_while_an_argument_is_added(url: str, next_release: Path, 
             client.stopping.set()
             client.join(timeout=30)
         assert [client.errors for client in clients] == [[], [], []]
-        stored = database.execute(f"SELECT id FROM {table_of(next_release)} ORDER BY id")
+        stored = database.execute(f"SELECT item_id FROM {table_of(next_release)} ORDER BY item_id")
     assert [email_id for (email_id,) in stored] == sorted(email_id for client in clients for email_id in client.ids)
 
 

@@ -51,11 +51,11 @@ class Table:
 
     def serve(self, guest: object) -> None:
         assert self.may_go_on.wait(30)
-        companions = []
-        while companion := self.broker.take_along("serve"):
-            companions.append(companion)
+        batch = []
+        while batched := self.broker.next_batched("serve"):
+            batch.append(batched)
         self.served.append(guest)
-        for each in companions:
+        for each in batch:
             self.served.append(each.message.args[0])
             self.do(each)
 
@@ -76,7 +76,7 @@ def table(database: Database) -> Iterator[Table]:
     told = Told()
     broker = PostgresBroker(database, [AgeLimit(), Retries(min_backoff=10, max_backoff=50), told])
     table = Table(broker, told)
-    dramatiq.actor(table.serve, broker=broker, actor_name="serve", company=10)
+    dramatiq.actor(table.serve, broker=broker, actor_name="serve", batch=10)
     yield table
     if table.worker is not None:
         table.worker.stop()
@@ -103,9 +103,9 @@ def test_its_own_message_is_the_current_one(table: Table, database: Database) ->
         message = table.broker.message_in_process
         seen.append(message and message.args[0])
 
-    def do(companion: BatchedMessage) -> None:
-        companion.run(look)
-        companion.end()
+    def do(batched: BatchedMessage) -> None:
+        batched.run(look)
+        batched.end()
 
     table.do = do
     table.invite([1, 2, 3])
@@ -114,9 +114,9 @@ def test_its_own_message_is_the_current_one(table: Table, database: Database) ->
 
 
 def test_one_that_fails_is_retried_and_the_others_are_done(table: Table, database: Database) -> None:
-    def do(companion: BatchedMessage) -> None:
-        is_first_time = "retries" not in companion.message.options
-        companion.end(ArithmeticError() if companion.message.args[0] == 2 and is_first_time else None)
+    def do(batched: BatchedMessage) -> None:
+        is_first_time = "retries" not in batched.message.options
+        batched.end(ArithmeticError() if batched.message.args[0] == 2 and is_first_time else None)
 
     table.do = do
     table.invite([1, 2, 3])

@@ -294,13 +294,13 @@ def test_messages_of_a_worker_that_is_gone_are_claimable_again(
     note.send()
     consumer = broker.consume("default", prefetch=8, timeout=10)
     assert consumer.__next__() is not None
-    assert workers.bury_the_dead(database, grace=0) == [], "a living worker is never called gone"
+    assert workers.reap_dead(database, grace=0) == [], "a living worker is never called gone"
     worker_session = broker.worker_session
     worker_session._stop.set()
     worker_session._thread.join()  # type: ignore[union-attr]
     worker_session._connection.close()  # type: ignore[union-attr]
-    wait_until(lambda: workers.bury_the_dead(database, grace=0), what="the death to be seen")
-    messages.give_back_of_the_gone(database)
+    wait_until(lambda: workers.reap_dead(database, grace=0), what="the death to be seen")
+    messages.return_from_dead(database)
     assert states(database) == {"queued": 1}
 
 
@@ -312,7 +312,7 @@ def test_a_session_that_is_terminated_comes_back_before_anything_is_reclaimed(
     database.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
     wait_until(lambda: not worker_session.is_proven() or worker_session._proven_at > 0)
     wait_until(lambda: worker_session.wait_until_proven(1))
-    assert workers.bury_the_dead(database) == []
+    assert workers.reap_dead(database) == []
     assert worker_session.worker_id == before
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from models import emails, workers
 from models.database.connections import Database
-from tests.postgres import Connection
+from tests.postgres import Connection, run
 from tests.waiting import wait_until
 
 #: A claim that comes to this user's email waits for whoever holds the lock. Rows are locked one by one, as they are
@@ -46,12 +46,6 @@ def application(connect: Callable[[], Connection]) -> Connection:
     return connection
 
 
-def run(connection: Connection, statement: str, *parameters: object) -> list[tuple[object, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters or None)
-        return list(cursor.fetchall()) if cursor.description else []
-
-
 def queued(application: Connection, *users: str) -> int:
     [(email_id,)] = run(
         application,
@@ -83,7 +77,7 @@ def stopped_claim(
     application: Connection, database: Database, email_ids: list[int]
 ) -> Iterator[list[emails.ClaimedEmail]]:
     """A claim of these that stands at the email of the user slow within the block; afterwards, what it has claimed."""
-    worker_id = workers.enrol(database.connect(), workers.Process("here", 1))
+    worker_id = workers.register(database.connect(), workers.Process("here", 1))
     run(application, "SELECT pg_advisory_lock(4711)")
     claimed: list[emails.ClaimedEmail] = []
     claiming = threading.Thread(target=lambda: claimed.extend(emails.claim(database, email_ids, worker_id)))

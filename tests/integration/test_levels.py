@@ -98,7 +98,7 @@ def test_a_breaking_migration_is_refused_while_older_workers_are_there_and_names
 ) -> None:
     folder = folder_with(tmp_path, **{"9000_before": "CREATE TABLE duepost.before ();", "9001_later": BREAKING})
     session = database.connect()
-    worker_id = workers.enrol(session, workers.Process("somewhere", 4711), "0.1.7")
+    worker_id = workers.register(session, workers.Process("somewhere", 4711), "0.1.7")
     database.execute(f"UPDATE duepost.worker SET level = {level or 'NULL'}")
     with pytest.raises(MigrationRefused, match=rf"worker {worker_id} \(process 4711 on somewhere, release 0.1.7\)"):
         apply(database, folder)
@@ -111,7 +111,7 @@ def test_a_breaking_migration_is_refused_while_older_workers_are_there_and_names
 def test_a_breaking_migration_lets_workers_stay_that_know_it(database: Database, tmp_path: Path) -> None:
     folder = folder_with(tmp_path, **{"9001_later": BREAKING})
     session = database.connect()
-    workers.enrol(session, workers.Process("somewhere", 4711))
+    workers.register(session, workers.Process("somewhere", 4711))
     database.execute("UPDATE duepost.worker SET level = 9001")
     assert apply(database, folder) == ["9001_later.sql"]
     session.close()
@@ -141,7 +141,7 @@ def test_workers_of_0_1_are_found_where_the_database_is_still_theirs(
 def test_told_to_go_on_despite_old_workers_it_does(database: Database, tmp_path: Path) -> None:
     folder = folder_with(tmp_path, **{"9001_later": BREAKING})
     session = database.connect()
-    workers.enrol(session, workers.Process("somewhere", 4711))
+    workers.register(session, workers.Process("somewhere", 4711))
     database.execute("UPDATE duepost.worker SET level = NULL")
     assert apply(database, folder, despite_old_workers=True) == ["9001_later.sql"]
     session.close()

@@ -144,12 +144,12 @@ def test_messages_of_a_process_whose_session_ended_are_given_back_after_the_grac
 
     other = Database(url)
     session = other.connect()
-    worker_id = workers.enrol(session, workers.Process("elsewhere", 1))
+    worker_id = workers.register(session, workers.Process("elsewhere", 1))
     note.send()
     assert len(messages.claim(database, "default", 5, worker_id)[0]) == 1
 
     def state() -> object:
-        upkeep.give_back()
+        upkeep.reap()
         return database.execute("SELECT state::text FROM dramatiq.queue")
 
     assert state() == [("consumed",)]

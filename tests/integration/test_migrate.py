@@ -126,11 +126,12 @@ def test_a_function_may_gain_an_argument_and_its_old_signature_goes(
 
 def test_a_function_that_was_changed_by_hand_is_restored(database: Database) -> None:
     database.execute(
-        "CREATE OR REPLACE FUNCTION duepost.refuse(argument text, reason text) RETURNS void LANGUAGE sql AS ''"
+        "CREATE OR REPLACE FUNCTION duepost.raise_bad_argument(argument text, reason text) RETURNS void"
+        " LANGUAGE sql AS ''"
     )
     list(migrate(database, queue_schema=generate_init_sql()))
     with pytest.raises(psycopg2.errors.InvalidParameterValue, match="argument: reason"):
-        database.execute("SELECT duepost.refuse('argument', 'reason')")
+        database.execute("SELECT duepost.raise_bad_argument('argument', 'reason')")
 
 
 def test_a_broken_function_leaves_all_functions_as_they_were(database: Database, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from models import control
 from models.database import advisory_locks
 from models.database.connections import Database
 from models.database.migrate import migrate
-from tests.postgres import Connection, PostgresServer
+from tests.postgres import Connection, PostgresServer, run
 
 PARENTS = ("delivery", "attempt")
 each_parent = pytest.mark.parametrize("parent", PARENTS)
@@ -44,12 +44,6 @@ def ledger(shared: Connection) -> Iterator[Connection]:
     """An open transaction, on every PostgreSQL at hand."""
     yield shared
     shared.rollback()
-
-
-def run(connection: Connection, statement: str) -> list[tuple[object, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        return list(cursor.fetchall()) if cursor.description else []
 
 
 def partitions(ledger: Connection, parent: str) -> list[str]:

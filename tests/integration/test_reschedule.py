@@ -1,38 +1,16 @@
 """Rescheduling: to any moment, until the email is on its way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg2
 import pytest
 
 from duepost import client
-from tests.postgres import Connection, PostgresServer
+from tests.postgres import Connection, run
 
 SENDING = "state = 'sending', claim = 1, worker_id = 1, claimed_at = now()"
 QUEUED = "state = 'queued', message_id = gen_random_uuid()"
 LATER = "2030-01-01T00:00Z"
-
-
-@pytest.fixture(scope="module")
-def shared(each_server: PostgresServer) -> Iterator[Connection]:
-    """One database for all that is rolled back: nothing is ever left in it."""
-    with each_server.fresh_database() as url:
-        connection = psycopg2.connect(url)
-        yield connection
-        connection.close()
-
-
-@pytest.fixture
-def application(shared: Connection) -> Iterator[Connection]:
-    """An application's open transaction, on every PostgreSQL at hand."""
-    yield shared
-    shared.rollback()
-
-
-def run(connection: Connection, statement: str, *parameters: object) -> list[tuple[object, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters or None)
-        return list(cursor.fetchall()) if cursor.description else []
 
 
 def schedule(connection: Connection, change: str = "attempts = 0", **more: str) -> int:

@@ -25,14 +25,14 @@ def claim_as_a_worker_that_dies(harness: Harness, email_id: int) -> None:
     """Claims a row for another worker, whose session then ends."""
     other = Database(harness.database.url)
     connection = other.connect()
-    worker_id = workers.enrol(connection, workers.Process("elsewhere", 1))
+    worker_id = workers.register(connection, workers.Process("elsewhere", 1))
     assert len(emails.claim(harness.application, [email_id], worker_id)) == 1
     connection.close()
 
 
 def look_until_seen(harness: Harness, email_id: int) -> None:
     def seen() -> bool:
-        workers.bury_the_dead(harness.database, grace=0)
+        workers.reap_dead(harness.database, grace=0)
         harness.app.rescuer.rescue()
         return not harness.query(
             "SELECT 1 FROM duepost.scheduled_email WHERE id = %(id)s AND state = 'sending'", id=email_id
@@ -67,7 +67,7 @@ def test_a_clock_that_goes_back_does_not_keep_a_dead_worker_alive(harness: Harne
     email_id = harness.schedule()
     harness.enqueue()
     claim_as_a_worker_that_dies(harness, email_id)
-    wait_until(lambda: workers.bury_the_dead(harness.database, grace=3600) == [] and missing(harness))
+    wait_until(lambda: workers.reap_dead(harness.database, grace=3600) == [] and missing(harness))
     harness.query("UPDATE duepost.worker SET missing_since = now() + interval '1 h' WHERE missing_since IS NOT NULL")
     look_until_seen(harness, email_id)
     assert harness.row(email_id)["unknowns"] == 1
@@ -85,7 +85,7 @@ def child() -> Iterator[Process]:
 def lose_session(harness: Harness, process: Process) -> int:
     """A worker whose session has ended with the server, so that the long grace is due to it."""
     connection = Database(harness.database.url).connect()
-    worker_id = workers.enrol(connection, process)
+    worker_id = workers.register(connection, process)
     connection.close()
     wait_until(lambda: not harness.query("SELECT FROM pg_locks WHERE objid = %(id)s", id=worker_id))
     harness.query(
@@ -99,13 +99,13 @@ def test_a_dead_process_of_this_machine_is_gone_at_once_even_after_a_restart(har
     os.kill(child.pid, signal.SIGKILL)
     os.waitpid(child.pid, 0)
     worker_id = lose_session(harness, child)
-    assert workers.bury_the_dead(harness.database, has_ended) == [worker_id]
+    assert workers.reap_dead(harness.database, has_ended) == [worker_id]
 
 
 def test_a_process_id_that_was_given_anew_is_not_the_process_that_had_it(harness: Harness, child: Process) -> None:
     assert child.started_at_tick is not None
     worker_id = lose_session(harness, child._replace(started_at_tick=child.started_at_tick - 1))
-    assert workers.bury_the_dead(harness.database, has_ended) == [worker_id]
+    assert workers.reap_dead(harness.database, has_ended) == [worker_id]
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
@@ -113,7 +113,7 @@ def test_a_process_that_lives_has_its_grace(harness: Harness, child: Process, is
     if is_stopped:
         os.kill(child.pid, signal.SIGSTOP)
     lose_session(harness, child)
-    assert workers.bury_the_dead(harness.database, has_ended) == []
+    assert workers.reap_dead(harness.database, has_ended) == []
 
 
 @pytest.mark.parametrize("machine", ["another machine", None])
@@ -123,15 +123,15 @@ def test_a_process_that_is_not_of_this_machine_has_its_grace(
     os.kill(child.pid, signal.SIGKILL)
     os.waitpid(child.pid, 0)
     lose_session(harness, child._replace(machine=machine))
-    assert workers.bury_the_dead(harness.database, has_ended) == []
+    assert workers.reap_dead(harness.database, has_ended) == []
 
 
 def test_a_dead_process_keeps_what_is_its_own_while_its_session_lives(harness: Harness, child: Process) -> None:
     os.kill(child.pid, signal.SIGKILL)
     os.waitpid(child.pid, 0)
     connection = Database(harness.database.url).connect()
-    workers.enrol(connection, child)
-    assert workers.bury_the_dead(harness.database, has_ended, grace=0) == []
+    workers.register(connection, child)
+    assert workers.reap_dead(harness.database, has_ended, grace=0) == []
     connection.close()
 
 

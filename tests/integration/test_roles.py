@@ -12,7 +12,7 @@ from dramatiq_pg.schema import generate_init_sql
 from models.database.connections import Database
 from models.database.migrate import migrate
 from models.database.statements import statements
-from tests.postgres import Connection, PostgresServer
+from tests.postgres import Connection, PostgresServer, run
 
 MODELS = Path(__file__).parents[2] / "models"
 ROLES = ("duepost_client", "duepost_worker")
@@ -78,12 +78,6 @@ def session(shared_url: str, each_url: str) -> Iterator[Callable[[str], Connecti
         yield session
 
 
-def run(connection: Connection, statement: str) -> list[tuple[object, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        return list(cursor.fetchall()) if cursor.description else []
-
-
 def executable(connection: Connection, role: str) -> list[str]:
     """The functions that a role may execute, by name."""
     found = run(
@@ -137,11 +131,11 @@ def test_a_client_may_touch_no_table_and_no_sequence(admin: Connection) -> None:
         "CREATE FUNCTION duepost.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'",
         "SELECT duepost.finish(1, 'sent', NULL)",
         "SELECT duepost.maintain_partitions('1 day')",
-        "SELECT duepost.line_fault('a', 'b', 1)",
-        "SELECT duepost.users_fault(ARRAY['ann'])",
+        "SELECT duepost.line_error('a', 'b', 1)",
+        "SELECT duepost.users_error(ARRAY['ann'])",
         "SELECT duepost.store_emails('{}', false)",
         "SELECT duepost.is_address('ann@example.com')",
-        "SELECT duepost.refuse('a', 'b')",
+        "SELECT duepost.raise_bad_argument('a', 'b')",
         "ALTER FUNCTION duepost.schedule_email RESET search_path",
         "SET ROLE duepost_worker",
     ],
@@ -242,7 +236,7 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
         "CREATE INDEX ON duepost.item (kind)",
         "CREATE TABLE duepost.mine (a int)",
         "CREATE TABLE dramatiq.mine (a int)",
-        "DROP FUNCTION duepost.refuse",
+        "DROP FUNCTION duepost.raise_bad_argument",
         "TRUNCATE duepost.item",
         "INSERT INTO duepost.scheduled_email (kind) VALUES ('k')",
         "DELETE FROM duepost.delivery",

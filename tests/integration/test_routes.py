@@ -66,7 +66,7 @@ def nothing_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
 def enrolled(database: Database) -> Iterator[Callable[[], int]]:
     """Enrols living workers."""
     with closing(database.connect()) as session:
-        yield lambda: workers.enrol(session, Process("host", 1))
+        yield lambda: workers.register(session, Process("host", 1))
 
 
 @pytest.fixture

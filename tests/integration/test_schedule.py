@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from actors.content.addresses import Mailbox
 from actors.content.mime import RESERVED, build_message
 from actors.content.templates import Content
-from tests.postgres import Connection, PostgresServer
+from tests.postgres import Connection
 from tests.waiting import wait_until
 
 PLAIN = {"kind": "welcome", "address": "ann@example.com", "subject": "Hello", "body_text": "World"}
@@ -30,22 +30,6 @@ TYPES = {
 }
 
 Arguments = Mapping[str, object]
-
-
-@pytest.fixture(scope="module")
-def shared(each_server: PostgresServer) -> Iterator[Connection]:
-    """One database for all that is rolled back: nothing is ever left in it."""
-    with each_server.fresh_database() as url:
-        connection = psycopg2.connect(url)
-        yield connection
-        connection.close()
-
-
-@pytest.fixture
-def application(shared: Connection) -> Iterator[Connection]:
-    """An application's open transaction, on every PostgreSQL at hand."""
-    yield shared
-    shared.rollback()
 
 
 def schedule(connection: Connection, **arguments: object) -> int:
@@ -429,7 +413,7 @@ def test_headers_that_can_be_sent_are_taken(application: Connection, headers: di
 def test_reserved_headers_are_the_same_for_sql_and_worker(application: Connection) -> None:
     for name in RESERVED | {"content-type", "resent-to"}:
         for spelling in (name, name.upper(), name.title()):
-            fault = one(application, "SELECT duepost.headers_fault(jsonb_build_object(%s::text, 'x'))", spelling)
+            fault = one(application, "SELECT duepost.headers_error(jsonb_build_object(%s::text, 'x'))", spelling)
             assert "is set by Duepost" in str(fault), spelling
 
 

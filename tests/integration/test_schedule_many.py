@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
@@ -22,24 +22,8 @@ from tests.integration.test_schedule import (
     schedule,
     without,
 )
-from tests.postgres import Connection, PostgresServer
+from tests.postgres import Connection
 from tests.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def shared(each_server: PostgresServer) -> Iterator[Connection]:
-    """One database for all that is rolled back: nothing is ever left in it."""
-    with each_server.fresh_database() as url:
-        connection = psycopg2.connect(url)
-        yield connection
-        connection.close()
-
-
-@pytest.fixture
-def application(shared: Connection) -> Iterator[Connection]:
-    """An application's open transaction, on every PostgreSQL at hand."""
-    yield shared
-    shared.rollback()
 
 
 def in_json(arguments: Arguments) -> dict[str, object]:

@@ -128,15 +128,15 @@ HOT = [
     ("reports", "pending", "item_due"),
     ("messages", "claim", "queue_claimable"),
     ("messages", "acknowledge", "queue_pkey"),
-    ("messages", "put_back", "queue_pkey"),
+    ("messages", "store_retry", "queue_pkey"),
     ("messages", "reject", "queue_pkey"),
-    ("messages", "give_back", "queue_pkey"),
-    ("messages", "give_back_strays", "queue_claimed"),
+    ("messages", "return_unstarted", "queue_pkey"),
+    ("messages", "return_orphaned", "queue_claimed"),
     ("messages", "waits", "queue_claimable"),
     ("messages", "overdue", "queue_claimable"),
     ("messages", "dead_letters", "queue_dead"),
     ("messages", "purge", "queue_dead"),
-    ("messages", "give_back_of_the_gone", "Index"),
+    ("messages", "return_from_dead", "Index"),
 ]
 
 

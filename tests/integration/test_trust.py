@@ -119,7 +119,7 @@ def test_what_a_stranger_made_before_is_refused_in_one_line_and_nothing_is_made(
 
 #: What a stranger with a right too many puts into a schema that is another's own.
 AFTER = {
-    "function duepost.": "CREATE FUNCTION duepost.refuse(a text) RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+    "function duepost.": "CREATE FUNCTION duepost.is_blank(a integer) RETURNS integer LANGUAGE sql AS 'SELECT 1'",
     "table duepost.": "CREATE TABLE duepost.mine (a integer)",
     "view duepost.": "CREATE VIEW duepost.mine AS SELECT 1 AS a",
     "operator duepost.": "CREATE OPERATOR duepost.= (LEFTARG = text, RIGHTARG = integer, FUNCTION = public.same)",

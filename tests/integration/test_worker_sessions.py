@@ -97,12 +97,12 @@ def end(session: Session, watcher: Database) -> None:
 
 
 def buried(watcher: Database) -> list[int]:
-    return workers.bury_the_dead(watcher, grace=0, grace_after_restart=0)
+    return workers.reap_dead(watcher, grace=0, grace_after_restart=0)
 
 
 def test_a_worker_is_there_while_its_session_is_and_not_after(worker: Database, watcher: Database) -> None:
     session = worker.connect()
-    worker_id = workers.enrol(session, Process("here", 1))
+    worker_id = workers.register(session, Process("here", 1))
     assert (workers.present(watcher), buried(watcher)) == (1, [])
     end(session, watcher)
     assert workers.present(watcher) == 0, "also before anyone has called it gone"
@@ -114,7 +114,7 @@ def test_numbers_whose_locks_somebody_holds_are_passed_over(
 ) -> None:
     lock(client, "generate_series(1, 40)")
     session = worker.connect()
-    worker_id = workers.enrol(session, Process("here", 1))
+    worker_id = workers.register(session, Process("here", 1))
     assert worker_id == 41
     client.close()
     assert buried(watcher) == []
@@ -127,7 +127,7 @@ def test_who_waits_for_a_living_workers_lock_does_not_make_it_live_on(
     worker: Database, watcher: Database, client: Connection
 ) -> None:
     session = worker.connect()
-    worker_id = workers.enrol(session, Process("here", 1))
+    worker_id = workers.register(session, Process("here", 1))
     waiting = wait_for_lock(client, worker_id)
     wait_until(lambda: watcher.execute("SELECT 1 FROM pg_locks WHERE NOT granted") != [])
     assert buried(watcher) == []
@@ -164,7 +164,7 @@ def test_a_back_end_that_is_given_a_dead_workers_number_is_not_that_worker(
     worker: Database, watcher: Database, client: Connection
 ) -> None:
     session = worker.connect()
-    worker_id = workers.enrol(session, Process("here", 1))
+    worker_id = workers.register(session, Process("here", 1))
     end(session, watcher)
     others = [client, worker.connect()]
     lock(client, f"generate_series({worker_id}, {worker_id})")
@@ -178,7 +178,7 @@ def test_a_back_end_that_is_given_a_dead_workers_number_is_not_that_worker(
 
 def test_a_session_that_was_noted_before_the_server_started_counts_no_more(worker: Database, watcher: Database) -> None:
     session = worker.connect()
-    workers.enrol(session, Process("here", 1))
+    workers.register(session, Process("here", 1))
     watcher.execute("UPDATE duepost.worker SET server_started_at = server_started_at - interval '1 h'")
     assert workers.present(watcher) == 0
     session.close()
@@ -198,7 +198,7 @@ def test_workers_of_release_0_1_are_there_as_long_as_their_lock_is_held(worker: 
 
 def test_workers_of_release_0_1_see_by_the_lock_that_a_worker_is_there(worker: Database, watcher: Database) -> None:
     session = worker.connect()
-    worker_id = workers.enrol(session, Process("here", 1))
+    worker_id = workers.register(session, Process("here", 1))
     held = (
         "SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted"
         f" AND classid = {WORKERS_LOCK} AND objsubid = 2"

@@ -1,8 +1,11 @@
 """The documentation holds: links lead somewhere, names exist, settings are all there, the tables are the code's."""
 
+import ast
+import importlib
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import psycopg2
@@ -11,15 +14,24 @@ import pytest
 from actors.alerts import alerts
 from actors.channels.smtp.replies import Reply
 from actors.channels.smtp.verdicts import judge, judge_failure
+from actors.delivery import retry_policy
 from actors.delivery.lanes import Lane
+from actors.queue.broker import SESSION_LIMITS
 from actors.ruling import Pace, Phase, Ruling, Scope
 from actors.settings import Settings
-from models.database.connections import Connection
+from models import workers
+from models.database import connections
+from models.database.connections import KEEPALIVES, Connection, Limits
 from models.words import Verdict
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md"), ROOT / "deploy" / "README.md"])
+PAGES = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "deploy/README.md")),
+        *DOCS.rglob("*.md"),
+    ]
+)
 TESTS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 INVARIANTS = ROOT / "tests" / "e2e" / "test_invariants.py"
 
@@ -89,10 +101,94 @@ def test_files_and_tests_that_are_named_exist(page: Path) -> None:
         assert f"def {test}(" in TESTS, test
 
 
+@cache
+def defined_in(path: str) -> frozenset[str]:
+    """The names that a file defines: functions, classes, variables and attributes; tables, statements and the like."""
+    text = read(ROOT / path)
+    if path.endswith(".sql"):
+        title = r"-- name: (\w+)"
+        made = r"(?:FUNCTION|PROCEDURE|TABLE|TYPE|VIEW|SEQUENCE|INDEX|CONSTRAINT) (?:(?:duepost|dramatiq)\.)?(\w+)"
+        return frozenset(name for pattern in (title, made) for name in re.findall(pattern, text))
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+    return frozenset(names)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_names_that_are_said_to_be_in_a_file_are_there(page: Path) -> None:
+def test_names_that_are_said_to_be_in_a_file_are_defined_there(page: Path) -> None:
     for path, name in re.findall(rf"`((?:{FOLDERS})/[\w./-]+\.(?:py|sql)):(\w+)`", read(page)):
-        assert re.search(rf"\b{name}\b", read(ROOT / path)), f"{path}:{name}"
+        assert name in defined_in(path), f"{path}:{name}"
+
+
+#: What a number of a page is counted in, as its constant has it: seconds, bytes, or pieces.
+UNITS = {
+    "ms": 0.001, "s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "day": 86_400,
+    "byte": 1, "KiB": 2**10, "MiB": 2**20,
+}  # fmt: skip
+NUMBER = rf"(?<![\w.,/×-])(\d[\d,]*(?:\.\d+)?)(?: ({'|'.join(UNITS)})s?\b)?(?![\w.]*\d)"
+CONSTANT = r"`([\w/]+\.py):([A-Z][A-Z_]+)`"
+
+
+def amount(number: str, unit: str) -> float:
+    """A number of a page in the unit of its constant."""
+    return float(number.replace(",", "")) * UNITS.get(unit, 1)
+
+
+def constant(path: str, name: str) -> float | None:
+    """A constant of the code; None where it is no number."""
+    value = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_number_before_the_name_of_a_constant_is_the_codes(page: Path) -> None:
+    text = prose(page)
+    for group in re.finditer(rf"{CONSTANT}(?:,\s+{CONSTANT})*", text):
+        names = re.findall(CONSTANT, group[0])
+        values = [value for path, name in names if (value := constant(path, name)) is not None]
+        paragraph = text[: group.start()].rpartition("\n\n")[2]
+        said = [amount(number, unit) for number, unit in re.findall(NUMBER, re.sub(r"`[^`]*`", "", paragraph))]
+        assert said[len(said) - len(values) :] == pytest.approx(values), names
+
+
+#: Sentences of which the numbers are constants: each is in the pages at least once.
+SENTENCES: dict[str, tuple[float, ...]] = {
+    r"after <n> doubling to <n>; no other waits": (retry_policy.FIRST_PAUSE, retry_policy.LONGEST_PAUSE),
+    r"[Pp]auses grow from <n> to <n>": (retry_policy.FIRST_PAUSE, retry_policy.LONGEST_PAUSE),
+    r"(?:once a|one probe a) pause\W+<n>,? doubling to <n>": (retry_policy.FIRST_PROBE, retry_policy.LONGEST_PROBE),
+    r"retried (?:by themselves, |after )<n>,? doubling to <n>": (
+        retry_policy.SHORTEST[Pace.BROKEN],
+        retry_policy.LONGEST_PAUSE,
+    ),
+    r"issing for (?:more than )?<n>": (workers.GRACE,),
+    r"<n> if the server was restarted": (workers.GRACE_AFTER_RESTART,),
+    r"server was restarted since[^.;]*? after <n>": (workers.GRACE_AFTER_RESTART,),
+    r"when no proof has come for <n>": (SESSION_LIMITS.session,),
+    r"hangs up,? <n> after the(?: statement's)? limit": (Limits().patience,),
+    r"<n> for a statement, <n> for a lock, <n> idle": (Limits().statement, Limits().lock, Limits().idle),
+    r"A lock is waited for <n> at most; a connection, <n>": (Limits().lock, connections.CONNECT_TIMEOUT),
+    r"keepalives fail, after about <n>": (
+        KEEPALIVES["keepalives_idle"] + KEEPALIVES["keepalives_count"] * KEEPALIVES["keepalives_interval"],
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_numbers_of_a_sentence_are_the_codes(sentence: str) -> None:
+    pattern = re.sub("<n>", lambda _: NUMBER, sentence).replace(" ", r"\s+")
+    found = [
+        (named(page), [amount(*pair) for pair in zip(groups[::2], groups[1::2], strict=True)])
+        for page in PAGES
+        for groups in (match.groups("") for match in re.finditer(pattern, re.sub(r" \(?`[^`]*`\)?", "", prose(page))))
+    ]
+    assert found
+    for page, said in found:
+        assert said == pytest.approx(SENTENCES[sentence]), page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -162,6 +258,18 @@ def test_a_promise_says_how_what_shows_it_and_what_is_not_promised(page: Path) -
 def test_every_decision_has_context_decision_and_consequences() -> None:
     for page in (DOCS / "decisions").glob("0*.md"):
         assert re.findall(r"^\*\*(\w+)\.\*\*", read(page), re.MULTILINE) == ["Context", "Decision", "Consequences"]
+
+
+def test_every_decision_has_a_date_and_a_status_and_the_index_has_them_too() -> None:
+    index = {
+        row[0][1:5]: row[2:] for row in rows(DOCS / "decisions" / "README.md", "decision", "title", "date", "status")
+    }
+    for page in (DOCS / "decisions").glob("0*.md"):
+        found = re.search(
+            r"^Date: (\d{4}-\d\d-\d\d) · Status: (accepted.*|superseded by .*)$", read(page), re.MULTILINE
+        )
+        assert found is not None, named(page)
+        assert index[page.name[:4]] == list(found.groups()), named(page)
 
 
 def told(ruling: Ruling) -> tuple[str, str, str, str]:

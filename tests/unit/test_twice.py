@@ -30,14 +30,14 @@ def as_in_sql(pattern: re.Pattern[str]) -> str:
 
 
 def test_reserved_headers_are_the_same() -> None:
-    [reserved] = [each for each in patterns("headers_fault") if "message-id" in each]
+    [reserved] = [each for each in patterns("headers_error") if "message-id" in each]
     names = set(reserved.strip("()").split("|"))
     assert {name for name in names if not name.endswith("-.*")} == mime.RESERVED
     assert {name.removesuffix(".*") for name in names if name.endswith("-.*")} == set(mime.RESERVED_PREFIXES)
 
 
 def test_a_header_s_name_is_the_same() -> None:
-    assert as_in_sql(mime._HEADER_NAME) in patterns("headers_fault")
+    assert as_in_sql(mime._HEADER_NAME) in patterns("headers_error")
 
 
 def test_structured_headers_are_the_same() -> None:
@@ -57,8 +57,8 @@ def test_a_time_with_its_zone_is_the_same() -> None:
         ("is_address", "BETWEEN 1 AND {}", addresses.LONGEST_LOCAL_PART),
         ("ascii_domain", "length(result) <= {}", addresses.LONGEST_DOMAIN),
         ("is_label", "length(label) <= {}", addresses.LONGEST_LABEL),
-        ("mailbox_fault", "line_fault(argument, value, {})", addresses.LONGEST_MAILBOX),
-        ("structured_header_fault", "> {}", mime.LONGEST_LINE),
+        ("mailbox_error", "line_error(argument, value, {})", addresses.LONGEST_MAILBOX),
+        ("structured_header_error", "> {}", mime.LONGEST_LINE),
     ],
 )
 def test_a_limit_is_the_same(function: str, said: str, most: int) -> None:
