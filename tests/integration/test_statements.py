@@ -53,7 +53,7 @@ SAMPLES = {
     "message_claims": "ARRAY[1]::bigint[]",
     "email_ids": "ARRAY[1]",
     "contents": "ARRAY['{}']",
-    "anew": "true",
+    "from_the_beginning": "true",
     "priorities": "ARRAY[10, 20]::integer[]",
     "etas": "ARRAY[]::timestamptz[]",
     "actor_name": "'enqueue_due_emails'",
@@ -246,7 +246,7 @@ def test_with_a_snapshot_held_open_a_claim_that_goes_on_does_not_wade_through_wh
             "SELECT eta::text FROM dramatiq.queue ORDER BY eta OFFSET 49000 LIMIT 1", limits=UNLIMITED
         )
         database.execute("DELETE FROM dramatiq.queue WHERE eta < %(place)s::timestamptz", {"place": place})
-        from_place = {"anew": "false", "priorities": "ARRAY[0]", "etas": f"ARRAY['{place}']"}
+        from_place = {"from_the_beginning": "false", "priorities": "ARRAY[0]", "etas": f"ARRAY['{place}']"}
         assert blocks_of_a_claim(database, 16, **from_place) < 16 * 40
         assert blocks_of_a_claim(database, 16) > 2000, "what is done is really in the way"
     database.close()
