@@ -31,12 +31,20 @@ def workers_of(site: Site, name: str, **more: str) -> Workers:
     return site.workers(name, processes=2, threads=4, code=ROOT, DUEPOST_SMTP_CONNECTIONS="8", **more)
 
 
+#: An insert into the ledger waits while somebody holds an advisory lock of the test's own.
+LEDGER_CAN_BE_CLOSED = """
+CREATE FUNCTION wait_for_the_test() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN NEW; END';
+CREATE TRIGGER wait_for_the_test BEFORE INSERT ON duepost.delivery FOR EACH ROW EXECUTE FUNCTION wait_for_the_test();
+"""
+
+
 @contextmanager
 def nothing_concluded(site: Site) -> Iterator[None]:
     """The ledger takes no row, so that the relay's replies are nowhere but with the workers."""
     keeper = psycopg2.connect(site.url)
     with keeper, keeper.cursor() as cursor:
-        cursor.execute("LOCK TABLE duepost.delivery IN SHARE MODE")
+        cursor.execute("SELECT pg_advisory_xact_lock(4711)")
         yield
     keeper.close()
 
@@ -51,6 +59,11 @@ def has_journalled(site: Site, state: Path, count: int) -> bool:
     claims = {record.claim for path, name in files for record in decoded(path.read_bytes(), name)}
     held = site.query("SELECT claim FROM duepost.scheduled_email WHERE state = 'sending'")
     return len(claims & {int(str(claim)) for (claim,) in held}) == count
+
+
+def standing(site: Site) -> tuple[object, ...]:
+    """How things stand, for the message of a failure."""
+    return len(site.relay.messages), site.pending(), site.outcomes(), site.logs()[-2000:]
 
 
 def copies(site: Site) -> Counter[str]:
@@ -75,6 +88,7 @@ def test_after_kill_9_of_everything_a_copy_is_only_of_what_no_worker_had_a_reply
     site: Site, tmp_path: Path
 ) -> None:
     moments = random.Random(20261126)
+    site.query(LEDGER_CAN_BE_CLOSED)
     workers = workers_of(site, "workers-0")
     with site.watch():
         for kill in range(1, KILLS + 1):
@@ -87,7 +101,7 @@ def test_after_kill_9_of_everything_a_copy_is_only_of_what_no_worker_had_a_reply
             with nothing_concluded(site):
                 site.schedule(EMAILS, prefix=f"kill-{kill}")
                 taken = before + answered + UNANSWERED
-                wait_until(partial(has_taken, site, taken), timeout=60, what="emails", state=site.logs)
+                wait_until(partial(has_taken, site, taken), timeout=60, what="emails", state=partial(standing, site))
                 wait_until(partial(has_journalled, site, tmp_path / "state", answered), timeout=60, state=site.logs)
                 workers.kill()
             site.relay.forget()
