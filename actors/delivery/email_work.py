@@ -118,12 +118,12 @@ class EmailWork:
             claimed = self._claimed([email_id for email_id, _ in jobs])
         except DatabaseUnreachable as failure:
             for _, job in jobs:
-                job.end(of_its_own(failure))
+                self._end_unclaimed(job, of_its_own(failure))
             return []
         except Exception as failure:  # noqa: BLE001 - one email's failure is no other's
             if len(jobs) > 1:
                 return [work for each in jobs for work in self.claim([each])]
-            jobs[0][1].end(failure)
+            self._end_unclaimed(jobs[0][1], failure)
             return []
         works = []
         for email_id, job in jobs:
@@ -136,6 +136,14 @@ class EmailWork:
             else:
                 works.append(Work(self.attempt(email), job, job.run(self._current_message)))
         return works
+
+    def _end_unclaimed(self, job: Job, failure: BaseException) -> None:
+        """Ends a job whose email could not be claimed. A hint's is logged only: a pass's message tells of it, once."""
+        if is_hint(job.run(self._current_message)):
+            logger.warning("An email that is due could not be claimed: %s; a pass is to do it.", name_of(failure))
+            job.end()
+        else:
+            job.end(failure)
 
     def _claimed(self, email_ids: list[int]) -> dict[int, ClaimedEmail]:
         if self._disabled:
