@@ -27,6 +27,9 @@ HOME = ".duepost"
 #: A script that opens the database with psql: its URL is long.
 PSQL = "psql"
 
+#: The folder of the workers' journals.
+STATE = "state"
+
 #: The file that says where mail goes.
 RELAY = "relay.json"
 
@@ -68,7 +71,7 @@ class Stack:
             CatcherError: the catcher cannot be started.
             BadSettings: a relay is configured, but no sender.
         """
-        for folder in self._private_folders:
+        for folder in [*self._private_folders, self.folder / STATE]:
             make_private(folder)
         self._lock = FolderLock(self.folder)
         self._lock.acquire()
@@ -131,7 +134,7 @@ class Stack:
             "DUEPOST_SMTP_URL": self.smtp_url,
             "DUEPOST_TEMPLATES": str(self.templates.resolve()),
             "DUEPOST_FROM": settings().sender or LOCAL_SENDER,
-            "DUEPOST_STATE_DIR": str(settings().state_dir or self.folder.resolve() / "state"),
+            "DUEPOST_STATE_DIR": str(settings().state_dir or self.folder.resolve() / STATE),
         }
         return {**os.environ, **ours}
 

@@ -202,6 +202,7 @@ class Dispatcher(Generic[W, P]):
         free = self._free
         for slot in free:
             self._loop.forget(slot)
+        self._loop.close()
         self._reset()
         for slot in free:
             slot.session.close()
@@ -281,6 +282,7 @@ class Dispatcher(Generic[W, P]):
         works = [*(each.work for each in ready), *self._done, *(work for work, _ in self._in_pool.values())]
         for slot in (*self._delivering, *self._free):
             slot.session.abandon()
+        self._loop.close()
         self._reset()
         for work in works:
             self._fail(work, failure)

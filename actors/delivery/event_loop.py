@@ -2,6 +2,7 @@
 
 import os
 import selectors
+import threading
 import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
@@ -44,10 +45,23 @@ class EventLoop(Generic[P]):
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._busy: set[Slot[P]] = set()
+        #: Of the pipe that wakes it: a number that was closed may be somebody else's file by now.
+        self._wake_lock = threading.Lock()
+        self._is_closed = False
         self._wake_reader, self._wake_writer = os.pipe()
         for end in (self._wake_reader, self._wake_writer):
             os.set_blocking(end, False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
+
+    def close(self) -> None:
+        """Frees its descriptors; nothing may be driven any more. Who still wakes it, wakes nobody."""
+        with self._wake_lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._selector.close()
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
 
     def __len__(self) -> int:
         """How many dialogues are being driven."""
@@ -77,10 +91,13 @@ class EventLoop(Generic[P]):
 
     def wake(self) -> None:
         """Ends a wait; any thread may call this."""
-        try:
-            os.write(self._wake_writer, b"!")
-        except BlockingIOError:
-            return
+        with self._wake_lock:
+            if self._is_closed:
+                return
+            try:
+                os.write(self._wake_writer, b"!")
+            except BlockingIOError:
+                return
 
     def forget(self, slot: Slot[P]) -> None:
         """Listens to a slot's session no more, until it is used again."""

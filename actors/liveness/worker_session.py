@@ -154,7 +154,11 @@ class WorkerSession:
         workers.heartbeat(connection)
         self._prove_since(asked_at)
         # An end of the session wakes this at once, and so does stop().
-        select.select([connection.fileno(), woken.fileno()], [], [], PROOF_INTERVAL)
+        # Not select(): a process may have more than its 1,024 descriptors.
+        looked = select.poll()
+        for descriptor in (connection.fileno(), woken.fileno()):
+            looked.register(descriptor, select.POLLIN)
+        looked.poll(PROOF_INTERVAL * 1000)
 
     def _come_back(self) -> None:
         while not self._stop.wait(REATTACH_INTERVAL):

@@ -30,7 +30,7 @@ def test_nothing_is_lost_doubled_or_stuck(tmp_path: Path, binaries: Path) -> Non
     ("bug", "symptom"),
     [
         ("conclude_before_the_dot", "the relay never took it"),
-        ("clear_what_is_being_sent", "without its message"),
+        ("clear_what_is_being_sent", "cleared, and sent all the same"),
     ],
 )
 def test_a_planted_bug_is_caught(tmp_path: Path, binaries: Path, bug: str, symptom: str) -> None:

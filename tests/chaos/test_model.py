@@ -41,8 +41,8 @@ STEPS = 50
 USERS = ("ann", "bob", "cleo")
 KINDS = ("resend", "hold")
 TABLES = (
-    "duepost.scheduled_email, duepost.scheduled_email_user, duepost.email_key, duepost.delivery, duepost.attempt,"
-    " duepost.suppression, dramatiq.queue"
+    "duepost.item, duepost.email, duepost.in_hand, duepost.scheduled_email_user, duepost.email_key, duepost.delivery,"
+    " duepost.attempt, duepost.suppression, dramatiq.queue"
 )
 
 verdicts = st.lists(st.sampled_from(Verdict), min_size=len(USERS), max_size=len(USERS))

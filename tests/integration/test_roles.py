@@ -198,6 +198,7 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
             "claim_emails_v2",
             "conclude_emails",
             "domain_in_ascii",
+            "due_now",
             "enqueue_emails",
             "enqueue_items",
             "finish",
@@ -430,7 +431,7 @@ def test_roles_that_come_later_get_their_rights_from_the_next_migrate(
     with roles_hidden(each_server):
         apply(plain_owner)
     assert apply(plain_owner) == []
-    for role, functions in (("duepost_client", 6), ("duepost_worker", 36)):
+    for role, functions in (("duepost_client", 6), ("duepost_worker", 37)):
         assert plain_owner.execute(
             "SELECT count(*) FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
             f" AND has_schema_privilege('{role}', pronamespace, 'USAGE')"
