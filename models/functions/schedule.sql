@@ -57,41 +57,36 @@ BEGIN
         LEFT JOIN duepost.email_key AS k ON k.key = g.key;
     END IF;
 
-    WITH new AS MATERIALIZED (
-        SELECT ids[g.ordinality] AS id, g.kind, coalesce(g.scheduled_at, now()) AS scheduled_at,
-               CASE
-                   WHEN g.expires_at IS NULL AND k.expire_after IS NOT NULL
-                       THEN least(coalesce(g.scheduled_at, now()) + k.expire_after, '9999-12-31 00:00:00+00')
-                   ELSE g.expires_at
-               END AS expires_at,
-               g.key,
-               -- A Message-ID is ASCII; a sender's domain need not be.
-               '<' || gen_random_uuid() || '@' || coalesce(
-                   substring(duepost.mailbox_address(g.sender) FROM '@([\x01-\x7f]+)$'),
-                   c.message_id_domain, 'duepost.invalid'
-               ) || '>' AS message_id_header,
-               greatest(coalesce(g.scheduled_at, now()), now()) AS date_header,
-               g.address, g.sender, g.reply_to, g.headers, g.template,
-               CASE WHEN g.template IS NOT NULL THEN coalesce(g.context, '{}') END AS context,
-               g.subject,
-               CASE WHEN NOT duepost.is_blank(g.body_text) THEN g.body_text END AS body_text,
-               CASE WHEN NOT duepost.is_blank(g.body_html) THEN g.body_html END AS body_html
-        FROM duepost.control AS c
-        CROSS JOIN unnest(given) WITH ORDINALITY AS g
-        LEFT JOIN duepost.email_kind AS k ON k.kind = g.kind
-        WHERE is_new[g.ordinality] IS NOT FALSE
-    ), item AS (
-        INSERT INTO duepost.item (id, channel, kind, scheduled_at, due_at, expires_at, key)
-        SELECT new.id, 'email', new.kind, new.scheduled_at, new.scheduled_at, new.expires_at, new.key
-        FROM new
-    )
+    INSERT INTO duepost.item (id, channel, kind, scheduled_at, due_at, expires_at, key)
+    SELECT ids[g.ordinality], 'email', g.kind, coalesce(g.scheduled_at, now()), coalesce(g.scheduled_at, now()),
+           CASE
+               WHEN g.expires_at IS NULL AND k.expire_after IS NOT NULL
+                   THEN least(coalesce(g.scheduled_at, now()) + k.expire_after, '9999-12-31 00:00:00+00')
+               ELSE g.expires_at
+           END,
+           g.key
+    FROM unnest(given) WITH ORDINALITY AS g
+    LEFT JOIN duepost.email_kind AS k ON k.kind = g.kind
+    WHERE is_new[g.ordinality] IS NOT FALSE;
+
     INSERT INTO duepost.email (
         item_id, message_id_header, date_header, address, sender, reply_to, headers, template, context, subject, body_text,
         body_html
     )
-    SELECT new.id, new.message_id_header, new.date_header, new.address, new.sender, new.reply_to, new.headers, new.template,
-           new.context, new.subject, new.body_text, new.body_html
-    FROM new;
+    SELECT ids[g.ordinality],
+           -- A Message-ID is ASCII; a sender's domain need not be.
+           '<' || gen_random_uuid() || '@' || coalesce(
+               substring(duepost.mailbox_address(g.sender) FROM '@([\x01-\x7f]+)$'),
+               c.message_id_domain, 'duepost.invalid'
+           ) || '>',
+           greatest(coalesce(g.scheduled_at, now()), now()), g.address, g.sender, g.reply_to, g.headers, g.template,
+           CASE WHEN g.template IS NOT NULL THEN coalesce(g.context, '{}') END,
+           g.subject,
+           CASE WHEN NOT duepost.is_blank(g.body_text) THEN g.body_text END,
+           CASE WHEN NOT duepost.is_blank(g.body_html) THEN g.body_html END
+    FROM duepost.control AS c
+    CROSS JOIN unnest(given) WITH ORDINALITY AS g
+    WHERE is_new[g.ordinality] IS NOT FALSE;
 
     IF has_users THEN
         INSERT INTO duepost.scheduled_email_user (email_id, user_id)

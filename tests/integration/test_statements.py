@@ -54,6 +54,7 @@ SAMPLES = {
     "email_ids": "ARRAY[1]",
     "contents": "ARRAY['{}']",
     "from_the_beginning": "true",
+    "anew": "true",
     "priorities": "ARRAY[10, 20]::integer[]",
     "etas": "ARRAY[]::timestamptz[]",
     "actor_name": "'enqueue_due_emails'",
