@@ -424,18 +424,13 @@ def give_back_strays(
 def give_back(database: Database, claimed: Sequence[ClaimedEmail]) -> set[int]:
     """Sending → scheduled for claims of which nothing was sent: no attempt is counted, their place in line is kept.
 
-    Locks the rows by ascending id, in a transaction of its own.
+    One statement in a transaction of its own. It waits for nobody who holds the row.
 
     Returns:
-        the ids of those that are given back; what another transaction holds is left alone.
+        the ids of those that are given back; not those whose claim is no longer the row's.
     """
     ids, claims = [each.id for each in claimed], [each.claim for each in claimed]
     return {int(str(email_id)) for (email_id,) in database.execute(SQL["give_back"], {"ids": ids, "claims": claims})}
-
-
-def give_back_locked(cursor: Cursor, email: ClaimedEmail) -> None:
-    """The same for one whose lock the caller holds."""
-    cursor.execute(SQL["give_back"], {"ids": [email.id], "claims": [email.claim]})
 
 
 def lock_claimed(cursor: Cursor, email: ClaimedEmail | Lost) -> bool:

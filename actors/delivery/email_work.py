@@ -207,7 +207,7 @@ class EmailWork:
             if work.attempt.email.id in released:
                 ended(work.job, partial(self._drop, work.attempt.email.claim))
             else:
-                # Another transaction holds the row just now: that is waited for, and others are not kept waiting.
+                # Together it failed: each is tried alone, and others are not kept waiting.
                 self._leaving.submit(partial(ended, work.job, partial(self._return_alone, work.attempt.email)))
 
     def postpone(self, work: Work) -> None:
@@ -265,15 +265,9 @@ class EmailWork:
             raise dramatiq.errors.Retry("another transaction holds the row", delay=BUSY_DELAY)
 
     def _return_alone(self, email: ClaimedEmail) -> None:
-        """Sending → scheduled for one of which nothing was sent; waits for whoever holds its row."""
-
-        def write() -> None:
-            with self._database.transaction() as cursor:
-                if emails.lock_claimed(cursor, email):
-                    emails.give_back_locked(cursor, email)
-
+        """Sending → scheduled for one of which nothing was sent."""
         try:
-            wait_for_database(write, self._broker.stopping)
+            wait_for_database(partial(emails.give_back, self._database, [email]), self._broker.stopping)
         finally:
             self._drop(email.claim)
 

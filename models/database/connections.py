@@ -453,11 +453,5 @@ _databases: WeakSet[Database] = WeakSet()
 os.register_at_fork(after_in_child=_forget_the_parents_connections)
 
 
-def rows_as_dicts(cursor: Cursor) -> list[dict[str, object]]:
-    """The rest of a cursor's rows, by column name."""
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
