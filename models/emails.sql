@@ -209,10 +209,11 @@ FROM duepost.in_hand AS h,
 WHERE h.item_id = %(id)s AND h.claim = %(claim)s
 
 -- name: settle
--- Users for whom the email is finished keep their outcome until it is finished for all.
+-- Users for whom the email is finished keep their outcome until it is finished for all. A copy that may have arrived may
+-- have so whatever a later attempt came to.
 UPDATE duepost.scheduled_email_user AS u
 SET outcome = result.outcome,
-    unknown = coalesce(result.verdict = 'unknown', false),
+    unknown = u.unknown OR coalesce(result.verdict = 'unknown', false),
     address = result.address,
     code = result.code,
     enhanced_code = result.enhanced_code,

@@ -369,11 +369,16 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH item AS MATERIALIZED (
-        SELECT i.id, i.is_held, i.due_at, i.expires_at
+        SELECT i.id, i.is_held, i.due_at, i.expires_at, i.probe
         FROM duepost.item AS i
         WHERE i.id = ANY (enqueue_items.ids)
         ORDER BY i.id
         FOR KEY SHARE SKIP LOCKED
+    ), no_probe AS (
+        -- What was one in an earlier circuit, and whose message was lost.
+        UPDATE duepost.item AS i SET probe = false
+        FROM item
+        WHERE item.probe AND NOT enqueue_items.is_probe AND i.id = item.id AND i.id = ANY (enqueue_items.ids)
     )
     INSERT INTO dramatiq.queue AS m (message_id, queue_name, state, mtime, message, eta, priority, key)
     SELECT g.message_id, enqueue_items.queue_name, 'queued', now(), g.content, clock_timestamp(), g.priority, i.id

@@ -151,18 +151,21 @@ class Model:
                 if self.enqueue(email_id, probe=True):
                     return
 
-    def claim(self, email_id: int) -> bool:
-        """Queued → sending; gives whether it may be delivered now."""
+    def claim(self, email_id: int, *, is_mark: bool) -> bool:
+        """Scheduled or queued → sending; gives whether it may be delivered now.
+
+        A message by which the email is queued goes where it may not be sent now; another one changes nothing then.
+        """
         email = self.emails.get(email_id)
         if email is None or not email.is_pending:
             return False
         if email.expired:
             self.finish(email_id, "expired")
             return False
-        if email.state == "scheduled":
-            return False
-        if self.paused or (self.circuit_open and not email.probe):
-            email.state, email.probe = "scheduled", False
+        if self.paused or not email.due or (self.circuit_open and not email.probe):
+            email.probe = False
+            if is_mark:
+                email.state = "scheduled"
             return False
         email.state = "sending"
         return True

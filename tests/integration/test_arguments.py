@@ -59,7 +59,6 @@ EDITS = [
         {
             r"(INSERT INTO duepost\.\w+ \([^)]*\b)headers\b": r"\g<1>headers, campaign",
             r"\bg\.headers\b": "g.headers, g.campaign",
-            r"\bnew\.headers\b": "new.headers, new.campaign",
         },
     ),
     Edit(
