@@ -113,6 +113,11 @@ def probe_now(database: Database) -> bool:
     return bool(database.execute(SQL["probe_now"]))
 
 
+def probe_another(cursor: Cursor) -> None:
+    """Makes the next probe due at once, in the caller's transaction; its pause stays."""
+    cursor.execute(SQL["probe_now"])
+
+
 def take_probe(database: Database) -> bool:
     """Whether it is this caller's turn to enqueue the one probe of this pause."""
     return bool(database.execute(SQL["take_probe"]))

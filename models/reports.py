@@ -37,6 +37,7 @@ class Troubles:
         most_attempts: how many attempts the one with the most has behind it.
         retrying_seconds: for how long the oldest of them has been due, since its own time; None where there is none.
         on_templates: those of them that failed when they were rendered.
+        on_recipients: those of them for which duepost.recipient failed.
         unknown: emails that wait for a person.
         unknown_seconds: for how long the oldest of those has waited; None where there is none.
         unknown_id: one of those.
@@ -46,14 +47,18 @@ class Troubles:
     most_attempts: int
     retrying_seconds: float | None
     on_templates: int
+    on_recipients: int
     unknown: int
     unknown_seconds: float | None
     unknown_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class TemplateFailure:
-    """What templates fail of: the text names file and line; one of the emails stands for all."""
+class Failure:
+    """What templates, or duepost.recipient, fail of: how often, and one of the emails, which stands for all.
+
+    Of a template the reason names file and line; of duepost.recipient it has no value of a row.
+    """
 
     reason: str
     emails: int
@@ -135,10 +140,16 @@ def troubles(database: Database) -> Troubles:
     return Troubles(*row)  # type: ignore[arg-type]  # the statement's columns are the fields
 
 
-def template_failures(database: Database, limit: int) -> list[TemplateFailure]:
+def template_failures(database: Database, limit: int) -> list[Failure]:
     """What templates fail of, the most frequent first."""
     rows = database.execute(SQL["template_failures"], {"limit": limit})
-    return [TemplateFailure(*row) for row in rows]  # type: ignore[arg-type]  # as above
+    return [Failure(*row) for row in rows]  # type: ignore[arg-type]  # as above
+
+
+def recipient_failures(database: Database, limit: int) -> list[Failure]:
+    """What duepost.recipient fails of, the most frequent first."""
+    rows = database.execute(SQL["recipient_failures"], {"limit": limit})
+    return [Failure(*row) for row in rows]  # type: ignore[arg-type]  # as above
 
 
 def last_pass(database: Database) -> float | None:

@@ -148,7 +148,8 @@ WHERE NOT i.is_held AND i.due_at <= now() AND NOT EXISTS (SELECT FROM duepost.in
 SELECT count(*) FILTER (WHERE NOT is_held AND attempts > 0),
        coalesce(max(attempts) FILTER (WHERE NOT is_held), 0),
        extract(epoch FROM now() - min(scheduled_at) FILTER (WHERE NOT is_held AND attempts > 0))::double precision,
-       count(*) FILTER (WHERE NOT is_held AND last_error ~ '(^|; )render: '),
+       count(*) FILTER (WHERE NOT is_held AND last_error ~ '(^|; )render: (?!recipient: )'),
+       count(*) FILTER (WHERE NOT is_held AND last_error ~ '(^|; )render: recipient: '),
        (SELECT count(*) FROM duepost.item WHERE is_held),
        (SELECT extract(epoch FROM now() - min(due_at))::double precision FROM duepost.item WHERE is_held),
        (SELECT min(id) FROM duepost.item WHERE is_held)
@@ -157,9 +158,19 @@ WHERE last_error IS NOT NULL
 
 -- name: template_failures
 -- What templates fail of, the most frequent first, each with one email; served by item_failed.
-SELECT substring(last_error FROM '(?:^|; )render: ([^;]*)') AS reason, count(*) AS emails, min(id)
+SELECT substring(last_error FROM '(?:^|; )render: ((?!recipient: )[^;]*)') AS reason, count(*) AS emails, min(id)
 FROM duepost.item
-WHERE last_error IS NOT NULL AND last_error ~ '(^|; )render: ' AND NOT is_held
+WHERE last_error IS NOT NULL AND last_error ~ '(^|; )render: (?!recipient: )' AND NOT is_held
+GROUP BY reason
+ORDER BY emails DESC, reason
+LIMIT %(limit)s
+
+-- name: recipient_failures
+-- What duepost.recipient fails of, the most frequent first, each with one email; served by item_failed. A message of
+-- PostgreSQL's, behind the SQLSTATE, may hold values of a row: it is left out.
+SELECT substring(last_error FROM '(?:^|; )render: recipient: ([^:;]*)') AS reason, count(*) AS emails, min(id)
+FROM duepost.item
+WHERE last_error IS NOT NULL AND last_error ~ '(^|; )render: recipient: ' AND NOT is_held
 GROUP BY reason
 ORDER BY emails DESC, reason
 LIMIT %(limit)s

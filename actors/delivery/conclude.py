@@ -210,7 +210,8 @@ class Conclusions:
     ) -> Ruling | None:
         """Opens the circuit, or puts off its next probe; the scheduler is asked to be there when that is due.
 
-        A probe that the relay has not answered, for whatever reason, has failed.
+        A probe that the relay has not answered, for whatever reason, has failed. One that failed before the relay was
+        asked, as of its template, was none: the next one is due at once.
 
         Args:
             cursor: of the transaction that concludes the email.
@@ -231,6 +232,9 @@ class Conclusions:
         ):
             pause = FIRST_PROBE
             opened_for = failure
+        elif email.probe and not outcome.was_relay_asked:
+            control.probe_another(cursor)
+            pause = 0.0
         elif email.probe and not outcome.relay_answered:
             reason = described(failure) if failure is not None else None
             pause = control.put_off_probe(cursor, reason=reason, longest=LONGEST_PROBE)

@@ -81,6 +81,11 @@ class Decision(NamedTuple):
         return self.relay_failure is None and any(ruling.is_answer for ruling in self.rulings)
 
     @property
+    def was_relay_asked(self) -> bool:
+        """Whether the relay was spoken to; what fails while it is prepared says nothing of the relay."""
+        return any(ruling.phase.stage is not Stage.PREPARE for ruling in self.rulings)
+
+    @property
     def is_counted(self) -> bool:
         """Whether this was an attempt of the email's own: not if it failed before the email was named."""
         failure = self.relay_failure

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import stat
+import tempfile
 import threading
 import time
 import uuid
@@ -64,6 +65,9 @@ KEPT: Final = 30 * 86_400.0
 #: A ruling's fields with the types that each may have, and what is usual for some.
 FIELDS: Final = {name: get_args(each) or (each,) for name, each in get_type_hints(Ruling).items()}
 USUAL: Final = Ruling._field_defaults
+
+#: Bytes that are written to see whether a journal can be kept: a block of most file systems.
+TRIED: Final = 4096
 
 #: Hexadecimal digits of a journal's name.
 NAME_LENGTH: Final = 32
@@ -401,19 +405,27 @@ def check_folder(folder: Path) -> None:
 
 
 def trouble_with(folder: Path) -> str | None:
-    """Why no journal can be kept in a state folder; None where one can. Makes nothing.
+    """Why no journal can be kept in a state folder; None where one can. Leaves nothing there, and never raises.
+
+    It writes a file without a name, as rights alone do not tell: the file system may be full, read-only, or one that
+    takes no files.
 
     Args:
         folder: the state folder.
     """
     own = folder / FOLDER
-    existing = next((each for each in (own, *own.parents) if each.exists() or each.is_symlink()), own)
-    if not existing.is_dir():
-        return f"{existing} is no folder"
-    if existing == own and own.lstat().st_uid != os.geteuid():
-        return f"{own} belongs to another user"
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return f"{existing} cannot be written by this user"
+    existing = own
+    try:
+        existing = next((each for each in (own, *own.parents) if each.exists() or each.is_symlink()), own)
+        if not existing.is_dir():
+            return f"{existing} is no folder"
+        if existing == own and own.lstat().st_uid != os.geteuid():
+            return f"{own} belongs to another user"
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(bytes(TRIED))
+            file.flush()
+    except OSError as failure:
+        return f"{existing} cannot be written by this user: {reason_of(failure)}"
     return None
 
 

@@ -130,6 +130,13 @@ def _ended(arguments: list[str] | None) -> int:
     return status if isinstance(status, int) else OK
 
 
+def _path_of(error: Exception) -> str:
+    """The command whose usage was wrong: `duepost list`."""
+    context = getattr(error, "ctx", None)
+    name = context.info_name if context is not None and context.parent is not None else None
+    return f"duepost {name}" if name else "duepost"
+
+
 def judged(error: Exception) -> tuple[str, int]:
     """An error's text and exit status; what is a bug of ours is raised as it is."""
     if isinstance(error, psycopg2.Error):
@@ -137,7 +144,8 @@ def judged(error: Exception) -> tuple[str, int]:
     if isinstance(error, UnicodeEncodeError):
         error = BadInput("an argument is not UTF-8")
     if hasattr(error, "format_message"):
-        return f"{error.format_message().rstrip('.')} (see `duepost --help`)", BAD_USAGE
+        said = error.format_message().rstrip(".").replace("Value error, ", "")
+        return f"{said} (see `{_path_of(error)} --help`)", BAD_USAGE
     if isinstance(error, BadSettings | BadInput | jsonl.BadLine):
         return str(error), BAD_USAGE
     if isinstance(error, ReleaseTooOld):

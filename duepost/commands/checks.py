@@ -3,6 +3,8 @@
 Each check returns its health and a line that says what happened and which command is next.
 """
 
+from collections.abc import Sequence
+
 from actors.settings import settings
 from duepost.commands.health import Health
 from duepost.commands.read import paused_words
@@ -114,6 +116,19 @@ def emails(database: Database) -> Looked:
     return Health.OK, f"{retried} retried" if retried else "none fails, none waits for a person"
 
 
+def recipients(database: Database) -> Looked:
+    """Whether duepost.recipient, which may be the team's own view, fails for somebody."""
+    number = reports.troubles(database).on_recipients
+    if not number:
+        return Health.OK, "duepost.recipient fails for nobody"
+    named, first = _named(reports.recipient_failures(database, NAMED + 1))
+    verb = "fails" if number == 1 else "fail"
+    return Health.FAILED, (
+        f"{count(number, 'email')} {verb} on duepost.recipient ({named}): duepost show {first} has all of it; "
+        f"mend the view, then duepost retry {first}"
+    )
+
+
 def queue(database: Database) -> Looked:
     """Whether messages of the broker fail, or have failed for good."""
     waiting, in_hand = reports.queue_depth(database)
@@ -143,20 +158,21 @@ def circuit_words(state: control.Control) -> str:
     """What an open circuit means, and what is next."""
     return (
         f"the circuit is open ({state.circuit_reason}): nothing is sent, nothing is dropped; mend what the relay check "
-        f"says, the next probe is at {moment(state.probe_at)}"
+        f"or duepost list says; the next probe is at {moment(state.probe_at)}, or now with duepost probe"
     )
 
 
 def _on_templates(database: Database, number: int) -> str:
-    failures = reports.template_failures(database, NAMED + 1)
-    named = "; ".join(each.reason for each in failures[:NAMED])
-    more = "; and others" if failures[NAMED:] else ""
-    first = failures[0].email_id if failures else "ID"
+    named, first = _named(reports.template_failures(database, NAMED + 1))
     verb = "fails" if number == 1 else "fail"
-    return (
-        f"{count(number, 'email')} {verb} on templates ({named}{more}): duepost list; mend the file, "
-        f"then duepost retry {first}"
-    )
+    what = f"{count(number, 'email')} {verb} on templates ({named})"
+    return f"{what}: duepost list; mend the file, then duepost retry {first}"
+
+
+def _named(failures: Sequence[reports.Failure]) -> tuple[str, int | str]:
+    """The most frequent reasons, and an email that has the first of them."""
+    named = "; ".join(each.reason for each in failures[:NAMED])
+    return named + ("; and others" if failures[NAMED:] else ""), failures[0].email_id if failures else "ID"
 
 
 def _pause(database: Database) -> str:

@@ -113,7 +113,10 @@ def explain(error: psycopg2.Error) -> DuepostError:
     if error.pgcode in NO_SCHEMA:
         return Failed(f"the database's schema does not fit ({text}): run `duepost migrate`")
     if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
-        return Failed(f"this database role may not do that: {text}")
+        return Failed(
+            f"this database role may not do that: {text}; an administrator makes it a member of duepost_client "
+            "(schedule, clear, reschedule) or of duepost_worker (all else)"
+        )
     return Failed(f"database: {text}")
 
 

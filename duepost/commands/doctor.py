@@ -48,6 +48,7 @@ DELIVERY: tuple[tuple[str, Callable[[Database], tuple[Health, str]]], ...] = (
     ("delivery", checks.delivery),
     ("pace", checks.pace),
     ("emails", checks.emails),
+    ("recipients", checks.recipients),
     ("queue", checks.queue),
 )
 
@@ -62,8 +63,8 @@ def doctor(
 ) -> None:
     """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
 
-    And delivery, pace, emails, queue, sender, relay, templates, journal, Sentry: a line each, with what to run next.
-    Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
+    And delivery, pace, emails, recipients, queue, sender, relay, templates, journal, Sentry. A line each, with what to
+    run next. Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
     """
@@ -234,7 +235,7 @@ def _relay_of_up() -> tuple[Health, str]:
         return Health.OK, "the mail catcher of `duepost up`: nothing leaves this machine"
     return (
         Health.OK,
-        f"{running.url} of `duepost up`: real mail is sent; not tried: DUEPOST_SMTP_URL is not set here",
+        f"{running.url} of `duepost up`: real mail is sent; it is tried where DUEPOST_SMTP_URL is set here, too",
     )
 
 
@@ -262,7 +263,7 @@ def _journal() -> Finding:
     elif (trouble := trouble_with(folder)) is not None:
         reason = trouble
     else:
-        return Finding("journal", Health.OK, f"kept in {folder}")
+        return Finding("journal", Health.OK, f"kept in {folder} by workers that this user runs with these settings")
     advice = "after a crash an email for each connection may come twice; DUEPOST_STATE_DIR names a folder"
     return Finding("journal", Health.WARNING, f"{reason}: {advice}")
 

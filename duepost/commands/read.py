@@ -107,6 +107,7 @@ def numbers(database: Database) -> dict[str, object]:
         "retrying_seconds": troubles.retrying_seconds,
         "most_attempts": troubles.most_attempts,
         "failing_on_templates": troubles.on_templates,
+        "failing_on_recipients": troubles.on_recipients,
         "oldest_unknown_seconds": troubles.unknown_seconds,
         "outcomes": reports.outcomes(database),
         "oldest_due_seconds": reports.oldest_due(database),
@@ -145,6 +146,7 @@ def described(found: Mapping[str, object]) -> list[tuple[str, str]]:
         "oldest due": seconds("oldest_due_seconds"),
         "retrying": retrying if found["retrying"] else None,
         "failing on templates": f"{found['failing_on_templates']}" if found["failing_on_templates"] else None,
+        "failing on recipients": f"{found['failing_on_recipients']}" if found["failing_on_recipients"] else None,
         "waiting for a person": f"for {seconds('oldest_unknown_seconds')}: duepost list --state unknown"
         if seconds("oldest_unknown_seconds")
         else None,

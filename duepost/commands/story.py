@@ -17,6 +17,9 @@ ATTEMPT_COLUMNS = ("when", "user", "phase", "verdict", "reply")
 #: How a failure to render begins in an email's last error: what follows names file and line.
 RENDER = "render: "
 
+#: What is to be mended where that is no file.
+PLACES = {"recipient": "duepost.recipient", "sender": "DUEPOST_FROM"}
+
 
 @dataclass(frozen=True, slots=True)
 class Story:
@@ -160,8 +163,8 @@ def _obstacles(database: Database, row: Row) -> Iterator[str]:
     """What keeps it from being sent, each with what to do."""
     error = str(row["last_error"] or "")
     if RENDER in error:
-        file = error.partition(RENDER)[2].partition(":")[0]
-        yield f"mend {file}, then duepost retry {row['id']}"
+        place = error.partition(RENDER)[2].partition(":")[0]
+        yield f"mend {PLACES.get(place, place)}, then duepost retry {row['id']}"
     state = control.read(database)
     if state.paused:
         yield "but Duepost is paused (duepost resume)"

@@ -166,6 +166,25 @@ def test_a_probe_that_the_relay_does_not_really_answer_has_failed(
     assert control(harness) == (True, 10, "banner 554 5.7.1")
 
 
+def test_a_probe_that_fails_before_the_relay_is_asked_leaves_its_turn_to_another(
+    harness: Harness, relay: ScriptedRelay
+) -> None:
+    relay.on(Phase.BANNER, reply("554 5.7.1 go away"))
+    well = harness.schedule()
+    harness.deliver()
+    relay.forget()
+    harness.query("UPDATE duepost.scheduled_email SET due_at = now() + interval '1 h'")
+    harness.schedule(template="missing")
+    probe_now(harness)
+    harness.deliver()
+    assert control(harness) == (True, 5, "banner 554 5.7.1")
+    assert harness.query("SELECT probe_at <= now() FROM duepost.control") == [(True,)]
+    harness.query("UPDATE duepost.scheduled_email SET due_at = now() WHERE id = %(id)s", id=well)
+    harness.deliver()
+    assert harness.ledger(well) == ["sent"]
+    assert control(harness)[0] is False
+
+
 ABOUT_US = [
     pytest.param(Phase.RCPT, "554 5.7.1 <noreply@example.com>: Sender address rejected: Access denied", id="sender"),
     pytest.param(Phase.RCPT, "554 5.7.1 <ada@example.com>: Relay access denied", id="relaying"),

@@ -71,10 +71,13 @@ def test_the_doctor_says_where_workers_keep_their_journal_or_why_they_keep_none(
         (str(tmp_path), "ok", f"kept in {tmp_path}"),
         ("off", "warning", "off: after a crash"),
         (str(tmp_path / "file"), "warning", f"{tmp_path / 'file'} is no folder: after a crash"),
+        (str(tmp_path / ("x" * 300)), "warning", "File name too long: after a crash"),
+        ("/proc/self", "warning", "/proc/self cannot be written by this user: "),
     ):
         found, detail = Shell(url, DUEPOST_STATE_DIR=state).findings(status=1)["journal"]
         assert found == health
         assert said in detail
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "the doctor leaves nothing"
 
 
 def failed(shell: Shell) -> dict[str, str]:

@@ -65,20 +65,44 @@ FAILING: list[tuple[str, Check, list[str], list[str]]] = [
         ["1 email fails on templates (a.txt line 2: UndefinedError)"],
     ),
     (
+        "the team's view of recipients fails for somebody",
+        checks.recipients,
+        [
+            SCHEDULE,
+            SCHEDULE,
+            "UPDATE duepost.scheduled_email SET attempts = 1,"
+            " last_error = 'render: recipient: SQLSTATE 22P02: invalid input syntax for type integer: \"a secret\"'",
+        ],
+        [
+            "2 emails fail on duepost.recipient (SQLSTATE 22P02): duepost show 1",
+            "mend the view, then duepost retry 1",
+        ],
+    ),
+    (
+        "the table of recipients has two rows for a user, and another user's mailbox is busy",
+        checks.recipients,
+        [
+            SCHEDULE,
+            "UPDATE duepost.scheduled_email SET attempts = 1, last_error ="
+            " 'rcpt: 450 busy; render: recipient: duepost.recipient has 2 rows for one user'",
+        ],
+        ["1 email fails on duepost.recipient (duepost.recipient has 2 rows for one user)"],
+    ),
+    (
         "an email waits for a person",
         checks.emails,
         [
             SCHEDULE,
-            "UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2, due_at = now() - interval '131 s'",
+            "UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2, due_at = now() - interval '20 min'",
         ],
-        ["1 is unknown and waits for a person, for 131 s", "duepost show 1", "duepost resolve 1 sent"],
+        ["1 is unknown and waits for a person, for 20 min", "duepost show 1", "duepost resolve 1 sent"],
     ),
     ("nobody has ever made a pass", checks.tick, [SCHEDULE], ["no pass of the scheduler yet, and 1 email due"]),
     (
         "the tick has stopped",
         checks.tick,
-        ["UPDATE duepost.control SET checked_in_at = now() - interval '131 s'"],
-        ["131 s ago", "duepost worker"],
+        ["UPDATE duepost.control SET checked_in_at = now() - interval '4 min'"],
+        ["4 min ago", "duepost worker"],
     ),
     ("no worker while something is pending", checks.workers_alive, [SCHEDULE], ["none is running", "duepost worker"]),
     (
@@ -116,16 +140,16 @@ FAILING: list[tuple[str, Check, list[str], list[str]]] = [
         "the circuit is open",
         checks.delivery,
         ["UPDATE duepost.control SET circuit_open = true, circuit_reason = 'auth 535 5.7.8', probe_at = '2030-01-01Z'"],
-        ["the circuit is open (auth 535 5.7.8)", "nothing is dropped", "2030-01-01 00:00:00 UTC"],
+        ["the circuit is open (auth 535 5.7.8)", "nothing is dropped", "2030-01-01 00:00:00 UTC", "duepost probe"],
     ),
 ]
 
 WARNING: list[tuple[str, Check, list[str], list[str]]] = [
     (
-        "an email is twenty seconds late",
+        "an email is four minutes late",
         checks.delivery,
-        [SCHEDULE, "UPDATE duepost.scheduled_email SET due_at = now() - interval '20 s'"],
-        ["the oldest for 20 s"],
+        [SCHEDULE, "UPDATE duepost.scheduled_email SET due_at = now() - interval '4 min'"],
+        ["the oldest for 4 min"],
     ),
     ("paused", checks.delivery, ["UPDATE duepost.control SET paused = true"], ["paused", "duepost resume"]),
     (
@@ -181,9 +205,10 @@ def test_while_the_tick_has_stopped_nothing_is_called_on_time(shell: Shell) -> N
 def test_an_idle_site_is_well(shell: Shell) -> None:
     shell.schedule(at="'2030-01-01Z'")
     shell.query(RUNNING)
-    assert [found(check, shell.url)[0] for check in (checks.tick, checks.delivery, checks.emails, checks.queue)] == [
-        Health.OK
-    ] * 4
+    assert [
+        found(check, shell.url)[0]
+        for check in (checks.tick, checks.delivery, checks.emails, checks.recipients, checks.queue)
+    ] == [Health.OK] * 5
 
 
 def test_a_role_that_lacks_its_grant_is_told_which(shell: Shell, server: PostgresServer) -> None:
@@ -248,6 +273,21 @@ def test_stats_counts_what_fails_and_tells_spans_in_words(shell: Shell) -> None:
     assert facts["oldest due"].endswith(" s")
     assert "." not in facts["oldest due"]
     assert facts["retrying"].startswith("1 (at most 2 attempts")
+
+
+def test_a_failing_view_of_recipients_is_no_fault_of_a_template(shell: Shell) -> None:
+    shell.schedule(2)
+    shell.query(
+        "UPDATE duepost.scheduled_email SET attempts = 1, last_error = CASE id WHEN 1"
+        " THEN 'render: recipient: SQLSTATE 22012: division by zero' ELSE 'render: a.txt: no such file' END"
+    )
+    numbers = json.loads(shell.run("stats", "--json"))
+    assert (numbers["failing_on_templates"], numbers["failing_on_recipients"]) == (1, 1)
+    assert "failing on recipients\t1" in shell.run("stats")
+    said = found(checks.emails, shell.url)[1]
+    assert "1 email fails on templates (a.txt: no such file)" in said
+    assert "duepost retry 2" in said
+    assert "mend duepost.recipient, then duepost retry 1" in shell.run("show", "1")
 
 
 def test_list_says_how_many_there_are_and_begins_with_what_waits_for_a_person(shell: Shell) -> None:

@@ -38,7 +38,9 @@ def failing(
 BAD_USAGE: list[tuple[list[str], str]] = [
     (["nonsense"], "nonsense"),
     (["list", "--nonsense"], "--nonsense"),
-    (["list", "--state", "asleep"], "asleep"),
+    (["dead-letters", "--nonsense"], "(see `duepost dead-letters --help`)"),
+    (["--nonsense"], "(see `duepost --help`)"),
+    (["list", "--state", "asleep"], "--state': 'asleep' is not one of"),
     (["show"], "email_id"),
     (["show", "seven"], "email_id"),
     (["show", "0"], "email_id"),
@@ -185,6 +187,15 @@ def test_a_client_may_not_look_and_is_told_so(only_client: Shell) -> None:
     status, line = failing("list", url=only_client.url)
     assert status == 1
     assert "needs to be a member of duepost_worker" in line
+
+
+def test_a_role_without_any_grant_is_told_which_one_it_needs(server: PostgresServer, url: str) -> None:
+    role = f"stranger_{uuid.uuid4().hex[:8]}"
+    server.execute(f"CREATE ROLE {role} LOGIN")
+    status, line = failing("clear", "1", url=url.replace("postgres@", f"{role}@", 1))
+    server.execute(f"DROP ROLE {role}")
+    assert status == 1
+    assert "a member of duepost_client" in line
 
 
 def test_a_client_may_schedule_reschedule_and_clear(only_client: Shell) -> None:
