@@ -100,11 +100,24 @@ _DEAD = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1")
 #: Enhanced codes that are about a recipient, where a bare "access denied" is too.
 _RECIPIENTS = (*_DEAD, "5.4.1", "5.1.0", "4.1.1", "4.1.2", "4.1.3", "4.2.1")
 
-#: Enhanced codes that are about us, whatever the words: the sender's address, our quota, our login.
-_OURS = ("5.1.7", "5.1.8", "5.7.60", "5.2.252", "5.4.5", "5.1.90", "5.7.57", "5.7.64", "5.7.8", "5.7.14")
+#: Enhanced codes by which Exchange says whom a recipient, or its organisation, takes mail from: that recipient's affair,
+#: though the words are about a sender, a login or access.
+_RESTRICTED = (
+    *("5.7.12", "5.7.13", "5.7.124", "5.7.129", "5.7.133", "5.7.134", "5.7.135", "5.7.136", "5.7.193"),
+    *("5.7.504", "5.7.505", "5.7.510", "5.7.513"),
+)
 
-#: Codes of a login that is missing, wrong or too weak.
-_LOGIN_CODES = (530, 534, 535, 538)
+#: Enhanced codes that are about us, whatever the words: the sender's address, our quota, our login; encryption, DKIM, SPF,
+#: DMARC, the host's name and the flood (RFC 7372, RFC 7505 and IANA's register); our tenant and our addresses (Exchange).
+_OURS = (
+    *("5.1.7", "5.1.8", "5.7.60", "5.2.252", "5.4.5", "5.1.90", "5.7.57", "5.7.64", "5.7.8", "5.7.14"),
+    *("5.7.10", "5.7.11", *(f"5.7.{number}" for number in range(20, 33) if number != 26)),
+    *("5.7.68", "5.7.501", "5.7.502", "5.7.503", "5.7.506", "5.7.508", "5.7.509", "5.7.511", "5.7.515"),
+    *(f"5.7.{number}" for number in (*range(606, 650), 705, 708, 750)),
+)
+
+#: Codes of a login that is missing, wrong or too weak, or of an account that may not send; 502 is no word of a recipient's.
+_LOGIN_CODES = (502, 525, 530, 534, 535, 538)
 
 #: Too big for the relay, or for that mailbox.
 _TOO_BIG = ("5.3.4", "5.2.3")
@@ -146,7 +159,9 @@ def _is_too_big(heard: _Heard) -> bool:
 
 
 def _is_full(heard: _Heard) -> bool:
-    """By its code, or by words that are not about a quota of ours."""
+    """By its code, or by words that are not about a quota of ours, nor about the size of one email."""
+    if _enhanced(*_TOO_BIG)(heard):
+        return False
     if heard.reply.code // 100 != 5 or Topic.QUOTA in heard.topics:
         return _enhanced("5.2.2")(heard)
     some_quota = Topic.SOME_QUOTA in heard.topics and _names_a_mailbox(heard)
@@ -168,7 +183,7 @@ def _is_about_us(heard: _Heard) -> bool:
     if _code(*_LOGIN_CODES)(heard) or _enhanced(*_OURS)(heard):
         return True
     is_full = Topic.MAILBOX_FULL in heard.topics and Topic.QUOTA not in heard.topics
-    if is_full or Topic.RECIPIENT in heard.topics:
+    if is_full or Topic.RECIPIENT in heard.topics or _enhanced(*_RESTRICTED)(heard):
         return False
     ours = heard.topics.intersection(ABOUT_US)
     if heard.reply.code // 100 == 4:
