@@ -100,15 +100,15 @@ _DEAD = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1")
 #: Enhanced codes that are about a recipient, where a bare "access denied" is too.
 _RECIPIENTS = (*_DEAD, "5.4.1", "5.1.0", "4.1.1", "4.1.2", "4.1.3", "4.2.1")
 
-#: Enhanced codes by which Exchange says whom a recipient, or its organisation, takes mail from: that recipient's affair,
-#: though the words are about a sender, a login or access.
+#: Enhanced codes by which Exchange says whom a recipient, or its organisation, takes mail from: that recipient's
+#: affair, though the words are about a sender, a login or access.
 _RESTRICTED = (
     *("5.7.12", "5.7.13", "5.7.124", "5.7.129", "5.7.133", "5.7.134", "5.7.135", "5.7.136", "5.7.193"),
     *("5.7.504", "5.7.505", "5.7.510", "5.7.513"),
 )
 
-#: Enhanced codes that are about us, whatever the words: the sender's address, our quota, our login; encryption, DKIM, SPF,
-#: DMARC, the host's name and the flood (RFC 7372, RFC 7505 and IANA's register); our tenant and our addresses (Exchange).
+#: Enhanced codes that are about us, whatever the words: the sender's address, our quota, our login; encryption, DKIM,
+#: SPF, our host's name, a flood of ours (RFC 7372, RFC 7505, IANA's register); our tenant, our addresses (Exchange).
 _OURS = (
     *("5.1.7", "5.1.8", "5.7.60", "5.2.252", "5.4.5", "5.1.90", "5.7.57", "5.7.64", "5.7.8", "5.7.14"),
     *("5.7.10", "5.7.11", *(f"5.7.{number}" for number in range(20, 33) if number != 26)),
@@ -116,7 +116,8 @@ _OURS = (
     *(f"5.7.{number}" for number in (*range(606, 650), 705, 708, 750)),
 )
 
-#: Codes of a login that is missing, wrong or too weak, or of an account that may not send; 502 is no word of a recipient's.
+#: Codes of a login that is missing, wrong or too weak, or of an account that may not send; 502, a command that is not
+#: there, is never about a recipient.
 _LOGIN_CODES = (502, 525, 530, 534, 535, 538)
 
 #: Too big for the relay, or for that mailbox.
