@@ -5,8 +5,8 @@ workers and watch are killed in the middle of a backlog, and started again; then
 at the settings at which they are timed: all their processes are killed, and started again as their documentation says.
 
 The sink notes each email that it has taken. Those of Duepost's that it had taken before the kill, and whose conclusion
-was not committed, were between dot and commit: no more than so many may arrive twice, each named in the ledger as
-unknown once.
+was not committed, were between dot and commit: the workers' journals have what they had read of the replies to them,
+and the rest may arrive twice, each named in the ledger as unknown once.
 
 Run: python benchmarks/crash.py
 """
@@ -131,9 +131,13 @@ def turn(
     url: str, record: Path, emails: int, after: int, connections: int, ahead: bool, postgres: Server | None
 ) -> Turn:
     """One kill, when so many are delivered, of PostgreSQL too where it is given."""
-    with migrated(url) as database, sink(record=record) as port:
+    with (
+        tempfile.TemporaryDirectory(prefix="duepost-bench-state-") as state,
+        migrated(url) as database,
+        sink(record=record) as port,
+    ):
         begun = now(database)
-        with running(database, port, connections, ahead) as processes:
+        with running(database, port, connections, ahead, Path(state)) as processes:
             schedule(database, emails)
             wait_for(lambda: finished(database, begun) >= after, pause=0.01)
             processes.kill()
@@ -145,7 +149,7 @@ def turn(
         time.sleep(SETTLING)
         before, concluded = len(set(taken(record))), finished(database, begun)
         restarted_at = time.monotonic()
-        again = start(url, port, connections, ahead)
+        again = start(url, port, Path(state), connections, ahead)
         wait_for(lambda: finished(database, begun) >= emails, pause=0.05)
         seconds = time.monotonic() - restarted_at
         again.stop()
@@ -217,6 +221,7 @@ def report(killed: Mapping[str, Sequence[Turn]], peers: Mapping[str, Sequence[Pe
         alone = [each.seconds for name, turns in killed.items() for each in turns if "PostgreSQL" not in name]
         too = [each.seconds for name, turns in killed.items() for each in turns if "PostgreSQL" in name]
         bars = [
+            Bar("copies after a kill, at the most", 2, max(each.copies for each in every), True),
             Bar("copies beyond those between dot and commit", 0, max(e.copies - e.between for e in every), True),
             Bar("copies that the ledger does not name", 0, max(each.unnamed for each in every), True),
             Bar("lost", 0, max(each.lost for each in every), True),

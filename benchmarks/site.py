@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,12 +143,13 @@ class Running:
             process.wait()
 
 
-def start(url: str, port: int, connections: int = 0, ahead: bool = False) -> Running:
+def start(url: str, port: int, state: Path, connections: int = 0, ahead: bool = False) -> Running:
     """Starts them; does not wait.
 
     Args:
         url: the database.
         port: of the sink.
+        state: a folder for the workers' journals.
         connections: SMTP connections of all processes together; 0 stands for the default of each.
         ahead: whether the relay's URL asks for the next envelope to go out with the dot (`?pipelining=ahead`).
     """
@@ -157,6 +158,7 @@ def start(url: str, port: int, connections: int = 0, ahead: bool = False) -> Run
         "DUEPOST_DATABASE_URL": url,
         "DUEPOST_SMTP_URL": f"smtp://127.0.0.1:{port}{'?pipelining=ahead' if ahead else ''}",
         "DUEPOST_FROM": "a@example.com",
+        "DUEPOST_STATE_DIR": str(state),
         **({"DUEPOST_SMTP_CONNECTIONS": str(connections // PROCESSES)} if connections else {}),
     }
     workers, watch = (
@@ -176,17 +178,19 @@ def start(url: str, port: int, connections: int = 0, ahead: bool = False) -> Run
 
 
 @contextmanager
-def running(database: Database, port: int, connections: int = 0, ahead: bool = False) -> Iterator[Running]:
-    """Workers and a watch, up and idle; the arguments are those of `start`."""
-    processes = start(database.url, port, connections, ahead)
-    try:
+def running(
+    database: Database, port: int, connections: int = 0, ahead: bool = False, state: Path | None = None
+) -> Iterator[Running]:
+    """Workers and a watch, up and idle; the arguments are those of `start`, with a folder of their own without one."""
+    with ExitStack() as stack:
+        folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duepost-bench-state-")))
+        processes = start(database.url, port, folder, connections, ahead)
+        stack.callback(processes.stop)
         wait_for(
             lambda: database.execute("SELECT count(*) FROM duepost.worker WHERE gone_at IS NULL") == [(PROCESSES,)]
         )
         wait_for(lambda: database.execute("SELECT checked_in_at IS NOT NULL FROM duepost.control") == [(True,)])
         yield processes
-    finally:
-        processes.stop()
 
 
 def schedule(database: Database, count: int, kind: str = "benchmark") -> None:
