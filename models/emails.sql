@@ -308,16 +308,18 @@ WITH item AS (
 SELECT id FROM item
 
 -- name: lock_unknown
--- Held, or waiting to be sent once more.
-SELECT i.id, e.address
-FROM duepost.item AS i
-JOIN duepost.email AS e ON e.item_id = i.id
-WHERE i.id = %(id)s AND (i.is_held OR (
-      i.unknowns > 0
-      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
-      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-  ))
-FOR UPDATE OF i
+-- Held, or waiting to be sent once more. What a claim has taken while this waited for its row is being sent.
+WITH item AS MATERIALIZED (
+    SELECT id, is_held, unknowns FROM duepost.item WHERE id = %(id)s FOR UPDATE
+)
+SELECT item.id, e.address
+FROM item
+JOIN duepost.email AS e ON e.item_id = item.id
+WHERE item.is_held OR (
+    item.unknowns > 0
+    AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = item.id)
+    AND NOT duepost.is_in_hand(item.id)
+)
 
 -- name: resolve_resend
 -- unknown → scheduled: a person says that it did not arrive, or that a second copy does no harm.

@@ -173,7 +173,8 @@ BEGIN
         FROM duepost.item AS i
         WHERE i.id = ANY (claim_emails_v2.ids)
         ORDER BY i.id
-        FOR KEY SHARE SKIP LOCKED
+        -- Not FOR KEY SHARE, which takes a row as it was when the statement began, whatever was committed since.
+        FOR NO KEY UPDATE SKIP LOCKED
     ), taken AS (
         INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at)
         SELECT item.id, nextval('duepost.claim_number'), claim_emails_v2.worker_id, now()

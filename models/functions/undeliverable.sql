@@ -50,14 +50,16 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    kept    duepost.undeliverable_email;
-    pending record;
+    kept       duepost.undeliverable_email;
+    is_pending boolean;
 BEGIN
     IF reopen_email.email_id IS NULL THEN
         PERFORM duepost.raise_bad_argument('email_id', 'must not be NULL');
     END IF;
-    SELECT e.state INTO pending FROM duepost.scheduled_email AS e WHERE e.id = reopen_email.email_id FOR UPDATE;
-    IF pending.state = 'sending' THEN
+    PERFORM FROM duepost.item AS i WHERE i.id = reopen_email.email_id FOR UPDATE;
+    is_pending := FOUND;
+    -- Asked once the row is locked: a claim may have had it until now.
+    IF is_pending AND duepost.is_in_hand(reopen_email.email_id) THEN
         RETURN 'too_late';
     END IF;
     SELECT k.* INTO kept FROM duepost.undeliverable_email AS k WHERE k.id = reopen_email.email_id FOR UPDATE;
@@ -66,7 +68,7 @@ BEGIN
             WHEN EXISTS (
                 SELECT FROM duepost.delivery AS d
                 WHERE d.email_id = reopen_email.email_id AND d.outcome = 'undeliverable'
-            ) AND pending.state IS NULL THEN 'not_kept'
+            ) AND NOT is_pending THEN 'not_kept'
             ELSE 'not_undeliverable'
         END;
     END IF;
@@ -77,7 +79,7 @@ BEGIN
         RETURN 'expired';
     END IF;
 
-    IF pending.state IS NULL THEN
+    IF NOT is_pending THEN
         INSERT INTO duepost.scheduled_email
         SELECT row.*
         FROM jsonb_populate_record(NULL::duepost.scheduled_email, kept.email || jsonb_build_object(

@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from models import emails, workers
-from models.database.connections import Database
+from models import emails, undeliverable, workers
+from models.database.connections import Cursor, Database
+from models.words import Reopening
 from tests.postgres import Connection, run
 from tests.waiting import wait_until
 
@@ -130,3 +132,89 @@ def test_a_clear_waits_for_the_claim_that_holds_its_email_and_comes_too_late(
     clearing.join(timeout=30)
     assert users_of(claimed) == [["ann", "slow"]]
     assert cleared == [(email_id, "too_late")]
+
+
+#: What becomes of an email while a claim is under way, after which it is not to be sent now.
+CHANGES = {
+    "rescheduled": "SELECT duepost.reschedule_email(%s, '2030-01-01 00:00:00+00')",
+    "put off": "UPDATE duepost.item SET due_at = now() + interval '1 hour' WHERE id = %s",
+    "held": "UPDATE duepost.item SET is_held = true, unknowns = 2 WHERE id = %s",
+    "expired": "UPDATE duepost.item SET scheduled_at = '2020-01-01', expires_at = '2020-01-02' WHERE id = %s",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_an_email_that_is_not_to_be_sent_any_more_once_a_claim_comes_to_it_is_not_claimed(
+    application: Connection, database: Database, change: str
+) -> None:
+    first, second = queued(application, "slow"), queued(application, "ann")
+    with stopped_claim(application, database, [first, second]) as claimed:
+        run(application, change, second)
+    assert users_of(claimed) == [["slow"]]
+
+
+def test_what_a_claim_says_of_an_email_is_as_of_the_moment_when_it_has_the_row(
+    application: Connection, database: Database
+) -> None:
+    first, second = queued(application, "slow"), queued(application, "ann")
+    with stopped_claim(application, database, [first, second]) as claimed:
+        run(application, "UPDATE duepost.item SET attempts = 7, unknowns = 1 WHERE id = %s", second)
+    assert [(each.attempts, each.unknowns) for each in claimed] == [(0, 0), (7, 1)]
+
+
+def beside_a_claim(database: Database, application: Connection, email_id: int, call: Callable[[], object]) -> object:
+    """What a call gives that meets an open claim of this email, which is committed once the call waits for it."""
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as cursor:
+            cursor.execute("SELECT id FROM duepost.claim_emails_v2(ARRAY[%s]::bigint[], 1)", (email_id,))
+            assert cursor.fetchall() == [(email_id,)]
+            called = pool.submit(call)
+            wait_until(lambda: run(application, WAITING, "transactionid") != [], what="the call to wait for the row")
+        return called.result(timeout=30)
+
+
+@pytest.mark.parametrize("resolve", [emails.resolve_sent, emails.resolve_drop])
+def test_an_email_that_is_claimed_just_now_is_not_resolved_as_one_that_waits(
+    application: Connection, url: str, resolve: Callable[[Cursor, int], bool]
+) -> None:
+    email_id = queued(application, "ann")
+    run(application, "DELETE FROM dramatiq.queue")
+    run(application, "UPDATE duepost.item SET unknowns = 1 WHERE id = %s", email_id)
+    database = Database(url)
+
+    def call() -> bool:
+        with database.transaction() as cursor:
+            return resolve(cursor, email_id)
+
+    assert beside_a_claim(database, application, email_id, call) is False
+    assert run(application, "SELECT state FROM duepost.scheduled_email") == [("sending",)]
+    assert run(application, "SELECT * FROM duepost.delivery") == []
+
+
+def test_an_email_that_is_claimed_just_now_is_not_reopened_beside_its_conclusion(
+    application: Connection, url: str
+) -> None:
+    """Who was reopened then would not be among those whom the worker concludes, and would leave without a trace."""
+    email_id = queued(application, "ann", "bob")
+    run(application, "UPDATE duepost.scheduled_email_user SET outcome = 'undeliverable' WHERE user_id = 'bob'")
+    run(
+        application,
+        "INSERT INTO duepost.undeliverable_email (id, kind, email, kept_until)"
+        " SELECT id, kind, to_jsonb(e), now() + interval '1 day' FROM duepost.scheduled_email AS e",
+    )
+    run(
+        application,
+        "INSERT INTO duepost.undeliverable_recipient (email_id, user_id, address, reply)"
+        " VALUES (%s, 'bob', 'b@x.example', 'no')",
+        email_id,
+    )
+    database = Database(url)
+
+    def call() -> Reopening:
+        with database.transaction() as cursor:
+            return undeliverable.reopen(cursor, email_id)
+
+    assert beside_a_claim(database, application, email_id, call) is Reopening.TOO_LATE
+    assert run(application, "SELECT outcome FROM duepost.scheduled_email_user WHERE user_id = 'bob'") == [
+        ("undeliverable",)
+    ]

@@ -47,6 +47,10 @@ SETTINGS = [
     "statement_timeout = '5s'",
     "lock_timeout = '1ms'",
     "idle_in_transaction_session_timeout = '100ms'",
+    "idle_session_timeout = '100ms'",
+    "track_activities = off",
+    "timezone_abbreviations = 'India'",
+    "enable_indexscan = off",
 ]
 
 
