@@ -152,6 +152,11 @@ def recipient_failures(database: Database, limit: int) -> list[Failure]:
     return [Failure(*row) for row in rows]  # type: ignore[arg-type]  # as above
 
 
+def has_recipients(database: Database) -> bool:
+    """Whether duepost.recipient is there: a team may have dropped it, to put its own view there."""
+    return database.execute(SQL["has_recipients"]) == [(True,)]
+
+
 def last_pass(database: Database) -> float | None:
     """Seconds since the scheduler's last pass, to twenty seconds; None where there was none yet."""
     [(seconds,)] = database.execute(SQL["last_pass"])

@@ -175,6 +175,10 @@ GROUP BY reason
 ORDER BY emails DESC, reason
 LIMIT %(limit)s
 
+-- name: has_recipients
+-- Whether duepost.recipient is there: a team may have dropped it, to put its own view there.
+SELECT to_regclass('duepost.recipient') IS NOT NULL
+
 -- name: last_pass
 -- Seconds since the scheduler's last pass checked in, to twenty seconds; NULL where there was none yet.
 SELECT CASE WHEN checked_in_at IS NOT NULL THEN greatest(extract(epoch FROM now() - checked_in_at), 0)::double precision END
@@ -251,7 +255,7 @@ SELECT rolname::text,
            WHEN 'duepost_client'
                THEN has_function_privilege(rolname, 'duepost.clear_scheduled_email(bigint)', 'EXECUTE')
            ELSE has_table_privilege(rolname, 'duepost.item', 'UPDATE')
-               AND has_table_privilege(rolname, 'duepost.recipient', 'SELECT')
+               AND coalesce(has_table_privilege(rolname, to_regclass('duepost.recipient'), 'SELECT'), true)
        END
 FROM pg_roles
 WHERE rolname IN ('duepost_client', 'duepost_worker')
@@ -262,7 +266,7 @@ ORDER BY rolname
 SELECT current_user::text, coalesce(array_agg(needed.privilege || ' on ' || needed.name ORDER BY needed.place) FILTER (
     WHERE NOT CASE
         WHEN needed.sort = 'sequence' THEN has_sequence_privilege(needed.name, needed.privilege)
-        WHEN needed.sort = 'table' THEN has_table_privilege(needed.name, needed.privilege)
+        WHEN needed.sort = 'table' THEN coalesce(has_table_privilege(to_regclass(needed.name), needed.privilege), true)
         ELSE coalesce((
             SELECT bool_and(has_function_privilege(f.oid, needed.privilege))
             FROM pg_proc AS f

@@ -9,7 +9,7 @@ from actors.settings import settings
 from duepost.commands.health import Health
 from duepost.commands.read import paused_words
 from duepost.commands.routes import route_facts
-from duepost.commands.wording import count, moment, span
+from duepost.commands.wording import count, moment, seconds_until, span
 from models import control, reports, routes, workers
 from models.database.connections import Database
 
@@ -103,7 +103,7 @@ def emails(database: Database) -> Looked:
         bad.append(
             f"{found.unknown} {verb} unknown and {'waits' if found.unknown == 1 else 'wait'} for a person, "
             f"for {span(found.unknown_seconds or 0)}: duepost show {found.unknown_id}, then duepost resolve "
-            f"{found.unknown_id} sent, or resend"
+            f"{found.unknown_id} sent, or resend, or drop"
         )
     if found.on_templates:
         bad.append(_on_templates(database, found.on_templates))
@@ -118,6 +118,11 @@ def emails(database: Database) -> Looked:
 
 def recipients(database: Database) -> Looked:
     """Whether duepost.recipient, which may be the team's own view, fails for somebody."""
+    if not reports.has_recipients(database):
+        return Health.FAILED, (
+            "there is no duepost.recipient, and emails to users fail: make the view (docs/sql.md, Users), then "
+            "duepost retry --state scheduled"
+        )
     number = reports.troubles(database).on_recipients
     if not number:
         return Health.OK, "duepost.recipient fails for nobody"
@@ -156,9 +161,13 @@ def grants(database: Database) -> Looked:
 
 def circuit_words(state: control.Control) -> str:
     """What an open circuit means, and what is next."""
+    seconds = seconds_until(state.probe_at)
+    when = f"is at {moment(state.probe_at)}, or now with duepost probe"
+    if seconds is not None and seconds <= 0:
+        when = f"has been due for {span(-seconds)}: it needs a worker"
     return (
         f"the circuit is open ({state.circuit_reason}): nothing is sent, nothing is dropped; mend what the relay check "
-        f"or duepost list says; the next probe is at {moment(state.probe_at)}, or now with duepost probe"
+        f"or duepost list says; the next probe {when}"
     )
 
 

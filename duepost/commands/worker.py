@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -10,6 +11,30 @@ import typer
 from actors.settings import settings
 from duepost.commands.context import BadInput, operator_database
 from models.database.preconditions import check_writable
+
+
+def at_least_one(text: str) -> int:
+    """A number of processes or threads.
+
+    Raises:
+        ArgumentTypeError: it is none, or below 1.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def writable(text: str) -> str:
+    """A file's name, to which can be written.
+
+    Raises:
+        ArgumentTypeError: it cannot.
+    """
+    try:
+        Path(text).open("ab").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    return text
 
 
 class Options(argparse.ArgumentParser):
@@ -24,10 +49,10 @@ class Options(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         add = self.add_argument
-        add("--processes", "-p", type=int, metavar="N", help="worker processes (default: one for each CPU)")
-        add("--threads", "-t", type=int, metavar="N", help="threads of each (default: 8)")
+        add("--processes", "-p", type=at_least_one, metavar="N", help="worker processes (default: one for each CPU)")
+        add("--threads", "-t", type=at_least_one, metavar="N", help="threads of each (default: 8)")
         add("--queues", "-Q", nargs="*", metavar="QUEUE", help="only these queues (default: all)")
-        add("--log-file", metavar="FILE", help="where the log goes (default: stderr)")
+        add("--log-file", type=writable, metavar="FILE", help="where the log goes (default: stderr)")
         add("--pid-file", metavar="FILE", help="where the master's process id is written")
         add("--worker-shutdown-timeout", type=int, metavar="MS", help="milliseconds to finish emails (default: 600000)")
         add("--skip-logging", action="store_true", help="leave logging to whoever has set it up")
@@ -51,7 +76,9 @@ def worker(context: typer.Context) -> None:
     """
     options = Options(context.command.help or "")
     _, others = options.parse_known_args(context.args)
-    if others and not others[0].startswith("-"):
+    if others and others[0].startswith("-"):
+        options.error(f"no such option: {others[0]}")
+    if others:
         options.error(f"takes no {others[0]!r}: it runs Duepost's own actors")
     if "--version" not in context.args:
         settings().need_relay()

@@ -89,6 +89,12 @@ FAILING: list[tuple[str, Check, list[str], list[str]]] = [
         ["1 email fails on duepost.recipient (duepost.recipient has 2 rows for one user)"],
     ),
     (
+        "somebody has dropped the table of recipients and made no view",
+        checks.recipients,
+        ["DROP TABLE duepost.recipient"],
+        ["there is no duepost.recipient", "duepost retry --state scheduled"],
+    ),
+    (
         "an email waits for a person",
         checks.emails,
         [
@@ -141,6 +147,15 @@ FAILING: list[tuple[str, Check, list[str], list[str]]] = [
         checks.delivery,
         ["UPDATE duepost.control SET circuit_open = true, circuit_reason = 'auth 535 5.7.8', probe_at = '2030-01-01Z'"],
         ["the circuit is open (auth 535 5.7.8)", "nothing is dropped", "2030-01-01 00:00:00 UTC", "duepost probe"],
+    ),
+    (
+        "the circuit is open, and nobody probes",
+        checks.delivery,
+        [
+            "UPDATE duepost.control SET circuit_open = true, circuit_reason = 'mail 550',"
+            " probe_at = now() - interval '7 min'"
+        ],
+        ["the next probe has been due for 7 min: it needs a worker"],
     ),
 ]
 
@@ -273,6 +288,13 @@ def test_stats_counts_what_fails_and_tells_spans_in_words(shell: Shell) -> None:
     assert facts["oldest due"].endswith(" s")
     assert "." not in facts["oldest due"]
     assert facts["retrying"].startswith("1 (at most 2 attempts")
+
+
+def test_without_recipients_no_line_says_to_migrate(shell: Shell) -> None:
+    shell.query("DROP TABLE duepost.recipient")
+    findings = shell.findings(status=1)
+    assert [findings[check][0] for check in ("roles", "grants", "recipients")] == ["ok", "ok", "failed"]
+    assert not [each for each in findings.values() if "duepost migrate" in each[1]]
 
 
 def test_a_failing_view_of_recipients_is_no_fault_of_a_template(shell: Shell) -> None:

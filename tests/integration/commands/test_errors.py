@@ -60,6 +60,10 @@ BAD_USAGE: list[tuple[list[str], str]] = [
     (["clear"], "clear: give one of an id, --user or --address"),
     (["clear", "1", "--user", "ann"], "clear: give one of an id, --user or --address"),
     (["schedule", "--kind", "k", "--context", "[" * 100_000], "--context: not JSON"),
+    (["worker", "--nonsense"], "no such option: --nonsense (see `duepost worker --help`)"),
+    (["worker", "--processes", "0"], "no whole number of at least 1"),
+    (["worker", "--threads", "many"], "no whole number of at least 1"),
+    (["worker", "--log-file", "/nowhere/worker.log"], "/nowhere/worker.log: No such file"),
     (["demo", "missing.jsonl"], "missing.jsonl: No such file"),
 ]
 
