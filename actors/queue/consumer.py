@@ -17,7 +17,7 @@ from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 
 from actors.liveness.worker_session import WorkerSession
-from actors.queue.encoding import Message, decoded
+from actors.queue.encoding import Message, as_its_row_says, decoded
 from actors.queue.waiting import AWAY_PAUSE, BrokerUnreachable
 from models import messages
 from models.database.connections import Database
@@ -43,7 +43,6 @@ OVERLAP = timedelta(seconds=1)
 
 #: The longest delay, in seconds, of which a consumer remembers when it ends; later it finds out by looking.
 LONGEST_REMEMBERED = 60.0
-
 #: Seconds that the moments at which delays end are rounded up to, so that there are few of them.
 MOMENTS_APART = 0.01
 
@@ -387,7 +386,7 @@ class PostgresConsumer(Consumer):
 
     def _take(self, claimed: ClaimedContent, worker_id: int) -> bool:
         try:
-            message = decoded(claimed.content)
+            message = as_its_row_says(decoded(claimed.content), claimed.claim.message_id, self.queue_name)
         except DecodeError:
             logger.critical("Message %s cannot be read; it is a dead letter.", claimed.claim.message_id)
             return False

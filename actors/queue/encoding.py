@@ -75,14 +75,43 @@ def decoded(content: str) -> Message:
             wrapper = json.loads(content)
             data, readable = base64.b64decode(wrapper["encoded"]), wrapper.get("options", {})
         message: Message = dramatiq.Message.decode(data)
+        _check_shape(message)
         message.options.update(readable)
         # It is due, or it would not have been read: Dramatiq must not hold it back in memory.
         message.options.pop("eta", None)
+        if not _are_classes(message.options.get("throws")):
+            # JSON cannot hold classes; with anything else Dramatiq's thread would end.
+            del message.options["throws"]
     except DecodeError:
         raise
     except Exception as error:
         raise DecodeError(type(error).__name__, data, error) from error
     return message
+
+
+def as_its_row_says(message: Message, message_id: str, queue_name: str) -> Message:
+    """A message with the id and the queue of its row, which are what counts: somebody may have moved it by hand."""
+    if message.message_id == message_id and message.queue_name == queue_name:
+        return message
+    return message.copy(message_id=message_id, queue_name=queue_name)
+
+
+def _check_shape(message: Message) -> None:
+    """Checks the parts by which Dramatiq's threads go before anything is caught: with others a thread would end.
+
+    Raises:
+        TypeError: one is of another type.
+    """
+    for part, wanted in ((message.actor_name, str), (message.kwargs, dict), (message.options, dict)):
+        if not isinstance(part, wanted):
+            raise TypeError(f"not {wanted.__name__}")
+
+
+def _are_classes(throws: object) -> bool:
+    """Whether an actor's exceptions are what Dramatiq can look for: a class, several of them, or none."""
+    return throws is None or all(
+        isinstance(each, type) for each in (throws if isinstance(throws, tuple) else (throws,))
+    )
 
 
 def check_name(part: str, name: object) -> None:
