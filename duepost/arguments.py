@@ -1,7 +1,7 @@
 """The arguments of an email, each declared once: its name, its types, what it means.
 
 `duepost.schedule_email()`, `duepost.schedule_emails()`, the command `duepost schedule` and its JSON Lines reader take
-names, conversions and help from here. `models/functions/email.sql` has the same list for SQL.
+names, conversions and help from here. `models/functions/types/new_email.sql` has the same list for SQL.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Creates and upgrades the schema: tables by numbered plain-SQL files, functions as this code has them.
 
 A migration is applied once, in a transaction of its own, and frozen from then on. The functions and the grants are
-applied at each run, in one transaction.
+applied at each run, in one transaction, after the types that the functions take.
 """
 
 import hashlib
@@ -138,6 +138,7 @@ def migrate(
     if later:
         tell(f"a later release has upgraded the schema ({', '.join(later)}): it is left as that release has made it")
     else:
+        _locked(database, partial(_grow_types, functions=functions), tell)
         _locked(database, partial(_replace_functions, functions=functions), tell)
     if retention_days is not None:
         _locked(database, lambda cursor: cursor.execute(SQL["keep"], {"days": retention_days}), tell)
@@ -306,6 +307,15 @@ def _apply(cursor: Cursor, migration: Migration, *, check_workers: bool) -> bool
     if floor is not None:
         levels.note_floor(cursor, migration.number, floor)
     return True
+
+
+def _grow_types(cursor: Cursor, functions: Path) -> None:
+    """Makes the functions' types, or adds what they lack.
+
+    It waits for transactions that have called: in its own it holds no lock that one of them may wait for.
+    """
+    for path in sorted(functions.glob("types/*.sql")):
+        cursor.execute(path.read_text(encoding="utf-8"))
 
 
 def _replace_functions(cursor: Cursor, functions: Path) -> None:

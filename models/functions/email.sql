@@ -1,57 +1,17 @@
--- An email's arguments, each listed once: schedule_email() takes them in this order, schedule_emails() as keys.
-
--- A list and not CREATE TYPE: a database that has the type of an earlier release gets what was added since. Whoever
--- holds a value that was made before sees NULL in an added argument.
-DO $$
-DECLARE
-    argument record;
-BEGIN
-    IF to_regtype('duepost.new_email') IS NULL THEN
-        CREATE TYPE duepost.new_email AS ();
-    END IF;
-    FOR argument IN
-        SELECT listed.name, listed.type
-        FROM (VALUES
-            ('kind', 'text'),
-            ('address', 'text'),
-            ('users', 'text[]'),
-            ('scheduled_at', 'timestamptz'),
-            ('template', 'text'),
-            ('context', 'jsonb'),
-            ('subject', 'text'),
-            ('body_text', 'text'),
-            ('body_html', 'text'),
-            ('key', 'text'),
-            ('expires_at', 'timestamptz'),
-            ('sender', 'text'),
-            ('reply_to', 'text'),
-            ('headers', 'jsonb')
-        ) AS listed (name, type)
-        WHERE listed.name NOT IN (
-            SELECT a.attname
-            FROM pg_attribute AS a
-            JOIN pg_type AS t ON t.typrelid = a.attrelid
-            WHERE t.oid = 'duepost.new_email'::regtype AND NOT a.attisdropped
-        )
-    LOOP
-        EXECUTE format('ALTER TYPE duepost.new_email ADD ATTRIBUTE %I %s', argument.name, argument.type);
-    END LOOP;
-END
-$$;
-
--- The arguments as JSON has them: what form a value has, and how an error describes it.
+-- The keys of an email in JSON: what form a value has, and how an error describes it. They are those of schedule_email(),
+-- and not of the type: that one has grown already when the functions are replaced.
 CREATE OR REPLACE FUNCTION duepost.email_arguments() RETURNS TABLE (name text, place integer, form text, example text)
 LANGUAGE sql STABLE AS $$
-    SELECT a.attname::text, a.attnum::integer, known.form, known.example
-    FROM pg_attribute AS a
-    JOIN pg_type AS t ON t.typrelid = a.attrelid
+    SELECT argument.name, argument.place::integer, known.form, known.example
+    FROM pg_proc AS p
+    CROSS JOIN unnest(p.proargnames, p.proargtypes::oid[]) WITH ORDINALITY AS argument (name, type, place)
     JOIN (VALUES
         ('text'::regtype, 'string', 'a string'),
         ('text[]'::regtype, 'list', 'a list of strings'),
         ('timestamptz'::regtype, 'time', 'a time such as 2026-01-31T09:00:00+01:00'),
         ('jsonb'::regtype, 'object', 'an object')
-    ) AS known (type, form, example) ON known.type = a.atttypid
-    WHERE t.oid = 'duepost.new_email'::regtype AND NOT a.attisdropped
+    ) AS known (type, form, example) ON known.type = argument.type
+    WHERE p.pronamespace = 'duepost'::regnamespace AND p.proname = 'schedule_email'
 $$;
 
 -- What is wrong with a member of an email in JSON, whose argument has this form; NULL where nothing is. One that has no

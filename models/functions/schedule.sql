@@ -118,14 +118,16 @@ CREATE OR REPLACE FUNCTION duepost.schedule_email(
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+DECLARE
+    email duepost.new_email;
 BEGIN
-    RETURN (duepost.store_emails(
-        ARRAY[ROW(
-            kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at,
-            sender, reply_to, headers
-        )::duepost.new_email],
-        are_many => false
-    ))[1];
+    -- Until this transaction ends, the type does not grow. Assigned, and not cast: it may have grown by now.
+    LOCK TABLE duepost.migration IN ACCESS SHARE MODE;
+    email := ROW(
+        kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at, sender,
+        reply_to, headers
+    );
+    RETURN (duepost.store_emails(ARRAY[email], are_many => false))[1];
 END
 $$;
 COMMENT ON FUNCTION duepost.schedule_email IS
@@ -139,6 +141,8 @@ DECLARE
     forms jsonb;
     wrong record;
 BEGIN
+    -- Until this transaction ends, the type does not grow.
+    LOCK TABLE duepost.migration IN ACCESS SHARE MODE;
     IF emails IS NULL OR jsonb_typeof(emails) <> 'array' THEN
         PERFORM duepost.raise_bad_argument('emails', 'must be a JSON array of objects, with the arguments of schedule_email as keys');
     END IF;
