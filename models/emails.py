@@ -153,8 +153,9 @@ class Finished(NamedTuple):
 
 def due_page(database: Database, size: int, after: tuple[datetime, int] = BEGINNING) -> list[DueEmail]:
     """The oldest due emails after a place in due order (due_at in UTC, and id): at most `size`."""
+    place: object = "-infinity" if after == BEGINNING else after[0]
     rows = database.execute(
-        SQL["due_page"], {"size": size, "after_due_at": after[0], "after_id": after[1], "on_time": ON_TIME}
+        SQL["due_page"], {"size": size, "after_due_at": place, "after_id": after[1], "on_time": ON_TIME}
     )
     return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the class's fields
 

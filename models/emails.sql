@@ -3,12 +3,12 @@
 
 -- name: due_page
 -- The oldest due items after a place in due order; served by item_due. What is queued or in hand is stepped over: there is
--- never much of it.
-SELECT i.id, i.due_at, i.kind, i.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
+-- never much of it. What somebody wrote as due before there were years is due, at the first moment that a worker can read.
+SELECT i.id, greatest(i.due_at, '0002-01-01 00:00:00+00'), i.kind, i.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
 FROM duepost.item AS i
 WHERE NOT i.is_held
   AND i.due_at <= now()
-  AND (i.due_at, i.id) > (%(after_due_at)s, %(after_id)s)
+  AND (i.due_at, i.id) > (%(after_due_at)s::timestamptz, %(after_id)s)
   AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
   AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
 ORDER BY i.due_at, i.id
@@ -242,7 +242,7 @@ SET due_at = CASE
         WHEN %(pause)s IS NULL THEN i.due_at
         ELSE least(now() + make_interval(secs => %(pause)s), i.expires_at)
     END,
-    attempts = i.attempts + %(counted)s::integer,
+    attempts = least(i.attempts, 2147483646) + %(counted)s::integer,
     last_error = %(error)s,
     mailbox_full_since = CASE WHEN %(mailbox_full)s THEN coalesce(i.mailbox_full_since, now()) END,
     probe = false
@@ -262,8 +262,8 @@ SET is_held = i.unknowns > 0 OR coalesce(
         (SELECT k.on_unknown FROM duepost.email_kind AS k WHERE k.kind = i.kind), 'resend'
     ) <> 'resend',
     due_at = now(),
-    attempts = i.attempts + 1,
-    unknowns = i.unknowns + 1,
+    attempts = least(i.attempts, 2147483646) + 1,
+    unknowns = least(i.unknowns, 2147483646) + 1,
     last_error = %(error)s,
     probe = false
 FROM gone

@@ -65,7 +65,7 @@ BEGIN
     )
     SELECT item.id, item.kind, settled.outcome, settled.user_id, settled.address, settled.code, settled.enhanced_code,
            settled.reply,
-           item.attempts + (EXISTS (
+           least(item.attempts, 2147483646) + (EXISTS (
                SELECT FROM result AS r WHERE r.email_id = item.id AND r.verdict IS NOT NULL
            ))::integer,
            item.unknowns, item.key, item.scheduled_at, email.message_id_header

@@ -28,10 +28,12 @@ _MESSAGES = re.compile(
     re.IGNORECASE,
 )
 
-#: "Error: too much mail from 127.0.0.1", "rate limit exceeded", "sending too fast", "try again later: throttled".
+#: "Error: too much mail from 127.0.0.1", "rate limit exceeded", "sending too fast", "try again later: throttled",
+#: "Message submission rate for this client has exceeded the configured limit", "sender rate overlimit".
 _RATE = re.compile(
     r"too much mail\b|too many recipients from\b|too many (?:\w+ ){0,2}(?:messages?|mails?|emails?|requests?)\b"
-    r"|\brate[- ]?limit(?:s|ed|ing)?\b|\b(?:message|mail|send(?:ing)?|delivery|request|recipient|client) rate\b"
+    r"|\brate[- ]?limit(?:s|ed|ing)?\b"
+    r"|\b(?:message|mail|send(?:ing)?|sender|submission|delivery|request|recipient|client) rate\b"
     r"|\brate (?:is |was )?(?:exceeded|too high)|\bexceed\w*\b[\w ]{0,30}\brate\b|\btoo (?:fast|quickly)\b"
     r"|\bthrottl(?:ed|ing|e)\b|\bslow(?:ing)? down\b|\bunusual rate\b|\bthread limit\b",
     re.IGNORECASE,
@@ -83,12 +85,16 @@ def is_message_limit(ruling: Ruling) -> bool:
 
 
 def is_rate_limit(ruling: Ruling) -> bool:
-    """Whether a relay says in so many words that we send too much in too short a time."""
+    """Whether a relay says in so many words that we send too much in too short a time.
+
+    One that speaks of connections as late as this, as Exchange Online does, wants less of us as well.
+    """
     if ruling.code is None or ruling.code // 100 != 4 or ruling.phase in BEFORE_LOGIN:
         return False
     if ruling.phase is not Phase.MAIL and _OF_THE_RECIPIENT.search(ruling.reply):
         return False
-    return _RATE.search(ruling.reply) is not None and _MESSAGES.search(ruling.reply) is None
+    is_said = _RATE.search(ruling.reply) is not None or names_connections(ruling.reply)
+    return is_said and _MESSAGES.search(ruling.reply) is None and not is_connection_limit(ruling)
 
 
 def may_be_rate_limit(ruling: Ruling) -> bool:

@@ -37,6 +37,9 @@ MESSAGES = [
 ]
 
 RATES = [
+    "421 4.4.2 Message submission rate for this client has exceeded the configured limit",
+    "450 Sender rate overlimit",
+    "432 4.3.2 Concurrent connections limit exceeded.",
     "450 4.7.1 Error: too much mail from 192.0.2.1",
     "450 4.7.1 Error: too many recipients from 192.0.2.1",
     "451 4.7.1 rate limit exceeded",
@@ -78,6 +81,12 @@ def test_too_many_emails_over_one_connection(text: str) -> None:
 def test_too_much_in_a_time(phase: Phase, text: str) -> None:
     assert is_rate_limit(said(phase, text))
     assert not is_message_limit(said(phase, text))
+
+
+@pytest.mark.parametrize("text", [text for text in CONNECTIONS if text.startswith("421")])
+@pytest.mark.parametrize("phase", [Phase.RCPT, Phase.DATA, Phase.DOT])
+def test_too_many_connections_when_it_is_too_late_to_use_fewer_slows_us_down(phase: Phase, text: str) -> None:
+    assert is_rate_limit(said(phase, text))
 
 
 @pytest.mark.parametrize("text", NEITHER)
