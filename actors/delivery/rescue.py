@@ -95,7 +95,7 @@ class Rescuer:
             journalled = read[each.worker_id]
             if journalled is None and journals[each.worker_id].is_left:
                 continue
-            has_moved |= self._end(each, journalled or {})
+            has_moved |= bool(self._end_alone(each, journalled or {}))
         if has_moved:
             tick(self._broker)
 
@@ -110,8 +110,8 @@ class Rescuer:
         forgotten = [each for each in claims if each.claim not in self._in_flight]
         journalled = self._journal.read(self._journal.name) if forgotten else None
         for each in forgotten:
-            self._end(each, journalled or {})
-            self._journal.forget(each.claim)
+            if self._end_alone(each, journalled or {}) is not None:
+                self._journal.forget(each.claim)
 
     def delete_journals(self) -> None:
         """Deletes the journals of dead workers whose claims have all been ended."""
@@ -130,6 +130,24 @@ class Rescuer:
         if state is not None:
             alerts.unknown(lost.id, lost.kind, state)
         return state
+
+    def _end_alone(self, lost: Lost, journalled: Journalled) -> bool | None:
+        """Ends a claim; whatever its row makes that fail of, others are rescued.
+
+        Returns:
+            whether this was the one to do so; None where it failed, and is tried again with a later look.
+
+        Raises:
+            DatabaseUnreachable: the database is away.
+            BrokerUnreachable: the worker ends meanwhile.
+        """
+        try:
+            return self._end(lost, journalled)
+        except (DatabaseUnreachable, BrokerUnreachable):
+            raise
+        except Exception as failure:  # noqa: BLE001 - whatever one row does, others are rescued
+            logger.warning("Email %d of a dead worker cannot be ended: %s.", lost.id, type(failure).__name__)
+            return None
 
     def _end(self, lost: Lost, journalled: Journalled) -> bool:
         """Ends a claim, from a journal where that names it; gives whether this was the one to do so."""
@@ -200,6 +218,8 @@ class Rescuer:
                 looks += 1
             except (DatabaseUnreachable, BrokerUnreachable) as error:
                 logger.debug("The rescuer waits for the database: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - without this thread nobody's emails are rescued
+                logger.warning("A look for emails of dead workers has failed: %s.", type(error).__name__)
 
 
 def _attempted(recipient: Recipient) -> Recipient:

@@ -53,6 +53,56 @@ def test_what_a_dead_worker_was_sending_is_unknown_and_resent_once(harness: Harn
     assert [each["verdict"] for each in harness.attempts(email_id)] == ["unknown", "sent"]
 
 
+def keep_from_ending(harness: Harness, email_id: int) -> None:
+    """Somebody's trigger, or a damaged row: whatever ends this claim fails."""
+    harness.query(
+        "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF OLD.item_id = {email_id} THEN RAISE EXCEPTION 'no'; END IF; RETURN OLD; END $$"
+    )
+    harness.query("CREATE TRIGGER fail BEFORE DELETE ON duepost.in_hand FOR EACH ROW EXECUTE FUNCTION public.fail()")
+
+
+def test_a_claim_that_cannot_be_ended_keeps_no_other_from_being_rescued(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = [harness.schedule() for _ in range(3)]
+    harness.enqueue()
+    for email_id in ids:
+        claim_as_a_worker_that_dies(harness, email_id)
+    keep_from_ending(harness, ids[0])
+    for email_id in ids[1:]:
+        look_until_seen(harness, email_id)
+    assert [harness.row(each)["unknowns"] for each in ids] == [0, 1, 1]
+    assert f"Email {ids[0]} of a dead worker cannot be ended: RaiseException." in caplog.messages
+    harness.query("DROP TRIGGER fail ON duepost.in_hand")
+    look_until_seen(harness, ids[0])
+    assert harness.row(ids[0])["unknowns"] == 1
+
+
+def test_what_one_of_our_own_claims_fails_of_keeps_no_other_from_being_taken_back(harness: Harness) -> None:
+    ids = [harness.schedule() for _ in range(3)]
+    harness.enqueue()
+    for email_id in ids:
+        assert harness.claim(email_id) is not None
+    keep_from_ending(harness, ids[0])
+    harness.query("UPDATE duepost.in_hand SET claimed_at = now() - interval '10 min'")
+    harness.app.rescuer.rescue_forgotten()
+    assert [harness.row(each)["unknowns"] for each in ids] == [0, 1, 1]
+
+
+def test_the_rescuers_thread_outlives_a_look_that_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def fail() -> None:
+        looks.append(1)
+        raise ValueError("whatever")
+
+    monkeypatch.setattr(harness.app.rescuer, "return_orphaned", fail)
+    harness.app.rescuer.start()
+    wait_until(lambda: len(looks) > 1, what="another look")
+    harness.app.rescuer.stop()
+
+
 def test_the_long_pass_of_a_dead_worker_is_in_nobodys_way(harness: Harness) -> None:
     email_id = harness.schedule()
     harness.enqueue()
