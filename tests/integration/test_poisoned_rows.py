@@ -62,7 +62,7 @@ def test_a_row_that_was_written_by_hand_is_in_nobodys_way(harness: Harness, rela
         "SELECT state, attempts, left(last_error, 300) FROM duepost.scheduled_email WHERE id = %(id)s", id=poisoned
     ) or [("gone", 0, None)]
     assert state in ("gone", "scheduled", "unknown")
-    assert state == "gone" or (attempts > 0 and error), "it waits, and nobody is told why"
+    assert state == "gone" or (attempts != 0 and error), "it waits, and nobody is told why"
     assert max(copies.values()) == 1
 
 
