@@ -256,14 +256,16 @@ def _wanted(database: Database) -> bool:
 
 
 def _journal() -> Finding:
-    """Whether workers with these settings, run by this user, keep a journal."""
-    folder = settings().state_folder
+    """Whether workers keep a journal: those of a `duepost up` here, or those with these settings, run by this user."""
+    folder, whose = settings().state_folder, "workers that this user runs with these settings"
+    if uses_up() and settings().state_dir is None:
+        folder, whose = (UP / stack.STATE).resolve(), "the workers of `duepost up`"
     if folder is None:
         reason = "off"
     elif (trouble := trouble_with(folder)) is not None:
         reason = trouble
     else:
-        return Finding("journal", Health.OK, f"kept in {folder} by workers that this user runs with these settings")
+        return Finding("journal", Health.OK, f"kept in {folder} by {whose}")
     advice = "after a crash an email for each connection may come twice; DUEPOST_STATE_DIR names a folder"
     return Finding("journal", Health.WARNING, f"{reason}: {advice}")
 

@@ -8,9 +8,14 @@ from typing import NoReturn
 
 import typer
 
+from actors import tick
 from actors.settings import settings
 from duepost.commands.context import BadInput, operator_database
+from models import emails
 from models.database.preconditions import check_writable
+
+#: The queues of Duepost's own actors.
+QUEUES = (emails.QUEUE, tick.QUEUE)
 
 
 def at_least_one(text: str) -> int:
@@ -51,7 +56,14 @@ class Options(argparse.ArgumentParser):
         add = self.add_argument
         add("--processes", "-p", type=at_least_one, metavar="N", help="worker processes (default: one for each CPU)")
         add("--threads", "-t", type=at_least_one, metavar="N", help="threads of each (default: 8)")
-        add("--queues", "-Q", nargs="*", metavar="QUEUE", help="only these queues (default: all)")
+        add(
+            "--queues",
+            "-Q",
+            nargs="*",
+            metavar="QUEUE",
+            choices=QUEUES,
+            help=f"only these of {' and '.join(QUEUES)} (default: all)",
+        )
         add("--log-file", type=writable, metavar="FILE", help="where the log goes (default: stderr)")
         add("--pid-file", metavar="FILE", help="where the master's process id is written")
         add("--worker-shutdown-timeout", type=int, metavar="MS", help="milliseconds to finish emails (default: 600000)")

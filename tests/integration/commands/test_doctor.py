@@ -212,6 +212,7 @@ def test_beside_duepost_up_sender_and_relay_are_its_own_and_well(folder: Path) -
     for check in ("sender:", "relay:"):
         assert lines[check].startswith("ok ")
         assert "duepost up" in lines[check]
+    assert f"{folder / '.duepost' / 'state'} by the workers of `duepost up`" in lines["journal:"]
     alone = duepost("doctor", env=env, cwd=folder)
     assert alone.returncode == 2, "without it, they are not taken for granted"
 

@@ -63,6 +63,7 @@ BAD_USAGE: list[tuple[list[str], str]] = [
     (["worker", "--nonsense"], "no such option: --nonsense (see `duepost worker --help`)"),
     (["worker", "--processes", "0"], "no whole number of at least 1"),
     (["worker", "--threads", "many"], "no whole number of at least 1"),
+    (["worker", "--queues", "duepost_nonsense"], "invalid choice: 'duepost_nonsense'"),
     (["worker", "--log-file", "/nowhere/worker.log"], "/nowhere/worker.log: No such file"),
     (["demo", "missing.jsonl"], "missing.jsonl: No such file"),
 ]
