@@ -50,7 +50,7 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    kept       duepost.undeliverable_email;
+    kept       record;
     is_pending boolean;
 BEGIN
     IF reopen_email.email_id IS NULL THEN
@@ -62,7 +62,7 @@ BEGIN
     IF is_pending AND duepost.is_in_hand(reopen_email.email_id) THEN
         RETURN 'too_late';
     END IF;
-    SELECT k.* INTO kept FROM duepost.undeliverable_email AS k WHERE k.id = reopen_email.email_id FOR UPDATE;
+    SELECT k.id, k.email INTO kept FROM duepost.undeliverable_email AS k WHERE k.id = reopen_email.email_id FOR UPDATE;
     IF kept.id IS NULL THEN
         RETURN CASE
             WHEN EXISTS (
@@ -80,12 +80,18 @@ BEGIN
     END IF;
 
     IF NOT is_pending THEN
-        INSERT INTO duepost.scheduled_email
-        SELECT row.*
+        INSERT INTO duepost.scheduled_email (
+            id, kind, route, state, scheduled_at, due_at, expires_at, created_at, attempts, unknowns, last_error,
+            mailbox_full_since, key, probe, message_id_header, date_header, address, sender, reply_to, headers,
+            template, context, subject, body_text, body_html
+        )
+        SELECT row.id, row.kind, row.route, row.state, row.scheduled_at, row.due_at, row.expires_at, row.created_at,
+               row.attempts, row.unknowns, row.last_error, row.mailbox_full_since, row.key, row.probe,
+               row.message_id_header, row.date_header, row.address, row.sender, row.reply_to, row.headers, row.template,
+               row.context, row.subject, row.body_text, row.body_html
         FROM jsonb_populate_record(NULL::duepost.scheduled_email, kept.email || jsonb_build_object(
             'state', 'scheduled', 'due_at', now(), 'attempts', greatest((kept.email ->> 'attempts')::integer, 1),
-            'last_error', NULL, 'mailbox_full_since', NULL, 'message_id', NULL, 'probe', false, 'claim', NULL,
-            'worker_id', NULL, 'claimed_at', NULL
+            'last_error', NULL, 'mailbox_full_since', NULL, 'probe', false
         )) AS row;
     END IF;
     INSERT INTO duepost.scheduled_email_user AS u (email_id, user_id)
