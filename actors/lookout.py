@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import psycopg2
-
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.sender import SEND_EMAIL, message_for
 from actors.tick import QUEUE as SCHEDULERS_QUEUE
@@ -155,7 +153,7 @@ class Lookout:
         except (DatabaseUnreachable, BrokerUnreachable) as error:
             logger.debug("The lookout waits for the database: %s", type(error).__name__)
             return AWAY_PAUSE
-        except psycopg2.Error as error:
+        except Exception as error:  # noqa: BLE001 - without this thread what is due waits for the tick
             logger.warning(
                 "What is due could not be looked for: %s. A pass of the scheduler will.", type(error).__name__
             )

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-import psycopg2
-
 from actors.liveness.process import has_ended
 from actors.liveness.worker_session import WorkerSession
 from models import messages, workers
@@ -162,7 +160,7 @@ class Maintenance:
                 self._turn()
             except DatabaseUnreachable as error:
                 logger.debug("Maintenance waits for the database: %s", error.reason)
-            except psycopg2.Error as error:
+            except Exception as error:  # noqa: BLE001 - without this thread nobody is reaped, and the process ends
                 logger.warning("Maintenance failed with %s, and tries again.", type(error).__name__)
                 self._stop.wait(FAILED_PAUSE)
             self._stop.wait(min(LOOK_INTERVAL, self._patience.idle / 4))

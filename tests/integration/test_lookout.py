@@ -249,3 +249,16 @@ def test_an_idle_second_of_a_watch_is_five_looks(harness: Harness, watch: Watch,
     while seconds < 1.0:
         seconds += watch._look()
     assert len(sent) <= 6
+
+
+def test_a_look_that_fails_of_whatever_is_not_the_last(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Database) -> int:
+        raise ValueError("a row that cannot be read")
+
+    monkeypatch.setattr(workers, "count", fail)
+    lookout = Lookout(harness.app.database, harness.app.broker, 1)
+    lookout.start()
+    wait_until(lambda: any("could not be looked for: ValueError" in said for said in caplog.messages))
+    lookout.stop()
