@@ -90,6 +90,34 @@ def test_what_a_dead_worker_had_a_250_for_is_sent_and_never_sent_again(
     assert len(relay.messages) == 1
 
 
+@pytest.mark.parametrize("is_own", [False, True], ids=["of a dead worker", "of its own worker"])
+def test_what_was_taken_is_never_sent_again_because_that_could_not_be_stored(
+    harness: Harness, another: Harness, relay: ScriptedRelay, is_own: bool
+) -> None:
+    relay.on(Phase.DOT, reply("250 2.0.0 taken"))
+    harness.query(
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON duepost.delivery FOR EACH ROW EXECUTE FUNCTION public.refuse()"
+    )
+    email_id = harness.schedule()
+    work = take_replies(harness, email_id)
+    if is_own:
+        harness.app.in_flight.drop(work.attempt.email.claim)
+        harness.query("UPDATE duepost.in_hand SET claimed_at = now() - interval '10 min'")
+    else:
+        die(harness)
+    rescue = harness.app.rescuer.rescue_forgotten if is_own else another.app.rescuer.rescue
+    for _ in range(2):
+        rescue()
+    row = harness.row(email_id)
+    assert (row["state"], row["unknowns"]) == ("sending", 0)
+    harness.query("DROP TRIGGER refuse ON duepost.delivery")
+    rescue()
+    assert harness.ledger(email_id) == ["sent"]
+    another.deliver()
+    assert len(relay.messages) == 1
+
+
 def test_its_broker_message_goes_with_it(harness: Harness, another: Harness) -> None:
     email_id = harness.schedule()
     harness.enqueue()
@@ -368,10 +396,12 @@ def test_a_conclusion_that_failed_for_good_is_made_from_this_processs_own_journa
     assert len(relay.messages) == 1
 
 
-def test_a_journals_word_that_the_database_refuses_makes_the_email_unknown(harness: Harness, another: Harness) -> None:
+def test_a_journals_word_that_the_database_cannot_hold_makes_the_email_unknown(
+    harness: Harness, another: Harness
+) -> None:
     email_id = harness.schedule()
     take_replies(harness, email_id)
-    harness.query("ALTER TABLE duepost.delivery ADD CONSTRAINT nothing_is_250 CHECK (code <> 250) NOT VALID")
+    harness.query("ALTER TABLE duepost.delivery ALTER COLUMN reply TYPE varchar(1)")
     die(harness)
     another.app.rescuer.rescue()
     assert harness.row(email_id)["unknowns"] == 1
