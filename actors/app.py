@@ -110,7 +110,11 @@ class Application:
         )
         self.rescuer = Rescuer(self.database, self.broker, self.in_flight, self.journal, self.records, self.conclusions)
         self.watch = Watch(self.route, self.dispatcher.tidy)
-        self.lookout = None if settings.disabled else Lookout(self.database, self.broker, settings.smtp_connections)
+        self.lookout = (
+            None
+            if settings.disabled
+            else Lookout(self.database, self.broker, settings.smtp_connections, self.scheduler.enqueue_due_emails)
+        )
         self.send_email = declare_sender(self.broker, self.dispatcher, settings.smtp_connections)
         self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)
         self.broker.add_middleware(

@@ -1,7 +1,8 @@
 """Looks for what has fallen due, and hands it to this process's own sender: no tick, pass or stored message in between.
 
 For an email that is due now while there is little to do. Where there is a line, it asks for a pass of the scheduler,
-which knows who goes first; and whatever it leaves is found by a pass.
+which knows who goes first; and whatever it leaves is found by a pass. That one it does itself where each thread of the
+worker waits for a relay.
 """
 
 import logging
@@ -15,7 +16,7 @@ from typing import Final
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.sender import SEND_EMAIL, message_for
 from actors.tick import QUEUE as SCHEDULERS_QUEUE
-from actors.tick import tick
+from actors.tick import SCHEDULER, tick
 from models import emails, workers
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable
@@ -74,6 +75,7 @@ class Lookout:
         database: where the emails are.
         broker: whose worker this is.
         connections: to the relay, of this process: no more is handed over at once than there are.
+        enqueue_due_emails: a pass of the scheduler.
         clock: seconds, monotonic.
     """
 
@@ -82,12 +84,14 @@ class Lookout:
         database: Database,
         broker: PostgresBroker,
         connections: int,
+        enqueue_due_emails: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._broker = broker
         self._connections = connections
+        self._enqueue_due_emails = enqueue_due_emails
         self._clock = clock
         self._pace = Pace()
         #: By email, when it was handed over.
@@ -118,11 +122,27 @@ class Lookout:
         self._count_workers()
         if not self._broker.is_reading(emails.QUEUE):
             return AWAY_PAUSE
+        self._do_a_pass_that_no_thread_is_free_for()
         if self._broker.has_more(SEND_EMAIL):
             # There is a line: a pass that somebody asks for is not to wait.
             self._broker.look_soon(SCHEDULERS_QUEUE)
             return self._pace.after(self._clock(), found=False)
         return self._pace.after(self._clock(), found=self._take_due())
+
+    def _do_a_pass_that_no_thread_is_free_for(self) -> None:
+        """Does a pass that waits in this worker's memory: a free thread would have begun it.
+
+        Threads wait for the emails that they were given, and a relay may hang for as long as it likes.
+        """
+        asked = self._broker.next_batched(SCHEDULER)
+        if asked is None:
+            return
+        failure: BaseException | None = None
+        try:
+            asked.run(self._enqueue_due_emails)
+        except BaseException as error:  # noqa: BLE001 - as of any message: its end is told of it
+            failure = error
+        asked.end(failure)
 
     def _count_workers(self) -> None:
         now = self._clock()

@@ -19,6 +19,8 @@ from tests.waiting import wait_until
 
 KILLS = 10
 
+PROCESSES = 2
+
 #: Emails of a turn: more than are answered and two on each connection.
 EMAILS = 60
 
@@ -28,7 +30,7 @@ UNANSWERED = 2
 
 def workers_of(site: Site, name: str, **more: str) -> Workers:
     """Two processes with eight connections each."""
-    return site.workers(name, processes=2, threads=4, code=ROOT, DUEPOST_SMTP_CONNECTIONS="8", **more)
+    return site.workers(name, processes=PROCESSES, threads=4, code=ROOT, DUEPOST_SMTP_CONNECTIONS="8", **more)
 
 
 #: An insert into the ledger waits while somebody holds an advisory lock of the test's own.
@@ -108,20 +110,25 @@ def test_after_kill_9_of_everything_a_copy_is_only_of_what_no_worker_had_a_reply
             workers = workers_of(site, f"workers-{kill}")
             site.wait_until_finished(EMAILS * kill)
             assert len(site.relay.messages) == (EMAILS + UNANSWERED) * kill, (kill, answered)
+        journals = tmp_path / "state" / "journal"
+        wait_until(lambda: len(list(journals.iterdir())) <= PROCESSES, timeout=60, what="journals of the dead to go")
     assert workers.stop() == 0
     assert len(copies(site)) == EMAILS * KILLS, "none is lost"
     assert max(copies(site).values()) == 2
     assert doubled(site) <= named(site), "each copy is named"
-    assert list((tmp_path / "state" / "journal").iterdir()) == [], "nothing is left of journals"
+    assert list(journals.iterdir()) == [], "nothing is left of journals"
 
 
 @pytest.mark.parametrize("state", ["off", "/dev/null/nowhere"])
 def test_without_a_journal_all_is_delivered_and_each_copy_is_named(site: Site, state: str) -> None:
+    site.relay.on(Phase.DOT, hang())
+    site.relay.on(Phase.DOT, reply("250 2.0.0 taken"), times=30)
     site.schedule(60)
     with site.watch():
         doomed = workers_of(site, "doomed", DUEPOST_STATE_DIR=state)
         wait_until(partial(has_taken, site, 30), what="some emails", state=site.logs)
         doomed.kill()
+        site.relay.forget()
         with workers_of(site, "next", DUEPOST_STATE_DIR=state) as following:
             site.wait_until_finished(60)
             lines = following.output.count("cannot be kept")

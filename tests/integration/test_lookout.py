@@ -9,12 +9,18 @@ import pytest
 
 from actors.lookout import Lookout
 from actors.queue.broker import PostgresBroker
+from actors.ruling import Phase
+from actors.tick import SCHEDULER, tick
 from duepost.commands import trigger
 from duepost.commands.trigger import Watch
 from models import emails, messages, workers
 from models.database.connections import Cursor, Database
 from tests.app_harness import Harness
+from tests.relays import ScriptedRelay, hang
 from tests.waiting import wait_until
+
+#: Of the worker.
+THREADS = 2
 
 
 @dataclass
@@ -29,7 +35,13 @@ class Hand:
 
     def __post_init__(self) -> None:
         app = self.harness.app
-        self.lookout = Lookout(app.database, app.broker, app.settings.smtp_connections, clock=lambda: self.seconds)
+        self.lookout = Lookout(
+            app.database,
+            app.broker,
+            app.settings.smtp_connections,
+            app.scheduler.enqueue_due_emails,
+            clock=lambda: self.seconds,
+        )
 
     def look(self) -> float:
         """Looks once, and moves the clock to the next look; gives the seconds until then."""
@@ -59,7 +71,7 @@ class Hand:
 def hand(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hand]:
     monkeypatch.setattr(Lookout, "start", lambda _: None)
     harness.worker_session.stop()
-    worker = dramatiq.Worker(harness.app.broker, worker_threads=2, worker_timeout=50)
+    worker = dramatiq.Worker(harness.app.broker, worker_threads=THREADS, worker_timeout=50)
     worker.start()
     wait_until(lambda: harness.app.broker.is_reading("duepost_send"), what="the worker to read its queues")
     yield Hand(harness, worker)
@@ -115,6 +127,25 @@ def test_two_workers_look_half_as_often_each(hand: Hand) -> None:
     hand.harness.query("INSERT INTO duepost.worker (host, pid) VALUES ('elsewhere', 1)")
     hand.seconds += 60
     assert hand.look() == pytest.approx(2 * alone)
+
+
+def test_as_many_emails_as_there_are_threads_keep_no_pass_waiting_however_long_the_relay_hangs(
+    hand: Hand, relay: ScriptedRelay
+) -> None:
+    app = hand.harness.app
+    relay.on(Phase.DOT, hang(), times=THREADS)
+    for _ in range(THREADS):
+        hand.harness.schedule()
+    hand.look_at_what_is_due_now()
+    wait_until(lambda: relay.transcript.count("C: .") == THREADS, what="the relay to hang")
+    late = hand.harness.schedule(scheduled_at="2001-01-01T00:00:00Z")
+    assert tick(app.broker)
+    wait_until(lambda: app.broker.has_more(SCHEDULER), what="the pass that nobody is free for")
+    hand.look()
+    hand.finish(1)
+    assert hand.harness.ledger(late) == ["sent"]
+    assert hand.harness.query("SELECT count(*) FROM dramatiq.queue") == [(0,)]
+    relay.release()
 
 
 def test_nothing_is_looked_for_while_emails_wait_in_memory_and_a_pass_is_read_at_once(
@@ -258,7 +289,7 @@ def test_a_look_that_fails_of_whatever_is_not_the_last(
         raise ValueError("a row that cannot be read")
 
     monkeypatch.setattr(workers, "count", fail)
-    lookout = Lookout(harness.app.database, harness.app.broker, 1)
+    lookout = Lookout(harness.app.database, harness.app.broker, 1, harness.app.scheduler.enqueue_due_emails)
     lookout.start()
     wait_until(lambda: any("could not be looked for: ValueError" in said for said in caplog.messages))
     lookout.stop()

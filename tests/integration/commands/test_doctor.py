@@ -43,6 +43,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "delivery",
         "pace",
         "emails",
+        "recipients",
         "queue",
         "sender",
         "relay",
