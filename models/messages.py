@@ -147,8 +147,8 @@ def claim(
     places: Places | None = None,
     *,
     least_urgent_first: bool = False,
-) -> tuple[list[ClaimedContent], datetime]:
-    """Queued → consumed for at most `size` due messages: the most urgent first, then the oldest; and the time (UTC).
+) -> tuple[list[ClaimedContent], datetime, list[int]]:
+    """Queued → consumed for at most `size` due messages: the most urgent first, then the oldest.
 
     Args:
         database: where.
@@ -157,6 +157,9 @@ def claim(
         worker_id: for whom.
         places: where to go on, the eta (UTC) of each priority; from the beginning without.
         least_urgent_first: take what would be left to the last.
+
+    Returns:
+        what is claimed; the time (UTC); and the priorities that were looked at, which are all in use without `places`.
     """
     ordered = sorted((places or {}).items())
     rows = database.execute(
@@ -171,11 +174,12 @@ def claim(
             "etas": [eta for _, eta in ordered],
         },
     )
-    now = rows[0][0]
+    now, looked_at = rows[0][:2]
     assert isinstance(now, datetime)  # noqa: S101 - as the statement has it
-    claimed = [_claimed(row[1:]) for row in rows if row[1] is not None]
+    claimed = [_claimed(row[2:]) for row in rows if row[2] is not None]
     # UPDATE returns them in any order.
-    return sorted(claimed, key=lambda each: (each.priority, each.eta)), now
+    claimed.sort(key=lambda each: (each.priority, each.eta))
+    return claimed, now, [int(each) for each in str(looked_at).strip("{}").split(",") if each]
 
 
 def acknowledge(cursor: Cursor, claim: Claim) -> bool:

@@ -57,7 +57,8 @@ WHERE message_id = %(message_id)s AND claim = %(claim)s
 -- from the beginning
 -- (`from_the_beginning`): the priorities in use are then found one after the other, each with one look at the index, so that delayed
 -- messages of one never hide the due ones of the next. Or from where the last claim of each priority ended: with a
--- snapshot held open, the beginning is where all lies that is done. Gives the time too, also where there is nothing.
+-- snapshot held open, the beginning is where all lies that is done. Gives the time too, and the priorities that it has looked
+-- at, also where there is nothing.
 -- What is to be updated is materialised because PostgreSQL may run a LIMIT subquery more than once inside an UPDATE; and
 -- it is an array, here and below, because a table in which all is done looks empty to the planner, which then joins by
 -- reading its index from end to end. The commit need not wait for the disk: a crash that loses it leaves the messages
@@ -110,7 +111,7 @@ WITH RECURSIVE unhurried AS MATERIALIZED (
     WHERE message.message_id = ANY (ARRAY(SELECT next.message_id FROM next))
     RETURNING message.message_id::text, message.claim, message.priority, message.eta, message.message::text AS content
 )
-SELECT now(), claimed.message_id, claimed.claim, claimed.priority, claimed.eta, claimed.content
+SELECT now(), ARRAY(SELECT place.priority FROM place)::text, claimed.message_id, claimed.claim, claimed.priority, claimed.eta, claimed.content
 FROM (SELECT) AS always
 LEFT JOIN claimed ON true
 

@@ -174,7 +174,9 @@ class PostgresConsumer(Consumer):
         self._full_scan_throttle = FullScanThrottle()
         self._is_fair = is_fair
         self._reads = count(1)
-        self._places: dict[int, datetime] = dict.fromkeys(priorities, messages.BEGINNING)
+        self._priorities = tuple(priorities)
+        #: Where the next claim of each known priority goes on.
+        self._places: dict[int, datetime] = dict.fromkeys(self._priorities, messages.BEGINNING)
         self._away = False
         #: Until when a claim may be carried out whose answer never arrives, by the monotonic clock.
         self._orphans_until = -float("inf")
@@ -362,7 +364,7 @@ class PostgresConsumer(Consumer):
         begins_anew = self._full_scan_throttle.is_due
         with self._full_scan_throttle.measured() if begins_anew else nullcontext():
             places = None if begins_anew else self._places
-            claimed, now = messages.claim(
+            claimed, now, looked_at = messages.claim(
                 self._database,
                 self.queue_name,
                 room,
@@ -370,6 +372,10 @@ class PostgresConsumer(Consumer):
                 places,
                 least_urgent_first=self._is_fair and next(self._reads) % LEAST_URGENT_TURN == 0,
             )
+        if begins_anew:
+            # The next claim may go on from here, and has to know of messages with a priority of their own.
+            known = (*self._priorities, *looked_at)
+            self._places = {each: self._places.get(each, messages.BEGINNING) for each in known}
         if len(claimed) < room:
             # All that was due has been seen.
             self._places.update(dict.fromkeys(self._places, now - OVERLAP))

@@ -29,6 +29,7 @@ from dramatiq.results import ResultFailure, ResultMissing, Results, ResultTimeou
 
 from actors.queue.broker import PostgresBroker
 from actors.queue.results import PostgresResults
+from models.database import full_scan_throttle
 from models.database.connections import Database
 from tests.waiting import wait_until
 
@@ -170,6 +171,24 @@ def test_urgent_messages_come_before_older_ones(
 def test_a_message_may_have_a_priority_of_its_own(
     broker: PostgresBroker, start_worker: StartWorker, notes: Notes
 ) -> None:
+    @dramatiq.actor(broker=broker, priority=10)
+    def ordinary(number: int) -> None:
+        notes.add(number)
+
+    for number in range(20):
+        ordinary.send_with_options(args=(number,), priority=20 - number)
+    start_worker(threads=1)
+    broker.join("default", timeout=LONG)
+    assert notes == list(reversed(range(20)))
+
+
+def test_it_keeps_its_place_while_full_scans_are_rare(
+    broker: PostgresBroker, start_worker: StartWorker, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a busy machine: each full scan is expensive, and so the fourth would come after a long rest.
+    monkeypatch.setattr(full_scan_throttle, "CHEAP", -1.0)
+    monkeypatch.setattr(full_scan_throttle, "REST", 1e9)
+
     @dramatiq.actor(broker=broker, priority=10)
     def ordinary(number: int) -> None:
         notes.add(number)

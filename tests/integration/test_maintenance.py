@@ -218,7 +218,7 @@ def test_an_acknowledgement_of_a_claim_that_has_passed_on_changes_nothing(
     stale = next(consumer)
     assert stale is not None
     database.execute("UPDATE dramatiq.queue SET state = 'queued', claim = NULL, worker_id = NULL")
-    [again], _ = messages.claim(database, "default", 5, broker.worker_session.worker_id)
+    [again], *_ = messages.claim(database, "default", 5, broker.worker_session.worker_id)
     assert again.claim.number > stale.claim.number
     consumer.ack(stale)
     consumer.close()
@@ -273,7 +273,7 @@ def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_and_noth
     claim = messages.claim
 
     def lose_the_answer(*arguments: object, **options: object) -> None:
-        claimed, _ = claim(*arguments, **options)  # type: ignore[arg-type]
+        claimed, *_ = claim(*arguments, **options)  # type: ignore[arg-type]
         assert claimed
         raise DatabaseUnreachable("the network is cut")
 
