@@ -148,6 +148,3 @@ def is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-time_limit = TimeLimit()
