@@ -11,7 +11,7 @@ from actors.delivery.email_work import decision_on
 from actors.delivery.job import OwnJob
 from actors.delivery.lanes import Blocking
 from actors.delivery.report import report
-from actors.queue.consumer import ClaimedMessage
+from actors.queue.consumer import ClaimedMessage, PostgresConsumer
 from actors.settings import settings
 from duepost import client
 from models.database.connections import Database, Row
@@ -83,10 +83,15 @@ class Harness:
 
     def send(self) -> None:
         """Works off the senders' queue as a worker thread does."""
-        consumer = self.app.broker.consume("duepost_send", prefetch=100_000, timeout=1)
+        consumer = self.consumer()
         while (message := next(consumer)) is not None:
             self.process(message)
             consumer.ack(message)
+
+    def consumer(self) -> PostgresConsumer:
+        """A consumer of the senders' queue, once it may claim: on a busy machine the session's proof may be late."""
+        self.worker_session.wait_until_proven(30)
+        return self.app.broker.consume("duepost_send", prefetch=100_000, timeout=1)
 
     def process(self, message: ClaimedMessage) -> None:
         """One message, with Dramatiq's middleware around it."""

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from actors.ruling import Phase
@@ -111,7 +112,8 @@ def test_a_code_leaves_within_half_a_second_beside_templates_that_loop(site: Sit
         (tmp_path / f"{name}.subject.txt").write_text("Hello")
         (tmp_path / f"{name}.txt").write_text(source)
     # None of them is given up before the end.
-    with site.workers(threads=4, DUEPOST_RENDER_TIMEOUT="600"), site.watch():
+    with site.workers(threads=4, DUEPOST_RENDER_TIMEOUT="600") as workers, site.watch():
+        [worker] = workers.worker_pids()
         # The session, the connections and the statements' plans are there.
         site.schedule(3)
         site.wait_until_finished(3)
@@ -122,12 +124,21 @@ def test_a_code_leaves_within_half_a_second_beside_templates_that_loop(site: Sit
         )
         wait_until(lambda: site.pending().get("sending", 0) >= min(loops, 8), timeout=120, state=site.logs)
         for content in ("subject => 's', body_text => 'b'", "template => 'code'"):
-            # Others may take the processors, and then it takes longer: idle, too, or this time and not the next.
+            # The loops use up all the time that the worker's process has, so that this is a clock which stands still
+            # while others have the processors. They may keep the database from them, too: this time and not the next.
             taken: list[float] = []
             while min(taken, default=1e9) >= max(0.5, 3 * idle) and len(taken) < 10:
-                taken.append(seconds_until_sent(site, content))
+                begun = processor_seconds(worker)
+                seconds_until_sent(site, content)
+                taken.append(processor_seconds(worker) - begun)
             assert min(taken) < max(0.5, 3 * idle), taken
         assert site.pending().get("sending", 0) >= min(loops, 8), "the templates loop still"
+
+
+def processor_seconds(pid: int) -> float:
+    """How long a process has had a processor until now."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def seconds_until_sent(site: Site, content: str) -> float:

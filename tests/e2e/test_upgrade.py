@@ -57,7 +57,7 @@ def site_of_0_1(server: PostgresServer, relay: ScriptedRelay, tmp_path: Path) ->
 
 
 class NextRelease:
-    """A release that adds a column to each table, an argument with a default to each function, an index, a function."""
+    """A release that adds a column to each table, an argument to each function, one to emails, an index, a function."""
 
     def __init__(self, folder: Path, tables: list[str]) -> None:
         self.migrations = folder / "migrations"
@@ -68,9 +68,18 @@ class NextRelease:
             (self.migrations / f"{number}_column.sql").write_text(f"ALTER TABLE {table} ADD COLUMN next_release text;")
         (self.migrations / "9101_index.sql").write_text("CREATE INDEX ON dramatiq.queue (mtime);")
         self.changed = sum(map(self._add_argument, self.functions.glob("*.sql")))
+        self._edit("types/new_email.sql", r"\('headers', 'jsonb'\)", "('headers', 'jsonb'), ('next_release', 'text')")
+        self._edit("schedule.sql", r"\bheaders\n    \);", "headers, next_release\n    );")
+        self._edit("schedule.sql", r"(INSERT INTO duepost\.email \([^)]*\bheaders)\b", r"\1, next_release")
+        self._edit("schedule.sql", r"\bg\.headers\b", "g.headers, g.next_release")
         (self.functions / "later.sql").write_text(
             "CREATE OR REPLACE FUNCTION duepost.of_later() RETURNS integer LANGUAGE sql AS 'SELECT 1';"
         )
+
+    def _edit(self, name: str, before: str, after: str) -> None:
+        text, count = re.subn(before, after, (self.functions / name).read_text())
+        assert count == 1, (name, before)
+        (self.functions / name).write_text(text)
 
     def _add_argument(self, path: Path) -> int:
         def with_argument(found: re.Match[str]) -> str:
@@ -139,6 +148,8 @@ def assert_all_is_well(site: Site, book: Book, release: NextRelease) -> None:
     """The release is there, and no error; each email was sent once to each recipient, or called off in time."""
     arguments = "SELECT count(*) FROM pg_proc WHERE 'next_release' = ANY (proargnames)"
     assert site.query(arguments) == [(release.changed,)], "each function has its argument more"
+    of_emails = "SELECT count(*) FROM pg_attribute WHERE attname = 'next_release' AND attrelid = %s::regclass"
+    assert site.query(of_emails, "duepost.new_email") == [(1,)], "emails have theirs"
     assert book.errors == []
     for word in ("Traceback", "ERROR", "CRITICAL"):
         assert word not in site.logs()

@@ -66,7 +66,7 @@ class ReadyInbox:
 
 def send_together(harness: Harness) -> None:
     """As a worker does whose memory holds them all."""
-    consumer = harness.app.broker.consume("duepost_send", prefetch=100_000, timeout=1)
+    consumer = harness.consumer()
     waiting: list[ClaimedMessage] = []
     while (message := next(consumer)) is not None:
         waiting.append(message)
