@@ -95,13 +95,13 @@ class Limit(Flag):
     """What a route says, or seems to say, about how much of us it takes. None of it is about the item."""
 
     NONE = 0
-    #: It takes no further session now, in so many words.
+    #: It takes no further session now, and says so.
     SESSIONS = auto()
     #: It may be that, as it refused a session without a reason that is about anything else.
     PERHAPS_SESSIONS = auto()
     #: This session has had its share: a fresh one takes the item.
     SESSION_USED_UP = auto()
-    #: We send too much in too short a time, in so many words.
+    #: We send too much in too short a time, and it says so.
     RATE = auto()
     #: It may be that, where it is said to several items in a row.
     PERHAPS_RATE = auto()

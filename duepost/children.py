@@ -27,7 +27,7 @@ _RECORD = "children.json"
 _LOCK = "lock"
 #: Seconds by which the kernel's idea of a start time may wander when the clock is adjusted.
 _CLOCK_SLACK = 2.0
-#: Seconds that the kernel may take to bury a killed process.
+#: Seconds that the kernel may take to end a killed process.
 _KILL_TIMEOUT = 5.0
 _PAUSE = 0.02
 

@@ -58,7 +58,7 @@ class Composer:
         self._quick.discard(email.template or "")
 
     def compose(self, email: ClaimedEmail, recipient: Recipient, address: str, seconds: float | None) -> EmailPayload:
-        """Renders an email for a recipient, and builds the message; rendering takes no more than so many seconds.
+        """Renders an email for a recipient, and builds the message; rendering takes no more than `seconds`.
 
         Raises:
             RenderTimeout: it takes longer.

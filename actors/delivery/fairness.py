@@ -16,7 +16,7 @@ KINDS = 10_000
 
 
 class TokenBuckets:
-    """How many emails of each kind may go ahead: so many a second, and no more than that at once (a token bucket).
+    """How many emails of each kind may go ahead: a number a second, and no more than that at once (a token bucket).
 
     Any thread may ask: passes of the scheduler run side by side.
 

@@ -62,7 +62,7 @@ class WorkerSession:
             RuntimeError: not started.
         """
         if self._worker_id is None:
-            raise RuntimeError("the worker is not enrolled")
+            raise RuntimeError("the worker is not registered")
         return self._worker_id
 
     @property
@@ -87,7 +87,7 @@ class WorkerSession:
             ReleaseTooOld: this release can no longer work on this database.
         """
         self._stop.clear()
-        self._enrol()
+        self._register()
         self._wake, woken = socket.socketpair()
         self._thread = threading.Thread(target=self._attend, args=(woken,), name="duepost-worker-session", daemon=True)
         self._thread.start()
@@ -114,7 +114,7 @@ class WorkerSession:
         with self._proven:
             return self._proven.wait_for(self.is_proven, timeout)
 
-    def _enrol(self) -> None:
+    def _register(self) -> None:
         asked_at = time.monotonic()
         self._connection = self._database.connect()
         check_level_in_session(self._connection)
@@ -190,5 +190,5 @@ class WorkerSession:
         else:
             logger.warning("This worker was called gone while it was away; it goes on under a new number.")
             self._connection.close()
-            self._enrol()
+            self._register()
         return True

@@ -1,4 +1,4 @@
--- Who is there. A session counts only if it is the very one that was noted: the number of a back end is given anew, and any
+-- Who is there. A session counts only if it is the very one that was noted: the number of a back end is given again, and any
 -- login may take an advisory lock. Its start is shown to its own role and to pg_read_all_stats; for others its name, which
 -- sessions of that role alone could have, stands in for it. Workers of release 0.1 note no session: they are there as long
 -- as anyone holds the advisory lock (1148543344, id).

@@ -1,4 +1,4 @@
-"""One run: everything real, everything going wrong by plan, and a judgement at the end."""
+"""One run: everything real, everything going wrong by plan, and a check at the end."""
 
 import os
 import random
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psycopg2
 
-from tests.chaos.askers import USERS, Asker, Book, address_of
-from tests.chaos.judge import Site, judge
+from tests.chaos.checker import Evidence, check
+from tests.chaos.clients import USERS, Book, Client, address_of
 from tests.chaos.locks import AdvisoryLocks
 from tests.chaos.plan import Event, Trouble, plan
 from tests.chaos.poison import KIND, schedule_poison, write_templates
@@ -26,7 +26,7 @@ from tests.network import Network
 from tests.postgres import PostgresServer
 from tests.processes import ROOT, Process, Watch, duepost, environment
 
-#: Seconds after which what has not settled is stuck.
+#: Seconds after which what has not come to an end is stuck.
 PATIENCE = 120.0
 
 #: How many times longer a cut lasts that is real: those of a few seconds are got over by TCP itself.
@@ -72,7 +72,7 @@ class Report:
 
 @dataclass
 class Chaos:
-    """A server, a relay, workers, watches and askers; all of them may be hit at any time.
+    """A server, a relay, workers, watches and clients; all of them may be hit at any time.
 
     Args:
         seed: of the plan, and of what is asked.
@@ -93,7 +93,7 @@ class Chaos:
     by_proxy: bool = False
 
     def run(self) -> Report:
-        """Runs it to its judgement."""
+        """Runs it, and checks what has come of it."""
         with ExitStack() as stack:
             is_real = namespaces_are_allowed() and not self.by_proxy
             namespace = stack.enter_context(fresh_namespace()) if is_real else None
@@ -113,14 +113,14 @@ class Chaos:
             self.troubles: Counter[str] = Counter()
             self.torn = 0
             self._prepare()
-            askers = [Asker(self.url, self.book, f"{self.seed}-{number}") for number in range(4)]
-            for asker in askers:
-                asker.start()
+            clients = [Client(self.url, self.book, f"{self.seed}-{number}") for number in range(4)]
+            for client in clients:
+                client.start()
             self._go_through_the_plan()
-            for asker in askers:
-                asker.stopping.set()
-            for asker in askers:
-                asker.join(timeout=60)
+            for client in clients:
+                client.stopping.set()
+            for client in clients:
+                client.join(timeout=60)
             self._settle()
             return self._report()
 
@@ -278,8 +278,8 @@ class Chaos:
             time.sleep(0.5)
 
     def _report(self) -> Report:
-        site = Site.of(self.query, self.relay.taken)
-        wrong = judge(self.book.emails, site) + self.book.errors
+        evidence = Evidence.of(self.query, self.relay.taken)
+        wrong = check(self.book.emails, evidence) + self.book.errors
         if self.torn:
             wrong.append(f"{self.torn} times a queued email was seen without its message")
         [(deadlocks,)] = self.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
@@ -296,7 +296,7 @@ class Chaos:
             ),
             emails=len(self.book.emails),
             copies=len(self.relay.taken),
-            held=len(site.held),
+            held=len(evidence.held),
             slowest=self.book.slowest,
             cut_by=self.cut_by,
             log=self.logs(),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.askers import Asked
+from tests.chaos.clients import Asked
 from tests.chaos.plan import plan
 from tests.chaos.run import Chaos, random_seed
 from tests.postgres import installed_binaries

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.askers import USERS, Asker, Book, address_of
-from tests.chaos.judge import Site as Settled
-from tests.chaos.judge import judge
+from tests.chaos.checker import Evidence, check
+from tests.chaos.clients import USERS, Book, Client, address_of
 from tests.chaos.relay import ChaosRelay
 from tests.e2e.conftest import Site
 from tests.postgres import PostgresServer
@@ -50,22 +49,22 @@ def torture(site: Site, seconds: float, is_enough: Callable[[Book], bool] = lamb
             stack.enter_context(site.watch(f"watch-{number}"))
             stack.enter_context(site.workers(f"workers-{number}", processes=2))
         kinds = [CLEARS] * 8 + [SCHEDULES] * 3
-        askers = [
-            Asker(
-                site.url, book, f"asker-{number}",
+        clients = [
+            Client(
+                site.url, book, f"client-{number}",
                 pause=0.002, weights=weights, later=(0.0, 1.0, 2.0), lock_timeout=LONGEST_WAIT,
             )
             for number, weights in enumerate(kinds)
         ]  # fmt: skip
-        for asker in askers:
-            asker.start()
+        for client in clients:
+            client.start()
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at and not is_enough(book):
             time.sleep(0.1)
-        for asker in askers:
-            asker.stopping.set()
-        for asker in askers:
-            asker.join(timeout=60)
+        for client in clients:
+            client.stopping.set()
+        for client in clients:
+            client.join(timeout=60)
         wait_until(lambda: not site.pending(), timeout=90, what="all to be finished", state=site.pending)
     return book
 
@@ -84,7 +83,7 @@ def test_no_client_deadlocks_or_waits_long(url: str, relay: ChaosRelay, tmp_path
     book = torture(site, SECONDS)
     assert book.errors == []
     assert deadlocks(site) == 0
-    assert judge(book.emails, Settled.of(site.query, relay.taken)) == []
+    assert check(book.emails, Evidence.of(site.query, relay.taken)) == []
     assert len(book.emails) > 200
 
 

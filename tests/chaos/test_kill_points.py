@@ -16,12 +16,12 @@ from tests.relays import ScriptedRelay
 from tests.waiting import wait_until
 
 
-class Mortals:
+class CrashWorkers:
     """Workers that drop dead where they are told."""
 
     def __init__(self, harness: Harness, relay: ScriptedRelay, state: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.mortal"],
+            [sys.executable, "-m", "tests.chaos.crash_worker"],
             env=environment(harness.application.url, relay.url, DUEPOST_STATE_DIR=state), cwd=ROOT,
             text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -53,14 +53,14 @@ def state(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def mortals(harness: Harness, relay: ScriptedRelay, state: str) -> Iterator[Mortals]:
+def crash_workers(harness: Harness, relay: ScriptedRelay, state: str) -> Iterator[CrashWorkers]:
     harness.restart()
-    mortals = Mortals(harness, relay, state)
-    yield mortals
-    mortals.end()
+    crash_workers = CrashWorkers(harness, relay, state)
+    yield crash_workers
+    crash_workers.end()
 
 
-def bury(harness: Harness) -> None:
+def reap_dead_workers(harness: Harness) -> None:
     """Others see the death, and take back what was held."""
     wait_until(
         lambda: (
@@ -80,7 +80,7 @@ def bury(harness: Harness) -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("kind", ["resend", "hold"])
 def test_a_worker_may_die_anywhere(
-    harness: Harness, relay: ScriptedRelay, mortals: Mortals, state: str, moment: str, kind: str
+    harness: Harness, relay: ScriptedRelay, crash_workers: CrashWorkers, state: str, moment: str, kind: str
 ) -> None:
     keeps_journal = state != "off"
     harness.query("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES (%(kind)s, %(kind)s)", kind=kind)
@@ -89,7 +89,7 @@ def test_a_worker_may_die_anywhere(
     for at in range(1, 100):
         email_id = harness.schedule(kind=kind, subject=f"email {at}", address=f"email-{at}@example.com")
         harness.enqueue()
-        step = mortals.die(at, moment)
+        step = crash_workers.die(at, moment)
         if step is None:
             break
         assert relay.wait_for(lambda relay: relay._open <= 1), "the relay has seen the dead one's connection end"
@@ -100,7 +100,7 @@ def test_a_worker_may_die_anywhere(
         # Between the relay's reply and the commit the journal knows: nothing is unknown there, and there is no copy.
         is_journalled = keeps_journal and stands == "sending" and any("the reply to dot" in each for each in found)
         found[f"{at} {step}"] = (str(stands), len(copies))
-        bury(harness)
+        reap_dead_workers(harness)
         if is_journalled:
             assert harness.ledger(email_id) == ["sent"], step
             journalled.append(step)

@@ -18,7 +18,7 @@ from actors.ruling import Phase
 from models.database.connections import Database
 from models.database.migrate import FOLDER, FUNCTIONS, migrate, migrations
 from models.errors import MigrationRefused
-from tests.chaos.askers import USERS, Asker, Book, address_of
+from tests.chaos.clients import USERS, Book, Client, address_of
 from tests.e2e.conftest import Site
 from tests.old_release import unpack
 from tests.postgres import PostgresServer, make_schema_of_0_1
@@ -122,16 +122,16 @@ def load(site: Site) -> Iterator[Book]:
     for user in USERS:
         site.query("INSERT INTO duepost.recipient (user_id, address) VALUES (%s, %s)", user, address_of(user))
     book = Book()
-    askers = [Asker(site.url, book, f"asker-{number}", lock_timeout=10.0) for number in range(2)]
-    for asker in askers:
-        asker.start()
+    clients = [Client(site.url, book, f"client-{number}", lock_timeout=10.0) for number in range(2)]
+    for client in clients:
+        client.start()
     try:
         yield book
     finally:
-        for asker in askers:
-            asker.stopping.set()
-        for asker in askers:
-            asker.join(timeout=60)
+        for client in clients:
+            client.stopping.set()
+        for client in clients:
+            client.join(timeout=60)
     wait_until(lambda: not site.pending(), timeout=90, state=lambda: (site.pending(), site.logs()[-3000:]))
 
 

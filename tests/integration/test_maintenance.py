@@ -41,7 +41,7 @@ def ended() -> list[int]:
 
 
 @pytest.fixture
-def upkeep(broker: PostgresBroker, database: Database, ended: list[int]) -> Maintenance:
+def maintenance(broker: PostgresBroker, database: Database, ended: list[int]) -> Maintenance:
     return Maintenance(
         database,
         broker.worker_session,
@@ -53,12 +53,12 @@ def upkeep(broker: PostgresBroker, database: Database, ended: list[int]) -> Main
     )
 
 
-def let_time_pass(upkeep: Maintenance, broker: PostgresBroker, seconds: float) -> None:
+def let_time_pass(maintenance: Maintenance, broker: PostgresBroker, seconds: float) -> None:
     """Moves the monotonic times back: as if nothing had happened for so long."""
     assert broker.worker_session.wait_until_proven(10)
-    upkeep.stamp_or_end()
-    assert upkeep._proven_since is not None
-    upkeep._proven_since -= seconds
+    maintenance.stamp_or_end()
+    assert maintenance._proven_since is not None
+    maintenance._proven_since -= seconds
     broker.progress.moved_at -= seconds
     for consumer in broker.consumers.values():
         consumer.looked_at -= seconds
@@ -73,71 +73,71 @@ def send(broker: PostgresBroker, count: int = 1, *, waiting_for: float = 0) -> N
 
 
 def test_a_process_that_reads_its_queue_stamps_its_progress(
-    broker: PostgresBroker, database: Database, upkeep: Maintenance, consumer: PostgresConsumer, ended: list[int]
+    broker: PostgresBroker, database: Database, maintenance: Maintenance, consumer: PostgresConsumer, ended: list[int]
 ) -> None:
     database.execute("UPDATE duepost.worker SET progressed_at = now() - interval '1 h'")
     assert next(consumer) is None
     assert broker.worker_session.wait_until_proven(10)
-    upkeep.stamp_or_end()
+    maintenance.stamp_or_end()
     assert database.execute("SELECT now() - progressed_at < interval '1 min' FROM duepost.worker") == [(True,)]
     assert ended == []
 
 
 def test_a_process_that_leaves_messages_waiting_ends(
-    broker: PostgresBroker, upkeep: Maintenance, consumer: PostgresConsumer, ended: list[int]
+    broker: PostgresBroker, maintenance: Maintenance, consumer: PostgresConsumer, ended: list[int]
 ) -> None:
-    let_time_pass(upkeep, broker, 61)
+    let_time_pass(maintenance, broker, 61)
     send(broker, waiting_for=61)
-    upkeep.stamp_or_end()
+    maintenance.stamp_or_end()
     assert ended == [WEDGED]
 
 
 def test_a_process_with_nothing_to_do_does_not_end(
-    broker: PostgresBroker, upkeep: Maintenance, consumer: PostgresConsumer, ended: list[int]
+    broker: PostgresBroker, maintenance: Maintenance, consumer: PostgresConsumer, ended: list[int]
 ) -> None:
-    let_time_pass(upkeep, broker, 3600)
-    upkeep.stamp_or_end()
+    let_time_pass(maintenance, broker, 3600)
+    maintenance.stamp_or_end()
     send(broker, waiting_for=1)
-    upkeep.stamp_or_end()
+    maintenance.stamp_or_end()
     assert ended == []
 
 
 def test_a_process_whose_hands_are_full_may_take_its_time_but_not_for_ever(
-    broker: PostgresBroker, upkeep: Maintenance, consumer: PostgresConsumer, ended: list[int]
+    broker: PostgresBroker, maintenance: Maintenance, consumer: PostgresConsumer, ended: list[int]
 ) -> None:
     send(broker, 5, waiting_for=3600)
     assert next(consumer) is not None
-    let_time_pass(upkeep, broker, 599)
-    upkeep.stamp_or_end()
+    let_time_pass(maintenance, broker, 599)
+    maintenance.stamp_or_end()
     assert ended == []
-    let_time_pass(upkeep, broker, 2)
-    upkeep.stamp_or_end()
+    let_time_pass(maintenance, broker, 2)
+    maintenance.stamp_or_end()
     assert ended == [WEDGED]
 
 
 def test_a_process_that_was_cut_off_is_given_its_time_again(
-    broker: PostgresBroker, upkeep: Maintenance, consumer: PostgresConsumer, ended: list[int]
+    broker: PostgresBroker, maintenance: Maintenance, consumer: PostgresConsumer, ended: list[int]
 ) -> None:
-    let_time_pass(upkeep, broker, 61)
+    let_time_pass(maintenance, broker, 61)
     send(broker, waiting_for=61)
     broker.worker_session._proven_at = -float("inf")
-    upkeep._stalled()
+    maintenance._stalled()
     wait_until(broker.worker_session.is_proven)
-    upkeep.stamp_or_end()
+    maintenance.stamp_or_end()
     assert ended == []
 
 
 def test_a_process_whose_session_is_lost_stamps_nothing(
-    broker: PostgresBroker, database: Database, upkeep: Maintenance, consumer: PostgresConsumer
+    broker: PostgresBroker, database: Database, maintenance: Maintenance, consumer: PostgresConsumer
 ) -> None:
     database.execute("UPDATE duepost.worker SET progressed_at = now() - interval '1 h'")
     broker.worker_session.is_proven = lambda: False  # type: ignore[method-assign]
-    upkeep.stamp_or_end()
+    maintenance.stamp_or_end()
     assert database.execute("SELECT now() - progressed_at < interval '1 min' FROM duepost.worker") == [(False,)]
 
 
 def test_messages_of_a_process_whose_session_ended_are_given_back_after_the_grace_and_not_before(
-    broker: PostgresBroker, database: Database, upkeep: Maintenance, url: str
+    broker: PostgresBroker, database: Database, maintenance: Maintenance, url: str
 ) -> None:
     @dramatiq.actor(broker=broker)
     def note() -> None: ...
@@ -149,7 +149,7 @@ def test_messages_of_a_process_whose_session_ended_are_given_back_after_the_grac
     assert len(messages.claim(database, "default", 5, worker_id)[0]) == 1
 
     def state() -> object:
-        upkeep.reap()
+        maintenance.reap()
         return database.execute("SELECT state::text FROM dramatiq.queue")
 
     assert state() == [("consumed",)]
@@ -163,17 +163,17 @@ def test_messages_of_a_process_whose_session_ended_are_given_back_after_the_grac
 
 
 def test_old_dead_letters_and_results_are_purged(
-    broker: PostgresBroker, database: Database, upkeep: Maintenance, consumer: PostgresConsumer
+    broker: PostgresBroker, database: Database, maintenance: Maintenance, consumer: PostgresConsumer
 ) -> None:
     send(broker, 2)
     database.execute("UPDATE dramatiq.queue SET state = 'rejected', mtime = now() - interval '6 d'")
     messages.store_result(database, "old", b"1", -1)
     messages.store_result(database, "new", b"1", 60)
-    upkeep.purge()
+    maintenance.purge()
     assert database.execute("SELECT count(*) FROM dramatiq.queue") == [(2,)]
     assert database.execute("SELECT message_key FROM dramatiq.result") == [("new",)]
     database.execute("UPDATE dramatiq.queue SET mtime = now() - interval '8 d'")
-    upkeep.purge()
+    maintenance.purge()
     assert database.execute("SELECT count(*) FROM dramatiq.queue") == [(0,)]
 
 
@@ -246,10 +246,10 @@ def test_a_message_is_not_begun_once_its_claim_may_have_passed_on(broker: Postgr
         consumer.close()
         return database.execute("SELECT state::text FROM dramatiq.queue") == [("consumed",)]
 
-    def enrol_anew() -> None:
+    def register_again() -> None:
         broker.worker_session._worker_id = broker.worker_session.worker_id + 1000
 
-    assert skips(enrol_anew), "it stays with the worker that was called gone, until that is given back"
+    assert skips(register_again), "it stays with the worker that was called gone, until that is given back"
     database.execute("TRUNCATE dramatiq.queue")
 
     def lose_the_session_while_stopping() -> None:
@@ -288,18 +288,18 @@ def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_and_noth
 
 
 def test_when_the_clock_goes_back_nothing_waits_for_it_to_come_round_again(
-    upkeep: Maintenance, consumer: PostgresConsumer, database: Database, monkeypatch: pytest.MonkeyPatch
+    maintenance: Maintenance, consumer: PostgresConsumer, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages.insert_alone(database, StoredMessage(str(uuid4()), "default", "{}"))
     messages.insert_alone(database, StoredMessage(str(uuid4()), "default", "{}", delay=600))
-    upkeep.follow_the_clock()
+    maintenance.follow_the_clock()
     # What an hour back makes of what was written before it.
     database.execute("UPDATE dramatiq.queue SET eta = eta + interval '1 h', mtime = mtime + interval '1 h'")
     clock = messages.clock
-    upkeep.follow_the_clock()
+    maintenance.follow_the_clock()
     assert next(consumer) is None
     monkeypatch.setattr(messages, "clock", lambda database: clock(database) - 3600)
-    upkeep.follow_the_clock()
+    maintenance.follow_the_clock()
     waits = database.execute(
         "SELECT round(extract(epoch FROM eta - now()) / 60)::integer FROM dramatiq.queue ORDER BY eta"
     )
@@ -307,13 +307,13 @@ def test_when_the_clock_goes_back_nothing_waits_for_it_to_come_round_again(
 
 
 def test_a_process_that_has_become_too_old_is_told_to_end_once(
-    database: Database, upkeep: Maintenance, ended: list[int]
+    database: Database, maintenance: Maintenance, ended: list[int]
 ) -> None:
-    upkeep.retire_if_too_old()
+    maintenance.retire_if_too_old()
     assert ended == []
     database.execute("UPDATE duepost.migration SET oldest_worker = 9001 WHERE number = 1")
-    upkeep.retire_if_too_old()
-    upkeep.retire_if_too_old()
+    maintenance.retire_if_too_old()
+    maintenance.retire_if_too_old()
     assert ended == [TOO_OLD]
 
 

@@ -24,7 +24,7 @@ class Send(NamedTuple):
 
 
 class Receive(NamedTuple):
-    """Wait for one whole reply: for as long as the phase allows, and no longer than so many seconds."""
+    """Wait for one whole reply: for as long as the phase allows, and no longer than this (seconds)."""
 
     phase: Phase
     most: float = NO_OTHER_LIMIT
@@ -84,7 +84,7 @@ def played(script: Script[T], do: Callable[[Action], Dialogue[Reply | None]]) ->
 
 
 def receive(phase: Phase, most: float = NO_OTHER_LIMIT) -> Script[Reply]:
-    """Waits for a reply, for no longer than so many seconds where the phase allows more."""
+    """Waits for a reply, for no longer than this (seconds) where the phase allows more."""
     reply = yield Receive(phase, most)
     if reply is None:
         raise TypeError("a Receive is answered with a reply")

@@ -60,7 +60,7 @@ def names_connections(reply: str) -> bool:
 
 
 def is_connection_limit(ruling: Ruling) -> bool:
-    """Whether a relay says in so many words that it takes no further connection of ours, at whatever point."""
+    """Whether a relay says expressly that it takes no further connection of ours, at whatever point."""
     is_refusal = ruling.code is not None and ruling.code // 100 in {4, 5}
     early = ruling.phase in BEFORE_LOGIN or (ruling.phase is Phase.MAIL and ruling.code == 421)
     # Exchange's 4.3.2 is "service not available" as well: only the words tell.
@@ -85,7 +85,7 @@ def is_message_limit(ruling: Ruling) -> bool:
 
 
 def is_rate_limit(ruling: Ruling) -> bool:
-    """Whether a relay says in so many words that we send too much in too short a time.
+    """Whether a relay says expressly that we send too much in too short a time.
 
     One that speaks of connections as late as this, as Exchange Online does, wants less of us as well.
     """

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.askers import Asked
+from tests.chaos.clients import Asked
 from tests.chaos.relay import Taken
 
 #: Seconds by which two clocks of one machine may be read apart.
@@ -23,17 +23,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """What the database and the relay say when the dust has settled."""
+class Evidence:
+    """What the database and the relay say once all has come to an end."""
 
     ledger: Mapping[int, Sequence[Row]]
     held: Mapping[int, int]
-    settled: Mapping[tuple[int, str], str]
+    noted: Mapping[tuple[int, str], str]
     stuck: Mapping[int, str]
     taken: Sequence[Taken]
 
     @classmethod
-    def of(cls, query: Query, taken: Sequence[Taken]) -> "Site":
+    def of(cls, query: Query, taken: Sequence[Taken]) -> "Evidence":
         """Asks the database."""
         ledger: dict[int, list[Row]] = defaultdict(list)
         for email_id, user, outcome, unknowns in query(
@@ -55,31 +55,35 @@ class Site:
         )
 
 
-def judge(emails: Mapping[int, Asked], site: Site) -> list[str]:
+def check(emails: Mapping[int, Asked], evidence: Evidence) -> list[str]:
     """All that is not as it was promised; nothing if all is well."""
-    wrong: list[str] = [f"email {email_id} is still {state}" for email_id, state in site.stuck.items()]
+    wrong: list[str] = [f"email {email_id} is still {state}" for email_id, state in evidence.stuck.items()]
     copies: dict[tuple[str, str], list[Taken]] = defaultdict(list)
-    for each in site.taken:
+    for each in evidence.taken:
         copies[each.key, each.address].append(each)
     known = {asked.key for asked in emails.values()}
     wrong += [f"{key}: the relay took what nobody had asked for" for key, _ in copies if key not in known]
-    wrong += [f"email {email_id}: in the ledger, but nobody had asked" for email_id in set(site.ledger) - set(emails)]
+    wrong += [
+        f"email {email_id}: in the ledger, but nobody had asked" for email_id in set(evidence.ledger) - set(emails)
+    ]
     for asked in emails.values():
         for user, address in asked.addresses.items():
             wrong += [
                 f"email {asked.email_id} ({asked.key}, {user or 'address'}): {fault}"
-                for fault in faults(asked, user, copies[asked.key, address], site)
+                for fault in faults(asked, user, copies[asked.key, address], evidence)
             ]
     return wrong
 
 
-def faults(asked: Asked, user: str, copies: Sequence[Taken], site: Site) -> Iterable[str]:
+def faults(asked: Asked, user: str, copies: Sequence[Taken], evidence: Evidence) -> Iterable[str]:
     """What is wrong about one recipient of one email."""
-    rows = [row for row in site.ledger.get(asked.email_id, []) if row.user == user]
+    rows = [row for row in evidence.ledger.get(asked.email_id, []) if row.user == user]
     whole = [
-        row for row in site.ledger.get(asked.email_id, []) if row.user == "" and row.outcome in {"cleared", "expired"}
+        row
+        for row in evidence.ledger.get(asked.email_id, [])
+        if row.user == "" and row.outcome in {"cleared", "expired"}
     ]
-    unknowns = max([row.unknowns for row in [*rows, *whole]] + [site.held.get(asked.email_id, 0)])
+    unknowns = max([row.unknowns for row in [*rows, *whole]] + [evidence.held.get(asked.email_id, 0)])
     # What was undeliverable may have been reopened: another row follows it.
     if any(row.outcome != "undeliverable" for row in rows[:-1]) or len(whole) > 1:
         yield f"{len(rows)} rows in the ledger"
@@ -92,12 +96,12 @@ def faults(asked: Asked, user: str, copies: Sequence[Taken], site: Site) -> Iter
             yield f"left {asked.not_before(copy.at) - copy.at:.3f} s early"
     if user in asked.cleared and copies:
         yield "cleared, and sent all the same"
-    outcome = rows[-1].outcome if rows else site.settled.get((asked.email_id, user))
+    outcome = rows[-1].outcome if rows else evidence.noted.get((asked.email_id, user))
     if outcome == "sent" and not copies:
         yield "lost: the ledger says sent, the relay never took it"
     if outcome in {"undeliverable", "cleared", "expired"} and copies and not unknowns:
         yield f"{outcome}, but the relay took it"
     was_taken_off = user in asked.cleared or user in asked.either or asked.unsure
-    is_accounted = bool(outcome) or bool(whole) or asked.email_id in site.held or was_taken_off
-    if not is_accounted and asked.email_id not in site.stuck:
+    is_accounted = bool(outcome) or bool(whole) or asked.email_id in evidence.held or was_taken_off
+    if not is_accounted and asked.email_id not in evidence.stuck:
         yield "nobody knows what became of it"

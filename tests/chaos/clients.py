@@ -15,7 +15,7 @@ import psycopg2.errors
 
 from tests.postgres import Connection
 
-#: Users whom all askers share, so that their clears meet.
+#: Users whom all clients share, so that their clears meet.
 USERS = tuple(f"user-{number}" for number in range(24))
 
 
@@ -104,7 +104,7 @@ class Book:
             self.slowest = max(self.slowest, seconds)
 
 
-class Asker(threading.Thread):
+class Client(threading.Thread):
     """One application, at its own pace, until it is told to stop."""
 
     def __init__(
@@ -245,7 +245,7 @@ class Asker(threading.Thread):
             asked.promises.append((asked_at, time.time(), moment))
 
     def _note(self, receipts: dict[int, set[str]], users: set[str]) -> None:
-        # An email of another asker may be known to the database before it is in the book.
+        # An email of another client may be known to the database before it is in the book.
         for email_id, said in receipts.items():
             asked = self._wait_for(email_id)
             if asked is None:
