@@ -22,7 +22,6 @@ from actors.delivery.permit import SessionPermit
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import SharedRoute, Watch
 from actors.liveness.maintenance import Patience
-from actors.liveness.time_limit import TimeLimit
 from actors.lookout import Lookout
 from actors.queue.broker import Life, PostgresBroker
 from actors.scheduler import Scheduler, declare_scheduler
@@ -72,8 +71,7 @@ class Application:
             # A queue that is looked at is not taken for one that nobody reads.
             longest_poll=min(LONGEST_POLL, settings.stall_timeout / 4),
         )
-        time_limit = TimeLimit()
-        self.templates = Templates(settings.templates, time_limit, settings.render_timeout)
+        self.templates = Templates(settings.templates, settings.render_timeout)
         self.in_flight = InFlightClaims()
         self.journal = Journal(settings.state_folder, self.database)
         self.route = SharedRoute(
@@ -85,9 +83,7 @@ class Application:
             permit=SessionPermit(self.broker.worker_session),
             route=self.route,
         )
-        self.composer = Composer(
-            self.templates, time_limit, sender=settings.need_sender() if settings.sender is not None else None
-        )
+        self.composer = Composer(self.templates, sender=settings.need_sender() if settings.sender is not None else None)
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
         self.conclusions = Conclusions(
             self.database, self.broker, self.route, keep_undeliverable_days=settings.keep_undeliverable_days

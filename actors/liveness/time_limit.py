@@ -148,3 +148,6 @@ def is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+time_limit = TimeLimit()

@@ -106,7 +106,6 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
                 session_url or self.database.url,
                 application_name=f"{self.database.application_name} session",
                 limits=SESSION_LIMITS,
-                deadlines=self.database.deadlines,
             )
         )
         #: By queue; where several workers of the process read one, those of all but one have a number at its name.

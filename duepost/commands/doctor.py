@@ -12,7 +12,6 @@ import typer
 
 from actors.content.templates import Templates
 from actors.delivery.journal import trouble_with
-from actors.liveness.time_limit import TimeLimit
 from actors.settings import BadSettings, settings
 from duepost import stack
 from duepost.commands import checks, relay_check
@@ -245,7 +244,7 @@ def _templates(database: Database | None) -> tuple[Health, str]:
     if not folder.is_dir():
         wanted = database is not None and _wanted(database)
         return (Health.FAILED if wanted else Health.WARNING), f"{folder}: there is no such folder"
-    problems = Templates(folder, TimeLimit()).check()
+    problems = Templates(folder).check()
     return (Health.FAILED, "; ".join(problems)) if problems else (Health.OK, str(folder))
 
 
