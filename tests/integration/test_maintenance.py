@@ -318,13 +318,13 @@ def test_a_process_that_has_become_too_old_is_told_to_end_once(
 
 
 def test_maintenance_goes_on_whatever_one_of_its_turns_fails_of(
-    upkeep: Maintenance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ended: list[int]
+    maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ended: list[int]
 ) -> None:
     def fail(_: Database) -> float:
         raise ValueError("a row that cannot be read")
 
     monkeypatch.setattr(messages, "clock", fail)
-    upkeep.start()
+    maintenance.start()
     wait_until(lambda: "Maintenance failed with ValueError, and tries again." in caplog.messages)
-    upkeep.stop()
+    maintenance.stop()
     assert ended == []
