@@ -35,15 +35,10 @@ class Event(Enum):
 
 
 class Wait(NamedTuple):
-    """A wish of a dialogue: resume it with True once this can be done, with False after so many seconds.
-
-    `is_last`: what comes ends the payload. It is read before anything else is done: should the process be killed, what
-    was not read is sent once more.
-    """
+    """A wish of a dialogue: resume it with True once this can be done, with False after so many seconds."""
 
     event: Event
     seconds: float
-    is_last: bool = False
 
 
 #: Yields what it waits for, is resumed with whether that has come (at first with None), and ends with a T.

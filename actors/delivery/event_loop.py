@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from actors.channels.channel import Dialogue, Event, Payload, Rulings, Session, Wait
+from actors.channels.channel import Dialogue, Event, Payload, Rulings, Session
 
 P = TypeVar("P", bound=Payload)
 
@@ -28,8 +28,7 @@ class Slot(Generic[P]):
         self.ended: Ended = _ignore
         #: Until when it waits, by the monotonic clock.
         self.deadline = _NEVER
-        #: Which selector has been told of this session, and of what; None and 0 where none has.
-        self.selector: selectors.BaseSelector | None = None
+        #: What the selector has been told; 0 where it is not told of this session.
         self.events = 0
 
 
@@ -40,15 +39,11 @@ def _ignore(_rulings: Rulings | None, _failure: BaseException | None) -> None:
 class EventLoop(Generic[P]):
     """Drives dialogues side by side, one over each slot. One thread at a time uses it; others may wake it.
 
-    A dialogue never blocks: it yields what it waits for. Answers that end a payload are read before anything else is
-    done, and between any two other steps.
+    A dialogue never blocks: it yields what it waits for.
     """
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        #: For answers that end a payload. The other one tells that it has something.
-        self._last_answers = selectors.DefaultSelector()
-        self._selector.register(self._last_answers, selectors.EVENT_READ, self._last_answers)
         self._busy: set[Slot[P]] = set()
         #: Of the pipe that wakes it: a number that was closed may be somebody else's file by now.
         self._wake_lock = threading.Lock()
@@ -65,7 +60,6 @@ class EventLoop(Generic[P]):
                 return
             self._is_closed = True
             self._selector.close()
-            self._last_answers.close()
             os.close(self._wake_reader)
             os.close(self._wake_writer)
 
@@ -83,14 +77,14 @@ class EventLoop(Generic[P]):
         """Goes on with what can go on; waits until something can, but for no longer than that."""
         nearest = min((slot.deadline for slot in self._busy), default=_NEVER)
         patience = max(0.0, min(seconds, nearest - time.monotonic()))
-        ready = self._selector.select(None if patience == _NEVER else patience)
-        self._read_last_answers()
-        for key, _ in ready:
+        for key, _ in self._selector.select(None if patience == _NEVER else patience):
             if key.data is None:
                 self._be_woken()
-            elif isinstance(key.data, Slot):
-                self._has_come(key.data)
-                self._read_last_answers()
+            elif key.data in self._busy:
+                self._resume(key.data, has_come=True)
+            else:
+                # The peer says something unasked, or hangs up: that is found out when the session is used next.
+                self.forget(key.data)
         # What has arrived counts, however late we looked: so this comes last.
         if time.monotonic() >= nearest:
             self._end_the_late()
@@ -107,21 +101,9 @@ class EventLoop(Generic[P]):
 
     def forget(self, slot: Slot[P]) -> None:
         """Listens to a slot's session no more, until it is used again."""
-        if slot.selector is not None:
-            slot.selector.unregister(slot.session)
-            slot.selector, slot.events = None, 0
-
-    def _read_last_answers(self) -> None:
-        if self._last_answers.get_map():
-            for key, _ in self._last_answers.select(0):
-                self._has_come(key.data)
-
-    def _has_come(self, slot: Slot[P]) -> None:
-        if slot in self._busy:
-            self._resume(slot, has_come=True)
-        else:
-            # The peer says something unasked, or hangs up: that is found out when the session is used next.
-            self.forget(slot)
+        if slot.events:
+            self._selector.unregister(slot.session)
+            slot.events = 0
 
     def _be_woken(self) -> None:
         try:
@@ -139,7 +121,7 @@ class EventLoop(Generic[P]):
         try:
             wait = dialogue.send(has_come)
             slot.deadline = time.monotonic() + wait.seconds
-            self._listen(slot, wait)
+            self._listen(slot, _EVENTS[wait.event])
         except StopIteration as end:
             rulings = end.value
         except BaseException as error:  # noqa: BLE001 - one dialogue's failure is no other's
@@ -154,14 +136,14 @@ class EventLoop(Generic[P]):
         self._busy.discard(slot)
         slot.ended(rulings, failure)
 
-    def _listen(self, slot: Slot[P], wait: Wait) -> None:
-        selector = self._last_answers if wait.is_last else self._selector
-        events = _EVENTS[wait.event]
-        if slot.selector is selector and slot.events == events:
+    def _listen(self, slot: Slot[P], events: int) -> None:
+        if slot.events == events:
             return
-        self.forget(slot)
-        selector.register(slot.session, events, slot)
-        slot.selector, slot.events = selector, events
+        if slot.events:
+            self._selector.modify(slot.session, events, slot)
+        else:
+            self._selector.register(slot.session, events, slot)
+        slot.events = events
 
     def _end_the_late(self) -> None:
         now = time.monotonic()

@@ -53,8 +53,8 @@ def schedule(folder: Path) -> None:
 
 def test_up_delivers_survives_being_killed_and_keeps_its_data(folder: Path) -> None:
     with up(folder) as first:
-        assert str(folder / ".duepost" / "mailbox") in first.output
-        assert "psql" in first.output
+        mailbox = str(folder / ".duepost" / "mailbox")
+        wait_until(lambda: mailbox in first.output and "psql" in first.output, state=lambda: first.output)
         schedule(folder)
         wait_until(lambda: sent(folder) == 1, state=lambda: first.output)
         first.kill()

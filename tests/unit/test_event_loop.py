@@ -171,50 +171,6 @@ def test_a_dialogue_waits_until_its_peer_takes_more(loop: EventLoop[Postcard], l
     assert line.rulings == [{"ada": TAKEN}]
 
 
-def test_an_answer_that_ends_a_payload_is_read_before_anything_else_is_done(
-    loop: EventLoop[Postcard], lines: list[Line]
-) -> None:
-    last = lines[2]
-    read: list[bool] = []
-
-    def heard(line: Line, is_last: bool) -> Dialogue[Rulings | None]:
-        yield Wait(Event.READ, 60.0, is_last)
-        read.append(is_last)
-        if read == [False]:
-            # While this one goes on, the last word comes over the other line.
-            last.peer.send(b"thanks")
-        return {"ada": TAKEN}
-
-    for line in lines:
-        loop.drive(Slot(line.session), heard(line, line is last), line.ended)
-    for line in lines[:2]:
-        line.peer.send(b"go on")
-    loop.wait(60)
-    assert read == [False, True, False]
-    assert len(loop) == 0
-
-
-def test_a_line_takes_one_postcard_after_the_other_whatever_it_waits_for(
-    loop: EventLoop[Postcard], lines: list[Line]
-) -> None:
-    line = lines[0]
-    slot = Slot(line.session)
-
-    def heard(is_last: bool) -> Dialogue[Rulings | None]:
-        yield Wait(Event.READ, 60.0, is_last)
-        assert line.session._socket is not None
-        return {"ada": TAKEN} if line.session._socket.recv(100) else None
-
-    for is_last in (True, False, False, True, True):
-        loop.drive(slot, heard(is_last), line.ended)
-        line.peer.send(b"thanks")
-        loop.wait(60)
-    assert line.rulings == [{"ada": TAKEN}] * 5
-    line.peer.close()
-    loop.wait(60)
-    assert slot.selector is None, "a line that is hung up while nothing is under way is listened to no more"
-
-
 def test_a_wait_is_ended_by_another_thread(loop: EventLoop[Postcard]) -> None:
     threading.Timer(0.01, loop.wake).start()
     loop.wait(float("inf"))

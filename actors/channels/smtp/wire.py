@@ -76,7 +76,7 @@ class Wire:
         limit = self.limit_to_receive(phase, most)
         try:
             reply = self._parser.next_reply()
-            return reply if reply is not None else (yield from self._wait_for_reply(limit, is_last=phase is Phase.DOT))
+            return reply if reply is not None else (yield from self._wait_for_reply(limit))
         except FAILURES as failure:
             raise _stopped(phase, failure, limit) from failure
 
@@ -181,11 +181,11 @@ class Wire:
             if not (yield Wait(event, deadline - time.monotonic())):
                 raise TimeoutError
 
-    def _wait_for_reply(self, limit: float, *, is_last: bool) -> Dialogue[Reply]:
+    def _wait_for_reply(self, limit: float) -> Dialogue[Reply]:
         deadline = time.monotonic() + limit
         event = Event.READ
         while (reply := self._parser.next_reply()) is None:
-            if not self._has_decrypted and not (yield Wait(event, deadline - time.monotonic(), is_last)):
+            if not self._has_decrypted and not (yield Wait(event, deadline - time.monotonic())):
                 raise TimeoutError
             event = Event.READ
             try:
