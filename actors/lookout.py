@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from actors.delivery.dispatcher import failure_of
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.sender import SEND_EMAIL, message_for
 from actors.tick import QUEUE as SCHEDULERS_QUEUE
@@ -135,14 +137,8 @@ class Lookout:
         Threads wait for the emails that they were given, and a relay may hang for as long as it likes.
         """
         asked = self._broker.next_batched(SCHEDULER)
-        if asked is None:
-            return
-        failure: BaseException | None = None
-        try:
-            asked.run(self._enqueue_due_emails)
-        except BaseException as error:  # noqa: BLE001 - as of any message: its end is told of it
-            failure = error
-        asked.end(failure)
+        if asked is not None:
+            asked.end(failure_of(partial(asked.run, self._enqueue_due_emails)))
 
     def _count_workers(self) -> None:
         now = self._clock()

@@ -163,17 +163,12 @@ class Rescuer:
                 return False
             except (DatabaseUnreachable, BrokerUnreachable):
                 raise
-            except psycopg2.Error as failure:
-                if not isinstance(failure, psycopg2.DataError):
+            except Exception as failure:
+                if isinstance(failure, psycopg2.Error) and not isinstance(failure, psycopg2.DataError):
                     # The row's fault: what the relay has said stands, and is concluded once that can be stored.
                     raise
-                self._say_useless(lost, failure)
-            except Exception as failure:  # noqa: BLE001 - whatever a journal says of one email, others are rescued
-                self._say_useless(lost, failure)
+                logger.warning("A journal's word on email %d is of no use: %s.", lost.id, type(failure).__name__)
         return self.mark_lost(lost) is not None
-
-    def _say_useless(self, lost: Lost, failure: Exception) -> None:
-        logger.warning("A journal's word on email %d is of no use: %s.", lost.id, type(failure).__name__)
 
     def _conclude(self, lost: Lost, record: Record) -> bool:
         """Concludes a claim as its worker would have; False where the journal says nothing that is of use.

@@ -189,15 +189,7 @@ def test_it_keeps_its_place_while_full_scans_are_rare(
     monkeypatch.setattr(full_scan_throttle, "CHEAP", -1.0)
     monkeypatch.setattr(full_scan_throttle, "REST", 1e9)
 
-    @dramatiq.actor(broker=broker, priority=10)
-    def ordinary(number: int) -> None:
-        notes.add(number)
-
-    for number in range(20):
-        ordinary.send_with_options(args=(number,), priority=20 - number)
-    start_worker(threads=1)
-    broker.join("default", timeout=LONG)
-    assert notes == list(reversed(range(20)))
+    test_a_message_may_have_a_priority_of_its_own(broker, start_worker, notes)
 
 
 def test_delayed_messages_wait_and_then_come(broker: PostgresBroker, start_worker: StartWorker) -> None:
