@@ -99,6 +99,8 @@ class JournalFile:
         self.empty_size = self.size = size
         #: The last write was cut short: the next record begins with a new line.
         self.is_torn = False
+        #: One write at a time: each route has a thread that writes.
+        self._turn = threading.Lock()
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -114,21 +116,22 @@ class JournalFile:
         Raises:
             OSError: the file does not hold it.
         """
-        data = b"\n" + line if self.is_torn else line
-        self.is_torn = True
-        written = os.write(self.descriptor, data)
-        self.size += written
-        if written < len(data):
-            raise OSError(f"{written} of {len(data)} bytes were written")
-        self.is_torn = False
+        with self._turn:
+            data = b"\n" + line if self.is_torn else line
+            self.is_torn = True
+            written = os.write(self.descriptor, data)
+            self.size += written
+            if written < len(data):
+                raise OSError(f"{written} of {len(data)} bytes were written")
+            self.is_torn = False
 
 
 class Journal:
     """The journal of one worker process, and its eyes for those of dead ones.
 
-    `append` runs in the thread that drives the dialogues, `begin` in the one that claims, `tidy`, `read` and
-    `delete_unneeded` in the rescuer's; any thread may call `forget`. The lock protects which file is written to, and
-    which claims it names; nothing is read or written under it.
+    `append` runs in the threads that drive the dialogues, `begin` in those that claim, one of each a route; `tidy`,
+    `read` and `delete_unneeded` in the rescuer's; any thread may call `forget`. The lock protects which file is written
+    to, and which claims it names; nothing is read or written under it.
 
     Args:
         folder: the state folder; None for no journal.
@@ -139,6 +142,8 @@ class Journal:
         self._folder = folder / FOLDER if folder is not None else None
         self._database = database
         self._lock = threading.Lock()
+        #: Of `begin`: the file that is written to is the one that the database knows of.
+        self._beginning = threading.Lock()
         self._file: JournalFile | None = None
         #: By claim, the number of the first file that names it.
         self._held: dict[int, int] = {}
@@ -169,8 +174,16 @@ class Journal:
         Raises:
             DatabaseUnreachable: the database could not be told which journal is this worker's.
         """
-        if self._folder is None or (worker_id == self._worker_id and not self._has_vanished()):
+        if not self._is_needed(worker_id):
             return
+        with self._beginning:
+            if self._is_needed(worker_id):
+                self._begin(worker_id)
+
+    def _is_needed(self, worker_id: int) -> bool:
+        return self._folder is not None and (worker_id != self._worker_id or self._has_vanished())
+
+    def _begin(self, worker_id: int) -> None:
         now = time.monotonic()
         if worker_id == self._worker_id and now < self._failed_at + TRIED_AGAIN_AFTER:
             return
