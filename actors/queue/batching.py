@@ -1,4 +1,7 @@
-"""Messages that an actor takes along: what waits in a worker's memory, and is worked on by a thread that is at it."""
+"""Messages that no thread of their own waits for.
+
+A thread that is at such work takes them from a worker's memory, or the thread that they came with leaves them to it.
+"""
 
 import contextvars
 import heapq
@@ -28,23 +31,30 @@ class BatchedMessage:
         broker: whose middleware.
         worker: in whose memory it waited.
         message: it.
+        context: in which middleware was asked about it, if it was.
     """
 
-    def __init__(self, broker: "PostgresBroker", worker: dramatiq.Worker, message: ClaimedMessage) -> None:
+    def __init__(
+        self,
+        broker: "PostgresBroker",
+        worker: dramatiq.Worker,
+        message: ClaimedMessage,
+        context: contextvars.Context | None = None,
+    ) -> None:
         self.message = message
         self._broker = broker
         self._worker = worker
-        self._context = contextvars.copy_context()
+        self._context = context or contextvars.copy_context()
         self._is_over = False
 
     def begin(self) -> bool:
         """Asks the middleware; False where the message is not to be worked on: then it has ended already."""
         try:
-            self._context.run(self._broker.emit_before, "process_message", self.message)
+            self._context.run(self._broker.ask_before, "process_message", self.message)
         except SkipMessage as skip:
             if self.message.failed:
-                self.message.stuff_exception(skip)  # type: ignore[no-untyped-call]
-            self._context.run(self._broker.emit_after, "skip_message", self.message)
+                self.message.stuff_exception(skip)
+            self._context.run(self._broker.tell_end, "skip_message", self.message)
             self._put_down()
         except BaseException as failure:  # noqa: BLE001 - as Dramatiq's worker has it
             self.end(failure)
@@ -62,14 +72,14 @@ class BatchedMessage:
             return
         self._is_over = True
         if failure is not None:
-            self.message.stuff_exception(failure)  # type: ignore[no-untyped-call]
+            self.message.stuff_exception(failure)
             if not isinstance(failure, Retry):
                 self._worker.logger.error("Failed to process message %s.", self.message, exc_info=failure)
-        self._context.run(self._broker.emit_after, "process_message", self.message, exception=failure)
+        self._context.run(self._broker.tell_end, "process_message", self.message, exception=failure)
         self._put_down()
 
     def _put_down(self) -> None:
-        self._worker.consumers[self.message.queue_name].post_process_message(self.message)
+        self._worker.consumers[self.message.queue_name].post_process_message(self.message.attached())
         self._worker.work_queue.task_done()
 
 

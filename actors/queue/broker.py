@@ -5,6 +5,7 @@ acknowledgements come in batches, each from one indexed statement; there is one 
 instead of one for each message; delayed messages stay in the table until they are due; and nothing is notified.
 """
 
+import contextvars
 import logging
 import os
 import signal
@@ -40,7 +41,7 @@ from dramatiq_pg import PostgresBroker as StockBroker
 from actors.liveness.maintenance import TOO_OLD, Maintenance, Patience, Progress
 from actors.liveness.worker_session import WorkerSession
 from actors.queue.batching import BatchedMessage, is_next, take_next
-from actors.queue.consumer import LONGEST_POLL, ClaimedMessage, PostgresConsumer
+from actors.queue.consumer import LONGEST_POLL, ClaimedMessage, LeftToOthers, PostgresConsumer
 from actors.queue.encoding import Message, MessageRefused, check_name, encoded
 from actors.queue.waiting import AWAY_PAUSE, BrokerUnreachable, wait_for_database
 from models import messages
@@ -122,6 +123,8 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self._is_told_to_stop = threading.Event()
         #: Those that run in this process; the last one booted is taken from.
         self._workers: list[dramatiq.Worker] = []
+        #: Of each thread, the message that it was given last and may detach.
+        self._at_hand = threading.local()
         #: By hook, whose it is, and how many middleware there were when that was found out.
         self._heard: dict[str, tuple[int, tuple[Middleware, ...]]] = {}
         given = [each() for each in default_middleware] if middleware is None else middleware
@@ -131,7 +134,21 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         _brokers.add(self)
 
     def emit_before(self, signal: str, *args: object, **kwargs: object) -> None:
-        """Calls only the middleware that override this hook."""
+        """Calls only the middleware that override this hook.
+
+        What they keep of a message whose thread may go on before its end is kept in a context of its own, from its
+        beginning to its end.
+        """
+        message = args[0] if args else None
+        if signal == "process_message" and isinstance(message, ClaimedMessage) and self._may_detach(message):
+            message.context = contextvars.copy_context()
+            self._at_hand.message = message
+            message.context.run(self.ask_before, signal, *args, **kwargs)
+        else:
+            self.ask_before(signal, *args, **kwargs)
+
+    def ask_before(self, signal: str, *args: object, **kwargs: object) -> None:
+        """Calls the middleware in the caller's context."""
         for middleware in self._listeners(f"before_{signal}"):
             try:
                 getattr(middleware, f"before_{signal}")(self, *args, **kwargs)
@@ -148,7 +165,12 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         """
         message = args[0] if args else None
         if signal in ENDS and isinstance(message, ClaimedMessage):
-            self._emit_end(f"after_{signal}", message, kwargs)
+            if isinstance(kwargs.get("exception"), LeftToOthers):
+                return
+            if message.context is not None:
+                message.context.run(self.tell_end, signal, message, **kwargs)
+            else:
+                self.tell_end(signal, message, **kwargs)
             return
         for middleware in reversed(self._listeners(f"after_{signal}")):
             try:
@@ -156,7 +178,9 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             except Exception:
                 logger.critical("Unexpected failure in after_%s of %r.", signal, middleware, exc_info=True)
 
-    def _emit_end(self, hook: str, message: ClaimedMessage, told: dict[str, object]) -> None:
+    def tell_end(self, signal: str, message: ClaimedMessage, **told: object) -> None:
+        """Tells the middleware of a message's end, in the caller's context."""
+        hook = f"after_{signal}"
         for middleware in reversed(self._listeners(hook)):
             message.has_lost = False
             try:
@@ -175,7 +199,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         if is_lost:
             message.fail()  # type: ignore[no-untyped-call]
         if is_lost and message._exception is None:  # noqa: SLF001 - where Dramatiq puts it for its own brokers
-            message.stuff_exception(error)  # type: ignore[no-untyped-call]
+            message.stuff_exception(error)
 
     def _listeners(self, hook: str) -> Sequence[Middleware]:
         known, found = self._heard.get(hook, (0, ()))
@@ -401,6 +425,26 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             if batched.begin():
                 return batched
         return None
+
+    def detach(self) -> BatchedMessage | None:
+        """Makes the message that this thread was given a job of its own, which any thread may end.
+
+        The actor then raises `LeftToOthers`, and the thread is free. For actors with the option `detaches`; called once
+        for each message. None where there is none, as when an actor is called like a function.
+        """
+        message: ClaimedMessage | None = getattr(self._at_hand, "message", None)
+        worker = self._workers[-1] if self._workers else None
+        if message is None or worker is None:
+            return None
+        self._at_hand.message = None
+        message.is_detached = True
+        if isinstance(worker.work_queue, _WorkQueue):
+            worker.work_queue.keep_unfinished()
+        return BatchedMessage(self, worker, message, message.context)
+
+    def _may_detach(self, message: ClaimedMessage) -> bool:
+        actor = self.actors.get(message.actor_name)
+        return actor is not None and actor.options.get("detaches") is True
 
     def flush(self, queue_name: str) -> None:
         """Deletes all messages of a queue, dead letters and what is in hand included.
@@ -635,9 +679,10 @@ class Life(Middleware):
         """The options that actors may have.
 
         `batch`: how many messages of its queue more than prefetched may be in hand; `lesser_priorities`: those that
-        some of its messages are stored with, which one read in four begins with.
+        some of its messages are stored with, which one read in four begins with; `detaches`: whether its thread may go
+        on before a message's end.
         """
-        return {"batch", "lesser_priorities"}
+        return {"batch", "lesser_priorities", "detaches"}
 
     def before_worker_boot(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
         """Marks the process as a worker."""
@@ -689,6 +734,11 @@ class _WorkQueue(PriorityQueue[tuple[int, ClaimedMessage]]):
     def _put(self, item: tuple[int, ClaimedMessage]) -> None:
         _, message = item
         super()._put((message.priority, message))
+
+    def keep_unfinished(self) -> None:
+        """What was taken is at its end once more than its thread has said so."""
+        with self.all_tasks_done:
+            self.unfinished_tasks += 1
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Reads one queue for one worker process: claims in batches, acknowledges in batches. Knows nothing of email."""
 
+import contextvars
 import heapq
 import logging
 import math
@@ -14,7 +15,7 @@ from itertools import count
 
 import psycopg2
 from dramatiq.broker import Consumer, MessageProxy
-from dramatiq.errors import DecodeError
+from dramatiq.errors import DecodeError, Retry
 
 from actors.liveness.worker_session import WorkerSession
 from actors.queue.encoding import Message, as_its_row_says, decoded
@@ -53,6 +54,13 @@ NOT_STORED = 0
 ORPHANS_INTERVAL = 1.0
 
 
+class LeftToOthers(Retry):
+    """Raised by an actor whose message is worked on by another thread: the one that it was called by goes on.
+
+    Nothing is put back: the message is not at its end. It is one of Dramatiq's retries, so that Dramatiq logs nothing.
+    """
+
+
 class ClaimedMessage(MessageProxy):
     """A message in hand, and the worker's right to it.
 
@@ -64,6 +72,8 @@ class ClaimedMessage(MessageProxy):
         has_begun: whether the middleware was asked about it.
         has_ended: whether all middleware was told of its end.
         has_lost: whether something that was sent while it was worked on could not be stored.
+        context: what middleware keeps of it, where the thread that it came with may go on before its end; else None.
+        is_detached: the thread that it came with has gone on: nothing that this thread does is its end.
     """
 
     def __init__(
@@ -77,6 +87,8 @@ class ClaimedMessage(MessageProxy):
         self.has_begun = False
         self.has_ended = False
         self.has_lost = False
+        self.context: contextvars.Context | None = None
+        self.is_detached = False
         #: Whether the table has nothing to learn any more.
         self.is_done = False
         self._place: tuple[int, datetime] = (claimed.priority, claimed.eta)
@@ -85,6 +97,24 @@ class ClaimedMessage(MessageProxy):
     def is_stored(self) -> bool:
         """Whether it is, or was, in the table."""
         return self.claim.number != NOT_STORED
+
+    def attached(self) -> "ClaimedMessage":
+        """The message as it is to be acknowledged at its end: itself, unless its thread has gone on."""
+        if not self.is_detached:
+            return self
+        twin: ClaimedMessage = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, is_detached=False)
+        return twin
+
+    def stuff_exception(self, exception: BaseException) -> None:
+        """Keeps what it failed of; not that its thread has gone on."""
+        if not (self.is_detached and isinstance(exception, LeftToOthers)):
+            super().stuff_exception(exception)  # type: ignore[no-untyped-call]
+
+    def clear_exception(self) -> None:
+        """Forgets what it failed of; not as its thread goes on: it may have ended meanwhile, or not yet."""
+        if not self.is_detached:
+            super().clear_exception()  # type: ignore[no-untyped-call]
 
     def mark_done(self) -> None:
         """The table has nothing more to learn: the message is acknowledged, or waits in it again, or is another's."""
@@ -245,7 +275,9 @@ class PostgresConsumer(Consumer):
         One of whose end not all middleware was told, as where the thread was interrupted meanwhile, is a dead letter:
         something that it had to put back may not be stored.
         """
-        if self._is_ours(message).has_begun and not message.has_ended and not message.is_done:
+        if self._is_ours(message).is_detached:
+            return
+        if message.has_begun and not message.has_ended and not message.is_done:
             logger.error("The end of message %s was interrupted; it is a dead letter.", message.message_id)
             self.nack(message)
             return
@@ -266,6 +298,8 @@ class PostgresConsumer(Consumer):
         Raises:
             BrokerUnreachable: the database is away; Dramatiq tries again.
         """
+        if self._is_ours(message).is_detached:
+            return
         if not self._is_ours(message).is_done:
             failure = message._exception  # noqa: SLF001 - where Dramatiq puts it for its own brokers
             self._write_off(message.claim, type(failure).__name__ if failure else None)
