@@ -20,20 +20,72 @@ from actors.delivery.in_flight import InFlightClaims
 from actors.delivery.journal import Journal
 from actors.delivery.permit import SessionPermit
 from actors.delivery.rescue import Rescuer
-from actors.delivery.route import SharedRoute, Watch
+from actors.delivery.route import Registration, SharedRoute, Watch
 from actors.liveness.maintenance import Patience
-from actors.lookout import Lookout
+from actors.lookout import Lookout, Served
 from actors.queue.broker import Life, PostgresBroker
 from actors.scheduler import Scheduler, declare_scheduler
-from actors.sender import SEND_EMAIL, declare_sender
-from actors.settings import BadSettings, Settings, settings
-from actors.startup import BAD_SETTINGS, Startup, end
+from actors.sender import actor_of, declare_sender
+from actors.settings import BadSettings, RelaySettings, Settings, settings
+from actors.startup import BAD_SETTINGS, Delivering, Startup, end
 from actors.version import RELEASE
 from models.database.connections import Database, Limits
 
 #: Seconds between two looks at a queue that stays empty. What is due is looked for more often, by the lookout; where
 #: there is a line, it has the scheduler's queue looked at too.
 LONGEST_POLL: Final = 1.0
+
+
+class EmailRoute:
+    """One route of a process: a relay, and all that is its own, so that its trouble is nobody else's.
+
+    What is shared with the other routes is the application's.
+
+    Args:
+        application: what it is a part of.
+        relay: the relay.
+        label: what the route is called in alerts and log lines; None where there is only one.
+    """
+
+    def __init__(self, application: "Application", relay: RelaySettings, label: str | None) -> None:
+        settings, broker, name = application.settings, application.broker, relay.name
+        self.route = SharedRoute(
+            application.database,
+            name,
+            lambda: broker.worker_session.worker_id,
+            lambda: Registration(settings.need_relay(name).target, relay.fallback),
+            label=label,
+        )
+        self.channel = SmtpChannel(
+            lambda: settings.need_relay(name),
+            settings.timeouts,
+            permit=SessionPermit(broker.worker_session),
+            route=self.route,
+        )
+        self.conclusions = application.conclusions_of(self.route)
+        self.email_work = EmailWork(
+            application.database,
+            broker,
+            application.in_flight,
+            application.journal,
+            application.composer,
+            application.records,
+            self.conclusions,
+            way=name,
+            disabled=settings.disabled,
+        )
+        detaches = label is not None
+        self.dispatcher: EmailDispatcher = Dispatcher(
+            self.email_work,
+            EmailInbox(broker, actor_of(name)),
+            self.channel,
+            relay.connections,
+            self.route,
+            detach=broker.detach if detaches else None,
+        )
+        self.watch = Watch(self.route, self.dispatcher.tidy)
+        self.send_email = declare_sender(broker, name, self.dispatcher, relay.connections, detaches=detaches)
+        self.served = Served(name, relay.connections, self.dispatcher.has_line if detaches else lambda: False)
 
 
 class Application:
@@ -74,62 +126,55 @@ class Application:
         self.templates = Templates(settings.templates, settings.render_timeout)
         self.in_flight = InFlightClaims()
         self.journal = Journal(settings.state_folder, self.database)
-        self.route = SharedRoute(
-            self.database, lambda: settings.need_relay().route, lambda: self.broker.worker_session.worker_id
-        )
-        self.channel = SmtpChannel(
-            settings.need_relay,
-            settings.timeouts,
-            permit=SessionPermit(self.broker.worker_session),
-            route=self.route,
-        )
         self.composer = Composer(self.templates, sender=settings.need_sender() if settings.sender is not None else None)
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
-        self.conclusions = Conclusions(
-            self.database, self.broker, self.route, keep_undeliverable_days=settings.keep_undeliverable_days
-        )
-        self.email_work = EmailWork(
-            self.database,
-            self.broker,
-            self.in_flight,
-            self.journal,
-            self.composer,
-            self.records,
-            self.conclusions,
-            disabled=settings.disabled,
-        )
-        self.dispatcher: EmailDispatcher = Dispatcher(
-            self.email_work,
-            EmailInbox(self.broker, SEND_EMAIL),
-            self.channel,
-            settings.smtp_connections,
-            self.route,
-        )
+        are_several = len(settings.relays) > 1
+        #: By name.
+        self.routes = {
+            name: EmailRoute(self, relay, name if are_several else None) for name, relay in settings.relays.items()
+        }
         self.scheduler = Scheduler(
             self.database, self.broker, retention_days=settings.retention_days, disabled=settings.disabled
         )
-        self.rescuer = Rescuer(self.database, self.broker, self.in_flight, self.journal, self.records, self.conclusions)
-        self.watch = Watch(self.route, self.dispatcher.tidy)
+        self.rescuer = Rescuer(
+            self.database, self.broker, self.in_flight, self.journal, self.records, self._conclusions_by
+        )
         self.lookout = (
             None
             if settings.disabled
-            else Lookout(self.database, self.broker, settings.smtp_connections, self.scheduler.enqueue_due_emails)
+            else Lookout(
+                self.database,
+                self.broker,
+                [each.served for each in self.routes.values()],
+                self.scheduler.enqueue_due_emails,
+            )
         )
-        self.send_email = declare_sender(self.broker, self.dispatcher, settings.smtp_connections)
         self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)
         self.broker.add_middleware(
             Startup(
                 settings,
                 self.database,
                 self.broker,
-                self.dispatcher,
+                [Delivering(each.route, each.watch, each.dispatcher) for each in self.routes.values()],
                 self.rescuer,
-                self.watch,
                 self.lookout,
                 self.journal,
             ),
             before=Life,
         )
+
+    def conclusions_of(self, route: SharedRoute) -> Conclusions:
+        """What writes down what came of emails that were sent by a route."""
+        return Conclusions(
+            self.database, self.broker, route, keep_undeliverable_days=self.settings.keep_undeliverable_days
+        )
+
+    def _conclusions_by(self, name: str) -> Conclusions:
+        """The same by the route's name, whether this process serves it or not."""
+        if name in self.routes:
+            return self.routes[name].conclusions
+        route = SharedRoute(self.database, name, lambda: self.broker.worker_session.worker_id, label=name)
+        return self.conclusions_of(route)
 
 
 def build() -> Application:

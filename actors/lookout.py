@@ -9,14 +9,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from actors.delivery.dispatcher import failure_of
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
-from actors.sender import SEND_EMAIL, message_for
+from actors.sender import actor_of, message_for
 from actors.tick import QUEUE as SCHEDULERS_QUEUE
 from actors.tick import SCHEDULER, tick
 from models import emails, workers
@@ -49,6 +49,20 @@ AWAY_PAUSE: Final = 0.5
 REFUSED_PAUSE: Final = 5.0
 
 
+class Served(NamedTuple):
+    """A route that this process serves.
+
+    Attributes:
+        name: its name.
+        connections: how many this process may have at the most: no more is handed over at once.
+        has_line: whether messages wait beside those in a worker's memory. Never waits.
+    """
+
+    name: str
+    connections: int
+    has_line: Callable[[], bool]
+
+
 @dataclass
 class Pace:
     """How long to wait between two looks, in seconds; knows no clock of its own.
@@ -76,7 +90,7 @@ class Lookout:
     Args:
         database: where the emails are.
         broker: whose worker this is.
-        connections: to the relay, of this process: no more is handed over at once than there are.
+        routes: those that this process serves.
         enqueue_due_emails: a pass of the scheduler.
         clock: seconds, monotonic.
     """
@@ -85,14 +99,14 @@ class Lookout:
         self,
         database: Database,
         broker: PostgresBroker,
-        connections: int,
+        routes: Sequence[Served],
         enqueue_due_emails: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._broker = broker
-        self._connections = connections
+        self._routes = {each.name: each for each in routes}
         self._enqueue_due_emails = enqueue_due_emails
         self._clock = clock
         self._pace = Pace()
@@ -113,7 +127,7 @@ class Lookout:
             self._thread.join(timeout=15)
 
     def look(self) -> float:
-        """One look, unless more than this process can begin with waits in its memory already.
+        """One look, at those routes of which no more than this process can begin with waits in its memory already.
 
         Returns:
             seconds until the next.
@@ -122,14 +136,18 @@ class Lookout:
             DatabaseUnreachable, BrokerUnreachable: the database is away.
         """
         self._count_workers()
-        if not self._broker.is_reading(emails.QUEUE):
+        read = [name for name in self._routes if self._broker.is_reading(emails.queue_of(name))]
+        if not read:
             return AWAY_PAUSE
         self._do_a_pass_that_no_thread_is_free_for()
-        if self._broker.has_more(SEND_EMAIL):
+        free = [name for name in read if not self._has_line(name)]
+        if len(free) < len(read):
             # There is a line: a pass that somebody asks for is not to wait.
             self._broker.look_soon(SCHEDULERS_QUEUE)
-            return self._pace.after(self._clock(), found=False)
-        return self._pace.after(self._clock(), found=self._take_due())
+        return self._pace.after(self._clock(), found=bool(free) and self._take_due(free))
+
+    def _has_line(self, name: str) -> bool:
+        return self._broker.has_more(actor_of(name)) or self._routes[name].has_line()
 
     def _do_a_pass_that_no_thread_is_free_for(self) -> None:
         """Does a pass that waits in this worker's memory: a free thread would have begun it.
@@ -146,18 +164,24 @@ class Lookout:
             self._counts_at = now + COUNT_INTERVAL
             self._pace.workers = max(1, workers.count(self._database))
 
-    def _take_due(self) -> bool:
-        """Hands over what is due, no more than there are connections; gives whether anything was."""
+    def _take_due(self, names: Sequence[str]) -> bool:
+        """Hands over what is due, of each route no more than it has connections; gives whether anything was."""
         now = self._clock()
-        due = [email_id for email_id in emails.due_now(self._database) if email_id not in self._handed_over]
+        found = emails.due_now(self._database, names)
+        due = {name: [each for each in ids if each not in self._handed_over] for name, ids in found.items()}
         self._handed_over = {each: at for each, at in self._handed_over.items() if now - at < REMEMBERED}
-        for email_id in due[: self._connections]:
-            if self._broker.hand_over(message_for(email_id), emails.PRIORITY):
+        for name, ids in due.items():
+            self._hand_over(name, ids, now)
+        return any(due.values())
+
+    def _hand_over(self, name: str, email_ids: Sequence[int], now: float) -> None:
+        connections = self._routes[name].connections
+        for email_id in email_ids[:connections]:
+            if self._broker.hand_over(message_for(email_id, name), emails.PRIORITY):
                 self._handed_over[email_id] = now
-        if len(due) > self._connections:
+        if len(email_ids) > connections:
             tick(self._broker)
-            self._broker.look_soon(emails.QUEUE)
-        return bool(due)
+            self._broker.look_soon(emails.queue_of(name))
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause() * random.uniform(1 - JITTER, 1 + JITTER)):  # noqa: S311 - no secret

@@ -2,8 +2,9 @@
 
 import logging
 import random
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import dramatiq
@@ -15,11 +16,12 @@ from actors.queue.broker import PostgresBroker
 from actors.sender import message_for
 from actors.tick import PRIORITY as PRIORITY_OF_PASSES
 from actors.tick import QUEUE, SCHEDULER
-from models import control, emails, undeliverable, workers
+from models import circuits, control, emails, routes, undeliverable, workers
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
 from models.emails import LATE_PRIORITY, PRIORITY, DueEmail
 from models.messages import StoredMessage
+from models.routes import Way
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +39,23 @@ OVERLAP = timedelta(seconds=1)
 BESIDE_ANOTHER = 2_000
 
 
+@dataclass(slots=True)
+class Line:
+    """A route's due emails, in one pass.
+
+    Attributes:
+        place: how far the pass has come in due order.
+        is_over: there is nothing more for it to do.
+        has_failed: something of it could not be enqueued: the next pass comes here again.
+    """
+
+    place: tuple[datetime, int]
+    is_over: bool = False
+    has_failed: bool = False
+
+
 class Scheduler:
-    """Passes of one process. They may run side by side, in any threads: each replaces the place it came to, whole.
+    """Passes of one process. They may run side by side, in any threads: each replaces the places it came to, whole.
 
     Args:
         database: where the emails are.
@@ -60,80 +77,128 @@ class Scheduler:
         self._disabled = disabled
         self.token_buckets = TokenBuckets()
         self.full_scan_throttle = FullScanThrottle()
-        #: How far this process's passes have come in due order. One that is too early costs time only.
-        self._place: tuple[datetime, int] = emails.BEGINNING
+        #: By route, how far this process's passes have come in due order. One that is too early costs time only.
+        self._places: dict[str, tuple[datetime, int]] = {}
 
     def enqueue_due_emails(self) -> None:
-        """One pass: enqueues what is due, the oldest first, each email in a transaction of its own.
+        """One pass: enqueues what is due, each route's oldest first, each email in a transaction of its own.
 
         Raises:
             dramatiq.Retry: another pass is at a long line, and does it all; two would be in each other's way.
+            psycopg2.Error: of the first email, or route, that failed; all the others are done.
         """
-        beside: AnotherPass | None = None
+        unfinished: list[BaseException] = []
         if not self._disabled:
-            try:
-                for page in self.due_pages():
-                    self.enqueue_each(page)
-            except AnotherPass as another:
-                beside = another
-            self.probe_an_open_circuit()
+            # First, or a fallback would have taken each email that could look whether the relay is back.
+            self._probe_open_circuits(unfinished)
+            for way, page in self.due_pages(unfinished):
+                with _noted(unfinished):
+                    self.enqueue_each(page, way)
         self.keep_house()
         if control.take_check_in(self._database):
             alerts.check_in()
-        if beside is not None:
-            raise beside
+        if unfinished:
+            # What failed is told before what is only left to somebody else.
+            raise min(unfinished, key=lambda each: isinstance(each, AnotherPass))
 
-    def due_pages(self) -> Iterator[list[DueEmail]]:
-        """Due emails in due order, page by page, until nothing is due or nothing may be sent; between them the newest.
+    def due_pages(self, unfinished: list[BaseException]) -> Iterator[tuple[Way, list[DueEmail]]]:
+        """Due emails page by page, by route, until nothing is due or nothing may be sent; between them the newest.
 
-        Raises:
-            AnotherPass: many are due, and somebody else goes through them.
+        Each round has a page of each line that is not yet at its end: no route waits for another's.
+
+        Args:
+            unfinished: hears what a route's line has failed of, and that another pass is at long lines.
         """
-        begins_anew, is_long = self.full_scan_throttle.is_due, False
-        place = emails.BEGINNING if begins_anew else self._place
-        page: list[DueEmail] | None = None
-        while (page is None or len(page) == PAGE) and self._may_enqueue():
+        begins_anew = self.full_scan_throttle.is_due
+        lines: dict[str, Line] = {}
+        is_long = False
+        while not lines or any(not line.is_over for line in lines.values()):
+            ways = self._ways(lines, begins_anew=begins_anew)
+            if not ways:
+                break
             with self.full_scan_throttle.measured() if begins_anew else nullcontext():
-                page = emails.due_page(self._database, PAGE, place)
+                pages = [(way, page) for way in ways if (page := self._page(lines[way.route], way, unfinished))]
             begins_anew = False
-            if len(page) == PAGE:
-                if is_long:
-                    control.go_on_with_long_pass(self._database)
-                elif not control.begin_long_pass(self._database):
-                    raise AnotherPass
-                is_long = True
-                if newest := emails.newest_due(self._database, NEWEST):
-                    yield newest
-            if page:
-                yield page
-                place = page[-1].due_at, page[-1].id
-                self._place = (place[0] - OVERLAP, 0)
+            if any(len(page) == PAGE for _, page in pages):
+                if not self._may_be_long(is_long=is_long):
+                    unfinished.append(AnotherPass())
+                    pages = _short_ones(pages, lines)
+                else:
+                    is_long = True
+            if is_long:
+                yield from self._newest(ways, unfinished)
+            for way, page in pages:
+                failures = len(unfinished)
+                yield way, page
+                self._has_come_to(page[-1], way.route, lines[way.route], has_failed=len(unfinished) > failures)
         if is_long:
             control.end_long_pass(self._database)
 
-    def _may_enqueue(self) -> bool:
-        state = control.read(self._database)
-        if state.paused or state.circuit_open or state.route_paused:
-            return False
-        return not emails.are_enough_waiting(self._database)
+    def _may_be_long(self, *, is_long: bool) -> bool:
+        """Whether this pass may go through long lines, as it does already, or nobody else does."""
+        if is_long:
+            control.go_on_with_long_pass(self._database)
+            return True
+        return control.begin_long_pass(self._database)
 
-    def enqueue_each(self, due: Sequence[DueEmail]) -> None:
+    def _newest(self, ways: Sequence[Way], unfinished: list[BaseException]) -> Iterator[tuple[Way, list[DueEmail]]]:
+        for way in ways:
+            newest: list[DueEmail] = []
+            with _noted(unfinished):
+                newest = emails.newest_due(self._database, NEWEST, route=way.route)
+            if newest:
+                yield way, newest
+
+    def _has_come_to(self, last: DueEmail, route: str, line: "Line", *, has_failed: bool) -> None:
+        line.place = last.due_at, last.id
+        line.has_failed = line.has_failed or has_failed
+        if not line.has_failed:
+            self._places[route] = (line.place[0] - OVERLAP, 0)
+
+    def _ways(self, lines: dict[str, "Line"], *, begins_anew: bool) -> list[Way]:
+        """The routes whose emails may leave now, and for whose senders not enough waits; each with its line."""
+        open_ways = [way for way in routes.ways(self._database) if way.way is not None]
+        full = {
+            name
+            for name in {way.way for way in open_ways if way.way is not None}
+            if emails.are_enough_waiting(self._database, name)
+        }
+        found = [way for way in open_ways if way.way not in full]
+        for way in found:
+            begins_at = emails.BEGINNING if begins_anew else self._places.get(way.route, emails.BEGINNING)
+            lines.setdefault(way.route, Line(begins_at))
+        for name in lines.keys() - {way.route for way in found}:
+            lines[name].is_over = True
+        return found
+
+    def _page(self, line: "Line", way: Way, unfinished: list[BaseException]) -> list[DueEmail]:
+        """The next page of a line; empty where it is at its end, or cannot be read."""
+        if line.is_over:
+            return []
+        page: list[DueEmail] = []
+        with _noted(unfinished):
+            page = emails.due_page(self._database, PAGE, line.place, route=way.route)
+        line.is_over = len(page) < PAGE
+        return page
+
+    def enqueue_each(self, due: Sequence[DueEmail], way: Way) -> None:
         """Enqueues emails in one statement, or moves what has expired to the ledger; a failure is taken apart.
 
         Raises:
             psycopg2.Error: of the first that failed; all the others are done.
         """
+        name = way.way or way.route
         email_ids = [each.id for each in due]
         priorities = [self.priority_of(each) for each in due]
 
         def store(messages: Sequence[StoredMessage]) -> Collection[str]:
-            return emails.enqueue(self._database, email_ids, messages, priorities)
+            return emails.enqueue(self._database, email_ids, messages, priorities, way=name)
 
         try:
-            self._broker.enqueue_through([message_for(email_id) for email_id in email_ids], store)
+            self._broker.enqueue_through([message_for(email_id, name) for email_id in email_ids], store)
         except psycopg2.Error:
             # Nothing of it is committed. Each is taken alone, so that one row never blocks another.
-            failures = [failure for email_id in email_ids if (failure := self.failure_of(email_id))]
+            failures = [failure for email_id in email_ids if (failure := self.failure_of(email_id, name))]
             if failures:
                 raise failures[0] from None
 
@@ -141,15 +206,15 @@ class Scheduler:
         """What is on time goes ahead of what is late, as far as its kind's token bucket goes."""
         return PRIORITY if due.is_on_time and self.token_buckets.take(due.kind) else LATE_PRIORITY
 
-    def failure_of(self, email_id: int) -> psycopg2.Error | None:
+    def failure_of(self, email_id: int, way: str) -> psycopg2.Error | None:
         """Enqueues one email; gives what that fails of."""
         try:
-            self.enqueue_one(email_id)
+            self.enqueue_one(email_id, way)
         except psycopg2.Error as failure:
             return failure
         return None
 
-    def enqueue_one(self, email_id: int, *, probe: bool = False) -> bool:
+    def enqueue_one(self, email_id: int, way: str, *, probe: bool = False) -> bool:
         """Enqueues one email, or moves it to the ledger if its time is over; in one transaction.
 
         Returns:
@@ -159,19 +224,23 @@ class Scheduler:
 
         def store(messages: Sequence[StoredMessage]) -> Collection[str]:
             nonlocal inserted
-            inserted = emails.enqueue(self._database, [email_id], messages, [PRIORITY], probe=probe)
+            inserted = emails.enqueue(self._database, [email_id], messages, [PRIORITY], way=way, probe=probe)
             return inserted
 
-        self._broker.enqueue_through([message_for(email_id)], store)
+        self._broker.enqueue_through([message_for(email_id, way)], store)
         return bool(inserted)
 
-    def probe_an_open_circuit(self) -> None:
-        """While the circuit is open: one due email is enqueued alone, once in each pause."""
-        if not (control.read(self._database).probe_is_due and emails.due_page(self._database, 1)):
-            return
-        if control.take_probe(self._database):
-            for due in probe_order(emails.due_page(self._database, PAGE)):
-                if self.enqueue_one(due.id, probe=True):
+    def _probe_open_circuits(self, unfinished: list[BaseException]) -> None:
+        """While a route's circuit is open: one due email is enqueued alone on it, once in each pause."""
+        for way in routes.ways(self._database):
+            if way.is_probe_due:
+                with _noted(unfinished):
+                    self._probe(way.route)
+
+    def _probe(self, route: str) -> None:
+        if emails.due_page(self._database, 1, route=route) and circuits.take_probe(self._database, route):
+            for due in probe_order(emails.due_page(self._database, PAGE, route=route)):
+                if self.enqueue_one(due.id, route, probe=True):
                     return
 
     def keep_house(self) -> None:
@@ -209,6 +278,25 @@ def declare_scheduler(broker: PostgresBroker, scheduler: Scheduler) -> dramatiq.
         min_backoff=1_000,
         max_backoff=60_000,
     )
+
+
+def _short_ones(
+    pages: Sequence[tuple[Way, list[DueEmail]]], lines: Mapping[str, Line]
+) -> list[tuple[Way, list[DueEmail]]]:
+    """Of these pages those that are a line's last; the others' lines are left to another pass."""
+    for way, page in pages:
+        if len(page) == PAGE:
+            lines[way.route].is_over = True
+    return [(way, page) for way, page in pages if len(page) < PAGE]
+
+
+@contextmanager
+def _noted(unfinished: list[BaseException]) -> Iterator[None]:
+    """The boundary at which one route's failure ends: the pass goes on with the others."""
+    try:
+        yield
+    except psycopg2.Error as failure:
+        unfinished.append(failure)
 
 
 class AnotherPass(dramatiq.errors.Retry):

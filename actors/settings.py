@@ -1,14 +1,16 @@
 """The environment: the one module that reads it. Each setting is checked when the settings are read."""
 
 import os
-from dataclasses import replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import psycopg2
 from psycopg2 import extensions
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sentry_sdk.utils import BadDsn, Dsn
 
@@ -21,9 +23,42 @@ from models.errors import DuepostError
 #: What DUEPOST_STATE_DIR says where no state is to be kept.
 NO_STATE = "off"
 
+#: The relay of DUEPOST_SMTP_URL, which no other may be called.
+DEFAULT_RELAY = "default"
+
+#: What a relay may be called, in lower case: it is a part of the names of a queue and of an actor.
+RELAY_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
 
 class BadSettings(DuepostError):
     """A setting is missing or wrong; the message names the variable and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """One relay.
+
+    Attributes:
+        name: `default`, or what follows DUEPOST_SMTP_URL_ in lower case.
+        url: the relay's URL; None where it is not set.
+        connections: of a worker process, at the most.
+        fallback: the relay that takes over while this one's circuit is open; None: its emails wait.
+    """
+
+    name: str
+    url: SecretStr | None
+    connections: int
+    fallback: str | None
+
+    @property
+    def variable(self) -> str:
+        """Where its URL is set."""
+        return variable_of(self.name)
+
+
+def variable_of(name: str) -> str:
+    """The variable that the URL of a relay of this name is set in."""
+    return _named("DUEPOST_SMTP_URL", name)
 
 
 def _switch(value: object) -> bool:
@@ -140,8 +175,26 @@ class Settings(BaseSettings):
         default=None, ge=1, validation_alias="DUEPOST_RETENTION_DAYS"
     )
     keep_undeliverable_days: int = Field(default=7, ge=0, le=3650, validation_alias="DUEPOST_KEEP_UNDELIVERABLE_DAYS")
+    smtp_fallback: Annotated[str | None, BeforeValidator(_blank_is_none)] = Field(
+        default=None, validation_alias="DUEPOST_SMTP_FALLBACK"
+    )
     sentry_dsn: Annotated[SecretStr | None, BeforeValidator(_dsn)] = Field(default=None, validation_alias="SENTRY_DSN")
     sentry_environment: str = Field(default="production", validation_alias="SENTRY_ENVIRONMENT")
+
+    _relays: Mapping[str, RelaySettings] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, _context: object, /) -> None:
+        """Reads the variables that have a relay's name in theirs.
+
+        Raises:
+            BadSettings: one of them is wrong.
+        """
+        self._relays = _relays(self)
+
+    @property
+    def relays(self) -> Mapping[str, RelaySettings]:
+        """The relays by name, the default one first."""
+        return self._relays
 
     def need_database_url(self) -> str:
         """The database's URL.
@@ -158,15 +211,16 @@ class Settings(BaseSettings):
         """The URL without a pooler in between, for sessions that last."""
         return self.session_database_url.get_secret_value() if self.session_database_url else None
 
-    def need_relay(self) -> Relay:
-        """The relay.
+    def need_relay(self, name: str = DEFAULT_RELAY) -> Relay:
+        """A relay.
 
         Raises:
             BadSettings: it is not set.
         """
-        if self.smtp_url is None:
+        url = self._relays[name].url
+        if url is None:
             raise BadSettings("DUEPOST_SMTP_URL: not set; give a relay such as smtp+starttls://user:password@host:587")
-        return self.with_its_settings(Relay.from_url(self.smtp_url.get_secret_value()))
+        return self.with_its_settings(Relay.from_url(url.get_secret_value()))
 
     def with_its_settings(self, relay: Relay) -> Relay:
         """A relay with what is set for all: our name and the certificates that are trusted."""
@@ -221,6 +275,70 @@ def settings() -> Settings:
         first = error.errors(include_input=False, include_url=False)[0]
         variable = str(first["loc"][0])
         raise BadSettings(f"{variable}: {_in_our_words(first['msg'])}{_quotation_marks(variable)}") from None
+
+
+def _relays(found: Settings) -> Mapping[str, RelaySettings]:
+    urls = _by_relay("DUEPOST_SMTP_URL")
+    names = [DEFAULT_RELAY, *sorted(urls)]
+    connections, fallbacks = _by_relay("DUEPOST_SMTP_CONNECTIONS"), _by_relay("DUEPOST_SMTP_FALLBACK")
+    for variable, given in (("DUEPOST_SMTP_CONNECTIONS", connections), ("DUEPOST_SMTP_FALLBACK", fallbacks)):
+        for name in sorted(given.keys() - set(names)):
+            raise BadSettings(f"{_named(variable, name)}: there is no such relay: {variable_of(name)} is not set")
+    if found.smtp_fallback is not None:
+        fallbacks[DEFAULT_RELAY] = found.smtp_fallback
+    return {
+        name: RelaySettings(
+            name,
+            found.smtp_url if name == DEFAULT_RELAY else _named_url(name, urls[name]),
+            _named_connections(name, connections[name]) if name in connections else found.smtp_connections,
+            _named_fallback(name, fallbacks[name], names) if name in fallbacks else None,
+        )
+        for name in names
+    }
+
+
+def _by_relay(variable: str) -> dict[str, str]:
+    """What is set in the variables that have a relay's name behind this one's, by that name in lower case."""
+    found: dict[str, str] = {}
+    for key, value in os.environ.items():
+        if not key.upper().startswith(f"{variable}_") or not value.strip():
+            continue
+        name = key[len(variable) + 1 :].lower()
+        if name == DEFAULT_RELAY:
+            raise BadSettings(f"{key}: the name default is taken by the relay of DUEPOST_SMTP_URL; give another one")
+        if not RELAY_NAME.fullmatch(name):
+            raise BadSettings(
+                f"{key}: what follows {variable}_ must be a relay's name: a letter, then at most 39 letters, digits, _"
+            )
+        found[name] = value.strip()
+    return found
+
+
+def _named(variable: str, name: str) -> str:
+    return variable if name == DEFAULT_RELAY else f"{variable}_{name.upper()}"
+
+
+def _named_url(name: str, value: str) -> SecretStr:
+    try:
+        Relay.from_url(value)
+    except ValueError as error:
+        raise BadSettings(f"{variable_of(name)}: {error}{_quotation_marks(variable_of(name))}") from None
+    return SecretStr(value)
+
+
+def _named_connections(name: str, value: str) -> int:
+    if not (value.isascii() and value.isdigit() and int(value) >= 1):
+        raise BadSettings(f"{_named('DUEPOST_SMTP_CONNECTIONS', name)}: must be a whole number, 1 or more")
+    return int(value)
+
+
+def _named_fallback(name: str, value: str, names: list[str]) -> str:
+    variable, fallback = _named("DUEPOST_SMTP_FALLBACK", name), value.strip().lower()
+    if fallback == name:
+        raise BadSettings(f"{variable}: must be another relay than {name} itself")
+    if fallback not in names:
+        raise BadSettings(f"{variable}: there is no such relay; known are {', '.join(names)}")
+    return fallback
 
 
 def _in_our_words(message: str) -> str:

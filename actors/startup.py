@@ -2,6 +2,8 @@
 
 import gc
 import sys
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import dramatiq
 import psycopg2
@@ -10,7 +12,7 @@ from dramatiq.middleware import Middleware
 from actors.delivery.email_work import EmailDispatcher
 from actors.delivery.journal import Journal
 from actors.delivery.rescue import Rescuer
-from actors.delivery.route import Watch
+from actors.delivery.route import SharedRoute, Watch
 from actors.liveness import memory_limit
 from actors.liveness.maintenance import TOO_OLD
 from actors.lookout import Lookout
@@ -27,6 +29,20 @@ FAILED = 1
 BAD_SETTINGS = 2
 
 
+class Delivering(NamedTuple):
+    """What is begun and ended of a route.
+
+    Attributes:
+        route: registered as the worker begins.
+        watch: looks at what is known of it.
+        dispatcher: what is closed at the end.
+    """
+
+    route: SharedRoute
+    watch: Watch
+    dispatcher: EmailDispatcher
+
+
 class Startup(Middleware):
     """Checks settings, database and schema; looks after what others leave behind.
 
@@ -34,9 +50,8 @@ class Startup(Middleware):
         settings: what was asked for.
         database: where the emails are.
         broker: whose worker this is.
-        dispatcher: what is closed at the end.
+        routes: those that it serves.
         rescuer: looks after emails of workers that are gone.
-        watch: looks at what is known of the relay.
         lookout: looks for what has fallen due; None where nothing is sent.
         journal: what is deleted at a clean end.
     """
@@ -46,18 +61,16 @@ class Startup(Middleware):
         settings: Settings,
         database: Database,
         broker: PostgresBroker,
-        dispatcher: EmailDispatcher,
+        routes: Sequence[Delivering],
         rescuer: Rescuer,
-        watch: Watch,
         lookout: Lookout | None,
         journal: Journal,
     ) -> None:
         self._settings = settings
         self._database = database
         self._broker = broker
-        self._dispatcher = dispatcher
+        self._routes = routes
         self._rescuer = rescuer
-        self._watch = watch
         self._lookout = lookout
         self._journal = journal
 
@@ -70,6 +83,7 @@ class Startup(Middleware):
             self._settings.need_database_url()
             self._settings.need_relay()
             sender = self._settings.need_sender()
+            check_threads(worker.worker_threads, len(self._routes))
             check_schema(self._database)
             check_writable(self._database)
             self._broker.worker_session.check()
@@ -84,7 +98,8 @@ class Startup(Middleware):
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks after emails of workers that are gone; bounds what any email may take from now on."""
         self._rescuer.start()
-        self._watch.start()
+        for each in self._routes:
+            each.watch.start()
         if self._lookout is not None:
             self._lookout.start()
         memory_limit.limit(self._settings.memory_limit)
@@ -92,13 +107,28 @@ class Startup(Middleware):
         gc.freeze()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
-        """Looks no more, and takes leave of the relay."""
+        """Looks no more, and takes leave of the relays."""
         if self._lookout is not None:
             self._lookout.stop()
         self._rescuer.stop()
-        self._watch.stop()
-        self._dispatcher.close()
+        for each in self._routes:
+            each.watch.stop()
+            each.dispatcher.close()
         self._journal.close()
+
+
+def check_threads(threads: int, routes: int) -> None:
+    """Makes sure that each relay may keep one thread of a process, and one more is left for the scheduler.
+
+    With one relay a single thread will do: it does the one after the other.
+
+    Raises:
+        BadSettings: there are too few.
+    """
+    if routes > 1 and threads <= routes:
+        raise BadSettings(
+            f"--threads: {threads} for each process; {routes} relays need {routes + 1}: one for each, and one more"
+        )
 
 
 def end(error: Exception, status: int) -> None:

@@ -129,7 +129,10 @@ class Stack:
     @property
     def environment(self) -> Mapping[str, str]:
         """The settings of the processes: ours where nothing is configured."""
+        # What is caught is caught whatever relay it was for.
+        caught = settings().relays.values() if self.catcher is not None else ()
         ours = {
+            **{relay.variable: self.smtp_url for relay in caught},
             "DUEPOST_DATABASE_URL": self.database.url,
             "DUEPOST_SMTP_URL": self.smtp_url,
             "DUEPOST_TEMPLATES": str(self.templates.resolve()),

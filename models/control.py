@@ -1,37 +1,19 @@
-"""What all workers share: the operator's pause, the relay's circuit, and whose turn the rare work is."""
+"""What all workers share: the operator's pause, and whose turn the rare work is."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from psycopg2.errors import LockNotAvailable
 
-from models.database.connections import Cursor, Database
+from models.database.connections import Database
 from models.database.statements import statements
 from models.errors import DatabaseUnreachable
 
 SQL = statements(__file__)
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """The shared state. Times are UTC; `circuit_reason` is a phase and a reply code, never an address.
-
-    `route_paused`: the relay has had too much of us; it is given nothing for some seconds.
-    """
-
-    paused: bool
-    circuit_open: bool
-    circuit_opened_at: datetime | None
-    circuit_reason: str | None
-    probe_at: datetime | None
-    probe_is_due: bool
-    route_paused: bool
-
-
-def read(database: Database) -> Control:
-    """The shared state as it is now."""
-    [row] = database.execute(SQL["read"])
-    return Control(*row)  # type: ignore[arg-type]  # the statement's columns are the class's fields
+def is_paused(database: Database) -> bool:
+    """Whether an operator has paused Duepost."""
+    return database.execute(SQL["is_paused"]) == [(True,)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,61 +48,6 @@ def read_pause(database: Database) -> Pause | None:
     for row in database.execute(SQL["read_pause"]):
         return Pause(*row)  # type: ignore[arg-type]  # the statement's columns are the class's fields
     return None
-
-
-def open_circuit(cursor: Cursor, *, reason: str, first_pause: float, refusal: str | None = None) -> bool:
-    """Opens the circuit; its first probe comes after `first_pause` seconds.
-
-    Args:
-        cursor: of the transaction that concludes the email that shows it.
-        reason: a phase and a reply code, never an address.
-        first_pause: seconds until the first probe.
-        refusal: the words with which many recipients in a row were refused, if that is why it opens.
-
-    Returns:
-        whether it was closed until now.
-    """
-    cursor.execute(SQL["open_circuit"], {"reason": reason, "pause": first_pause, "refusal": refusal})
-    return cursor.fetchone() is not None
-
-
-def put_off_probe(cursor: Cursor, *, reason: str | None, longest: float) -> float:
-    """A probe has failed: the next one after twice the pause, at most `longest` seconds. No reason keeps the old one.
-
-    Returns:
-        the new pause in seconds; 0 where the circuit was closed meanwhile.
-    """
-    cursor.execute(SQL["put_off_probe"], {"reason": reason, "longest": longest})
-    row = cursor.fetchone()
-    return float(row[0]) if row else 0.0
-
-
-def close_circuit(database: Database) -> bool:
-    """Closes the circuit, in a transaction of its own.
-
-    Returns:
-        whether it was open until now.
-    """
-    return bool(database.execute(SQL["close_circuit"]))
-
-
-def probe_now(database: Database) -> bool:
-    """Makes the next probe due at once.
-
-    Returns:
-        whether the circuit is open.
-    """
-    return bool(database.execute(SQL["probe_now"]))
-
-
-def probe_another(cursor: Cursor) -> None:
-    """Makes the next probe due at once, in the caller's transaction; its pause stays."""
-    cursor.execute(SQL["probe_now"])
-
-
-def take_probe(database: Database) -> bool:
-    """Whether it is this caller's turn to enqueue the one probe of this pause."""
-    return bool(database.execute(SQL["take_probe"]))
 
 
 def begin_long_pass(database: Database) -> bool:

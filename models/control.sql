@@ -1,11 +1,8 @@
--- The one row that all workers share: the operator's pause and the relay's circuit. A timestamp
--- too far ahead is from before the clock was set back: it counts as past.
+-- The one row that all workers share: the operator's pause, and whose turn the rare work is. A timestamp too far ahead is from
+-- before the clock was set back: it counts as past.
 
--- name: read
-SELECT paused, circuit_open, circuit_opened_at, circuit_reason, probe_at,
-       circuit_open AND probe_at NOT BETWEEN now() AND now() + make_interval(secs => probe_pause) AS probe_is_due,
-       duepost.is_route_paused() AS route_paused
-FROM duepost.control
+-- name: is_paused
+SELECT paused FROM duepost.control
 
 -- name: pause
 -- Whoever was first keeps the pause.
@@ -23,45 +20,6 @@ RETURNING one
 -- name: read_pause
 -- Nothing where it is not paused. A pause of an older release has no time.
 SELECT extract(epoch FROM now() - paused_at)::double precision, paused_by, pause_reason FROM duepost.control WHERE paused
-
--- name: open_circuit
--- closed → open; nothing where it is open already.
-UPDATE duepost.control
-SET circuit_open = true,
-    circuit_opened_at = now(),
-    circuit_reason = %(reason)s,
-    circuit_refusal = %(refusal)s,
-    probe_pause = %(pause)s,
-    probe_at = now() + make_interval(secs => %(pause)s)
-WHERE NOT circuit_open
-RETURNING one
-
--- name: put_off_probe
--- open → open: the probe failed, the next one waits longer.
-UPDATE duepost.control
-SET probe_pause = least(probe_pause * 2, %(longest)s),
-    probe_at = now() + make_interval(secs => least(probe_pause * 2, %(longest)s)),
-    circuit_reason = coalesce(%(reason)s, circuit_reason)
-WHERE circuit_open
-RETURNING probe_pause
-
--- name: take_probe
--- One scheduler may enqueue one probe in each pause.
-UPDATE duepost.control
-SET probe_at = now() + make_interval(secs => probe_pause)
-WHERE circuit_open AND NOT paused AND probe_at NOT BETWEEN now() AND now() + make_interval(secs => probe_pause)
-RETURNING one
-
--- name: probe_now
--- The next probe of an open circuit is due at once; its pause stays.
-UPDATE duepost.control SET probe_at = now() WHERE circuit_open RETURNING one
-
--- name: close_circuit
--- open → closed.
-UPDATE duepost.control
-SET circuit_open = false, circuit_opened_at = NULL, circuit_reason = NULL, circuit_refusal = NULL, probe_at = NULL, probe_pause = 0
-WHERE circuit_open
-RETURNING one
 
 -- name: begin_long_pass
 -- One scheduler at a time goes through a long line of due emails. What a pass that dies leaves behind is over soon.

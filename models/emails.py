@@ -30,7 +30,11 @@ ON_TIME = 2.0
 #: Characters of what duepost.recipient may say of a user: its functions cut off what follows.
 LONGEST_TEXT = 2_000
 
-#: The broker's queue of emails that are to be sent, and the priorities in it: what is on time goes before what is late.
+#: The route of DUEPOST_SMTP_URL, which each email has whose kind names no other.
+DEFAULT = "default"
+
+#: The broker's queue of emails that are to be sent by the default route, and the priorities in it: what is on time goes
+#: before what is late.
 QUEUE = "duepost_send"
 PRIORITY, LATE_PRIORITY = 10, 20
 
@@ -38,13 +42,18 @@ PRIORITY, LATE_PRIORITY = 10, 20
 #: and a worker is never short of work before the next pass.
 ENOUGH_WAITING = 1_000
 
-_ENOUGH = {"queue_name": QUEUE, "enough": ENOUGH_WAITING, "priorities": [PRIORITY, LATE_PRIORITY]}
+_ENOUGH = {"enough": ENOUGH_WAITING, "priorities": [PRIORITY, LATE_PRIORITY]}
 
 #: Before any row in due order.
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
 
 #: The phase that the journal gives to an attempt whose worker died: nobody knows how far it came.
 LOST = "lost"
+
+
+def queue_of(route: str) -> str:
+    """The broker's queue of emails that are to be sent by a route."""
+    return QUEUE if route == DEFAULT else f"{QUEUE}_{route}"
 
 
 class Flaw(NamedTuple):
@@ -126,12 +135,13 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A claim whose worker is gone, or has forgotten it."""
+    """A claim whose worker is gone, or has forgotten it; `route` is what it was being sent by."""
 
     id: int
     claim: int
     kind: str
     worker_id: int
+    route: str
 
 
 class DueEmail(NamedTuple):
@@ -151,27 +161,40 @@ class Finished(NamedTuple):
     message: MessageClaim | None = None
 
 
-def due_page(database: Database, size: int, after: tuple[datetime, int] = BEGINNING) -> list[DueEmail]:
-    """The oldest due emails after a place in due order (due_at in UTC, and id): at most `size`."""
+def due_page(
+    database: Database, size: int, after: tuple[datetime, int] = BEGINNING, *, route: str = DEFAULT
+) -> list[DueEmail]:
+    """A route's oldest due emails after a place in due order (due_at in UTC, and id): at most `size`."""
     place: object = "-infinity" if after == BEGINNING else after[0]
     rows = database.execute(
-        SQL["due_page"], {"size": size, "after_due_at": place, "after_id": after[1], "on_time": ON_TIME}
+        SQL["due_page"],
+        {"route": route, "size": size, "after_due_at": place, "after_id": after[1], "on_time": ON_TIME},
     )
     return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the class's fields
 
 
-def newest_due(database: Database, size: int) -> list[DueEmail]:
-    """What has only just fallen due, the newest first: at most `size`."""
-    rows = database.execute(SQL["newest_due"], {"size": size, "on_time": ON_TIME})
+def newest_due(database: Database, size: int, *, route: str = DEFAULT) -> list[DueEmail]:
+    """What has only just fallen due on a route, the newest first: at most `size`."""
+    rows = database.execute(SQL["newest_due"], {"route": route, "size": size, "on_time": ON_TIME})
     return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # as above
 
 
-def due_now(database: Database) -> list[int]:
+def due_now(database: Database, routes: Sequence[str]) -> dict[str, list[int]]:
     """What has fallen due within the last second and is not enqueued, the oldest first; a few, one cheap round trip.
 
-    None while nothing may be sent. What became visible later than that is left to the scheduler.
+    None of a route by which nothing may be sent. What became visible later than that is left to the scheduler.
+
+    Args:
+        database: where.
+        routes: the names of those that are looked at.
+
+    Returns:
+        the emails' ids, by route; without those routes on which there is nothing.
     """
-    return [int(str(email_id)) for (email_id,) in database.call(SQL["due_now"], {})]
+    found: dict[str, list[int]] = {}
+    for email_id, route in database.call(SQL["due_now"], {"routes": list(routes)}):
+        found.setdefault(str(route), []).append(int(str(email_id)))
+    return found
 
 
 def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
@@ -180,14 +203,13 @@ def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
     Below 0 it has been late for so many. None, too, while enough messages wait for the senders (`ENOUGH_WAITING`).
     Without `anew` it does not see what has been due for more than 5 s.
     """
-    for (seconds,) in database.execute(SQL["next_due_at"], {"anew": anew, **_ENOUGH}):
-        return float(str(seconds))
-    return None
+    [(seconds,)] = database.execute(SQL["next_due_at"], {"anew": anew, "queue_name": QUEUE, **_ENOUGH})
+    return None if seconds is None else float(str(seconds))
 
 
-def are_enough_waiting(database: Database) -> bool:
-    """Whether so many messages wait for the senders that no more are to be enqueued (`ENOUGH_WAITING`)."""
-    return database.execute(SQL["are_enough_waiting"], _ENOUGH) == [(True,)]
+def are_enough_waiting(database: Database, way: str = DEFAULT) -> bool:
+    """Whether so many messages wait for a route's senders that no more are to be enqueued (`ENOUGH_WAITING`)."""
+    return database.execute(SQL["are_enough_waiting"], {"queue_name": queue_of(way), **_ENOUGH}) == [(True,)]
 
 
 def enqueue(
@@ -196,6 +218,7 @@ def enqueue(
     messages: Sequence[StoredMessage],
     priorities: Sequence[int],
     *,
+    way: str = DEFAULT,
     probe: bool = False,
 ) -> set[str]:
     """Scheduled → queued with its message, or → ledger as `expired`: in one statement and one transaction of its own.
@@ -205,6 +228,7 @@ def enqueue(
         email_ids: what is due, in order.
         messages: the message of each, all for one queue.
         priorities: in place of the messages' own; the lower, the more urgent.
+        way: the route that they are to leave by, whose queue it is: their own, or its fallback.
         probe: enqueue although the circuit is open, to see whether the relay is back.
 
     Returns:
@@ -220,6 +244,7 @@ def enqueue(
             "contents": [each.content for each in messages],
             "queue_name": first.queue_name,
             "priorities": list(priorities),
+            "way": way,
             "probe": probe,
         },
     )
@@ -236,17 +261,19 @@ def expire(cursor: Cursor, email_id: int) -> bool:
 
 
 def claim(database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
-    """Queued → sending, with the recipients read; see `claim_unread` and `read_recipients`."""
+    """Queued → sending by the default route, with the recipients read; see `claim_unread` and `read_recipients`."""
     return read_recipients(database, claim_unread(database, email_ids, worker_id))
 
 
-def claim_unread(database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
-    """Queued → sending: locks the rows by ascending id, and looks whether each is still to be sent.
+def claim_unread(
+    database: Database, email_ids: Sequence[int], worker_id: int, way: str = DEFAULT
+) -> list[ClaimedEmail]:
+    """Queued → sending: locks the rows by ascending id, and looks whether each is still to be sent by this way.
 
     One statement in a transaction of its own; a row that another transaction holds is passed over. The recipients of
     those that name users are still to be read.
     """
-    rows = database.execute(SQL["claim"], {"ids": list(email_ids), "worker_id": worker_id})
+    rows = database.execute(SQL["claim"], {"ids": list(email_ids), "worker_id": worker_id, "way": way})
     return [_claimed(row[:8], row[8:20], row[20]) for row in rows]
 
 
@@ -405,9 +432,9 @@ def release(cursor: Cursor, email_id: int) -> None:
     cursor.execute(SQL["release"], {"id": email_id})
 
 
-def is_claimable(cursor: Cursor, email_id: int) -> bool:
-    """Whether an email that could not be claimed is only locked by another transaction."""
-    cursor.execute(SQL["is_claimable"], {"id": email_id})
+def is_claimable(cursor: Cursor, email_id: int, way: str = DEFAULT) -> bool:
+    """Whether an email that could not be claimed by this way is only locked by another transaction."""
+    cursor.execute(SQL["is_claimable"], {"id": email_id, "way": way})
     return cursor.fetchone() == (True,)
 
 

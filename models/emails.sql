@@ -2,11 +2,13 @@
 -- that it expects, so that a late, lost or doubled message changes nothing.
 
 -- name: due_page
--- The oldest due items after a place in due order; served by item_due. What is queued or in hand is stepped over: there is
--- never much of it. What somebody wrote as due before there were years is due, at the first moment that a worker can read.
+-- The oldest due items of a route after a place in due order; served by item_due. What is queued or in hand is stepped over:
+-- there is never much of it. What somebody wrote as due before there were years is due, at the first moment that a worker can
+-- read.
 SELECT i.id, greatest(i.due_at, '0002-01-01 00:00:00+00'), i.kind, i.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
 FROM duepost.item AS i
-WHERE NOT i.is_held
+WHERE i.route = %(route)s
+  AND NOT i.is_held
   AND i.due_at <= now()
   AND (i.due_at, i.id) > (%(after_due_at)s::timestamptz, %(after_id)s)
   AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
@@ -15,10 +17,11 @@ ORDER BY i.due_at, i.id
 LIMIT %(size)s
 
 -- name: newest_due
--- What has only just fallen due, the newest first; served by item_due.
+-- What has only just fallen due on a route, the newest first; served by item_due.
 SELECT i.id, i.due_at, i.kind, true AS is_on_time
 FROM duepost.item AS i
-WHERE NOT i.is_held
+WHERE i.route = %(route)s
+  AND NOT i.is_held
   AND i.due_at <= now()
   AND i.due_at > now() - make_interval(secs => %(on_time)s)
   AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
@@ -27,8 +30,8 @@ ORDER BY i.due_at DESC, i.id DESC
 LIMIT %(size)s
 
 -- name: due_now
--- What has fallen due within the last second and is not enqueued, the oldest first.
-SELECT unnest(duepost.due_now())
+-- What has fallen due within the last second on these routes and is not enqueued, each route's oldest first.
+SELECT id, route FROM duepost.due_now(%(routes)s::text[])
 
 -- name: are_enough_waiting
 -- Counted no further than it matters; served by queue_claimable.
@@ -40,47 +43,49 @@ FROM (
 ) AS waiting
 
 -- name: next_due_at
--- Seconds until something is to be done; below 0 if it has been to be done for some time: the next due row, not before
--- the relay takes more, or the next probe while the circuit is open. Either from the beginning, or among what has been due for no longer than a few seconds. Nothing while a scheduler is at a long
--- pass: another one beside it would only be in its way; and nothing while enough waits for the workers.
-WITH next AS MATERIALIZED (
+-- Seconds until something is to be done; below 0 if it has been to be done for some time. Of each route it is the next due
+-- row, not before its way takes more, or the next probe while the circuit is open; either from the beginning, or among what
+-- has been due for no longer than a few seconds. Nothing while a scheduler is at a long pass: another one beside it would
+-- only be in its way; and nothing by a way for whose senders enough waits.
+WITH way AS MATERIALIZED (
+    SELECT w.route, w.way, w.opens_at, w.probe_at FROM duepost.ways() AS w
+), full_way AS MATERIALIZED (
+    SELECT each.way
+    FROM (SELECT DISTINCT way.way FROM way WHERE way.way IS NOT NULL) AS each
+    WHERE (
+        SELECT count(*) FROM (
+            SELECT FROM dramatiq.queue
+            WHERE queue_name = %(queue_name)s || coalesce('_' || nullif(each.way, 'default'), '')
+              AND priority = ANY (%(priorities)s::integer[]) AND state = 'queued' AND eta <= now()
+            LIMIT %(enough)s
+        ) AS waiting
+    ) >= %(enough)s
+)
+SELECT extract(epoch FROM min(least(
+    CASE WHEN way.opens_at IS NOT NULL AND full_way.way IS NULL THEN greatest(next.due_at, way.opens_at) END,
+    CASE WHEN way.probe_at IS NOT NULL THEN greatest(next.due_at, way.probe_at) END
+)) - now())::double precision
+FROM way
+CROSS JOIN LATERAL (
     SELECT i.due_at
     FROM duepost.item AS i
-    WHERE NOT i.is_held
+    WHERE i.route = way.route
+      AND NOT i.is_held
       AND i.due_at >= CASE WHEN %(anew)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
       AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
     ORDER BY i.due_at
     LIMIT 1
-)
-SELECT extract(epoch FROM greatest(
-    CASE
-        WHEN control.circuit_open
-            THEN greatest(next.due_at, least(control.probe_at, now() + make_interval(secs => control.probe_pause)))
-        ELSE next.due_at
-    END,
-    (
-        SELECT max(route.paused_until) FROM duepost.route
-        WHERE route.paused_until <= now() + make_interval(secs => 2 * route.pause)
-    )
-) - now())::double precision
-FROM duepost.control AS control, next
-WHERE next.due_at IS NOT NULL
-  AND NOT control.paused
-  AND control.passing_until BETWEEN now() AND now() + interval '2 s' IS NOT TRUE
-  AND (
-      SELECT count(*) FROM (
-          SELECT FROM dramatiq.queue
-          WHERE queue_name = %(queue_name)s AND priority = ANY (%(priorities)s::integer[]) AND state = 'queued' AND eta <= now()
-          LIMIT %(enough)s
-      ) AS waiting
-  ) < %(enough)s
+) AS next
+LEFT JOIN full_way ON full_way.way = way.way
+CROSS JOIN duepost.control AS control
+WHERE control.passing_until BETWEEN now() AND now() + interval '2 s' IS NOT TRUE
 
 -- name: enqueue
 -- scheduled → queued, with their messages; what has expired goes to the ledger.
 SELECT duepost.enqueue_items(
     %(email_ids)s::bigint[], %(message_ids)s::uuid[], %(contents)s::jsonb[], %(queue_name)s,
-    %(priorities)s::integer[], %(probe)s
+    %(priorities)s::integer[], %(probe)s, %(way)s
 )
 
 -- name: lock_expired
@@ -99,15 +104,15 @@ SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 -- to get them. Several threads' claims share one statement and one commit.
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
        template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users
-FROM duepost.claim_emails_v2(%(ids)s::bigint[], %(worker_id)s)
+FROM duepost.claim_emails_v2(%(ids)s::bigint[], %(worker_id)s, %(way)s)
 
 -- name: read_recipients
 SELECT known::text, failures::text FROM duepost.recipient_rows(%(users)s::text[])
 
 -- name: claimed_unread
 -- What a worker has claimed in an answer that it could not read: no more of it than it needs to give it back.
-SELECT i.id, h.claim, i.kind, i.attempts, i.unknowns, i.last_error, i.probe, e.message_id_header, e.address,
-       duepost.users_to_go(i.id)
+SELECT i.id, h.claim, i.kind, i.attempts, i.unknowns, i.last_error, i.probe AND i.route = h.route, e.message_id_header,
+       e.address, duepost.users_to_go(i.id)
 FROM duepost.in_hand AS h
 JOIN duepost.item AS i ON i.id = h.item_id
 JOIN duepost.email AS e ON e.item_id = h.item_id
@@ -139,11 +144,12 @@ SELECT EXISTS (
     SELECT
     FROM duepost.item AS i, duepost.control AS control
     WHERE i.id = %(id)s
+      AND duepost.is_way_of(%(way)s, i.route)
       AND NOT i.is_held
       AND i.due_at <= now()
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
       AND NOT control.paused
-      AND (i.probe OR NOT (control.circuit_open OR duepost.is_route_paused()))
+      AND ((i.probe AND i.route = %(way)s) OR NOT duepost.is_route_blocked(%(way)s))
 )
 
 -- name: give_back_strays
@@ -259,7 +265,7 @@ WITH gone AS (
 )
 UPDATE duepost.item AS i
 SET is_held = i.unknowns > 0 OR coalesce(
-        (SELECT k.on_unknown FROM duepost.email_kind AS k WHERE k.kind = i.kind), 'resend'
+        (SELECT k.on_unknown FROM duepost.kind AS k WHERE k.kind = i.kind), 'resend'
     ) <> 'resend',
     due_at = now(),
     attempts = least(i.attempts, 2147483646) + 1,
@@ -278,7 +284,7 @@ ON CONFLICT (address) DO NOTHING
 
 -- name: held_by_the_gone
 -- What workers have in hand that are gone.
-SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id), h.worker_id
+SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id), h.worker_id, h.route
 FROM duepost.in_hand AS h
 JOIN duepost.worker AS worker ON worker.id = h.worker_id
 WHERE worker.gone_at IS NOT NULL
@@ -286,7 +292,7 @@ ORDER BY h.item_id
 
 -- name: held_by
 -- What a worker has in hand for longer than a while, by claim.
-SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id), h.worker_id
+SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id), h.worker_id, h.route
 FROM duepost.in_hand AS h
 WHERE h.worker_id = %(worker_id)s AND h.claimed_at < now() - interval '60 s'
 ORDER BY h.item_id

@@ -50,17 +50,18 @@ BEGIN
         GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE ON duepost.route, duepost.route_worker TO duepost_worker;
-        GRANT SELECT ON duepost.email_kind, duepost.migration, duepost.present, duepost.retention TO duepost_worker;
+        GRANT SELECT ON duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish,
-            duepost.recipients_to_go, duepost.move_to_ledger, duepost.is_in_hand, duepost.enqueue_items,
-            duepost.due_now, duepost.claim_emails, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
+            duepost.move_to_ledger, duepost.is_in_hand, duepost.enqueue_items,
+            duepost.due_now, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
             duepost.recipient_rows, duepost.conclude_emails,
             duepost.keep_undeliverable, duepost.reopen_email, duepost.refused_alike, duepost.forget_undeliverable,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
-            duepost.slow_route, duepost.is_route_paused,
+            duepost.slow_route, duepost.register_route, duepost.is_route_blocked, duepost.is_way_of, duepost.ways,
+            duepost.pending_routes,
             duepost.maintain_partitions
         TO duepost_worker;
         -- An index of theirs is asked for each row that a worker changes.
@@ -68,7 +69,6 @@ BEGIN
             duepost.mailbox_key, duepost.mailbox_key_beyond_ascii, duepost.trimmed, duepost.domain_in_ascii,
             duepost.mapped_domain, duepost.lower_case, duepost.punycode
         TO duepost_worker;
-        GRANT EXECUTE ON PROCEDURE duepost.enqueue_emails TO duepost_worker;
         -- A team's own view of its users may belong to somebody else, who then grants it.
         BEGIN
             GRANT SELECT ON duepost.recipient TO duepost_worker;

@@ -66,6 +66,15 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class UnservedRoute:
+    """A route that no living worker serves: how many emails are due on it, and which kinds name it."""
+
+    name: str
+    due: int
+    kinds: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The PostgreSQL server: its version, also as a number, its clock in seconds since 1970, if it takes writes."""
 
@@ -132,6 +141,12 @@ def oldest_due(database: Database) -> float | None:
 def due_count(database: Database) -> int:
     """How many emails are due and not yet being sent."""
     return _number(database, SQL["due_count"])
+
+
+def unserved_routes(database: Database) -> list[UnservedRoute]:
+    """The routes that no living worker serves, though something is due on them or a kind names them."""
+    rows = database.execute(SQL["unserved_routes"])
+    return [UnservedRoute(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the fields
 
 
 def troubles(database: Database) -> Troubles:

@@ -15,20 +15,25 @@ WITH chosen AS (
     )
     UNION ALL
     (
-        SELECT i.id, i.is_held, i.due_at
-        FROM duepost.item AS i
-        WHERE NOT i.is_held
-          AND (
-              %(state)s::text IS NULL
-              OR (
-                  %(state)s::text = 'scheduled'
-                  AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-                  AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+        SELECT next.id, next.is_held, next.due_at
+        FROM duepost.pending_routes() AS pending (route)
+        CROSS JOIN LATERAL (
+            SELECT i.id, i.is_held, i.due_at
+            FROM duepost.item AS i
+            WHERE i.route = pending.route
+              AND NOT i.is_held
+              AND (
+                  %(state)s::text IS NULL
+                  OR (
+                      %(state)s::text = 'scheduled'
+                      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+                      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+                  )
               )
-          )
-          AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
-        ORDER BY i.due_at, i.id
-        LIMIT %(limit)s
+              AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
+            ORDER BY i.due_at, i.id
+            LIMIT %(limit)s
+        ) AS next
     )
     UNION ALL
     SELECT i.id, i.is_held, i.due_at
@@ -131,16 +136,48 @@ FROM duepost.delivery
 WHERE outcome = 'sent' AND finished_at > now() - interval '1 h'
 
 -- name: oldest_due
--- Seconds for which the oldest due email has been waiting; NULL where nothing is due.
-SELECT extract(epoch FROM now() - min(due_at))::double precision
-FROM duepost.item AS i
-WHERE NOT i.is_held AND i.due_at <= now() AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+-- Seconds for which the oldest due email has been waiting; NULL where nothing is due. Served by item_due.
+SELECT extract(epoch FROM now() - min(oldest.due_at))::double precision
+FROM duepost.pending_routes() AS pending (route)
+CROSS JOIN LATERAL (
+    SELECT i.due_at
+    FROM duepost.item AS i
+    WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+    ORDER BY i.due_at
+    LIMIT 1
+) AS oldest
 
 -- name: due_count
--- Emails that are due and not yet being sent.
-SELECT count(*)
-FROM duepost.item AS i
-WHERE NOT i.is_held AND i.due_at <= now() AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+-- Emails that are due and not yet being sent. Served by item_due.
+SELECT coalesce(sum(due.count), 0)::bigint
+FROM duepost.pending_routes() AS pending (route)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS count
+    FROM duepost.item AS i
+    WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+) AS due
+
+-- name: unserved_routes
+-- Routes that no living worker serves, of which something is due or a kind makes use, with how many emails are due.
+SELECT used.route, (
+    SELECT count(*) FROM duepost.item AS i WHERE i.route = used.route AND NOT i.is_held AND i.due_at <= now()
+), ARRAY(SELECT k.kind FROM duepost.kind AS k WHERE k.route = used.route ORDER BY k.kind)
+FROM (
+    SELECT pending.route
+    FROM duepost.pending_routes() AS pending (route)
+    WHERE EXISTS (SELECT FROM duepost.item AS i WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now())
+    UNION
+    SELECT k.route FROM duepost.kind AS k WHERE k.route IS NOT NULL
+) AS used
+WHERE NOT EXISTS (
+    SELECT
+    FROM duepost.route_worker AS w
+    JOIN duepost.worker AS worker ON worker.id = w.worker_id
+    WHERE w.route = used.route AND worker.gone_at IS NULL
+)
+ORDER BY used.route
 
 -- name: troubles
 -- What has failed before and is not finished; served by item_failed. An email that is unknown was made due
@@ -284,7 +321,7 @@ FROM (VALUES
     (7, 'table', 'duepost.delivery', 'INSERT'), (8, 'table', 'duepost.attempt', 'INSERT'),
     (9, 'table', 'duepost.control', 'SELECT'), (10, 'table', 'duepost.control', 'UPDATE'),
     (11, 'table', 'duepost.worker', 'SELECT'), (12, 'table', 'duepost.suppression', 'SELECT'),
-    (13, 'table', 'duepost.email_kind', 'SELECT'), (14, 'table', 'dramatiq.queue', 'SELECT'),
+    (13, 'table', 'duepost.kind', 'SELECT'), (14, 'table', 'dramatiq.queue', 'SELECT'),
     (15, 'table', 'dramatiq.queue', 'INSERT'), (16, 'table', 'dramatiq.queue', 'UPDATE'),
     (17, 'table', 'dramatiq.queue', 'DELETE'), (18, 'sequence', 'duepost.claim_number', 'USAGE'),
     (19, 'sequence', 'dramatiq.claim_number', 'USAGE'), (20, 'routine', 'duepost.claim_emails_v2', 'EXECUTE'),

@@ -1,4 +1,4 @@
-"""What workers share about a relay, known by `host:port`: connections, pace, and what may go out behind a dot."""
+"""What workers share about a route, known by its name: connections, pace, and what may go out behind a dot."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ SLOW_FOR = 60.0
 
 
 class Known(NamedTuple):
-    """What a worker needs to know of a relay.
+    """What a worker needs to know of a route.
 
     Attributes:
         share: how many connections this worker may have; None while the relay has shown no limit.
@@ -36,18 +36,78 @@ class Known(NamedTuple):
     circuit_open: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What a relay has shown of itself. Times are UTC; None where it has not; reasons are phases and codes."""
+class Way(NamedTuple):
+    """How emails of a route leave now.
+
+    Attributes:
+        route: the route's name.
+        way: the route that they leave by: itself or its fallback; None where neither takes any.
+        is_probe_due: the circuit is open, and it is time to look whether the relay takes mail again.
+    """
 
     route: str
-    connections: int | None
-    connections_at: datetime | None
-    connections_because: str | None
+    way: str | None
+    is_probe_due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RouteState:
+    """What is known of a route. Times are UTC; reasons are phases and codes; None where there is none.
+
+    Attributes:
+        name: its name.
+        target: `host:port`, as a worker has registered it last.
+        fallback: by which route its emails leave while its circuit is open.
+        circuit_open: nothing is sent through it but probes.
+        workers: how many living workers serve it.
+        in_use: how many connections those have.
+        allowed: how many the relay has shown to allow.
+    """
+
+    name: str
+    target: str | None
+    fallback: str | None
+    circuit_open: bool
+    circuit_opened_at: datetime | None
+    circuit_reason: str | None
+    probe_at: datetime | None
+    workers: int
+    in_use: int
+    allowed: int | None
+    allowed_at: datetime | None
+    allowed_because: str | None
     paused_until: datetime | None
     paused_because: str | None
     ahead_off_at: datetime | None
     ahead_off_because: str | None
+
+
+def register(database: Database, route: str, worker_id: int, *, target: str, fallback: str | None) -> None:
+    """A worker says that it serves a route. With another target it is another relay: what was learnt is forgotten.
+
+    Args:
+        database: where.
+        route: its name.
+        worker_id: the worker.
+        target: `host:port`.
+        fallback: the route by which its emails leave while its circuit is open.
+    """
+    parameters = {"route": route, "worker_id": worker_id, "target": target, "fallback": fallback}
+    database.execute(SQL["register"], parameters)
+
+
+def ways(database: Database) -> list[Way]:
+    """For each route the way by which its emails leave now; none while Duepost is paused."""
+    return [
+        Way(str(route), None if way is None else str(way), probe_is_due is True)
+        for route, way, probe_is_due in database.execute(SQL["ways"])
+    ]
+
+
+def states(database: Database) -> list[RouteState]:
+    """What is known of each route, for people: the default one first."""
+    # The statement's columns are the class's fields.
+    return [RouteState(*row) for row in database.execute(SQL["states"], {"days": AHEAD_OFF_DAYS})]  # type: ignore[arg-type]
 
 
 def take_connection(database: Database, route: str, worker_id: int, opened: int) -> bool:
@@ -72,7 +132,7 @@ def refuse_connection(
 
     Args:
         database: where.
-        route: the relay.
+        route: its name.
         worker_id: whose it was.
         opened: how many others it has.
         seconds: for how long it has been refused further ones.
@@ -116,7 +176,7 @@ def report_connections(
 
 
 def look(database: Database, route: str, worker_id: int) -> Known | None:
-    """What is known of a relay; None where no worker has spoken to it yet."""
+    """What is known of a route; None where no worker has registered it yet."""
     rows = database.execute(
         SQL["look"], {"route": route, "worker_id": worker_id, "days": AHEAD_OFF_DAYS, "slow_for": SLOW_FOR}
     )
@@ -133,7 +193,7 @@ def slow_down(cursor: Cursor, route: str, *, because: str, jitter: float) -> flo
 
     Args:
         cursor: of the caller's transaction, which holds the relay's row until it ends.
-        route: the relay.
+        route: its name.
         because: phase and codes.
         jitter: a factor around 1.
 
@@ -143,8 +203,3 @@ def slow_down(cursor: Cursor, route: str, *, because: str, jitter: float) -> flo
     cursor.execute(SQL["slow_down"], {"route": route, "because": because, "jitter": jitter})
     [seconds] = cursor.fetchone() or (None,)
     return None if seconds is None else float(seconds)
-
-
-def known(database: Database) -> list[Shown]:
-    """What relays have shown of themselves, for people."""
-    return [Shown(*row) for row in database.execute(SQL["known"], {"days": AHEAD_OFF_DAYS})]  # type: ignore[arg-type]

@@ -1,4 +1,10 @@
--- What workers share about a relay.
+-- What workers share about a route.
+
+-- name: register
+SELECT duepost.register_route(%(route)s, %(target)s, %(fallback)s, %(worker_id)s)
+
+-- name: ways
+SELECT route, way, is_probe_due FROM duepost.ways() ORDER BY route
 
 -- name: take_connection
 SELECT duepost.take_connection(%(route)s, %(worker_id)s, %(opened)s)
@@ -25,32 +31,38 @@ SELECT
             THEN extract(epoch FROM r.paused_until - now())::double precision
         ELSE 0
     END,
-    control.circuit_open
+    r.circuit_open
 FROM duepost.route AS r,
-     duepost.control AS control,
      duepost.other_connections(%(route)s, %(worker_id)s) AS others
-WHERE r.route = %(route)s
+WHERE r.name = %(route)s
 
 -- name: stop_going_ahead
 -- The first reason is kept, until it is long over.
-INSERT INTO duepost.route AS r (route, ahead_off_at, ahead_off_because)
+INSERT INTO duepost.route AS r (name, ahead_off_at, ahead_off_because)
 VALUES (%(route)s, now(), %(because)s)
-ON CONFLICT (route) DO UPDATE
+ON CONFLICT (name) DO UPDATE
 SET ahead_off_at = now(), ahead_off_because = excluded.ahead_off_because
 WHERE r.ahead_off_at IS NULL OR r.ahead_off_at < now() - make_interval(days => %(days)s)
-RETURNING route
+RETURNING name
 
 -- name: slow_down
 SELECT duepost.slow_route(%(route)s, %(jitter)s, %(because)s)
 
--- name: known
--- What a relay has shown of itself, for people.
+-- name: states
+-- All that is known of each route, for people; and how many workers that live serve it, and have connections in use.
 SELECT
-    r.route, r.connections, r.connections_at, r.connections_because,
+    r.name, r.target, r.fallback, r.circuit_open, r.circuit_opened_at, r.circuit_reason, r.probe_at,
+    serving.workers, serving.connections,
+    r.connections, r.connections_at, r.connections_because,
     CASE WHEN r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause) THEN r.paused_until END,
     r.paused_because,
     CASE WHEN r.ahead_off_at > now() - make_interval(days => %(days)s) THEN r.ahead_off_at END,
     r.ahead_off_because
 FROM duepost.route AS r
-WHERE r.connections IS NOT NULL OR r.paused_until > now() OR r.ahead_off_at IS NOT NULL
-ORDER BY r.route
+CROSS JOIN LATERAL (
+    SELECT count(*) AS workers, coalesce(sum(w.connections), 0)::integer AS connections
+    FROM duepost.route_worker AS w
+    JOIN duepost.worker AS worker ON worker.id = w.worker_id
+    WHERE w.route = r.name AND worker.gone_at IS NULL
+) AS serving
+ORDER BY r.name <> 'default', r.name

@@ -44,7 +44,7 @@ def keep(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result], *, days
 
 
 def refused_alike(cursor: Cursor, email_id: int, most: int) -> list[Refused]:
-    """Who was refused last with the same words as a recipient of this email, and nobody accepted since.
+    """Who was refused last by the same route, with the same words as a recipient of this email; nobody accepted since.
 
     Args:
         cursor: of the transaction that has kept the email.
@@ -56,7 +56,7 @@ def refused_alike(cursor: Cursor, email_id: int, most: int) -> list[Refused]:
 
 
 def is_refused_as_the_circuit_says(cursor: Cursor, email_id: int) -> bool:
-    """Whether a recipient of this email was refused with the very words that the circuit is open for."""
+    """Whether a recipient of this email was refused with the very words that the route's circuit is open for."""
     cursor.execute(SQL["is_refused_as_the_circuit_says"], {"id": email_id})
     return cursor.fetchone() == (True,)
 

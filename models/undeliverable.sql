@@ -7,12 +7,13 @@ SELECT duepost.keep_undeliverable(%(id)s, %(claim)s, %(results)s::jsonb, %(days)
 SELECT email_id, address, refusal FROM duepost.refused_alike(%(id)s, %(most)s)
 
 -- name: is_refused_as_the_circuit_says
--- Whether a recipient of this email was refused with what the circuit is open for.
+-- Whether a recipient of this email was refused with what the circuit of the route that refused it is open for.
 SELECT EXISTS (
     SELECT
-    FROM duepost.control AS control
-    JOIN duepost.undeliverable_recipient AS r ON r.refusal = control.circuit_refusal
-    WHERE control.circuit_open AND r.email_id = %(id)s
+    FROM duepost.route AS route
+    JOIN duepost.undeliverable_recipient AS r
+        ON r.refusal = route.circuit_refusal AND coalesce(r.route, 'default') = route.name
+    WHERE route.circuit_open AND r.email_id = %(id)s
 )
 
 -- name: reopen

@@ -16,7 +16,7 @@ from actors.settings import settings
 from duepost import client
 from models.database.connections import Database, Row
 from models.database.full_scan_throttle import FullScanThrottle
-from models.emails import ClaimedEmail
+from models.emails import QUEUE, ClaimedEmail, queue_of
 from tests.smtp_client import ChannelClient
 
 
@@ -34,9 +34,12 @@ class Harness:
         self.database = self.app.database
         self.worker_session = self.app.broker.worker_session
         self.worker_session.start()
+        for each in self.app.routes.values():
+            each.route.register()
 
     def _take_down(self) -> None:
-        self.app.dispatcher.close()
+        for each in self.app.routes.values():
+            each.dispatcher.close()
         self.worker_session.stop()
         self.database.close()
         settings.cache_clear()
@@ -82,23 +85,24 @@ class Harness:
         self.app.enqueue_due_emails()
 
     def send(self) -> None:
-        """Works off the senders' queue as a worker thread does."""
-        consumer = self.consumer()
-        while (message := next(consumer)) is not None:
-            self.process(message)
-            consumer.ack(message)
+        """Works off the senders' queues as a worker thread does, one after the other."""
+        for name in self.app.routes:
+            consumer = self.consumer(queue_of(name))
+            while (message := next(consumer)) is not None:
+                self.process(message)
+                consumer.ack(message)
 
-    def consumer(self) -> PostgresConsumer:
+    def consumer(self, queue_name: str = QUEUE) -> PostgresConsumer:
         """A consumer of the senders' queue, once it may claim: on a busy machine the session's proof may be late."""
         self.worker_session.wait_until_proven(30)
-        return self.app.broker.consume("duepost_send", prefetch=100_000, timeout=1)
+        return self.app.broker.consume(queue_name, prefetch=100_000, timeout=1)
 
     def process(self, message: ClaimedMessage) -> None:
         """One message, with Dramatiq's middleware around it."""
         broker = self.app.broker
         broker.emit_before("process_message", message)
         try:
-            self.app.send_email(*message.args)
+            self.app.broker.get_actor(message.actor_name)(*message.args)
         except dramatiq.errors.Retry as retry:
             broker.emit_after("process_message", message, exception=retry)
         else:
@@ -107,24 +111,24 @@ class Harness:
     def claim(self, email_id: int) -> ClaimedEmail | None:
         """Claims an email as the dispatcher does; this process then knows nothing of it."""
         job = OwnJob()
-        works = self.app.email_work.claim([(email_id, job)])
+        works = self.app.routes["default"].email_work.claim([(email_id, job)])
         if not works:
             job.wait()
             return None
         [work] = works
         if work.is_unread:
-            self.app.email_work.read(works)
+            self.app.routes["default"].email_work.read(works)
         self.app.in_flight.drop(work.attempt.email.claim)
         return work.attempt.email
 
     def conclude(self, email: ClaimedEmail, judged: Sequence[Judged]) -> None:
         """Concludes an attempt."""
-        report(self.app.conclusions.conclude(decision_on(email, judged)))
+        report(self.app.routes["default"].conclusions.conclude(decision_on(email, judged)))
 
     def deliveries(self, email: ClaimedEmail) -> Iterator[Judged]:
         """The attempts at an email, one recipient after the other, as the sender makes them."""
-        client = ChannelClient(self.app.channel)
-        attempt = self.app.email_work.attempt(email)
+        client = ChannelClient(self.app.routes["default"].channel)
+        attempt = self.app.routes["default"].email_work.attempt(email)
         try:
             while (step := attempt.advance()) is not None:
                 if isinstance(step, Blocking):

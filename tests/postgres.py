@@ -183,6 +183,20 @@ def make_schema_of_0_1(url: str) -> None:
     database.close()
 
 
+def make_tables_of(url: str, number: int) -> None:
+    """Makes the tables as the migrations up to this number made them; their release's functions are not there."""
+    database = Database(url)
+    with database.transaction() as cursor:
+        cursor.execute("CREATE SCHEMA duepost")
+        cursor.execute(SQL["create_record"])
+        cursor.execute(generate_init_sql())
+        for each in migrations():
+            if each.number <= number:
+                cursor.execute(each.sql)
+                cursor.execute(SQL["record"], {"number": each.number, "name": each.name, "checksum": each.checksum})
+    database.close()
+
+
 def run(connection: Connection, statement: str, *parameters: object) -> list[tuple[object, ...]]:
     """Runs a statement in the connection's transaction; gives its rows, if it has any."""
     with connection.cursor() as cursor:

@@ -108,14 +108,21 @@ def _say_nothing(_pending: int, _timeout: float) -> None:
     """Sentry's own words about pending events are for people at a terminal."""
 
 
-def undeliverable(email_id: int, kind: str, ruling: Ruling) -> None:
-    """An email reached its end at a recipient who cannot be reached. The relay's text stays here."""
+def undeliverable(email_id: int, kind: str, ruling: Ruling, route: str | None = None) -> None:
+    """An email reached its end at a recipient who cannot be reached. The relay's text stays here.
+
+    Args:
+        email_id: its id.
+        kind: its kind.
+        ruling: why.
+        route: what the route that it was sent by is called; None where there is only one.
+    """
     _report(
         "An email was undeliverable",
         level="warning",
         kind=kind,
         verdict=Verdict.UNDELIVERABLE,
-        tags={"email_id": email_id, **_tags(ruling)},
+        tags={"email_id": email_id, "route": route, **_tags(ruling)},
     )
 
 
@@ -136,12 +143,12 @@ def unknown(email_id: int, kind: str, state: str | None = None) -> None:
     )
 
 
-def retried(email_id: int, kind: str, ruling: Ruling) -> None:
+def retried(email_id: int, kind: str, ruling: Ruling, route: str | None = None) -> None:
     """An attempt failed at a recipient, and is made again: for the log alone, as that is what relays do."""
     _log(
         "An attempt failed; the email is retried",
         level="info",
-        tags={"kind": kind, "verdict": Verdict.RETRY, "email_id": email_id, **_tags(ruling)},
+        tags={"kind": kind, "verdict": Verdict.RETRY, "email_id": email_id, "route": route, **_tags(ruling)},
     )
 
 
@@ -155,9 +162,17 @@ def render_error(email_id: int, kind: str, *, template: str, line: int | None, i
         _log("An email could not be rendered, again", level="warning", tags=known)
 
 
-def circuit_opened(ruling: Ruling) -> None:
-    """The relay or our settings are at fault: sending stops until a probe succeeds."""
-    _report("The relay fails; sending is stopped", level="error", verdict=ruling.verdict, tags=_tags(ruling))
+def circuit_opened(ruling: Ruling, route: str | None = None) -> None:
+    """The relay or our settings are at fault: sending by that route stops until a probe succeeds.
+
+    Args:
+        ruling: how it failed.
+        route: what the route is called; None where there is only one.
+    """
+    sentence = "The relay fails; sending is stopped"
+    if route is not None:
+        sentence = "A relay fails; sending through it is stopped"
+    _report(sentence, level="error", verdict=ruling.verdict, tags={"route": route, **_tags(ruling)})
 
 
 def lost_claim(email_id: int, kind: str) -> None:
@@ -194,10 +209,11 @@ def _report(
     """Writes one log line, in words of its own if it has some, and sends one event; tags that are None are left out."""
     given = {"kind": kind, "verdict": verdict, **tags}
     _log(logged or sentence, level=level, tags=given)
+    route = tags.get("route")
     event: Event = {
         "message": sentence,
         "level": level,
-        "fingerprint": [kind, str(verdict), str(tags.get("enhanced_code") or NONE)],
+        "fingerprint": [kind, str(verdict), str(tags.get("enhanced_code") or NONE), *([str(route)] if route else [])],
         "tags": {name: str(value) for name, value in given.items() if value is not None},
     }
     sentry_sdk.capture_event(event)

@@ -14,7 +14,7 @@ from actors.queue.consumer import ClaimedMessage
 from actors.queue.waiting import wait_for_database
 from actors.ruling import Ruling
 from actors.tick import tick, tick_later
-from models import control, emails, undeliverable
+from models import circuits, emails, undeliverable
 from models.database.connections import Cursor, Database
 from models.emails import ClaimedEmail, Lost
 from models.words import State
@@ -32,6 +32,7 @@ class Conclusion:
         opened_circuit: the failure that the circuit was opened for, if it was.
         slowed_down: the refusal that the route pauses for, if it does, and for how many seconds.
         is_repeated: it had been committed before, by a commit whose answer was lost: nothing was written.
+        route: what the route is called, where there are several.
     """
 
     decision: Decision
@@ -39,6 +40,7 @@ class Conclusion:
     opened_circuit: Ruling | None = None
     slowed_down: tuple[Ruling, float] | None = None
     is_repeated: bool = False
+    route: str | None = None
 
 
 class Conclusions:
@@ -47,7 +49,7 @@ class Conclusions:
     Args:
         database: where the emails are.
         broker: whose messages are acknowledged with them.
-        route: what is known of the relay.
+        route: by which the emails were sent.
         keep_undeliverable_days: for how many days the content of what is undeliverable is kept.
     """
 
@@ -79,8 +81,12 @@ class Conclusions:
                 return self._write(cursor, email, outcome)
 
         conclusion = wait_for_database(write, self._broker.stopping)
-        if email.probe and conclusion.decision.relay_answered and control.close_circuit(self._database):
-            logger.info("The relay takes mail again; the circuit is closed.")
+        if (
+            email.probe
+            and conclusion.decision.relay_answered
+            and circuits.close_circuit(self._database, self._route.name)
+        ):
+            logger.info("%s takes mail again; the circuit is closed.", self._route.called)
             tick(self._broker)
         return conclusion
 
@@ -147,7 +153,7 @@ class Conclusions:
         opened_circuit = self._open_circuit(cursor, email, outcome, refusal)
         slowed_down = self._slow_down(cursor, outcome)
         self._broker.acknowledge_if_held(cursor)
-        return Conclusion(outcome, state, opened_circuit, slowed_down)
+        return Conclusion(outcome, state, opened_circuit, slowed_down, route=self._route.label)
 
     def _keep_undeliverable(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> str | None:
         """Keeps what is undeliverable for some days; looks whether everybody is refused alike.
@@ -224,8 +230,9 @@ class Conclusions:
         """
         failure = outcome.relay_failure
         opened_for: Ruling | None = None
-        if failure is not None and control.open_circuit(
+        if failure is not None and circuits.open_circuit(
             cursor,
+            self._route.name,
             reason=described(failure) + (", all recipients alike" if refusal is not None else ""),
             first_pause=FIRST_PROBE,
             refusal=refusal,
@@ -233,11 +240,11 @@ class Conclusions:
             pause = FIRST_PROBE
             opened_for = failure
         elif email.probe and not outcome.was_relay_asked:
-            control.probe_another(cursor)
+            circuits.probe_another(cursor, self._route.name)
             pause = 0.0
         elif email.probe and not outcome.relay_answered:
             reason = described(failure) if failure is not None else None
-            pause = control.put_off_probe(cursor, reason=reason, longest=LONGEST_PROBE)
+            pause = circuits.put_off_probe(cursor, self._route.name, reason=reason, longest=LONGEST_PROBE)
         else:
             return None
         tick_later(self._broker, pause)

@@ -1,9 +1,9 @@
 """Delivers many items at once: claims several, speaks over several sessions, concludes several.
 
 The first thread that comes with a job drives all dialogues until there is nothing left to do; one that comes meanwhile
-hands its job over and waits. What waits in this process's memory is claimed with it. So with many items each statement
-and each commit serves many (group commit: DeWitt et al., Implementation Techniques for Main Memory Database Systems,
-1984).
+hands its job over and waits, or goes on where others need it. What waits in this process's memory is claimed with it.
+So with many items each statement and each commit serves many (group commit: DeWitt et al., Implementation Techniques
+for Main Memory Database Systems, 1984).
 
 The thread that drives the dialogues does nothing that may block, however little there is to do: claims, reads,
 rendering, connections and conclusions each run in a pool of their own (`Lane`), and their results come back to it.
@@ -116,6 +116,10 @@ class Inbox(Protocol):
 class Pacing(Protocol):
     """How much of a dispatcher its route takes just now. Never blocks."""
 
+    @property
+    def called(self) -> str:
+        """The route, as the beginning of a sentence."""
+
     def most(self, size: int) -> int:
         """Of `size` sessions, how many are to be used."""
 
@@ -161,9 +165,21 @@ class Dispatcher(Generic[W, P]):
         channel: opens sessions.
         size: how many sessions at the most.
         pacing: how many of them the route takes just now.
+        detach: makes a job of the caller's message that the caller need not wait for, or gives None. With it a thread
+            that comes while dialogues are driven goes on at once: where others need it, as there are other routes.
     """
 
-    def __init__(self, items: ItemWork[W, P], inbox: Inbox, channel: Channel[P], size: int, pacing: Pacing) -> None:
+    def __init__(
+        self,
+        items: ItemWork[W, P],
+        inbox: Inbox,
+        channel: Channel[P],
+        size: int,
+        pacing: Pacing,
+        *,
+        detach: Callable[[], Job | None] | None = None,
+    ) -> None:
+        self._detach = detach
         self._items = items
         self._inbox = inbox
         self._channel = channel
@@ -181,13 +197,16 @@ class Dispatcher(Generic[W, P]):
         }
         self._reset()
 
-    def do(self, number: int) -> None:
-        """Does the job for an item, in whatever thread; returns when it is over.
+    def do(self, number: int) -> bool:
+        """Does the job for an item, in whatever thread.
+
+        Returns:
+            True when it is over; False where the caller's message is a job of its own now, which ends by itself.
 
         Raises:
             BaseException: what it failed of.
         """
-        job = OwnJob()
+        job = (self._detach() if self._detach is not None else None) or OwnJob()
         with self._lock:
             self._waiting.append((number, job))
             drives, self._is_driven = not self._is_driven, True
@@ -195,7 +214,14 @@ class Dispatcher(Generic[W, P]):
             self._drive_until_done()
         else:
             self._loop.wake()
+        if not isinstance(job, OwnJob):
+            return False
         job.wait()
+        return True
+
+    def has_line(self) -> bool:
+        """Whether jobs wait for their claim, as far as is known. Never waits."""
+        return bool(self._waiting)
 
     def close(self) -> None:
         """Closes the sessions, and waits for that; no job may be under way."""
@@ -496,7 +522,7 @@ class Dispatcher(Generic[W, P]):
             # The route works, over others.
             self._connects_at = time.monotonic() + self._connect_pause
             self._connect_pause = min(2 * self._connect_pause, LONGEST_CONNECT_PAUSE)
-            logger.info("A further connection to the relay could not be opened; those that are open go on.")
+            logger.info("%s: a further connection could not be opened; those that are open go on.", self._pacing.called)
         else:
             self._route_failed(found)
 
@@ -506,7 +532,8 @@ class Dispatcher(Generic[W, P]):
             return
         ready = self._ready.popleft()
         if not isinstance(failure, Ruling):
-            logger.error("A connection to the relay could not be made: %s.", type(failure).__name__, exc_info=failure)
+            name = type(failure).__name__
+            logger.error("%s: a connection could not be made: %s.", self._pacing.called, name, exc_info=failure)
             said = f"no connection could be made: {type(failure).__name__}"
             failure = Ruling(Verdict.RETRY, Scope.RELAY, Phase.CONNECT, reply=said)
         self._take(ready, dict.fromkeys(ready.payload.recipients, failure))

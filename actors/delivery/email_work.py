@@ -87,6 +87,7 @@ class EmailWork:
         composer: makes copies.
         records: what attempts read and write under way.
         conclusions: writes down what came of them.
+        way: the route that they are sent by.
         disabled: nothing is claimed.
     """
 
@@ -100,8 +101,10 @@ class EmailWork:
         records: Records,
         conclusions: Conclusions,
         *,
+        way: str,
         disabled: bool,
     ) -> None:
+        self._way = way
         self._database = database
         self._broker = broker
         self._in_flight = in_flight
@@ -150,7 +153,7 @@ class EmailWork:
             return {}
         worker_id = self._broker.worker_session.worker_id
         self._journal.begin(worker_id)
-        return {email.id: email for email in self._in_flight.claim(self._database, email_ids, worker_id)}
+        return {email.id: email for email in self._in_flight.claim(self._database, email_ids, worker_id, self._way)}
 
     def attempt(self, email: ClaimedEmail) -> Attempt:
         """An attempt at a claimed email that is about to begin."""
@@ -258,7 +261,9 @@ class EmailWork:
             dramatiq.Retry: another transaction holds the row just now.
         """
         with self._database.transaction() as cursor:
-            if not self._disabled and (emails.expire(cursor, email_id) or not emails.is_claimable(cursor, email_id)):
+            if not self._disabled and (
+                emails.expire(cursor, email_id) or not emails.is_claimable(cursor, email_id, self._way)
+            ):
                 emails.release(cursor, email_id)
                 return
         if not self._disabled:

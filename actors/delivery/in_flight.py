@@ -27,8 +27,8 @@ class InFlightClaims:
         with self._lock:
             return claim in self._claims
 
-    def claim(self, database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
-        """Queued → sending for those that are still to be sent; each is held until it is dropped.
+    def claim(self, database: Database, email_ids: Sequence[int], worker_id: int, way: str) -> list[ClaimedEmail]:
+        """Queued → sending for those that are still to be sent by this way; each is held until it is dropped.
 
         Raises:
             DatabaseUnreachable: nobody knows whether they are claimed.
@@ -36,7 +36,7 @@ class InFlightClaims:
         """
         with self._claiming:
             try:
-                found = self._claimed(database, email_ids, worker_id)
+                found = self._claimed(database, email_ids, worker_id, way)
             except DatabaseUnreachable:
                 until = time.monotonic() + database.limits.answer + MARGIN
                 self._doubtful.update(dict.fromkeys(email_ids, until))
@@ -47,9 +47,9 @@ class InFlightClaims:
                 self._doubtful.pop(email.id, None)
             return found
 
-    def _claimed(self, database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
+    def _claimed(self, database: Database, email_ids: Sequence[int], worker_id: int, way: str) -> list[ClaimedEmail]:
         try:
-            return emails.claim_unread(database, email_ids, worker_id)
+            return emails.claim_unread(database, email_ids, worker_id, way)
         except DatabaseUnreachable:
             raise
         except Exception:

@@ -22,17 +22,18 @@ def report(conclusion: Conclusion) -> None:
     decision, state = conclusion.decision, conclusion.state
     email = decision.email
     for ruling in decision.undeliverable_rulings:
-        _tell(alerts.undeliverable, email.id, email.kind, ruling)
+        _tell(alerts.undeliverable, email.id, email.kind, ruling, conclusion.route)
     if decision.is_unknown:
         _tell(alerts.unknown, email.id, email.kind, state)
     if state is not None:
         for ruling in decision.retried_rulings:
-            _tell(alerts.retried, email.id, email.kind, ruling)
+            _tell(alerts.retried, email.id, email.kind, ruling, conclusion.route)
     if conclusion.opened_circuit is not None:
-        _tell(alerts.circuit_opened, conclusion.opened_circuit)
+        _tell(alerts.circuit_opened, conclusion.opened_circuit, conclusion.route)
     if conclusion.slowed_down is not None:
         refusal, pause = conclusion.slowed_down
-        logger.info("The relay has had too much of us (%s): it gets nothing for %.0f s.", described(refusal), pause)
+        called = "The relay" if conclusion.route is None else f"The relay {conclusion.route}"
+        logger.info("%s has had too much of us (%s): it gets nothing for %.0f s.", called, described(refusal), pause)
 
 
 def report_lost_claim(email: ClaimedEmail) -> None:

@@ -6,7 +6,7 @@ came of it: it is unknown.
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import psycopg2
@@ -52,7 +52,7 @@ class Rescuer:
         in_flight: what this process has claimed.
         journal: this process's, by which those of others are read.
         records: reads users.
-        conclusions: writes down what a journal says.
+        conclusions: returns what writes down what a journal says of emails that were sent by a route.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Rescuer:
         in_flight: InFlightClaims,
         journal: Journal,
         records: Records,
-        conclusions: Conclusions,
+        conclusions: Callable[[str], Conclusions],
     ) -> None:
         self._database = database
         self._broker = broker
@@ -186,10 +186,10 @@ class Rescuer:
             return False
         decision = Decision.of(email, judged)
         if len(judged) < len(email.recipients) and decision.relay_failure is None:
-            state = self._conclusions.conclude_lost(decision, lost)
+            state = self._conclusions(lost.route).conclude_lost(decision, lost)
             alerts.unknown(lost.id, lost.kind, state)
         elif not (decision.is_plain and self._conclude_plain(decision, record)):
-            report(self._conclusions.conclude(decision))
+            report(self._conclusions(lost.route).conclude(decision))
         return True
 
     def _conclude_plain(self, decision: Decision, record: Record) -> bool:

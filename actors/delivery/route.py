@@ -1,4 +1,4 @@
-"""What this process and others know of the relay: kept in the database, looked at twice a second while it is used."""
+"""What this process and others know of a route: kept in the database, looked at twice a second while it is used."""
 
 import logging
 import random
@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks, while the relay is used.
 INTERVAL: Final = 0.5
+
+#: Seconds between two looks whether it is still known that we serve it, while it is not used: a worker may have got
+#: another number meanwhile.
+IDLE_INTERVAL: Final = 5.0
 
 #: Seconds without a sign of use after which it is looked at no more.
 IN_USE_FOR: Final = 5.0
@@ -75,19 +79,46 @@ class _Times:
         return time.monotonic() - self.worked if self.worked > -float("inf") else None
 
 
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a worker says of a route as it begins to serve it.
+
+    Attributes:
+        target: `host:port` of the relay.
+        fallback: the route by which its emails leave while its circuit is open; None: they wait.
+    """
+
+    target: str
+    fallback: str | None = None
+
+
 class SharedRoute:
-    """What the connections of all workers to one relay share.
+    """What the connections of all workers by one route share.
 
     Args:
         database: where it is kept.
-        relay: the relay's `host:port`.
+        name: the route's name.
         worker_id: this worker's number.
+        registration: what is said of it as it is registered; None where this process does not serve it.
+        label: what it is called in alerts and log lines; None where there is only one.
     """
 
-    def __init__(self, database: Database, relay: Callable[[], str], worker_id: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        worker_id: Callable[[], int],
+        registration: Callable[[], Registration] | None = None,
+        *,
+        label: str | None = None,
+    ) -> None:
         self._database = database
-        self._relay = relay
+        self.name = name
+        self.label = label
         self._worker_id = worker_id
+        self._registration = registration
+        #: As which worker this process has registered it; None before it has.
+        self._registered: int | None = None
         #: Of the numbers and times; held for no longer than it takes to change them.
         self._lock = threading.Lock()
         #: One question to the database at a time.
@@ -124,7 +155,7 @@ class SharedRoute:
 
     def _ask_for_place(self, opened: int, share: int | None) -> bool:
         try:
-            return routes.take_connection(self._database, self._relay(), self._worker_id(), opened)
+            return routes.take_connection(self._database, self.name, self._worker_id(), opened)
         except (DatabaseUnreachable, psycopg2.Error) as failure:
             logger.debug("No place could be asked for: %s.", type(failure).__name__)
             return share is None or opened < share
@@ -176,7 +207,7 @@ class SharedRoute:
         try:
             what = routes.refuse_connection(
                 self._database,
-                self._relay(),
+                self.name,
                 self._worker_id(),
                 opened=opened,
                 seconds=seconds,
@@ -188,7 +219,7 @@ class SharedRoute:
             logger.debug("A refused connection could not be reported: %s.", type(failure).__name__)
             return "wait" if opened else "down"
         if what == "limit":
-            logger.info("The relay takes no further connection (%s); we go on with fewer.", described(refusal))
+            logger.info("%s takes no further connection (%s); we go on with fewer.", self.called, described(refusal))
         return what
 
     def heard(self, ruling: Ruling) -> None:
@@ -217,7 +248,7 @@ class SharedRoute:
             if self._stopped is not None:
                 return
             self._stopped = why
-        logger.warning("The relay %s: no email's envelope goes out there any more.", why)
+        logger.warning("%s %s: no email's envelope goes out there any more.", self.called, why)
         self._wake.set()
 
     # For who delivers.
@@ -275,9 +306,33 @@ class SharedRoute:
 
     def slow_down(self, cursor: Cursor, ruling: Ruling) -> float | None:
         """Nothing is claimed for a while, by nobody; seconds of that, or None where it is so already."""
-        return routes.slow_down(cursor, self._relay(), because=described(ruling), jitter=jitter())
+        return routes.slow_down(cursor, self.name, because=described(ruling), jitter=jitter())
+
+    @property
+    def called(self) -> str:
+        """What begins a sentence about it."""
+        return "The relay" if self.label is None else f"The relay {self.label}"
 
     # For the thread that looks.
+
+    def register(self) -> None:
+        """Says that this worker serves it, and where it is; once for each number that this worker has had.
+
+        Raises:
+            DatabaseUnreachable: it is done with the next look.
+            psycopg2.Error: the same.
+        """
+        worker_id = self._worker_id()
+        if self._registration is None or worker_id == self._registered:
+            return
+        said = self._registration()
+        routes.register(self._database, self.name, worker_id, target=said.target, fallback=said.fallback)
+        self._registered = worker_id
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the database knows that this worker serves it, as far as it is to."""
+        return self._registration is None or self._worker_id() == self._registered
 
     def look(self) -> None:
         """Tells the database what there is to tell, and looks what others have found out.
@@ -286,9 +341,10 @@ class SharedRoute:
             DatabaseUnreachable: it is done again with the next look.
             psycopg2.Error: the same.
         """
-        relay, worker_id = self._relay(), self._worker_id()
+        self.register()
+        worker_id = self._worker_id()
         if (why := self._stopped) is not None:
-            routes.stop_going_ahead(self._database, relay, why)
+            routes.stop_going_ahead(self._database, self.name, why)
         with self._asking:
             now = time.monotonic()
             with self._lock:
@@ -296,11 +352,11 @@ class SharedRoute:
                 is_wanted, answered_ago = now - self._times.used < 2 * INTERVAL, self._times.answered_ago
             if opened != self._granted or is_wanted:
                 routes.report_connections(
-                    self._database, relay, worker_id, opened, is_wanted=is_wanted, answered_ago=answered_ago
+                    self._database, self.name, worker_id, opened, is_wanted=is_wanted, answered_ago=answered_ago
                 )
                 self._granted = opened
             was_paused = self._known is not None and self._known.pause > 0
-            self._known = routes.look(self._database, relay, worker_id)
+            self._known = routes.look(self._database, self.name, worker_id)
         if why is not None:
             # From now on the database says so, until somebody takes it back there.
             self._stopped = None
@@ -339,7 +395,8 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="duepost-route", daemon=True)
 
     def start(self) -> None:
-        """Starts looking."""
+        """Starts looking: at once, so that the route is registered."""
+        self._route.wake()
         self._thread.start()
 
     def stop(self) -> None:
@@ -351,10 +408,13 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._route.wait_for_use(INTERVAL if self._route.is_in_use else None)
+            is_in_use = self._route.is_in_use
+            woken = self._route.wait_for_use(INTERVAL if is_in_use else IDLE_INTERVAL)
             if self._stop.is_set():
                 return
             try:
+                if not (is_in_use or woken) and self._route.is_registered:
+                    continue
                 self._route.look()
             except (DatabaseUnreachable, psycopg2.Error, RuntimeError) as failure:
                 logger.debug("The route could not be looked at: %s.", type(failure).__name__)

@@ -5,11 +5,11 @@ Each check returns its health and a line that says what happened and which comma
 
 from collections.abc import Sequence
 
-from actors.settings import settings
+from actors.settings import DEFAULT_RELAY, settings, variable_of
 from duepost.commands.health import Health
 from duepost.commands.read import paused_words
-from duepost.commands.routes import route_facts
-from duepost.commands.wording import count, moment, seconds_until, span
+from duepost.commands.routes import circuit_words, route_facts
+from duepost.commands.wording import count, span
 from models import control, reports, routes, workers
 from models.database.connections import Database
 
@@ -63,12 +63,14 @@ def tick(database: Database) -> Looked:
 
 def delivery(database: Database) -> Looked:
     """Whether what is due is sent, and how late the oldest is."""
-    state = control.read(database)
-    if state.circuit_open:
-        return Health.FAILED, circuit_words(state)
+    states = routes.states(database)
+    stopped = [circuit_words(state, states) for state in states if state.circuit_open]
+    stopped += [_unserved_words(route) for route in reports.unserved_routes(database) if route.name != DEFAULT_RELAY]
+    if stopped:
+        return Health.FAILED, "; ".join(stopped)
     if settings().disabled:
         return Health.WARNING, "DUEPOST_DISABLED is set: nothing is sent"
-    if state.paused:
+    if control.is_paused(database):
         return Health.WARNING, f"paused {_pause(database)}: duepost resume goes on"
     number, seconds = reports.sending(database)
     if seconds > LONG_SENDING:
@@ -87,10 +89,11 @@ def delivery(database: Database) -> Looked:
 
 def pace(database: Database) -> Looked:
     """What the relay has shown of how much it takes."""
-    facts = route_facts(database)
+    states = routes.states(database)
+    facts = route_facts(states)
     if not facts:
-        return Health.OK, "the relay has shown no limit"
-    is_slowed = any(shown.paused_until or shown.ahead_off_at for shown in routes.known(database))
+        return Health.OK, "the relay has shown no limit" if len(states) == 1 else "the relays have shown no limit"
+    is_slowed = any(state.paused_until or state.ahead_off_at for state in states)
     return (Health.WARNING if is_slowed else Health.OK), "; ".join(facts)
 
 
@@ -159,15 +162,13 @@ def grants(database: Database) -> Looked:
     return Health.FAILED, f"{role} lacks {named}: {remedy}"
 
 
-def circuit_words(state: control.Control) -> str:
-    """What an open circuit means, and what is next."""
-    seconds = seconds_until(state.probe_at)
-    when = f"is at {moment(state.probe_at)}, or now with duepost probe"
-    if seconds is not None and seconds <= 0:
-        when = f"has been due for {span(-seconds)}: it needs a worker"
+def _unserved_words(route: reports.UnservedRoute) -> str:
+    """That nothing leaves by a route, as no worker serves it; with the variable that one needs."""
+    wanted = [f"of kind {kind}" for kind in route.kinds[:NAMED]]
+    wanted += [f"{count(route.due, 'email')} due"] if route.due else []
     return (
-        f"the circuit is open ({state.circuit_reason}): nothing is sent, nothing is dropped; mend what the relay check "
-        f"or duepost list says; the next probe {when}"
+        f"no worker serves the route {route.name} ({', '.join(wanted)}): start one with {variable_of(route.name)}, or "
+        "set another route in duepost.kind, and in duepost.scheduled_email for what is pending"
     )
 
 

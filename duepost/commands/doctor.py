@@ -12,7 +12,7 @@ import typer
 
 from actors.content.templates import Templates
 from actors.delivery.journal import trouble_with
-from actors.settings import BadSettings, settings
+from actors.settings import DEFAULT_RELAY, BadSettings, settings, variable_of
 from duepost import stack
 from duepost.commands import checks, relay_check
 from duepost.commands.context import UP, Json, client_database, explain, session_database, uses_up
@@ -100,7 +100,9 @@ def examine(*, relay: bool) -> Iterator[Finding]:
                 yield _checked(check, partial(look, database))
     yield _checked("sender", lambda: _sender(migrated))
     if relay:
-        yield _checked("relay", _relay)
+        for name in settings().relays:
+            check = "relay" if name == DEFAULT_RELAY else f"relay {name}"
+            yield _checked(check, partial(_relay, name))
     yield _checked("templates", lambda: _templates(database))
     yield _journal()
     yield _sentry()
@@ -220,11 +222,11 @@ def _sender(database: Database | None) -> tuple[Health, str]:
     return Health.OK, f"{address}; until a worker has started once, Message-IDs end in @duepost.invalid"
 
 
-def _relay() -> tuple[Health, str]:
+def _relay(name: str) -> tuple[Health, str]:
     if uses_up():
         return _relay_of_up()
     sender = settings().need_sender().address if settings().sender else None
-    return relay_check.examine(settings().need_relay(), sender)
+    return relay_check.examine(settings().need_relay(name), sender, variable_of(name))
 
 
 def _relay_of_up() -> tuple[Health, str]:

@@ -12,7 +12,7 @@ import typer
 from duepost.commands.context import BadInput, Failed, ask_for_pass, operator_database
 from duepost.commands.output import say, warn
 from duepost.commands.read import paused_words
-from models import control, emails, reports
+from models import circuits, control, emails, reports, routes
 from models.database.connections import Cursor, Database
 from models.words import State
 
@@ -86,13 +86,20 @@ def resolve(
     _say_others(database, ids, done, "is not unknown")
 
 
-def probe() -> None:
+def probe(
+    route: Annotated[
+        str | None, typer.Option(help="Of this route alone; without it, of each whose circuit is open.")
+    ] = None,
+) -> None:
     """Asks for the next probe of an open circuit at once: one email looks whether the relay takes mail again.
 
-    Example: duepost probe
+    Examples: duepost probe; duepost probe --route marketing
     """
     database = operator_database()
-    if not control.probe_now(database):
+    known = [state.name for state in routes.states(database)]
+    if route is not None and route not in known:
+        raise BadInput(f"--route: there is no route {route}; known are {', '.join(known)}")
+    if not circuits.probe_now(database, route):
         say("The circuit is closed: there is nothing to probe.")
         return
     ask_for_pass(database)

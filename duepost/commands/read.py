@@ -11,9 +11,10 @@ from duepost.commands.context import EmailId, Failed, Json, operator_database
 from duepost.commands.output import Cell, Table, print_facts, print_json, print_table, say, visible
 from duepost.commands.routes import route_facts
 from duepost.commands.wording import count, counts, moment, span
-from models import control, reports, workers
+from models import control, reports, routes, workers
 from models.database.connections import Database
 from models.reports import PendingEmail
+from models.routes import RouteState
 from models.words import State
 
 #: Seconds from now within which a moment is told as a span of time.
@@ -96,7 +97,8 @@ def stats(as_json: Json = False) -> None:
 
 def numbers(database: Database) -> dict[str, object]:
     """What `duepost stats --json` prints. Spans are seconds."""
-    state, pause = control.read(database), control.read_pause(database)
+    states, pause = routes.states(database), control.read_pause(database)
+    stopped = next((state for state in states if state.circuit_open), None)
     minute, hour = reports.sent_lately(database)
     troubles = reports.troubles(database)
     waiting, in_hand = reports.queue_depth(database)
@@ -112,11 +114,12 @@ def numbers(database: Database) -> dict[str, object]:
         "outcomes": reports.outcomes(database),
         "oldest_due_seconds": reports.oldest_due(database),
         "last_pass_seconds": reports.last_pass(database),
-        "circuit": "open" if state.circuit_open else "closed",
-        "circuit_reason": state.circuit_reason,
-        "route": route_facts(database),
-        "probe_at": state.probe_at,
-        "paused": state.paused,
+        "circuit": "open" if stopped else "closed",
+        "circuit_reason": stopped.circuit_reason if stopped else None,
+        "route": route_facts(states),
+        "probe_at": stopped.probe_at if stopped else None,
+        "routes": [_route(state) for state in states],
+        "paused": pause is not None,
         "paused_by": pause.by if pause else None,
         "pause_reason": pause.reason if pause else None,
         "paused_seconds": pause.seconds if pause else None,
@@ -128,6 +131,35 @@ def numbers(database: Database) -> dict[str, object]:
         "dead_letters": reports.dead_letters(database),
         "suppressed": reports.suppressed(database),
     }
+
+
+def _route(state: RouteState) -> dict[str, object]:
+    return {
+        "name": state.name,
+        "target": state.target,
+        "circuit": "open" if state.circuit_open else "closed",
+        "reason": state.circuit_reason,
+        "probe_at": state.probe_at,
+        "fallback": state.fallback,
+        "workers": state.workers,
+        "connections": state.in_use,
+        "allowed": state.allowed,
+        "paused_until": state.paused_until,
+    }
+
+
+def _routes(found: object) -> str | None:
+    """Each route in a few words, where there are several."""
+    listed = found if isinstance(found, list) else []
+    if len(listed) < 2:
+        return None
+    return "; ".join(
+        f"{each['name']} ({each['target'] or 'no worker has registered it'}) {each['circuit']}"
+        + (f" ({each['reason']}), next probe at {moment(each['probe_at'])}" if each["circuit"] == "open" else "")
+        + (f", by {each['fallback']} meanwhile" if each["circuit"] == "open" and each["fallback"] else "")
+        + f", {count(each['connections'], 'connection')}"
+        for each in listed
+    )
 
 
 def described(found: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -156,6 +188,7 @@ def described(found: Mapping[str, object]) -> list[tuple[str, str]]:
         "circuit": f"open ({found['circuit_reason']}); next probe at {moment(found['probe_at'])}"
         if found["circuit"] == "open"
         else "closed",
+        "routes": _routes(found["routes"]),
         "relay": "; ".join(route) if isinstance(route := found["route"], list) and route else None,
         "paused": paused_words(found["paused_seconds"], found["paused_by"], found["pause_reason"])
         if found["paused"]

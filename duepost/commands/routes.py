@@ -1,34 +1,66 @@
-"""What the relay has shown of itself to the workers, in sentences."""
+"""What the relays have shown of themselves to the workers, in sentences."""
 
 from collections.abc import Iterator
 from datetime import datetime
 
-from models import routes
-from models.database.connections import Database
-from models.routes import Shown
+from actors.settings import DEFAULT_RELAY, variable_of
+from duepost.commands.wording import seconds_until, span
+from models.routes import RouteState
 
 
-def route_facts(database: Database) -> list[str]:
+def called(state: RouteState, states: list[RouteState]) -> str:
+    """What a route is called: its relay, and its name where there are several."""
+    target = state.target or f"the relay {state.name}"
+    return target if len(states) == 1 or state.target is None else f"{state.name} ({target})"
+
+
+def route_facts(states: list[RouteState]) -> list[str]:
     """What is known of each relay, a sentence each; empty while none has shown a limit."""
-    return [sentence for shown in routes.known(database) for sentence in _sentences(shown)]
+    return [sentence for state in states for sentence in _sentences(state, called(state, states))]
 
 
-def _sentences(shown: Shown) -> Iterator[str]:
-    if shown.paused_until is not None:
-        yield (
-            f"{shown.route} has had too much of us ({shown.paused_because}): "
-            f"nothing is sent before {_moment(shown.paused_until)}"
+def circuit_words(state: RouteState, states: list[RouteState]) -> str:
+    """What an open circuit means, and what is next."""
+    where = "" if len(states) == 1 else f" of {state.name}"
+    check = "the relay check" if state.name == DEFAULT_RELAY else f"the check `relay {state.name}`"
+    sent = "nothing is sent, nothing is dropped"
+    if state.fallback is not None:
+        by = next((each for each in states if each.name == state.fallback), None)
+        is_open = by is not None and by.circuit_open
+        sent = (
+            f"nothing is sent, as that of its fallback {state.fallback} is open too; nothing is dropped"
+            if is_open
+            else f"its emails leave by {state.fallback} meanwhile"
         )
-    if shown.connections is not None:
-        plural = "" if shown.connections == 1 else "s"
+    elif len(states) > 1:
+        sent = "nothing is sent through it, nothing is dropped"
+    seconds = seconds_until(state.probe_at)
+    again = "duepost probe" if len(states) == 1 else f"duepost probe --route {state.name}"
+    when = f"is at {_moment(state.probe_at)}, or now with {again}"
+    if seconds is not None and seconds <= 0:
+        when = f"has been due for {span(-seconds)}: it needs a worker"
+    return (
+        f"the circuit{where} is open ({state.circuit_reason}): {sent}; mend what {check} or duepost list says; "
+        f"the next probe {when}"
+    )
+
+
+def _sentences(state: RouteState, name: str) -> Iterator[str]:
+    if state.paused_until is not None:
         yield (
-            f"{shown.route} allows {shown.connections} connection{plural} "
-            f"({shown.connections_because}, learnt at {_moment(shown.connections_at)})"
+            f"{name} has had too much of us ({state.paused_because}): "
+            f"nothing is sent before {_moment(state.paused_until)}"
         )
-    if shown.ahead_off_at is not None:
+    if state.allowed is not None:
+        plural = "" if state.allowed == 1 else "s"
         yield (
-            f"{shown.route}: pipelining ahead is off since {_moment(shown.ahead_off_at)} ({shown.ahead_off_because}); "
-            "take ?pipelining=ahead out of DUEPOST_SMTP_URL"
+            f"{name} allows {state.allowed} connection{plural} "
+            f"({state.allowed_because}, learnt at {_moment(state.allowed_at)})"
+        )
+    if state.ahead_off_at is not None:
+        yield (
+            f"{name}: pipelining ahead is off since {_moment(state.ahead_off_at)} ({state.ahead_off_because}); "
+            f"take ?pipelining=ahead out of {variable_of(state.name)}"
         )
 
 

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from actors.settings import variable_of
 from duepost.commands.output import Cell
 from duepost.commands.wording import count, counts, moment, seconds_until, span
-from models import control, reports, undeliverable, workers
+from models import control, reports, routes, undeliverable, workers
 from models.database.connections import Database
+from models.routes import RouteState
 from models.words import State
 
 Row = Mapping[str, object]
@@ -165,14 +167,24 @@ def _obstacles(database: Database, row: Row) -> Iterator[str]:
     if RENDER in error:
         place = error.partition(RENDER)[2].partition(":")[0]
         yield f"mend {PLACES.get(place, place)}, then duepost retry {row['id']}"
-    state = control.read(database)
-    if state.paused:
+    if control.is_paused(database):
         yield "but Duepost is paused (duepost resume)"
-    elif state.circuit_open:
-        probe = moment(state.probe_at)
-        yield f"but the circuit is open ({state.circuit_reason}, see duepost doctor), the next probe is at {probe}"
+    else:
+        yield from _route_obstacles(routes.states(database), str(row["route"]))
     if workers.present(database) == 0:
         yield "but no worker is running (duepost worker)"
+
+
+def _route_obstacles(states: Sequence[RouteState], name: str) -> Iterator[str]:
+    state = next((each for each in states if each.name == name), None)
+    if state is None:
+        yield f"but no worker serves its route {name}: start one with {variable_of(name)}"
+    elif state.circuit_open:
+        where = "" if len(states) == 1 else f" of {name}"
+        why, probe = f"({state.circuit_reason}, see duepost doctor)", moment(state.probe_at)
+        yield f"but the circuit{where} is open {why}, the next probe is at {probe}"
+        if state.fallback is not None:
+            yield f"meanwhile it leaves by {state.fallback}, if that takes mail"
 
 
 def _user(user: Row) -> str:

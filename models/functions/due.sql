@@ -1,28 +1,33 @@
 -- What has fallen due just now: asked by each worker process many times a second, so it costs as little as it can.
 
--- The oldest first; at most 32. Planned once in a session; nothing else is looked at while nothing is due. Only what has
--- been due for a second at the most: while a snapshot is held open, all that was delivered before lies there still. What
--- became visible later than that, as in a long transaction, is left to the scheduler's passes, as is what has expired.
-CREATE OR REPLACE FUNCTION duepost.due_now() RETURNS bigint[]
-LANGUAGE plpgsql STABLE
+-- The oldest first; at most 32 of each route. Planned once in a session; nothing else is looked at while nothing is due. Only
+-- what has been due for a second at the most: while a snapshot is held open, all that was delivered before lies there still.
+-- What became visible later than that, as in a long transaction, is left to the scheduler's passes, as is what has expired.
+CREATE OR REPLACE FUNCTION duepost.due_now(served text[]) RETURNS TABLE (id bigint, route text)
+LANGUAGE plpgsql STABLE ROWS 32
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
 DECLARE
-    due bigint[] := ARRAY(
-        SELECT i.id
-        FROM duepost.item AS i
-        WHERE NOT i.is_held AND i.due_at BETWEEN now() - interval '1 s' AND now()
-          AND (i.expires_at IS NULL OR i.expires_at > now())
-          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-          AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
-        ORDER BY i.due_at, i.id
-        LIMIT 32
-    );
+    asked text;
+    due   bigint[];
 BEGIN
-    IF due <> '{}' AND (SELECT c.paused OR c.circuit_open OR duepost.is_route_paused() FROM duepost.control AS c) THEN
-        RETURN '{}';
-    END IF;
-    RETURN due;
+    FOREACH asked IN ARRAY served LOOP
+        due := ARRAY(
+            SELECT i.id
+            FROM duepost.item AS i
+            WHERE i.route = asked AND NOT i.is_held AND i.due_at BETWEEN now() - interval '1 s' AND now()
+              AND (i.expires_at IS NULL OR i.expires_at > now())
+              AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+              AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+            ORDER BY i.due_at, i.id
+            LIMIT 32
+        );
+        IF due <> '{}' AND NOT (SELECT c.paused OR duepost.is_route_blocked(asked) FROM duepost.control AS c) THEN
+            RETURN QUERY SELECT each.id, asked FROM unnest(due) WITH ORDINALITY AS each (id, place) ORDER BY each.place;
+        END IF;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION duepost.due_now IS
-    'The ids of the emails that have fallen due within the last second and are not enqueued; none while nothing may be sent.';
+    'Of the routes that the caller serves, the ids of the emails that have fallen due within the last second and are not '
+    'enqueued, each with its route; none of a route by which nothing may be sent.';

@@ -1,6 +1,30 @@
--- What workers share about a relay. Called by workers with their own rights; each locks the relay's row first, so that
+-- What workers share about a route. Called by workers with their own rights; each locks the route's row first, so that
 -- of several that ask at once each sees what the one before has got. Times that lie further ahead than they can are from
--- before the clock was put back, and count as past.
+-- before the clock was put back, and count as past. A route that has no row is closed, and nothing is known of it.
+
+-- A worker says that it serves a route. With another target it is another relay: what was learnt of the old one is forgotten.
+CREATE OR REPLACE FUNCTION duepost.register_route(name text, target text, fallback text, worker_id integer) RETURNS void
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO duepost.route AS r (name, target, fallback)
+    VALUES (register_route.name, register_route.target, register_route.fallback)
+    ON CONFLICT ON CONSTRAINT route_pkey DO UPDATE
+    SET fallback = excluded.fallback, target = coalesce(r.target, excluded.target)
+    WHERE r.fallback IS DISTINCT FROM excluded.fallback OR r.target IS NULL;
+    UPDATE duepost.route AS r
+    SET target = register_route.target, connections = NULL, connections_at = NULL, connections_because = NULL,
+        raise_at = NULL, raise_pause = 0, paused_until = NULL, pause = 0, paused_because = NULL, ahead_off_at = NULL,
+        ahead_off_because = NULL, circuit_open = false, circuit_opened_at = NULL, circuit_reason = NULL,
+        circuit_refusal = NULL, probe_at = NULL, probe_pause = 0
+    WHERE r.name = register_route.name AND r.target <> register_route.target;
+    INSERT INTO duepost.route_worker (route, worker_id, wanted_at)
+    VALUES (register_route.name, register_route.worker_id, '-infinity')
+    ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION duepost.register_route IS
+    'A worker serves a route, which is at target (host:port), and whose emails leave by its fallback while its circuit is open.';
 
 -- What the other workers that live have at a relay, and how many of them have had a use for it in the last 5 s.
 CREATE OR REPLACE FUNCTION duepost.other_connections(
@@ -40,10 +64,10 @@ DECLARE
     permitted integer;
     granted   boolean := true;
 BEGIN
-    INSERT INTO duepost.route (route) VALUES (take_connection.route) ON CONFLICT DO NOTHING;
+    INSERT INTO duepost.route (name) VALUES (take_connection.route) ON CONFLICT DO NOTHING;
     SELECT r.connections, r.raise_at, r.raise_pause INTO relay
     FROM duepost.route AS r
-    WHERE r.route = take_connection.route
+    WHERE r.name = take_connection.route
     FOR UPDATE;
     others := duepost.other_connections(take_connection.route, take_connection.worker_id);
     IF relay.connections IS NOT NULL THEN
@@ -57,7 +81,7 @@ BEGIN
             SET connections = permitted,
                 raise_pause = greatest(60, r.raise_pause / 2),
                 raise_at = now() + make_interval(secs => greatest(60, r.raise_pause / 2))
-            WHERE r.route = take_connection.route;
+            WHERE r.name = take_connection.route;
         END IF;
         granted := others.held + opened < permitted
             AND opened < greatest(1, ceil(permitted::numeric / (others.wanting + 1)));
@@ -83,8 +107,8 @@ DECLARE
     others record;
     total  integer;
 BEGIN
-    INSERT INTO duepost.route (route) VALUES (refuse_connection.route) ON CONFLICT DO NOTHING;
-    PERFORM FROM duepost.route AS r WHERE r.route = refuse_connection.route FOR UPDATE;
+    INSERT INTO duepost.route (name) VALUES (refuse_connection.route) ON CONFLICT DO NOTHING;
+    PERFORM FROM duepost.route AS r WHERE r.name = refuse_connection.route FOR UPDATE;
     PERFORM duepost.report_connections(
         refuse_connection.route, refuse_connection.worker_id, opened, true, answered_ago
     );
@@ -94,7 +118,7 @@ BEGIN
         -- It takes none at all: what it seemed to allow a moment ago says nothing.
         UPDATE duepost.route AS r
         SET connections = NULL, connections_at = NULL, connections_because = NULL, raise_at = NULL, raise_pause = 0
-        WHERE r.route = refuse_connection.route AND r.connections_at > now() - interval '1 min';
+        WHERE r.name = refuse_connection.route AND r.connections_at > now() - interval '1 min';
         RETURN 'down';
     END IF;
     -- Where the relay does not say why, it counts only once others of ours were answered since.
@@ -117,9 +141,9 @@ BEGIN
             ELSE least(3600, greatest(60, r.raise_pause * 4))
         END AS pause
         FROM duepost.route AS r
-        WHERE r.route = refuse_connection.route
+        WHERE r.name = refuse_connection.route
     ) AS refused
-    WHERE r.route = refuse_connection.route;
+    WHERE r.name = refuse_connection.route;
     RETURN 'limit';
 END
 $$;
@@ -134,7 +158,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     seconds double precision;
 BEGIN
-    INSERT INTO duepost.route (route) VALUES (slow_route.route) ON CONFLICT DO NOTHING;
+    INSERT INTO duepost.route (name) VALUES (slow_route.route) ON CONFLICT DO NOTHING;
     -- Twice the last pause; half as long again for each while (15 s, or as long as the pause was) that went well since.
     UPDATE duepost.route AS r
     SET pause = next.pause,
@@ -145,9 +169,9 @@ BEGIN
             100, greatest(0, coalesce(extract(epoch FROM now() - r.paused_until), 0)) / greatest(15, r.pause)
         )))::double precision AS pause
         FROM duepost.route AS r
-        WHERE r.route = slow_route.route
+        WHERE r.name = slow_route.route
     ) AS next
-    WHERE r.route = slow_route.route
+    WHERE r.name = slow_route.route
       AND r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause) IS NOT TRUE
     RETURNING next.pause * jitter INTO seconds;
     RETURN seconds;
@@ -156,11 +180,69 @@ $$;
 COMMENT ON FUNCTION duepost.slow_route IS
     'The relay has had too much of us: nothing is claimed for as many seconds as this gives; NULL where it pauses already.';
 
-CREATE OR REPLACE FUNCTION duepost.is_route_paused() RETURNS boolean
+CREATE OR REPLACE FUNCTION duepost.is_route_blocked(route text) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT EXISTS (
         SELECT FROM duepost.route AS r
-        WHERE r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause)
+        WHERE r.name = $1
+          AND (r.circuit_open OR r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause))
     )
 $$;
-COMMENT ON FUNCTION duepost.is_route_paused IS 'Whether the relay has had too much of us, and nothing is claimed for now.';
+COMMENT ON FUNCTION duepost.is_route_blocked IS
+    'Whether nothing but a probe is claimed for a route now: its circuit is open, or its relay has had too much of us.';
+
+-- Whether emails of a route may leave by this way: it is theirs, or their fallback. Asked again by the claim, as a message may
+-- be older than what it was enqueued by.
+CREATE OR REPLACE FUNCTION duepost.is_way_of(way text, route text) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT $2 = $1 OR EXISTS (SELECT FROM duepost.route AS r WHERE r.name = $2 AND r.fallback = $1)
+$$;
+COMMENT ON FUNCTION duepost.is_way_of IS 'Whether emails of a route may leave by this one: it is their own, or its fallback.';
+
+CREATE OR REPLACE FUNCTION duepost.ways()
+RETURNS TABLE (route text, way text, opens_at timestamptz, probe_at timestamptz, is_probe_due boolean)
+LANGUAGE sql STABLE ROWS 10 AS $$
+    WITH known AS MATERIALIZED (
+        SELECT r.name, r.fallback, r.circuit_open,
+               CASE WHEN r.circuit_open THEN least(r.probe_at, now() + make_interval(secs => r.probe_pause)) END AS probe_at,
+               r.circuit_open
+                   AND r.probe_at NOT BETWEEN now() AND now() + make_interval(secs => r.probe_pause) AS is_probe_due,
+               CASE
+                   WHEN r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause) THEN r.paused_until
+               END AS paused_until
+        FROM duepost.route AS r
+        UNION ALL
+        SELECT 'default', NULL, false, NULL, false, NULL
+        WHERE NOT EXISTS (SELECT FROM duepost.route AS r WHERE r.name = 'default')
+    )
+    SELECT known.name,
+           CASE WHEN via.paused_until IS NULL THEN via.name END,
+           CASE WHEN via.name IS NOT NULL THEN coalesce(via.paused_until, '-infinity') END,
+           known.probe_at, known.is_probe_due
+    FROM known
+    LEFT JOIN known AS via ON NOT via.circuit_open
+        AND via.name = CASE WHEN known.circuit_open THEN known.fallback ELSE known.name END
+    CROSS JOIN duepost.control AS control
+    WHERE NOT control.paused
+    ORDER BY known.name
+$$;
+COMMENT ON FUNCTION duepost.ways IS
+    'For each route the way by which what is due on it leaves now: itself, or its fallback while its circuit is open; NULL where '
+    'neither takes any. When one will, where that is known (-infinity: it does); and when the next probe is due, while the '
+    'circuit is open, and whether it is. Nothing while Duepost is paused.';
+
+-- One look at the index for each, however many emails there are.
+CREATE OR REPLACE FUNCTION duepost.pending_routes() RETURNS SETOF text
+LANGUAGE plpgsql STABLE ROWS 10
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    found text;
+BEGIN
+    found := (SELECT i.route FROM duepost.item AS i WHERE NOT i.is_held ORDER BY i.route LIMIT 1);
+    WHILE found IS NOT NULL LOOP
+        RETURN NEXT found;
+        found := (SELECT i.route FROM duepost.item AS i WHERE NOT i.is_held AND i.route > found ORDER BY i.route LIMIT 1);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION duepost.pending_routes IS 'The routes of what is scheduled, queued or being sent, registered or not.';

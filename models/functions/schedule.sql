@@ -57,8 +57,9 @@ BEGIN
         LEFT JOIN duepost.email_key AS k ON k.key = g.key;
     END IF;
 
-    INSERT INTO duepost.item (id, channel, kind, scheduled_at, due_at, expires_at, key)
-    SELECT ids[g.ordinality], 'email', g.kind, coalesce(g.scheduled_at, now()), coalesce(g.scheduled_at, now()),
+    INSERT INTO duepost.item (id, channel, kind, route, scheduled_at, due_at, expires_at, key)
+    SELECT ids[g.ordinality], 'email', g.kind, coalesce(k.route, 'default'), coalesce(g.scheduled_at, now()),
+           coalesce(g.scheduled_at, now()),
            CASE
                WHEN g.expires_at IS NULL AND k.expire_after IS NOT NULL
                    THEN least(coalesce(g.scheduled_at, now()) + k.expire_after, '9999-12-31 00:00:00+00')
@@ -66,7 +67,7 @@ BEGIN
            END,
            g.key
     FROM unnest(given) WITH ORDINALITY AS g
-    LEFT JOIN duepost.email_kind AS k ON k.kind = g.kind
+    LEFT JOIN duepost.kind AS k ON k.kind = g.kind
     WHERE is_new[g.ordinality] IS NOT FALSE;
 
     INSERT INTO duepost.email (

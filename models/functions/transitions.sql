@@ -38,7 +38,7 @@ BEGIN
         WHERE e.item_id = ANY (move_to_ledger.ids)
         RETURNING e.item_id, e.address, e.message_id_header
     ), in_hand AS (
-        DELETE FROM duepost.in_hand AS h WHERE h.item_id = ANY (move_to_ledger.ids)
+        DELETE FROM duepost.in_hand AS h WHERE h.item_id = ANY (move_to_ledger.ids) RETURNING h.item_id, h.route
     ), message AS (
         DELETE FROM dramatiq.queue AS m WHERE m.key = ANY (move_to_ledger.ids)
     ), app_user AS (
@@ -61,16 +61,17 @@ BEGIN
     )
     INSERT INTO duepost.delivery (
         email_id, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key, scheduled_at,
-        message_id_header
+        message_id_header, route
     )
     SELECT item.id, item.kind, settled.outcome, settled.user_id, settled.address, settled.code, settled.enhanced_code,
            settled.reply,
            least(item.attempts, 2147483646) + (EXISTS (
                SELECT FROM result AS r WHERE r.email_id = item.id AND r.verdict IS NOT NULL
            ))::integer,
-           item.unknowns, item.key, item.scheduled_at, email.message_id_header
+           item.unknowns, item.key, item.scheduled_at, email.message_id_header, nullif(in_hand.route, 'default')
     FROM item
     JOIN email ON email.item_id = item.id
+    LEFT JOIN in_hand ON in_hand.item_id = item.id
     JOIN settled ON settled.email_id = item.id;
 END
 $$;
@@ -113,30 +114,6 @@ COMMENT ON FUNCTION duepost.is_in_hand IS 'Whether a worker is sending an item. 
 
 -- Whom an email still goes to. It is called under the lock of the email's row, and volatile, so that it has a snapshot of
 -- its own: what a clear has committed since the calling statement began is in none of that statement's.
-CREATE OR REPLACE FUNCTION duepost.recipients_to_go(id bigint) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    RETURN (
-        SELECT jsonb_agg(jsonb_build_object(
-            'user_id', u.user_id,
-            'known', r.user_id IS NOT NULL,
-            'active', coalesce(r.active, true),
-            'address', r.address,
-            'name', r.name,
-            'locale', r.locale,
-            'timezone', r.timezone,
-            'suppressed', EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(r.address))
-        ) ORDER BY u.user_id)
-        FROM duepost.scheduled_email_user AS u
-        LEFT JOIN duepost.recipient AS r ON r.user_id = u.user_id
-        WHERE u.email_id = recipients_to_go.id AND u.outcome IS NULL
-    );
-END
-$$;
-COMMENT ON FUNCTION duepost.recipients_to_go IS
-    'The users that an email is still to be sent to, as JSON, as of this moment; the caller holds the row''s lock.';
-
--- The users that an email still goes to, by the same snapshot.
 CREATE OR REPLACE FUNCTION duepost.users_to_go(id bigint) RETURNS text[]
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -155,7 +132,7 @@ COMMENT ON FUNCTION duepost.users_to_go IS
 -- PostgreSQL would compile it, which takes a hundred times as long as the plan. Called by workers, with their own rights.
 -- Nothing here reads duepost.recipient, which may be the team's own view: that is read afterwards, without a lock. JSON
 -- is given as text: what a worker cannot read of one email is that email's failure.
-CREATE OR REPLACE FUNCTION duepost.claim_emails_v2(ids bigint[], worker_id integer)
+CREATE OR REPLACE FUNCTION duepost.claim_emails_v2(ids bigint[], worker_id integer, way text)
 RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
     message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
@@ -168,22 +145,23 @@ SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan 
 BEGIN
     RETURN QUERY
     WITH item AS MATERIALIZED (
-        SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.probe, i.mailbox_full_since, i.is_held, i.due_at,
-               i.expires_at
+        SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.mailbox_full_since, i.is_held, i.due_at, i.expires_at,
+               i.route, i.probe AND i.route = claim_emails_v2.way AS probe
         FROM duepost.item AS i
         WHERE i.id = ANY (claim_emails_v2.ids)
         ORDER BY i.id
         -- Not FOR KEY SHARE, which takes a row as it was when the statement began, whatever was committed since.
         FOR NO KEY UPDATE SKIP LOCKED
     ), taken AS (
-        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at)
-        SELECT item.id, nextval('duepost.claim_number'), claim_emails_v2.worker_id, now()
+        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at, route)
+        SELECT item.id, nextval('duepost.claim_number'), claim_emails_v2.worker_id, now(), claim_emails_v2.way
         FROM item, duepost.control AS control
         WHERE NOT item.is_held
           AND item.due_at <= now()
           AND (item.expires_at IS NULL OR item.expires_at > now())
           AND NOT control.paused
-          AND (item.probe OR NOT (control.circuit_open OR (SELECT duepost.is_route_paused())))
+          AND (item.route = claim_emails_v2.way OR duepost.is_way_of(claim_emails_v2.way, item.route))
+          AND (item.probe OR NOT (SELECT duepost.is_route_blocked(claim_emails_v2.way)))
         ON CONFLICT DO NOTHING
         RETURNING item_id, in_hand.claim
     )
@@ -204,34 +182,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.claim_emails_v2 IS
-    'scheduled, queued → sending for those of these emails that nobody holds and that are still to be sent: locks them by ascending '
-    'id, takes them in hand, and gives them with the address, or the users, that are still to get them.';
-
--- For workers of release 0.1.
-CREATE OR REPLACE FUNCTION duepost.claim_emails(ids bigint[], worker_id integer)
-RETURNS TABLE (
-    id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
-    message_id_header text, date_header timestamptz, sender text, reply_to text, headers jsonb, template text,
-    context jsonb, subject text, body_text text, body_html text, mailbox_full_seconds double precision, recipients jsonb
-)
-LANGUAGE plpgsql ROWS 10
-SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
-#variable_conflict use_column
-BEGIN
-    RETURN QUERY
-    SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.message_id_header, c.date_header,
-           c.sender, c.reply_to, c.headers::jsonb, c.template, c.context::jsonb, c.subject, c.body_text, c.body_html,
-           c.mailbox_full_seconds,
-           CASE
-               WHEN c.address IS NULL THEN duepost.recipients_to_go(c.id)
-               ELSE jsonb_build_array(jsonb_build_object(
-                   'user_id', NULL, 'address', c.address, 'suppressed', c.suppressed
-               ))
-           END
-    FROM duepost.claim_emails_v2(claim_emails.ids, claim_emails.worker_id) AS c;
-END
-$$;
-COMMENT ON FUNCTION duepost.claim_emails IS 'As claim_emails_v2, in the form of release 0.1, with all recipients read.';
+    'scheduled, queued → sending for those of these emails that nobody holds and that are still to be sent, by a way that is '
+    'their route or its fallback: locks them by ascending id, takes them in hand, and gives them with the address, or the '
+    'users, that are still to get them.';
 
 -- What duepost.recipient says of one user; apart, so that whatever a team's own view fails of is one user's failure.
 -- No join: a view may compute all of its rows for one.
@@ -342,9 +295,10 @@ COMMENT ON FUNCTION duepost.conclude_emails IS
 -- The scheduler's page: a message for each item that is due and has none, in one statement; a failure is taken apart by the
 -- caller. Items are locked one by one, by ascending id. What somebody else holds, or what may not be sent now, is passed
 -- over; what is past its time goes to the ledger. The commit need not wait for the disk: a crash that loses it leaves the
--- items scheduled. `is_probe` is for the one that looks whether the relay of an open circuit takes mail again.
+-- items scheduled. `way` is the route whose queue it is. `is_probe` is for the one that looks whether the relay of an open
+-- circuit takes mail again: by its own route.
 CREATE OR REPLACE FUNCTION duepost.enqueue_items(
-    ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[], is_probe boolean DEFAULT false
+    ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[], is_probe boolean, way text
 ) RETURNS SETOF uuid
 LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -365,12 +319,13 @@ BEGIN
     END LOOP;
     IF is_probe THEN
         UPDATE duepost.item AS i SET probe = true
-        FROM duepost.control AS c
-        WHERE i.id = ANY (enqueue_items.ids) AND c.circuit_open AND NOT c.paused;
+        FROM duepost.route AS r, duepost.control AS c
+        WHERE i.id = ANY (enqueue_items.ids) AND i.route = enqueue_items.way AND r.name = enqueue_items.way
+          AND r.circuit_open AND NOT c.paused;
     END IF;
     RETURN QUERY
     WITH item AS MATERIALIZED (
-        SELECT i.id, i.is_held, i.due_at, i.expires_at, i.probe
+        SELECT i.id, i.is_held, i.due_at, i.expires_at, i.probe, i.route
         FROM duepost.item AS i
         WHERE i.id = ANY (enqueue_items.ids)
         ORDER BY i.id
@@ -392,7 +347,11 @@ BEGIN
       AND (i.expires_at IS NULL OR i.expires_at > now())
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
       AND NOT c.paused
-      AND (enqueue_items.is_probe OR NOT (c.circuit_open OR (SELECT duepost.is_route_paused())))
+      AND (i.route = enqueue_items.way OR duepost.is_way_of(enqueue_items.way, i.route))
+      AND (
+          (enqueue_items.is_probe AND i.route = enqueue_items.way)
+          OR NOT (SELECT duepost.is_route_blocked(enqueue_items.way))
+      )
     ORDER BY g.place
     ON CONFLICT DO NOTHING
     RETURNING m.message_id;
@@ -400,25 +359,3 @@ END
 $$;
 COMMENT ON FUNCTION duepost.enqueue_items IS
     'scheduled → queued for those of these items that are due: inserts their messages, and gives the ids of those inserted.';
-
--- For workers of release 0.1: each in a transaction of its own.
-CREATE OR REPLACE PROCEDURE duepost.enqueue_emails(
-    email_ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[],
-    INOUT enqueued uuid[]
-)
-LANGUAGE plpgsql AS $$
-BEGIN
-    enqueued := '{}';
-    -- Whatever the role's or the database's default is, each statement is to have a snapshot of its own: the call itself has
-    -- begun a transaction, in which it is too late to say so.
-    COMMIT;
-    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-    FOR i IN 1 .. coalesce(cardinality(email_ids), 0) LOOP
-        enqueued := enqueued || ARRAY(SELECT duepost.enqueue_items(
-            ARRAY[email_ids[i]], ARRAY[message_ids[i]], ARRAY[contents[i]], enqueue_emails.queue_name, ARRAY[priorities[i]]
-        ));
-        COMMIT AND CHAIN;
-    END LOOP;
-END
-$$;
-COMMENT ON PROCEDURE duepost.enqueue_emails IS 'As enqueue_items, each in a transaction of its own.';

@@ -27,9 +27,10 @@ BEGIN
     ON CONFLICT ON CONSTRAINT undeliverable_email_pkey DO UPDATE
     SET kept_until = EXCLUDED.kept_until, finished_at = EXCLUDED.finished_at;
 
-    INSERT INTO duepost.undeliverable_recipient (email_id, user_id, address, reply, refusal)
+    INSERT INTO duepost.undeliverable_recipient (email_id, user_id, address, reply, refusal, route)
     SELECT k.id, result.user_id, result.address, result.reply,
-           CASE WHEN result.code IS NOT NULL THEN concat(result.code, ' ', duepost.refusal_of(result.reply)) END
+           CASE WHEN result.code IS NOT NULL THEN concat(result.code, ' ', duepost.refusal_of(result.reply)) END,
+           (SELECT nullif(h.route, 'default') FROM duepost.in_hand AS h WHERE h.item_id = k.id)
     FROM duepost.undeliverable_email AS k, jsonb_to_recordset(keep_undeliverable.results) AS result (
         user_id text, address text, outcome text, code integer, reply text
     )
@@ -114,7 +115,8 @@ COMMENT ON FUNCTION duepost.reopen_email IS
     'Date and key, and lifts the suppression of their addresses: reopened, expired, not_kept, not_undeliverable or '
     'too_late.';
 
--- The safety net for refusals that no table of verdicts knows. In a row: nobody has accepted anything since.
+-- The safety net for refusals that no table of verdicts knows. In a row: that route's relay has accepted nothing since. What
+-- another relay refuses or accepts says nothing of it.
 CREATE OR REPLACE FUNCTION duepost.refused_alike(refused_id bigint, most integer)
 RETURNS TABLE (email_id bigint, address text, refusal text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 10
@@ -126,7 +128,7 @@ DECLARE
     since   timestamptz;
     sent_at timestamptz;
 BEGIN
-    SELECT r.refusal INTO newest
+    SELECT r.refusal, r.route INTO newest
     FROM duepost.undeliverable_recipient AS r
     WHERE r.email_id = refused_alike.refused_id AND r.refusal IS NOT NULL
     ORDER BY r.finished_at DESC
@@ -137,26 +139,34 @@ BEGIN
     SELECT min(alike.finished_at) INTO since FROM (
         SELECT r.finished_at
         FROM duepost.undeliverable_recipient AS r
-        WHERE md5(r.refusal) = md5(newest.refusal) AND r.refusal IS NOT NULL
+        WHERE md5(r.refusal) = md5(newest.refusal) AND r.refusal IS NOT NULL AND r.route IS NOT DISTINCT FROM newest.route
         ORDER BY r.finished_at DESC
         LIMIT refused_alike.most
     ) AS alike;
-    SELECT d.finished_at INTO sent_at
-    FROM duepost.delivery AS d
-    WHERE d.finished_at >= since AND d.outcome = 'sent'
-    ORDER BY d.finished_at DESC
-    LIMIT 1;
+    IF newest.route IS NULL THEN
+        SELECT d.finished_at INTO sent_at
+        FROM duepost.delivery AS d
+        WHERE d.finished_at >= since AND d.outcome = 'sent' AND d.route IS NULL
+        ORDER BY d.finished_at DESC
+        LIMIT 1;
+    ELSE
+        SELECT d.finished_at INTO sent_at
+        FROM duepost.delivery AS d
+        WHERE d.finished_at >= since AND d.outcome = 'sent' AND d.route = newest.route AND d.route IS NOT NULL
+        ORDER BY d.finished_at DESC
+        LIMIT 1;
+    END IF;
     RETURN QUERY
     SELECT r.email_id, r.address, r.refusal
     FROM duepost.undeliverable_recipient AS r
-    WHERE md5(r.refusal) = md5(newest.refusal) AND r.refusal IS NOT NULL
+    WHERE md5(r.refusal) = md5(newest.refusal) AND r.refusal IS NOT NULL AND r.route IS NOT DISTINCT FROM newest.route
       AND r.finished_at >= since AND (sent_at IS NULL OR r.finished_at > sent_at)
     ORDER BY r.finished_at DESC
     LIMIT refused_alike.most;
 END
 $$;
 COMMENT ON FUNCTION duepost.refused_alike IS
-    'The recipients who were refused last with the same reply as one of this email, and nobody accepted since.';
+    'The recipients whom the same route has refused last with the same reply as one of this email, accepting nobody since.';
 
 CREATE OR REPLACE FUNCTION duepost.forget_undeliverable(most integer DEFAULT 1000) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER

@@ -84,7 +84,7 @@ def live(app: Application, at: int, moment: str, said: int) -> None:
     message = next(consumer)
     assert message is not None
     broker.emit_before("process_message", message)
-    app.send_email(*message.args)
+    app.routes["default"].send_email(*message.args)
     broker.emit_after("process_message", message)
     consumer.ack(message)
     consumer.close()

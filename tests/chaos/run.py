@@ -267,7 +267,7 @@ class Chaos:
         while time.monotonic() < until:
             self._keep_running()
             # Time is moved: what waits for its next attempt or probe has it now.
-            self.query("UPDATE duepost.control SET probe_at = now() WHERE circuit_open")
+            self.query("UPDATE duepost.route SET probe_at = now() WHERE circuit_open")
             self.query(
                 "UPDATE duepost.scheduled_email SET due_at = now()"
                 " WHERE state = 'scheduled' AND due_at > now() AND scheduled_at <= now()"

@@ -30,7 +30,7 @@ from actors.delivery.attempt import LostClaim
 from actors.queue.consumer import ClaimedMessage
 from actors.ruling import Phase
 from actors.scheduler import probe_order
-from models import control, emails
+from models import circuits, emails
 from models.emails import ClaimedEmail, DueEmail, Lost
 from tests.app_harness import Harness
 from tests.chaos.model import ADDRESS, Email, Model, Verdict
@@ -74,7 +74,7 @@ class Life(RuleBasedStateMachine):
         self.taken_before = len(self.relay.messages)
         self.harness.query(f"TRUNCATE {TABLES}")
         self.harness.query("UPDATE duepost.control SET paused = false, swept_at = 'infinity'")
-        control.close_circuit(self.harness.database)
+        circuits.close_circuit(self.harness.database, "default")
 
     @rule(
         target=ids,
@@ -179,7 +179,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(email_id=ids)
     def double_message(self, email_id: int) -> None:
-        self.harness.app.send_email.send(email_id)
+        self.harness.app.routes["default"].send_email.send(email_id)
 
     @rule(paused=st.sampled_from([False, False, True]))
     def pause(self, paused: bool) -> None:
@@ -189,7 +189,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.model.circuit_open)
     @rule()
     def let_probe_be_due(self) -> None:
-        self.harness.query("UPDATE duepost.control SET probe_at = now()")
+        self.harness.query("UPDATE duepost.route SET probe_at = now()")
         self.model.probe_is_due = True
 
     @precondition(lambda self: self.model.has_queued or self.model.due_ids())
@@ -239,7 +239,7 @@ class Life(RuleBasedStateMachine):
         self.model.take(email.id, done, [Verdict.SENT] * len(done))
         for user in done[: len(users) - 1]:
             self.model.emails[email.id].users[user] = "sent"
-        self.harness.app.rescuer.mark_lost(Lost(email.id, email.claim, email.kind, 0))
+        self.harness.app.rescuer.mark_lost(Lost(email.id, email.claim, email.kind, 0, "default"))
         self.model.lose(email.id)
         if comes_back:
             self.harness.query("UPDATE duepost.scheduled_email SET attempts = 0 WHERE id = %(id)s", id=email.id)
@@ -281,7 +281,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def circuit_is_as_the_model(self) -> None:
-        assert self.harness.query("SELECT paused, circuit_open FROM duepost.control") == [
+        assert self.harness.query("SELECT c.paused, r.circuit_open FROM duepost.control c, duepost.route r") == [
             (self.model.paused, self.model.circuit_open)
         ]
 

@@ -34,7 +34,7 @@ def site(shared: Site) -> Iterator[Site]:
     yield shared
     shared.relay.forget()
     shared.relay.release()
-    shared.query("UPDATE duepost.control SET paused = false, circuit_open = false")
+    shared.query("UPDATE duepost.control SET paused = false; UPDATE duepost.route SET circuit_open = false")
     shared.query("DELETE FROM duepost.suppression")
     wait_until(
         lambda: not shared.pending(), what="a clean table", state=lambda: (shared.pending(), shared.logs()[-2000:])
@@ -239,13 +239,16 @@ def test_invariant_12_undeliverable_is_dropped_and_the_relays_faults_are_nobodys
     site.relay.on(Phase.MAIL, reply("535 5.7.8 log in"))
     before = site.relay.connections
     site.schedule(50, prefix="twelve-live")
-    wait_until(lambda: site.query("SELECT circuit_open FROM duepost.control") == [(True,)], state=site.logs)
+    wait_until(
+        lambda: site.query("SELECT circuit_open FROM duepost.route") == [(True,)],
+        state=site.logs,
+    )
     wait_until(lambda: site.pending() == {"scheduled": 50}, state=lambda: (site.pending(), site.logs()))
     assert site.outcomes() == {"undeliverable": 1}, "nothing is dropped"
     assert site.relay.connections - before < 36, "the relay is not hammered"
     site.relay.forget()
     site.query("UPDATE duepost.scheduled_email SET due_at = now()")
-    site.query("UPDATE duepost.control SET probe_at = now()")
+    site.query("UPDATE duepost.route SET probe_at = now()")
     site.wait_until_finished(51)
     assert site.outcomes() == {"undeliverable": 1, "sent": 50}
 

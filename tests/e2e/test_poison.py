@@ -169,7 +169,10 @@ def test_of_1000_due_a_relay_that_refuses_us_hears_of_no_more_than_there_are_con
     site.relay.on(Phase.BANNER, reply("554 5.7.1 you may not send"))
     ids = site.schedule(1000)
     with site.workers(threads=4), site.watch():
-        wait_until(lambda: site.query("SELECT circuit_open FROM duepost.control") == [(True,)], state=site.logs)
+        wait_until(
+            lambda: site.query("SELECT circuit_open FROM duepost.route") == [(True,)],
+            state=site.logs,
+        )
         wait_until(lambda: site.pending() == {"scheduled": 1000}, state=site.pending)
         assert site.relay.connections <= 8 + 1, "eight connections, and perhaps a first probe"
     assert site.query("SELECT count(*) FROM duepost.scheduled_email WHERE attempts > 1") == [(0,)]

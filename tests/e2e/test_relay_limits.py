@@ -13,7 +13,7 @@ from tests.waiting import wait_until
 
 
 def circuit_was_opened(site: Site) -> bool:
-    return site.query("SELECT circuit_open, circuit_reason FROM duepost.control") != [(False, None)] or (
+    return site.query("SELECT circuit_open, circuit_reason FROM duepost.route") != [(False, None)] or (
         "the circuit is closed" in site.logs()
     )
 
@@ -69,7 +69,7 @@ def test_idle_connections_are_closed_when_the_circuit_opens(site: Site, relay: S
         site.wait_until_finished(50)
         relay.on(Phase.MAIL, reply("550 5.7.1 your account is suspended"))
         site.schedule(1)
-        wait_until(lambda: site.query("SELECT circuit_open FROM duepost.control") == [(True,)])
+        wait_until(lambda: site.query("SELECT circuit_open FROM duepost.route") == [(True,)])
         assert relay.wait_until_idle(20)
 
 
@@ -158,4 +158,5 @@ def test_a_limit_at_one_relay_says_nothing_of_another(site: Site, relay: Scripte
         with site.workers("again"), site.watch("watch-again"):
             site.wait_until_finished(240, timeout=120)
         assert other.most_at_once > 1
-    assert len(site.query("SELECT route FROM duepost.route")) == 2
+    target = other.url.rpartition("@")[2].removeprefix("smtp://")
+    assert site.query("SELECT name, target, connections FROM duepost.route") == [("default", target, None)]

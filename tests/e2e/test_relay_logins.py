@@ -24,7 +24,7 @@ def logins(relay: ScriptedRelay) -> Counter[str]:
 
 
 def circuit_reason(site: Site) -> str:
-    [(is_open, reason)] = site.query("SELECT circuit_open, circuit_reason FROM duepost.control")
+    [(is_open, reason)] = site.query("SELECT circuit_open, circuit_reason FROM duepost.route")
     return str(reason) if is_open else ""
 
 
@@ -37,7 +37,8 @@ def put_off_probes(site: Site) -> None:
     site.query(
         "CREATE FUNCTION put_off_probe() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF NEW.circuit_open THEN NEW.probe_at := now() + interval '1 h'; END IF; RETURN NEW; END $$;"
-        "CREATE TRIGGER put_off_probe BEFORE UPDATE ON duepost.control FOR EACH ROW EXECUTE FUNCTION put_off_probe()"
+        "CREATE TRIGGER put_off_probe BEFORE INSERT OR UPDATE ON duepost.route"
+        " FOR EACH ROW EXECUTE FUNCTION put_off_probe()"
     )
 
 

@@ -89,7 +89,10 @@ def _happen(site: Site) -> dict[str, int]:
     relay.on(Phase.BANNER, reply("554 5.7.1 whispered refusal"))
     relay.on(Phase.MAIL, reply("421 4.3.2 closing"))
     [ids["late"]] = site.schedule(prefix="late-person")
-    wait_until(lambda: site.query("SELECT circuit_open FROM duepost.control") == [(True,)], state=site.logs)
+    wait_until(
+        lambda: site.query("SELECT circuit_open FROM duepost.route") == [(True,)],
+        state=site.logs,
+    )
     return ids
 
 

@@ -125,7 +125,7 @@ def test_a_relay_that_is_away_at_the_start_is_waited_for(url: str, tmp_path: Pat
     site.schedule(3)
     with site.watch(), site.workers():
         wait_until(
-            lambda: site.query("SELECT circuit_open FROM duepost.control") == [(True,)],
+            lambda: site.query("SELECT circuit_open FROM duepost.route") == [(True,)],
             what="the circuit",
             state=site.logs,
         )

@@ -181,7 +181,7 @@ def test_a_refusal_is_taken_apart_and_is_nobody_elses(harness: Harness) -> None:
         """
     )
     jobs = [OwnJob() for _ in ids]
-    senders = harness.app.email_work
+    senders = harness.app.routes["default"].email_work
     works = senders.claim(list(zip(ids, jobs, strict=True)))
     for work in works:
         work.attempt.judged.extend(harness.deliveries(work.attempt.email))

@@ -19,12 +19,12 @@ RELAY_FAULTS = [
 
 
 def control(harness: Harness) -> tuple[object, ...]:
-    [row] = harness.query("SELECT circuit_open, probe_pause, circuit_reason FROM duepost.control")
+    [row] = harness.query("SELECT circuit_open, probe_pause, circuit_reason FROM duepost.route")
     return row
 
 
 def probe_now(harness: Harness) -> None:
-    harness.query("UPDATE duepost.control SET probe_at = now()")
+    harness.query("UPDATE duepost.route SET probe_at = now() WHERE circuit_open")
     harness.deliver()
 
 
@@ -76,7 +76,7 @@ def test_a_clock_that_goes_back_does_not_put_off_the_next_probe(harness: Harness
     relay.on(Phase.BANNER, reply("554 5.7.1 go away"), times=1)
     email_id = harness.schedule()
     harness.deliver()
-    harness.query("UPDATE duepost.control SET probe_at = probe_at + interval '1 h', swept_at = now() + interval '1 h'")
+    harness.query("UPDATE duepost.route SET probe_at = probe_at + interval '1 h'")
     harness.deliver()
     assert harness.ledger(email_id) == ["sent"]
 
@@ -119,7 +119,7 @@ def test_a_thousand_due_emails_against_a_refused_login_make_few_connections_and_
             )
             harness.deliver()
             # However long that took: it is not yet time for a probe.
-            harness.query("UPDATE duepost.control SET probe_at = now() + make_interval(secs => probe_pause)")
+            harness.query("UPDATE duepost.route SET probe_at = now() + make_interval(secs => probe_pause)")
             harness.deliver()
             assert relay.connections <= 3
             assert relay.messages == []
@@ -149,7 +149,7 @@ def test_the_circuit_asks_for_its_own_probe(harness: Harness, relay: ScriptedRel
     harness.schedule()
     harness.deliver()
     assert harness.query(
-        "SELECT q.eta = c.probe_at FROM dramatiq.queue q, duepost.control c WHERE queue_name = 'duepost_scheduler'"
+        "SELECT q.eta = c.probe_at FROM dramatiq.queue q, duepost.route c WHERE queue_name = 'duepost_scheduler'"
     ) == [(True,)]
 
 
@@ -178,7 +178,7 @@ def test_a_probe_that_fails_before_the_relay_is_asked_leaves_its_turn_to_another
     probe_now(harness)
     harness.deliver()
     assert control(harness) == (True, 5, "banner 554 5.7.1")
-    assert harness.query("SELECT probe_at <= now() FROM duepost.control") == [(True,)]
+    assert harness.query("SELECT probe_at <= now() FROM duepost.route") == [(True,)]
     harness.query("UPDATE duepost.scheduled_email SET due_at = now() WHERE id = %(id)s", id=well)
     harness.deliver()
     assert harness.ledger(well) == ["sent"]
@@ -203,7 +203,7 @@ def test_what_is_about_us_drops_nothing_opens_the_circuit_and_is_one_alert_in_wh
     harness: Harness, relay: ScriptedRelay, phase: Phase, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alerts: list[object] = []
-    monkeypatch.setattr("actors.alerts.alerts.circuit_opened", alerts.append)
+    monkeypatch.setattr("actors.alerts.alerts.circuit_opened", lambda ruling, _: alerts.append(ruling))
     relay.on(phase, reply(said))
     ids = [harness.schedule() for _ in range(20)]
     for _ in range(3):

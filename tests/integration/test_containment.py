@@ -71,7 +71,13 @@ def send_together(harness: Harness) -> None:
     while (message := next(consumer)) is not None:
         waiting.append(message)
     jobs = [(int(message.args[0]), OwnJob()) for message in waiting]
-    together = Dispatcher(harness.app.email_work, ReadyInbox(jobs[1:]), harness.app.channel, 8, harness.app.route)
+    together = Dispatcher(
+        harness.app.routes["default"].email_work,
+        ReadyInbox(jobs[1:]),
+        harness.app.routes["default"].channel,
+        8,
+        harness.app.routes["default"].route,
+    )
     together._waiting.append(jobs[0])
     together._drive_until_done()
     together.close()

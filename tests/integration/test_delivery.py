@@ -124,8 +124,8 @@ def test_a_row_that_is_locked_when_its_message_comes_is_looked_at_again(harness:
 def test_a_doubled_message_sends_once(harness: Harness, relay: ScriptedRelay) -> None:
     email_id = harness.schedule()
     harness.enqueue()
-    harness.app.send_email.send(email_id)
-    harness.app.send_email.send(email_id)
+    harness.app.routes["default"].send_email.send(email_id)
+    harness.app.routes["default"].send_email.send(email_id)
     harness.send()
     assert len(relay.messages) == 1
 

@@ -52,13 +52,13 @@ def test_a_long_pass_looks_for_the_newest_between_its_pages(harness: Harness, mo
     monkeypatch.setattr(scheduler, "PAGE", 5)
     for _ in range(12):
         make_late(harness, harness.schedule(kind="late"))
-    pages = harness.app.scheduler.due_pages()
-    first = next(pages)
+    pages = harness.app.scheduler.due_pages([])
+    way, first = next(pages)
     newest = harness.schedule(kind="on_time")
-    harness.app.scheduler.enqueue_each(first)
+    harness.app.scheduler.enqueue_each(first, way)
     taken = []
-    for page in pages:
-        harness.app.scheduler.enqueue_each(page)
+    for way, page in pages:
+        harness.app.scheduler.enqueue_each(page, way)
         taken.append([each.id for each in page])
     assert taken[0] == [newest]
     assert [len(page) for page in taken[1:]] == [5, 2]
@@ -70,7 +70,7 @@ def test_a_pass_beside_a_long_one_leaves_it_all_to_that_and_comes_again(
     monkeypatch.setattr(scheduler, "PAGE", 5)
     for _ in range(7):
         harness.schedule()
-    pages = harness.app.scheduler.due_pages()
+    pages = harness.app.scheduler.due_pages([])
     next(pages)
     with pytest.raises(dramatiq.errors.Retry) as beside:
         harness.app.scheduler.enqueue_due_emails()

@@ -12,7 +12,7 @@ from actors.delivery.job import OwnJob
 from actors.delivery.journal import header
 from actors.delivery.lanes import Blocking
 from actors.ruling import Phase
-from models import control
+from models import circuits
 from models.database.connections import Database
 from tests.app_harness import Harness
 from tests.postgres import PostgresServer
@@ -45,15 +45,15 @@ def another(harness: Harness) -> Iterator[Harness]:
 def take_replies(harness: Harness, email_id: int, copies: int = 1) -> Work:
     """A worker claims an email, and takes the relay's replies to so many copies: all but the conclusion."""
     harness.enqueue()
-    [work] = harness.app.email_work.claim([(email_id, OwnJob())])
+    [work] = harness.app.routes["default"].email_work.claim([(email_id, OwnJob())])
     if work.is_unread:
-        harness.app.email_work.read([work])
-    client = ChannelClient(harness.app.channel)
-    while copies and (step := harness.app.email_work.advance(work)) is not None:
+        harness.app.routes["default"].email_work.read([work])
+    client = ChannelClient(harness.app.routes["default"].channel)
+    while copies and (step := harness.app.routes["default"].email_work.advance(work)) is not None:
         if isinstance(step, Blocking):
             step.work()
         else:
-            harness.app.email_work.take(work, client.deliver(step))
+            harness.app.routes["default"].email_work.take(work, client.deliver(step))
             copies -= 1
     client.close()
     return work
@@ -169,8 +169,8 @@ def test_a_relay_that_has_refused_us_opens_the_circuit(
     die(harness)
     another.app.rescuer.rescue()
     assert harness.row(email_id)["state"] == "scheduled"
-    assert harness.query("SELECT circuit_open FROM duepost.control") == [(True,)]
-    assert control.close_circuit(harness.database)
+    assert harness.query("SELECT circuit_open FROM duepost.route") == [(True,)]
+    assert circuits.close_circuit(harness.database, "default")
 
 
 def test_of_several_users_those_who_have_their_copy_get_no_other(
@@ -344,7 +344,7 @@ def test_a_worker_that_comes_back_concludes_nothing_of_what_was_concluded_from_i
     die(harness)
     another.app.rescuer.rescue()
     before = harness.query("SELECT to_jsonb(d) FROM duepost.delivery AS d")
-    harness.app.conclusions.conclude(decision_on(work.attempt.email, work.attempt.judged))
+    harness.app.routes["default"].conclusions.conclude(decision_on(work.attempt.email, work.attempt.judged))
     assert harness.query("SELECT to_jsonb(d) FROM duepost.delivery AS d") == before
     assert len(harness.attempts(email_id)) == 1
 
@@ -360,7 +360,7 @@ def test_a_worker_whose_email_was_tried_again_since_loses_its_claim(
     die(harness)
     another.app.rescuer.rescue()
     with pytest.raises(LostClaim):
-        harness.app.conclusions.conclude(decision_on(work.attempt.email, work.attempt.judged))
+        harness.app.routes["default"].conclusions.conclude(decision_on(work.attempt.email, work.attempt.judged))
 
 
 def test_databases_that_share_a_folder_do_not_read_each_others_journals(
@@ -389,7 +389,7 @@ def test_a_conclusion_that_failed_for_good_is_made_from_this_processs_own_journa
 ) -> None:
     email_id = harness.schedule()
     work = take_replies(harness, email_id)
-    harness.app.email_work.fail(work, RuntimeError("the conclusion failed"))
+    harness.app.routes["default"].email_work.fail(work, RuntimeError("the conclusion failed"))
     harness.query("UPDATE duepost.scheduled_email SET claimed_at = now() - interval '2 min'")
     harness.app.rescuer.rescue_forgotten()
     assert harness.ledger(email_id) == ["sent"]

@@ -119,7 +119,7 @@ def test_an_email_whose_worker_ended_is_one_line(harness: Harness, caplog: pytes
     claimed = harness.claim(email_id)
     assert claimed is not None
     caplog.clear()
-    harness.app.rescuer.mark_lost(emails.Lost(claimed.id, claimed.claim, claimed.kind, 0))
+    harness.app.rescuer.mark_lost(emails.Lost(claimed.id, claimed.claim, claimed.kind, 0, "default"))
     [record] = failures_of(caplog)
     assert facts(record) == {"kind": "welcome", "verdict": "unknown", "email_id": str(email_id), "state": "scheduled"}
 

@@ -38,7 +38,7 @@ class Hand:
         self.lookout = Lookout(
             app.database,
             app.broker,
-            app.settings.smtp_connections,
+            [each.served for each in app.routes.values()],
             app.scheduler.enqueue_due_emails,
             clock=lambda: self.seconds,
         )
@@ -177,8 +177,8 @@ def test_of_a_line_it_takes_what_there_are_connections_for_and_asks_for_a_pass(
     "what",
     [
         "UPDATE duepost.control SET paused = true",
-        "UPDATE duepost.control SET circuit_open = true, probe_at = now() + interval '1 min', probe_pause = 60",
-        "INSERT INTO duepost.route (route, paused_until, pause) VALUES ('relay:25', now() + interval '5 s', 5)",
+        "UPDATE duepost.route SET circuit_open = true, probe_at = now() + interval '1 min', probe_pause = 60",
+        "UPDATE duepost.route SET paused_until = now() + interval '5 s', pause = 5",
         "UPDATE duepost.item SET expires_at = now(), scheduled_at = now() - interval '1 s'",
         "UPDATE duepost.item SET due_at = now() + interval '1 s'",
         "UPDATE duepost.item SET due_at = now() - interval '2 s'",
@@ -187,7 +187,7 @@ def test_of_a_line_it_takes_what_there_are_connections_for_and_asks_for_a_pass(
 def test_what_may_not_be_sent_or_is_the_schedulers_is_left_alone(hand: Hand, what: str) -> None:
     hand.harness.schedule()
     hand.harness.query(what)
-    assert emails.due_now(hand.harness.app.database) == []
+    assert emails.due_now(hand.harness.app.database, ["default"]) == {}
 
 
 def test_what_another_transaction_holds_is_handed_over_once_and_then_left_to_a_pass(
@@ -226,10 +226,10 @@ def test_what_fails_here_is_nobody_elses_and_leaves_no_message(hand: Hand, monke
     failing = hand.harness.schedule(address="fails@example.com")
     claim = emails.claim_unread
 
-    def fail(database: Database, ids: list[int], worker_id: int) -> object:
+    def fail(database: Database, ids: list[int], worker_id: int, way: str) -> object:
         if failing in ids:
             raise RuntimeError("broken")
-        return claim(database, ids, worker_id)
+        return claim(database, ids, worker_id, way)
 
     monkeypatch.setattr(emails, "claim_unread", fail)
     hand.look_at_what_is_due_now()

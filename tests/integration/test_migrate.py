@@ -12,7 +12,7 @@ from dramatiq_pg.schema import generate_init_sql
 from models.database.connections import Database
 from models.database.migrate import FOLDER, FUNCTIONS, check_schema, migrate, migrations
 from models.errors import MigrationRefused, SchemaMismatch
-from tests.postgres import PostgresServer, make_schema_of_0_1
+from tests.postgres import PostgresServer, make_schema_of_0_1, make_tables_of
 
 
 def apply(url: str, folder: Path = FOLDER) -> list[str]:
@@ -165,4 +165,48 @@ def test_a_database_of_0_1_is_upgraded_with_what_is_pending_in_it(each_server: P
         ]
         again = "SELECT duepost.schedule_email('k', 'a@example.com', subject => 's', body_text => 'b', key => '4')"
         assert database.execute(again) == database.execute("SELECT max(id) FROM duepost.scheduled_email")
+        database.close()
+
+
+#: What a database holds before its relay has a name: an email in each state, and a circuit that is open.
+ONE_RELAY = """
+    INSERT INTO duepost.item (id, kind, scheduled_at, due_at, is_held)
+    SELECT n, 'k', now(), now(), n = 3 FROM generate_series(1, 4) AS n;
+    INSERT INTO duepost.email (item_id, message_id_header, date_header, address, subject, body_text)
+    SELECT n, '<' || n || '@x>', now(), 'a@example.com', 's', 'b' FROM generate_series(1, 4) AS n;
+    INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at)
+    VALUES (1, nextval('duepost.claim_number'), 7, now());
+    INSERT INTO dramatiq.queue (message_id, queue_name, state, message, key)
+    VALUES (gen_random_uuid(), 'duepost_send', 'queued', '{}', 2);
+    INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('k', 'hold');
+    INSERT INTO duepost.worker (host, pid, gone_at) VALUES ('elsewhere', 1, now());
+    INSERT INTO duepost.route (route, pause) VALUES ('relay.example.com:25', 3);
+    INSERT INTO duepost.route_worker (route, worker_id) SELECT 'relay.example.com:25', id FROM duepost.worker;
+    UPDATE duepost.control
+    SET circuit_open = true, circuit_opened_at = now(), circuit_reason = 'auth 535 5.7.8', probe_pause = 40,
+        probe_at = now() + interval '40 s';
+    CREATE VIEW public.pending AS SELECT id, route FROM duepost.scheduled_email;
+"""
+
+
+def test_what_is_pending_and_a_circuit_that_is_open_are_the_default_routes_from_then_on(
+    each_server: PostgresServer,
+) -> None:
+    with each_server.fresh_database(migrated=False) as url:
+        make_tables_of(url, 15)
+        database = Database(url)
+        database.execute(ONE_RELAY)
+        assert apply(url) == [each.name for each in migrations() if each.number > 15]
+        check_schema(database)
+        assert database.execute("SELECT id, state, route FROM duepost.scheduled_email ORDER BY id") == [
+            (1, "sending", "default"),
+            (2, "queued", "default"),
+            (3, "unknown", "default"),
+            (4, "scheduled", "default"),
+        ]
+        assert database.execute(
+            "SELECT name, circuit_open, circuit_reason, probe_pause, probe_at > now(), pause FROM duepost.route"
+        ) == [("default", True, "auth 535 5.7.8", 40, True, 0)]
+        assert database.execute("SELECT kind, on_unknown, route FROM duepost.kind") == [("k", "hold", None)]
+        assert database.execute("SELECT count(*) FROM public.pending WHERE route = 'default'") == [(4,)]
         database.close()

@@ -230,7 +230,7 @@ def claim_without_hearing_of_it(harness: Harness, email_id: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emails, "claim_unread", unheard)
         with pytest.raises(DatabaseUnreachable):
-            harness.app.in_flight.claim(harness.database, [email_id], harness.worker_session.worker_id)
+            harness.app.in_flight.claim(harness.database, [email_id], harness.worker_session.worker_id, "default")
 
 
 def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_at_once_as_never_sent(
@@ -269,7 +269,7 @@ def test_what_is_being_worked_on_is_not_given_back_although_an_earlier_claim_of_
     claim_without_hearing_of_it(harness, email_id)
     harness.app.rescuer.return_orphaned()
     harness.enqueue()
-    [email] = harness.app.in_flight.claim(harness.database, [email_id], harness.worker_session.worker_id)
+    [email] = harness.app.in_flight.claim(harness.database, [email_id], harness.worker_session.worker_id, "default")
     harness.app.rescuer.return_orphaned()
     assert harness.row(email_id)["state"] == "sending"
     harness.app.in_flight.drop(email.claim)
@@ -280,7 +280,7 @@ def test_a_worker_whose_claim_was_taken_over_concludes_nothing(harness: Harness)
     harness.enqueue()
     email = harness.claim(email_id)
     assert email is not None
-    harness.app.rescuer.mark_lost(emails.Lost(email.id, email.claim, email.kind, 0))
+    harness.app.rescuer.mark_lost(emails.Lost(email.id, email.claim, email.kind, 0, "default"))
     harness.query("UPDATE duepost.scheduled_email SET attempts = 0")
     with pytest.raises(LostClaim):
         harness.conclude(email, list(harness.deliveries(email)))
@@ -315,10 +315,10 @@ def test_a_row_that_somebody_holds_keeps_nobody_else_from_concluding(
     with application.cursor() as cursor:
         cursor.execute("SELECT duepost.clear_scheduled_emails_to('a1@example.com')")
         cursor.execute("SELECT FROM duepost.scheduled_email WHERE id = %s FOR UPDATE", (ids[1],))
-        assert harness.app.conclusions.conclude_together(plain) == {ids[0], ids[2]}
+        assert harness.app.routes["default"].conclusions.conclude_together(plain) == {ids[0], ids[2]}
         assert [harness.ledger(each) for each in ids] == [["sent"], [], ["sent"]]
     application.rollback()
-    assert harness.app.conclusions.conclude_together(plain) == {ids[1]}
+    assert harness.app.routes["default"].conclusions.conclude_together(plain) == {ids[1]}
     assert [harness.ledger(each) for each in ids] == [["sent"]] * 3
 
 
@@ -345,7 +345,7 @@ def test_a_copy_that_is_out_is_not_sent_again_when_the_worker_dies_between_copie
     assert email is not None
     copies = harness.deliveries(email)
     next(copies)
-    harness.app.rescuer.mark_lost(emails.Lost(email.id, email.claim, email.kind, 0))
+    harness.app.rescuer.mark_lost(emails.Lost(email.id, email.claim, email.kind, 0, "default"))
     harness.deliver()
     assert [message.recipients[0] for message in relay.messages].count("ann@example.com") == 1
     assert harness.ledger(email_id) == ["sent", "sent", "sent"]

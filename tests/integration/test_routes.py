@@ -14,12 +14,13 @@ from actors.ruling import Phase, Ruling, Scope
 from duepost.commands.routes import route_facts
 from models import routes, workers
 from models.database.connections import Database
+from models.routes import RouteState
 from models.words import Verdict
 from models.workers import Process
 from tests.relays import Action, ScriptedRelay, close, reply, reset
 from tests.smtp_client import Client
 
-RELAY = "relay.example.com:25"
+RELAY = "marketing"
 
 
 class Worker:
@@ -28,8 +29,7 @@ class Worker:
     def __init__(self, database: Database, relay: ScriptedRelay | None, number: int) -> None:
         self.id = number
         self.relay = Relay.from_url(relay.url) if relay is not None else None
-        name = self.relay.route if self.relay is not None else RELAY
-        self.route = SharedRoute(database, lambda: name, lambda: number)
+        self.route = SharedRoute(database, RELAY, lambda: number)
         self.connections: list[Client] = []
 
     def open(self) -> Ruling | None:
@@ -90,9 +90,14 @@ def bob(database: Database, few: ScriptedRelay, enrolled: Callable[[], int]) -> 
     worker.close()
 
 
-def limit(database: Database) -> object:
-    [(found,)] = database.execute("SELECT connections FROM duepost.route")
+def state(database: Database) -> RouteState:
+    [found] = [each for each in routes.states(database) if each.name == RELAY]
     return found
+
+
+def limit(database: Database) -> object:
+    rows = database.execute("SELECT connections FROM duepost.route WHERE name = %(name)s", {"name": RELAY})
+    return rows[0][0] if rows else None
 
 
 def test_one_connection_too_many_teaches_how_many_there_may_be(database: Database, ada: Worker) -> None:
@@ -101,8 +106,7 @@ def test_one_connection_too_many_teaches_how_many_there_may_be(database: Databas
     with pytest.raises(NoPlace):
         ada.open()
     assert limit(database) == 2
-    [shown] = routes.known(database)
-    assert shown.connections_because == "banner 421 4.7.0"
+    assert state(database).allowed_because == "banner 421 4.7.0"
 
 
 def test_what_is_known_is_not_asked_of_the_relay_again(database: Database, ada: Worker, few: ScriptedRelay) -> None:
@@ -178,16 +182,17 @@ def test_one_more_is_tried_after_a_quiet_time_and_a_refusal_makes_the_next_try_l
     def try_again() -> object:
         database.execute(
             "UPDATE duepost.route SET raise_at = now() - interval '1 s', connections_at = now() - interval '1 h'"
+            " WHERE connections IS NOT NULL"
         )
         with pytest.raises(NoPlace):
             ada.open()
-        return database.execute("SELECT connections, raise_pause FROM duepost.route")
+        return database.execute("SELECT connections, raise_pause FROM duepost.route WHERE connections IS NOT NULL")
 
     assert try_again() == [(2, 240)]
     assert try_again() == [(2, 480)]
     assert few.surplus == 3
     few.limit = 3
-    database.execute("UPDATE duepost.route SET raise_at = now() - interval '1 s'")
+    database.execute("UPDATE duepost.route SET raise_at = now() - interval '1 s' WHERE connections IS NOT NULL")
     assert ada.open() is None
     assert limit(database) == 3
 
@@ -317,8 +322,7 @@ def test_what_cannot_be_behind_a_dot_is_known_to_all_and_until_somebody_forgets_
     ada.route.look()
     bob.route.look()
     assert not bob.route.goes_ahead
-    [shown] = routes.known(database)
-    assert shown.ahead_off_because == "hung up on what lay behind a dot"
+    assert state(database).ahead_off_because == "hung up on what lay behind a dot"
     database.execute("UPDATE duepost.route SET ahead_off_at = NULL, ahead_off_because = NULL")
     for worker in (ada, bob):
         worker.route.look()
@@ -331,7 +335,7 @@ def test_pauses_double_while_refused_and_shrink_while_it_goes_well(database: Dat
             return routes.slow_down(cursor, RELAY, because="mail 450 4.7.1", jitter=1.0)
 
     def is_paused() -> object:
-        return database.execute("SELECT duepost.is_route_paused()")[0][0]
+        return database.execute("SELECT duepost.is_route_blocked('marketing')")[0][0]
 
     def later(seconds: float) -> None:
         database.execute("UPDATE duepost.route SET paused_until = now() - make_interval(secs => %(s)s)", {"s": seconds})
@@ -356,19 +360,24 @@ def test_a_pause_from_before_the_clock_was_put_back_is_over(database: Database) 
     with database.transaction() as cursor:
         routes.slow_down(cursor, RELAY, because="mail 450", jitter=1.0)
     database.execute("UPDATE duepost.route SET paused_until = now() + interval '1 h'")
-    assert database.execute("SELECT duepost.is_route_paused()") == [(False,)]
+    assert database.execute("SELECT duepost.is_route_blocked('marketing')") == [(False,)]
 
 
 def test_an_operator_reads_what_a_relay_has_shown_of_itself(database: Database) -> None:
-    assert route_facts(database) == []
+    assert route_facts(routes.states(database)) == []
     with database.transaction() as cursor:
         routes.slow_down(cursor, RELAY, because="mail 450 4.7.1", jitter=1.0)
     routes.stop_going_ahead(database, RELAY, "no reply to a dot that something lay behind")
     database.execute(
         "UPDATE duepost.route SET connections = 2, connections_at = '2026-01-02', raise_at = now(),"
-        " connections_because = 'banner 421 4.7.0'"
+        " connections_because = 'banner 421 4.7.0', target = 'relay.example.com:25' WHERE name = 'marketing'"
     )
-    paused, allows, off = route_facts(database)
-    assert paused.startswith("relay.example.com:25 has had too much of us (mail 450 4.7.1): nothing is sent before 2")
-    assert allows == ("relay.example.com:25 allows 2 connections (banner 421 4.7.0, learnt at 2026-01-02 00:00:00 UTC)")
+    paused, allows, off = route_facts(routes.states(database))
+    assert paused.startswith(
+        "marketing (relay.example.com:25) has had too much of us (mail 450 4.7.1): nothing is sent before 2"
+    )
+    assert allows == (
+        "marketing (relay.example.com:25) allows 2 connections (banner 421 4.7.0, learnt at 2026-01-02 00:00:00 UTC)"
+    )
     assert "pipelining ahead is off since" in off
+    assert off.endswith("take ?pipelining=ahead out of DUEPOST_SMTP_URL_MARKETING")

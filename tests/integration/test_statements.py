@@ -40,6 +40,11 @@ SAMPLES = {
     "enough": "1000",
     "state": "NULL",
     "kind": "NULL",
+    "route": "'default'",
+    "routes": "ARRAY['default']",
+    "way": "'default'",
+    "target": "'relay.example.com:25'",
+    "fallback": "NULL",
     "worker_id": "1",
     "claim": "1::bigint",
     "results": "'[]'::jsonb",
@@ -127,6 +132,9 @@ HOT = [
     ("emails", "held_by_the_gone", "item_pkey"),
     ("emails", "held_by", "item_pkey"),
     ("reports", "pending", "item_due"),
+    ("reports", "oldest_due", "item_due"),
+    ("reports", "due_count", "item_due"),
+    ("reports", "unserved_routes", "item_due"),
     ("messages", "claim", "queue_claimable"),
     ("messages", "acknowledge", "queue_pkey"),
     ("messages", "store_retry", "queue_pkey"),
@@ -148,8 +156,9 @@ def plan_of(database: Database, statement: str) -> str:
 
 #: Emails' lives, as their functions are called.
 LIFE = (
-    "SELECT duepost.enqueue_items(ARRAY[500], ARRAY[gen_random_uuid()], ARRAY['{}']::jsonb[], 'q', ARRAY[10])",
-    "SELECT id FROM duepost.claim_emails_v2(ARRAY[500], 1)",
+    "SELECT duepost.enqueue_items("
+    "ARRAY[500], ARRAY[gen_random_uuid()], ARRAY['{}']::jsonb[], 'q', ARRAY[10], false, 'default')",
+    "SELECT id FROM duepost.claim_emails_v2(ARRAY[500], 1, 'default')",
     "SELECT duepost.conclude_emails(ARRAY[500], ARRAY[currval('duepost.claim_number')],"
     """ '[{"email_id": 500, "user_id": "user-500", "phase": "dot", "verdict": "sent", "outcome": "sent"}]',"""
     " ARRAY[NULL]::uuid[], ARRAY[NULL]::bigint[])",
@@ -283,3 +292,56 @@ def test_a_clear_of_one_user_among_a_million_touches_few_pages(million: Database
     assert isinstance(rows[0][0], list)
     top = rows[0][0][0]["Plan"]
     assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 2000
+
+
+@pytest.fixture(scope="module")
+def one_blocked(server: PostgresServer) -> Iterator[Database]:
+    """A million emails that are due on a route whose circuit is open, and ten on each of two others."""
+    with server.fresh_database() as url:
+        database = Database(url)
+        with database.transaction(UNLIMITED) as cursor:
+            cursor.execute("SET LOCAL synchronous_commit = off")
+            cursor.execute(
+                "INSERT INTO duepost.route (name, circuit_open, probe_at, probe_pause)"
+                " VALUES ('down', true, now() + interval '5 min', 300), ('marketing', false, NULL, 0)"
+            )
+            cursor.execute(
+                "INSERT INTO duepost.item (id, kind, route, scheduled_at, due_at)"
+                " SELECT i, 'k', 'down', t, t FROM"
+                " (SELECT i, now() - i * interval '1 ms' AS t FROM generate_series(1, 1000000) AS i) AS each"
+                " UNION ALL SELECT 1000000 + i, 'k', CASE i % 2 WHEN 0 THEN 'default' ELSE 'marketing' END,"
+                " now(), now()"
+                " FROM generate_series(1, 20) AS i"
+            )
+        database.execute("ANALYZE", limits=UNLIMITED)
+        yield database
+        database.close()
+
+
+def blocks_of(database: Database, statement: str, **samples: str) -> int:
+    """How many pages a statement touches."""
+    filled = re.sub(r"%\((\w+)\)s", lambda match: {**SAMPLES, **samples}[match[1]], statement)
+    rows = database.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {filled}")
+    assert isinstance(rows[0][0], list)
+    top = rows[0][0][0]["Plan"]
+    return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("emails", "due_page"),
+        ("emails", "newest_due"),
+        ("emails", "next_due_at"),
+        ("emails", "due_now"),
+        ("routes", "ways"),
+    ],
+)
+def test_a_million_due_emails_of_a_route_that_is_down_cost_the_others_nothing(
+    one_blocked: Database, module: str, name: str
+) -> None:
+    statement = statements(str(ROOT / "models" / f"{module}.py"))[name]
+    served = {"route": "'marketing'", "routes": "ARRAY['default', 'marketing']"}
+    # The first time in a session a function is planned, which reads the catalog.
+    blocks_of(one_blocked, statement, **served)
+    assert blocks_of(one_blocked, statement, **served) < 500

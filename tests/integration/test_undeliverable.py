@@ -158,13 +158,13 @@ def test_zero_days_keep_no_content(harness: Harness, relay: ScriptedRelay, monke
 
 
 def circuit(harness: Harness) -> bool:
-    [(is_open,)] = harness.query("SELECT circuit_open FROM duepost.control")
+    [(is_open,)] = harness.query("SELECT circuit_open FROM duepost.route")
     return is_open is True
 
 
 def probe(harness: Harness) -> None:
     harness.make_due()
-    harness.query("UPDATE duepost.control SET probe_at = now()")
+    harness.query("UPDATE duepost.route SET probe_at = now()")
     harness.deliver()
 
 
@@ -193,7 +193,7 @@ def test_five_of_different_domains_suffice(harness: Harness, relay: ScriptedRela
     harness.deliver()
     assert circuit(harness)
     assert [harness.row(each)["state"] for each in ids] == ["scheduled"] * 5
-    assert harness.query("SELECT circuit_reason FROM duepost.control") == [("rcpt 554 5.7.1, all recipients alike",)]
+    assert harness.query("SELECT circuit_reason FROM duepost.route") == [("rcpt 554 5.7.1, all recipients alike",)]
 
 
 def test_refusals_among_acceptances_are_the_recipients_own(harness: Harness, relay: ScriptedRelay) -> None:

@@ -85,12 +85,12 @@ class Site:
 
     def circuit_reason(self) -> str:
         """Why nothing is sent; an empty text where the circuit is closed."""
-        rows = self.query("SELECT circuit_reason FROM duepost.control WHERE circuit_open")
+        rows = self.query("SELECT circuit_reason FROM duepost.route WHERE circuit_open")
         return str(rows[0][0]) if rows else ""
 
     def hurry(self) -> None:
         """Moves time: what waits is due, and so is a probe."""
-        self.query("UPDATE duepost.control SET probe_at = now() WHERE circuit_open")
+        self.query("UPDATE duepost.route SET probe_at = now() WHERE circuit_open")
         self.query("UPDATE duepost.scheduled_email SET due_at = now() WHERE state = 'scheduled' AND due_at > now()")
 
     def wait_until_finished(self, timeout: float = 180, *, hurry: bool = False) -> None:

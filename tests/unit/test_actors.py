@@ -20,7 +20,7 @@ def test_nothing_cuts_a_dialogue_short(application: Application) -> None:
 
 
 def test_what_fails_is_retried_without_limit(application: Application) -> None:
-    assert application.send_email.options["max_retries"] is None
+    assert application.routes["default"].send_email.options["max_retries"] is None
     assert application.enqueue_due_emails.options["max_retries"] is None
 
 

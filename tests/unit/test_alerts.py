@@ -139,6 +139,16 @@ def test_an_opened_circuit_is_an_error_of_no_kind(sentry: SentryEndpoint) -> Non
     assert event["tags"] == {"kind": "-", "phase": "connect", "verdict": "retry"}
 
 
+def test_of_several_relays_the_one_that_fails_is_named_and_is_an_issue_of_its_own(
+    sentry: SentryEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    alerts.circuit_opened(REFUSED_CONNECTION, "marketing")
+    event = only_event(sentry)
+    assert event["fingerprint"] == ["-", "retry", "-", "marketing"]
+    assert event["tags"] == {"kind": "-", "phase": "connect", "route": "marketing", "verdict": "retry"}
+    assert "sending through it is stopped: kind=- verdict=retry route=marketing" in caplog.text
+
+
 def test_a_lost_claim_is_an_error(sentry: SentryEndpoint) -> None:
     alerts.lost_claim(7, "welcome")
     event = only_event(sentry)

@@ -53,6 +53,7 @@ class AllAtOnce:
     retry = 0.0
     hold = 0.0
     idle_limit = float("inf")
+    called = "The route"
 
     def most(self, size: int) -> int:
         return size
@@ -182,7 +183,7 @@ def dispatcher_of(size: int, squares: Squares) -> Dispatcher[Work, Envelope]:
 
 def at_once(
     pool: ThreadPoolExecutor, dispatcher: Dispatcher[Work, Envelope], squares: Squares, numbers: Sequence[int]
-) -> dict[int, Future[None]]:
+) -> dict[int, Future[bool]]:
     """The first is on its way when the others come."""
     first, *others = numbers
     done = {first: pool.submit(dispatcher.do, first)}

@@ -273,6 +273,7 @@ class Unpaced:
     retry = 0.0
     hold = 0.0
     idle_limit = float("inf")
+    called = "The route"
 
     def most(self, size: int) -> int:
         return size

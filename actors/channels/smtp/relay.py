@@ -112,8 +112,8 @@ class Relay:
         return cls(_host(parts), _port(parts, _DEFAULT_PORTS[security]), security, username, password, pipelining)
 
     @property
-    def route(self) -> str:
-        """What the database knows it by: `host:port`, in lower case and without a login."""
+    def target(self) -> str:
+        """Where it is: `host:port`, in lower case and without a login."""
         host = self.host.lower().removesuffix(".")
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 

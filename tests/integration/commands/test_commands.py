@@ -285,11 +285,9 @@ def test_of_an_email_to_several_only_those_without_an_outcome_are_dropped(shell:
 
 def test_an_operator_asks_for_a_probe(shell: Shell) -> None:
     assert "closed" in shell.run("probe")
-    shell.query(
-        "UPDATE duepost.control SET circuit_open = true, probe_at = now() + interval '5 min', probe_pause = 300"
-    )
+    shell.query("UPDATE duepost.route SET circuit_open = true, probe_at = now() + interval '5 min', probe_pause = 300")
     assert "asked for" in shell.run("probe")
-    assert shell.query("SELECT probe_at <= now() FROM duepost.control") == [(True,)]
+    assert shell.query("SELECT probe_at <= now() FROM duepost.route") == [(True,)]
     assert shell.query("SELECT count(*) FROM dramatiq.queue") == [(1,)]
 
 

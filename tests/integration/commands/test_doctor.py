@@ -58,7 +58,7 @@ def test_the_doctor_says_what_fails(url: str, tmp_path: Path) -> None:
     with ScriptedRelay() as relay:
         relay.on(Phase.BANNER, reply("554 5.7.1 go away"))
         shell = Shell(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path))
-        shell.query("UPDATE duepost.control SET circuit_open = true, probe_at = now(), circuit_reason = 'banner 554'")
+        shell.query("UPDATE duepost.route SET circuit_open = true, probe_at = now(), circuit_reason = 'banner 554'")
         done = duepost("doctor", env=shell.env)
     assert done.returncode == 1
     failed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("failed")}

@@ -145,14 +145,14 @@ FAILING: list[tuple[str, Check, list[str], list[str]]] = [
     (
         "the circuit is open",
         checks.delivery,
-        ["UPDATE duepost.control SET circuit_open = true, circuit_reason = 'auth 535 5.7.8', probe_at = '2030-01-01Z'"],
+        ["UPDATE duepost.route SET circuit_open = true, circuit_reason = 'auth 535 5.7.8', probe_at = '2030-01-01Z'"],
         ["the circuit is open (auth 535 5.7.8)", "nothing is dropped", "2030-01-01 00:00:00 UTC", "duepost probe"],
     ),
     (
         "the circuit is open, and nobody probes",
         checks.delivery,
         [
-            "UPDATE duepost.control SET circuit_open = true, circuit_reason = 'mail 550',"
+            "UPDATE duepost.route SET circuit_open = true, circuit_reason = 'mail 550',"
             " probe_at = now() - interval '7 min'"
         ],
         ["the next probe has been due for 7 min: it needs a worker"],

@@ -78,15 +78,15 @@ def test_nothing_goes_behind_a_dot_unless_the_url_asks_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "route"),
+    ("url", "target"),
     [
         ("smtp://Mail.Example.com.", "mail.example.com:25"),
         ("smtps://ada:x@mail?pipelining=ahead", "mail:465"),
         ("smtp://[::1]:2525", "[::1]:2525"),
     ],
 )
-def test_the_database_knows_a_relay_by_host_and_port(url: str, route: str) -> None:
-    assert Relay.from_url(url).route == route
+def test_the_database_knows_a_relay_by_host_and_port(url: str, target: str) -> None:
+    assert Relay.from_url(url).target == target
 
 
 @given(st.text())
