@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -101,7 +101,7 @@ class Scheduler:
             # What failed is told before what is only left to somebody else.
             raise min(unfinished, key=lambda each: isinstance(each, AnotherPass))
 
-    def due_pages(self, unfinished: list[BaseException]) -> Iterator[tuple[Way, list[DueEmail]]]:
+    def due_pages(self, unfinished: list[BaseException]) -> Generator[tuple[Way, list[DueEmail]], None, None]:
         """Due emails page by page, by route, until nothing is due or nothing may be sent; between them the newest.
 
         Each round has a page of each line that is not yet at its end: no route waits for another's.

@@ -169,10 +169,11 @@ def circuit_opened(ruling: Ruling, route: str | None = None) -> None:
         ruling: how it failed.
         route: what the route is called; None where there is only one.
     """
-    sentence = "The relay fails; sending is stopped"
-    if route is not None:
-        sentence = "A relay fails; sending through it is stopped"
-    _report(sentence, level="error", verdict=ruling.verdict, tags={"route": route, **_tags(ruling)})
+    tags = {"route": route, **_tags(ruling)}
+    if route is None:
+        _report("The relay fails; sending is stopped", level="error", verdict=ruling.verdict, tags=tags)
+    else:
+        _report("A relay fails; sending through it is stopped", level="error", verdict=ruling.verdict, tags=tags)
 
 
 def lost_claim(email_id: int, kind: str) -> None:

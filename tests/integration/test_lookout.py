@@ -289,7 +289,7 @@ def test_a_look_that_fails_of_whatever_is_not_the_last(
         raise ValueError("a row that cannot be read")
 
     monkeypatch.setattr(workers, "count", fail)
-    lookout = Lookout(harness.app.database, harness.app.broker, 1, harness.app.scheduler.enqueue_due_emails)
+    lookout = Lookout(harness.app.database, harness.app.broker, [], harness.app.scheduler.enqueue_due_emails)
     lookout.start()
     wait_until(lambda: any("could not be looked for: ValueError" in said for said in caplog.messages))
     lookout.stop()
