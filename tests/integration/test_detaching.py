@@ -81,7 +81,7 @@ def desk(database: Database) -> Iterator[Desk]:
     keeping = Keeping()
     broker = PostgresBroker(database, [Retries(max_retries=1, min_backoff=10, max_backoff=50), keeping])
     desk = Desk(broker, keeping)
-    dramatiq.actor(desk.leave, broker=broker, actor_name="leave", detaches=True)
+    dramatiq.actor(desk.leave, broker=broker, actor_name="leave", detaches=True, batch=8)
     yield desk
     if desk.worker is not None:
         desk.worker.stop()
