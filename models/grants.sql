@@ -40,8 +40,11 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_worker') THEN
         GRANT USAGE ON SCHEMA duepost, dramatiq TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON dramatiq.queue, dramatiq.result TO duepost_worker;
-        GRANT SELECT, UPDATE, DELETE ON duepost.item, duepost.email, duepost.scheduled_email_user TO duepost_worker;
-        GRANT SELECT ON duepost.scheduled_email TO duepost_worker;
+        GRANT SELECT, UPDATE, DELETE ON
+            duepost.item, duepost.email, duepost.message, duepost.scheduled_email_user
+        TO duepost_worker;
+        GRANT SELECT ON duepost.scheduled_email, duepost.scheduled_message, duepost.endpoint TO duepost_worker;
+        GRANT UPDATE (failing_since, disabled_at, disabled_because) ON duepost.endpoint TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.in_hand TO duepost_worker;
         GRANT SELECT, INSERT ON duepost.delivery, duepost.attempt TO duepost_worker;
         GRANT SELECT, INSERT, DELETE ON duepost.suppression TO duepost_worker;

@@ -210,3 +210,48 @@ def test_what_is_pending_and_a_circuit_that_is_open_are_the_default_routes_from_
         assert database.execute("SELECT kind, on_unknown, route FROM duepost.kind") == [("k", "hold", None)]
         assert database.execute("SELECT count(*) FROM public.pending WHERE route = 'default'") == [(4,)]
         database.close()
+
+
+#: What a database holds before it knows messages: an email, its ledger, what is kept of one, kinds with and without a word.
+ONE_CHANNEL = """
+    INSERT INTO duepost.item (id, kind, scheduled_at, due_at) VALUES (1, 'k', now(), now());
+    INSERT INTO duepost.email (item_id, message_id_header, date_header, address, subject, body_text)
+    VALUES (1, '<1@x>', now(), 'a@example.com', 's', 'b');
+    INSERT INTO duepost.delivery (email_id, kind, outcome, attempts, unknowns, scheduled_at, message_id_header)
+    VALUES (2, 'k', 'sent', 1, 0, now(), '<2@x>');
+    INSERT INTO duepost.undeliverable_email (id, kind, email, kept_until) VALUES (3, 'k', '{}', now());
+    INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('k', 'hold');
+    INSERT INTO duepost.email_kind (kind) VALUES ('l');
+"""
+
+
+def test_what_is_there_before_messages_are_known_is_emails_and_goes_on(each_server: PostgresServer) -> None:
+    with each_server.fresh_database(migrated=False) as url:
+        make_tables_of(url, 16)
+        database = Database(url)
+        database.execute(ONE_CHANNEL)
+        assert apply(url) == [each.name for each in migrations() if each.number > 16]
+        check_schema(database)
+        assert database.execute("SELECT id, state FROM duepost.scheduled_email") == [(1, "scheduled")]
+        assert database.execute("SELECT id FROM duepost.scheduled_message") == []
+        assert database.execute("SELECT channel, endpoint, message_id_header FROM duepost.delivery") == [
+            ("email", None, "<2@x>")
+        ]
+        assert database.execute("SELECT channel FROM duepost.undeliverable_email") == [("email",)]
+        assert database.execute("SELECT kind, on_unknown, catch_up FROM duepost.kind ORDER BY kind") == [
+            ("k", "hold", "send"),
+            ("l", "resend", "send"),
+        ]
+        database.execute("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('m', 'hold')")
+        database.execute("INSERT INTO duepost.email_kind (kind) VALUES ('n')")
+        assert database.execute("SELECT on_unknown FROM duepost.email_kind WHERE kind IN ('m', 'n') ORDER BY kind") == [
+            ("hold",),
+            (None,),
+        ]
+        [(installation,)] = database.execute("SELECT installation FROM duepost.control")
+        database.close()
+        with each_server.fresh_database(migrated=False) as another:
+            apply(another)
+            other = Database(another)
+            assert other.execute("SELECT installation FROM duepost.control") != [(installation,)]
+            other.close()
