@@ -35,7 +35,7 @@ class Stage(Enum):
 
 
 class Phase(StrEnum):
-    """How far an attempt had come. An SMTP exception does not tell; the dialogue must know."""
+    """How far an attempt had come, over SMTP or HTTP. An exception does not tell; the dialogue must know."""
 
     RENDER = "render"
     ADDRESS = "address"
@@ -50,6 +50,11 @@ class Phase(StrEnum):
     BODY = "body"
     DOT = "dot"
     QUIT = "quit"
+    ENDPOINT = "endpoint"
+    RESOLVE = "resolve"
+    TLS = "tls"
+    REQUEST = "request"
+    RESPONSE = "response"
 
     @property
     def stage(self) -> Stage:
@@ -71,6 +76,12 @@ _STAGES: Final = {
     Phase.BODY: Stage.ITEM,
     Phase.DOT: Stage.ITEM,
     Phase.QUIT: Stage.ITEM,
+    # An endpoint's URL and secrets are looked at: nothing of that is about an item.
+    Phase.ENDPOINT: Stage.CONNECT,
+    Phase.RESOLVE: Stage.CONNECT,
+    Phase.TLS: Stage.CONNECT,
+    Phase.REQUEST: Stage.NAME,
+    Phase.RESPONSE: Stage.ITEM,
 }
 
 
@@ -153,13 +164,15 @@ class Ruling(NamedTuple):
         verdict: what follows.
         scope: whose fault it is; `Scope.RECIPIENT` where it is nobody's.
         phase: where the dialogue stood.
-        code: the SMTP reply code, None where there was no reply.
+        code: the reply code of SMTP, or the status code of HTTP; None where there was no reply.
         enhanced_code: the enhanced status code (RFC 3463) such as `5.1.1`, None where there was none.
         reply: the relay's text, or what happened instead, in one line. May hold an address: not for logs.
         pace: how soon a retry is worth it.
         suppress: the address is dead: later emails to it are not attempted.
         about: what of ours the relay speaks of, if it does.
         limits: what it says about how much of us it takes.
+        retry_after: seconds for which the whole route asks to be left alone; None where it asks for nothing.
+        is_gone: the route says that it is no more, and will not be: it is to be disabled.
     """
 
     verdict: Verdict
@@ -172,6 +185,8 @@ class Ruling(NamedTuple):
     suppress: bool = False
     about: Topic | None = None
     limits: Limit = Limit.NONE
+    retry_after: float | None = None
+    is_gone: bool = False
 
     @property
     def is_answer(self) -> bool:

@@ -1,4 +1,5 @@
-"""What an item consists of: templates, MIME, addresses.
+"""What an item consists of: templates, MIME, addresses; payload formats of messages.
 
-May import `liveness` (time limits). Pure but for templates, which read files; rendering runs in the dispatcher's pool.
+May import `liveness` (time limits), and what the HTTP channel is handed. Pure but for templates and secrets, which read
+files; rendering runs in the dispatcher's pool.
 """
