@@ -186,14 +186,11 @@ WITH gone AS (
 SELECT item_id FROM gone
 
 -- name: lock_claimed
--- The item of a claim, locked: nothing where the claim is no longer the item's.
+-- The item of a claim, locked: nothing where the claim is no longer the item's, looked at once the item is locked.
 WITH item AS MATERIALIZED (
     SELECT id FROM duepost.item WHERE id = %(id)s FOR UPDATE
 )
-SELECT item.id
-FROM item
-JOIN duepost.in_hand AS h ON h.item_id = item.id
-WHERE h.item_id = %(id)s AND h.claim = %(claim)s
+SELECT item.id FROM item WHERE duepost.has_claim(item.id, %(claim)s)
 
 -- name: was_concluded
 -- Whether this very claim has been concluded by its own worker: a commit whose answer was lost.

@@ -58,7 +58,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish,
-            duepost.move_to_ledger, duepost.is_in_hand, duepost.enqueue_items,
+            duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
             duepost.due_now, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
             duepost.recipient_rows, duepost.conclude_emails,
             duepost.keep_undeliverable, duepost.reopen_email, duepost.refused_alike, duepost.forget_undeliverable,

@@ -112,6 +112,18 @@ END
 $$;
 COMMENT ON FUNCTION duepost.is_in_hand IS 'Whether a worker is sending an item. The caller holds its lock.';
 
+-- Whether it is being sent under this very claim, by the same snapshot.
+CREATE OR REPLACE FUNCTION duepost.has_claim(id bigint, claim bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM duepost.in_hand AS h WHERE h.item_id = has_claim.id AND h.claim = has_claim.claim
+    );
+END
+$$;
+COMMENT ON FUNCTION duepost.has_claim IS 'Whether an item is being sent under this claim. The caller holds its lock.';
+
 -- Whom an email still goes to. It is called under the lock of the email's row, and volatile, so that it has a snapshot of
 -- its own: what a clear has committed since the calling statement began is in none of that statement's.
 CREATE OR REPLACE FUNCTION duepost.users_to_go(id bigint) RETURNS text[]
@@ -250,17 +262,19 @@ LANGUAGE plpgsql ROWS 10
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    given duepost.attempt_result[];
-    done  bigint[];
+    given  duepost.attempt_result[];
+    locked bigint[];
+    done   bigint[];
 BEGIN
     SELECT array_agg(r) INTO given FROM jsonb_populate_recordset(NULL::duepost.attempt_result, conclude_emails.results) AS r;
-    WITH held AS MATERIALIZED (
+    locked := ARRAY(
         SELECT i.id FROM duepost.item AS i WHERE i.id = ANY (conclude_emails.ids) ORDER BY i.id FOR UPDATE SKIP LOCKED
-    ), claimed AS MATERIALIZED (
+    );
+    -- In a statement of its own, once the rows are locked: whoever has taken a claim away has committed that by now.
+    WITH claimed AS MATERIALIZED (
         SELECT h.item_id, h.claim, h.worker_id, h.claimed_at
         FROM unnest(conclude_emails.ids, conclude_emails.claims) AS c (item_id, claim)
-        JOIN duepost.in_hand AS h ON h.item_id = c.item_id AND h.claim = c.claim AND h.item_id = ANY (conclude_emails.ids)
-        JOIN held ON held.id = h.item_id
+        JOIN duepost.in_hand AS h ON h.item_id = c.item_id AND h.claim = c.claim AND h.item_id = ANY (locked)
     ), journal AS (
         INSERT INTO duepost.attempt (
             email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
