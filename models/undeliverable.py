@@ -1,7 +1,7 @@
 """What was undeliverable: kept for some days, so that no drop is final at once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -59,6 +59,14 @@ def is_refused_as_the_circuit_says(cursor: Cursor, email_id: int) -> bool:
     """Whether a recipient of this email was refused with the very words that the route's circuit is open for."""
     cursor.execute(SQL["is_refused_as_the_circuit_says"], {"id": email_id})
     return cursor.fetchone() == (True,)
+
+
+def lock(cursor: Cursor, email_ids: Collection[int]) -> None:
+    """Locks what reopening these emails touches, by ascending id, until the transaction ends.
+
+    Whoever reopens an email while holding the lock of one with a higher id has to hold both from the beginning.
+    """
+    cursor.execute(SQL["lock"], {"ids": sorted(email_ids)})
 
 
 def reopen(cursor: Cursor, email_id: int) -> Reopening:

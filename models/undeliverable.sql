@@ -16,6 +16,9 @@ SELECT EXISTS (
     WHERE route.circuit_open AND r.email_id = %(id)s
 )
 
+-- name: lock
+SELECT duepost.lock_undeliverable(%(ids)s::bigint[])
+
 -- name: reopen
 SELECT duepost.reopen_email(%(id)s)
 

@@ -1,7 +1,7 @@
 """Concludes attempts: row, journal, ledger and acknowledgement in one transaction."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from actors.delivery.attempt import LostClaim
@@ -43,6 +43,14 @@ class Conclusion:
     route: str | None = None
 
 
+class _LocksFirst(Exception):
+    """What a conclusion has to lock comes before what it holds: another transaction locks all of it, in order."""
+
+    def __init__(self, email_ids: Collection[int]) -> None:
+        super().__init__(email_ids)
+        self.email_ids = frozenset(email_ids)
+
+
 class Conclusions:
     """Writes down what attempts came to. Any thread may call it; each call is a transaction of its own.
 
@@ -77,8 +85,7 @@ class Conclusions:
         def write() -> Conclusion:
             if outcome.is_plain and self.conclude_together([(outcome, self._broker.message_in_process)]):
                 return Conclusion(outcome)
-            with self._database.transaction() as cursor:
-                return self._write(cursor, email, outcome)
+            return self._write_in_order(outcome)
 
         conclusion = wait_for_database(write, self._broker.stopping)
         if (
@@ -131,11 +138,28 @@ class Conclusions:
             raise LostClaim
         return state
 
-    def _write(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> Conclusion:
-        """Writes a conclusion in the caller's transaction, which locks the row until it ends; returns it as written."""
+    def _write_in_order(self, outcome: Decision) -> Conclusion:
+        """Writes a conclusion in a transaction of its own, in which rows are locked by ascending id."""
+        locked: frozenset[int] = frozenset()
+        while True:
+            try:
+                with self._database.transaction() as cursor:
+                    if locked:
+                        undeliverable.lock(cursor, locked)
+                    return self._write(cursor, outcome, locked)
+            except _LocksFirst as needed:
+                locked |= needed.email_ids
+
+    def _write(self, cursor: Cursor, outcome: Decision, locked: frozenset[int]) -> Conclusion:
+        """Writes a conclusion in the caller's transaction, which locks the row until it ends; returns it as written.
+
+        Raises:
+            _LocksFirst: others are to be locked before.
+        """
+        email = outcome.email
         if not emails.lock_claimed(cursor, email):
             return self._check_concluded(cursor, outcome)
-        refusal = self._keep_undeliverable(cursor, email, outcome)
+        refusal = self._keep_undeliverable(cursor, outcome, locked)
         if refusal is not None:
             outcome = outcome.as_relay_failure()
         state: State | None = None
@@ -155,15 +179,19 @@ class Conclusions:
         self._broker.acknowledge_if_held(cursor)
         return Conclusion(outcome, state, opened_circuit, slowed_down, route=self._route.label)
 
-    def _keep_undeliverable(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> str | None:
+    def _keep_undeliverable(self, cursor: Cursor, outcome: Decision, locked: frozenset[int]) -> str | None:
         """Keeps what is undeliverable for some days; looks whether everybody is refused alike.
 
-        The caller holds the row's lock.
+        The caller holds the row's lock, and those of `locked`.
 
         Returns:
             the words that everybody is refused with; then it is about us, and those who were dropped for it before are
             scheduled again. None where a refusal is the recipient's own.
+
+        Raises:
+            _LocksFirst: some of those come before what is locked.
         """
+        email = outcome.email
         if not outcome.undeliverable:
             return None
         undeliverable.keep(cursor, email, outcome.results, days=self._keep_undeliverable_days)
@@ -172,7 +200,10 @@ class Conclusions:
         alike = undeliverable.refused_alike(cursor, email.id, DEAD_IN_A_ROW)
         addresses = {each.address for each in alike}
         if is_everybody_refused(addresses, says_dead=outcome.refusal.suppress):
-            for email_id in sorted({each.email_id for each in alike} - {email.id}):
+            others = {each.email_id for each in alike} - {email.id}
+            if any(each < max(locked | {email.id}) for each in others - locked):
+                raise _LocksFirst(others | {email.id})
+            for email_id in sorted(others):
                 undeliverable.reopen(cursor, email_id)
         elif not (email.probe and undeliverable.is_refused_as_the_circuit_says(cursor, email.id)):
             return None

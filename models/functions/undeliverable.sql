@@ -44,7 +44,25 @@ $$;
 COMMENT ON FUNCTION duepost.keep_undeliverable IS
     'Keeps an email that is being sent, for its recipients who could not be reached, for some days; 0 keeps no content.';
 
--- Locks in the order of everything else: rows by ascending id.
+-- What several reopenings in one transaction touch, in the order of everything else: by ascending id, of each its item, then
+-- what is kept of it.
+CREATE OR REPLACE FUNCTION duepost.lock_undeliverable(ids bigint[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    wanted bigint;
+BEGIN
+    FOR wanted IN SELECT DISTINCT u.id FROM unnest(lock_undeliverable.ids) AS u (id) ORDER BY u.id LOOP
+        PERFORM FROM duepost.item AS i WHERE i.id = wanted FOR UPDATE;
+        PERFORM FROM duepost.undeliverable_email AS k WHERE k.id = wanted FOR UPDATE;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION duepost.lock_undeliverable IS
+    'Locks what reopening these emails touches, by ascending id, until the transaction ends.';
+
+-- Locks in the same order.
 CREATE OR REPLACE FUNCTION duepost.reopen_email(email_id bigint) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on

@@ -212,7 +212,7 @@ def test_what_is_pending_and_a_circuit_that_is_open_are_the_default_routes_from_
         database.close()
 
 
-#: What a database holds before it knows messages: an email, its ledger, what is kept of one, kinds with and without a word.
+#: What a database holds before it knows messages: an email, its ledger, what is kept of one, and kinds.
 ONE_CHANNEL = """
     INSERT INTO duepost.item (id, kind, scheduled_at, due_at) VALUES (1, 'k', now(), now());
     INSERT INTO duepost.email (item_id, message_id_header, date_header, address, subject, body_text)

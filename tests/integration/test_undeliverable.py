@@ -1,6 +1,8 @@
 """No drop is final at once: what was undeliverable can be reopened, and refusals of everybody are about us."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -9,6 +11,7 @@ from models import undeliverable
 from models.words import Reopening
 from tests.app_harness import Harness
 from tests.relays import ScriptedRelay, reply
+from tests.waiting import wait_until
 
 REFUSED = "554 5.7.1 Denied by the policy of this house"
 
@@ -299,3 +302,52 @@ def test_what_is_kept_is_found_by_kind_time_and_words(harness: Harness, relay: S
     assert find(reply="%") == [first]
     assert find() == [first, second]
     assert find(kind="digest", reply="mailbox") == []
+
+
+#: What refuses a recipient waits, while it holds the email's row, for whoever holds the lock.
+SLOW_REFUSAL = """
+CREATE FUNCTION slow_refusal() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(4711);
+    RETURN new;
+END
+$$;
+CREATE TRIGGER slow_refusal BEFORE INSERT ON duepost.undeliverable_recipient
+FOR EACH ROW EXECUTE FUNCTION slow_refusal()
+"""
+
+
+def test_two_that_bring_each_other_back_wait_for_each_other_in_one_order(
+    harness: Harness, relay: ScriptedRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay.on(Phase.RCPT, reply(REFUSED))
+    users = [f"user{number}" for number in range(6)]
+    for user in users:
+        harness.recipient(user, f"{user}@{user}.example.com")
+    ids = [harness.schedule(users=users) for _ in range(2)]
+    harness.enqueue()
+    claimed = [email for each in ids if (email := harness.claim(each)) is not None]
+    judged = [list(harness.deliveries(email)) for email in claimed]
+    # All but one are noted while the relay is still asked for the last.
+    for email, rulings in zip(claimed, judged, strict=True):
+        for each in rulings[:3]:
+            harness.app.records.note(email, each)
+    harness.query(SLOW_REFUSAL)
+
+    with ThreadPoolExecutor(2) as pool, closing(harness.application.connect()) as holder:
+        with holder.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(4711)")
+            concluding = [pool.submit(harness.conclude, *each) for each in zip(claimed, judged, strict=True)]
+            wait_until(
+                lambda: (
+                    harness.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") == [(2,)]
+                ),
+                what="each to hold its own row",
+            )
+            cursor.execute("SELECT pg_advisory_unlock(4711)")
+        for each_one in concluding:
+            each_one.result(timeout=60)
+    assert "DeadlockDetected" not in caplog.text
+    assert circuit(harness)
+    assert [harness.row(each)["state"] for each in ids] == ["scheduled"] * 2
+    assert harness.query("SELECT count(*) FROM duepost.scheduled_email_user WHERE outcome IS NULL") == [(12,)]
