@@ -10,6 +10,28 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
     ), '\s+', ' ', 'g')))
 $$;
 
+-- Whatever columns a table has: what is kept is what the row was, so that no list of them is to be kept in step. A column that
+-- is younger than what is kept has its default.
+CREATE OR REPLACE FUNCTION duepost.restore_row(target regclass, kept jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+DECLARE
+    names text;
+BEGIN
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO names
+    FROM pg_attribute AS a
+    WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+      AND jsonb_typeof(kept -> a.attname) <> 'null';
+    EXECUTE format('INSERT INTO %1$s (%2$s) SELECT %2$s FROM jsonb_populate_record(NULL::%1$s, $1)', target, names)
+    USING kept;
+END
+$$;
+COMMENT ON FUNCTION duepost.restore_row IS 'Puts a row into a table again, from JSON with its columns as keys.';
+
+COMMENT ON COLUMN duepost.undeliverable_email.email IS
+    'The rows of item and email, or message, as one object; NULL where content is not kept '
+    '(DUEPOST_KEEP_UNDELIVERABLE_DAYS=0).';
+
 -- Called before the row goes, in the same transaction. `results` are an attempt's, as in the journal; of an email with
 -- several users, those who were settled by earlier attempts are kept already.
 CREATE OR REPLACE FUNCTION duepost.keep_undeliverable(
@@ -20,10 +42,12 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     INSERT INTO duepost.undeliverable_email (id, kind, email, kept_until)
-    SELECT e.id, e.kind, CASE WHEN keep_undeliverable.days > 0 THEN to_jsonb(e) END,
+    SELECT i.id, i.kind, CASE WHEN keep_undeliverable.days > 0 THEN to_jsonb(i) || to_jsonb(e) END,
            now() + make_interval(days => least(greatest(keep_undeliverable.days, 1), 3650))
-    FROM duepost.scheduled_email AS e
-    WHERE e.id = keep_undeliverable.email_id AND e.claim = keep_undeliverable.claim AND e.state = 'sending'
+    FROM duepost.in_hand AS h
+    JOIN duepost.item AS i ON i.id = h.item_id
+    JOIN duepost.email AS e ON e.item_id = h.item_id
+    WHERE h.item_id = keep_undeliverable.email_id AND h.claim = keep_undeliverable.claim
     ON CONFLICT ON CONSTRAINT undeliverable_email_pkey DO UPDATE
     SET kept_until = EXCLUDED.kept_until, finished_at = EXCLUDED.finished_at;
 
@@ -99,19 +123,11 @@ BEGIN
     END IF;
 
     IF NOT is_pending THEN
-        INSERT INTO duepost.scheduled_email (
-            id, kind, route, state, scheduled_at, due_at, expires_at, created_at, attempts, unknowns, last_error,
-            mailbox_full_since, key, probe, message_id_header, date_header, address, sender, reply_to, headers,
-            template, context, subject, body_text, body_html
-        )
-        SELECT row.id, row.kind, row.route, row.state, row.scheduled_at, row.due_at, row.expires_at, row.created_at,
-               row.attempts, row.unknowns, row.last_error, row.mailbox_full_since, row.key, row.probe,
-               row.message_id_header, row.date_header, row.address, row.sender, row.reply_to, row.headers, row.template,
-               row.context, row.subject, row.body_text, row.body_html
-        FROM jsonb_populate_record(NULL::duepost.scheduled_email, kept.email || jsonb_build_object(
-            'state', 'scheduled', 'due_at', now(), 'attempts', greatest((kept.email ->> 'attempts')::integer, 1),
-            'last_error', NULL, 'mailbox_full_since', NULL, 'probe', false
-        )) AS row;
+        PERFORM duepost.restore_row('duepost.item', kept.email || jsonb_build_object(
+            'due_at', now(), 'attempts', greatest((kept.email ->> 'attempts')::integer, 1), 'last_error', NULL,
+            'mailbox_full_since', NULL, 'is_held', false, 'probe', false
+        ));
+        PERFORM duepost.restore_row('duepost.email', kept.email || jsonb_build_object('item_id', kept.id));
     END IF;
     INSERT INTO duepost.scheduled_email_user AS u (email_id, user_id)
     SELECT r.email_id, r.user_id

@@ -185,6 +185,42 @@ def test_one_more_argument_works_for_every_caller(url: str, next_release: Path) 
         ]  # fmt: skip
 
 
+#: Ends an email as undeliverable, as a worker does.
+DROP = """
+    UPDATE duepost.scheduled_email SET state = 'sending', claim = 1, worker_id = 1, claimed_at = now()
+    WHERE id = %(id)s;
+    SELECT duepost.keep_undeliverable(%(id)s, 1, '[{"address": "a@example.com", "outcome": "undeliverable"}]', 7);
+    SELECT duepost.finish(%(id)s, 'undeliverable', NULL)
+"""
+
+
+def test_one_more_argument_comes_back_with_an_email_that_is_reopened(url: str, next_release: Path) -> None:
+    with closing(psycopg2.connect(url)) as session, session.cursor() as cursor:
+        session.autocommit = True
+
+        def schedule(arguments: str) -> int:
+            cursor.execute(f"SELECT duepost.schedule_email({arguments})")
+            [(email_id,)] = cursor.fetchall()
+            return int(email_id)
+
+        def reopen(email_id: int) -> None:
+            cursor.execute("SELECT duepost.reopen_email(%s)", (email_id,))
+            assert cursor.fetchall() == [("reopened",)]
+
+        before, again = schedule(PLAIN), schedule(PLAIN)
+        for email_id in (before, again):
+            cursor.execute(DROP, {"id": email_id})
+        reopen(again)
+        assert "9001_campaign.sql" in run(next_release, url, "-m", "duepost", "migrate")
+        # What was kept before the column was there, and what this very session keeps with it.
+        after = schedule(f"{PLAIN}, campaign => 'spring'")
+        cursor.execute(DROP, {"id": after})
+        reopen(after)
+        reopen(before)
+        cursor.execute("SELECT item_id, campaign FROM duepost.email ORDER BY item_id")
+        assert cursor.fetchall() == [(before, None), (again, None), (after, "spring")]
+
+
 class Client(threading.Thread):
     """Schedules by one statement, again and again, until it is stopped; notes its ids and its errors."""
 

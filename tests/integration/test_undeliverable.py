@@ -123,6 +123,18 @@ def test_one_user_of_an_email_that_goes_on_is_reopened_too(harness: Harness, rel
     assert harness.ledger(email_id) == ["sent", "sent"]
 
 
+def test_what_was_kept_as_a_row_of_the_view_comes_back_too(harness: Harness, relay: ScriptedRelay) -> None:
+    email_id = refused(harness, relay, headers={"X-Order": "12"})
+    harness.query(
+        "UPDATE duepost.undeliverable_email SET email = email - ARRAY['channel', 'is_held', 'item_id']"
+        """ || '{"state": "sending", "claim": 1, "worker_id": 1, "route": null}'"""
+    )
+    assert reopen(harness, email_id) is Reopening.REOPENED
+    harness.deliver()
+    assert sorted(harness.ledger(email_id)) == ["sent", "undeliverable"]
+    assert b"X-Order: 12" in relay.messages[0].content
+
+
 def test_what_is_over_is_not_sent_late(harness: Harness, relay: ScriptedRelay) -> None:
     email_id = refused(harness, relay, expires_at="2100-01-01T00:00:00Z")
     harness.query(
