@@ -22,6 +22,7 @@ from actors.delivery.permit import SessionPermit
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import Registration, SharedRoute, Watch
 from actors.liveness.maintenance import Patience
+from actors.liveness.time_limit import TimeLimit
 from actors.lookout import Lookout, Served
 from actors.queue.broker import Life, PostgresBroker
 from actors.scheduler import Scheduler, declare_scheduler
@@ -30,6 +31,7 @@ from actors.settings import BadSettings, RelaySettings, Settings, settings
 from actors.startup import BAD_SETTINGS, Delivering, Startup, end
 from actors.version import RELEASE
 from models.database.connections import Database, Limits
+from models.database.deadlines import Deadlines
 
 #: Seconds between two looks at a queue that stays empty. What is due is looked for more often, by the lookout; where
 #: there is a line, it has the scheduler's queue looked at too.
@@ -110,6 +112,7 @@ class Application:
             application_name="duepost worker",
             limits=Limits(statement=settings.statement_timeout),
             most=settings.database_connections,
+            deadlines=Deadlines(),
         )
         self.broker = PostgresBroker(
             self.database,
@@ -123,10 +126,13 @@ class Application:
             # A queue that is looked at is not taken for one that nobody reads.
             longest_poll=min(LONGEST_POLL, settings.stall_timeout / 4),
         )
-        self.templates = Templates(settings.templates, settings.render_timeout)
+        time_limit = TimeLimit()
+        self.templates = Templates(settings.templates, time_limit, settings.render_timeout)
         self.in_flight = InFlightClaims()
         self.journal = Journal(settings.state_folder, self.database)
-        self.composer = Composer(self.templates, sender=settings.need_sender() if settings.sender is not None else None)
+        self.composer = Composer(
+            self.templates, time_limit, sender=settings.need_sender() if settings.sender is not None else None
+        )
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
         are_several = len(settings.relays) > 1
         #: By name.

@@ -19,6 +19,7 @@ from duepost.embedded import EmbeddedPostgres
 from duepost.private import make_private
 from models import control
 from models.database.connections import Database
+from models.database.deadlines import Deadlines
 from models.database.migrate import migrate
 
 #: What Duepost's own folder in a working directory is called.
@@ -59,8 +60,12 @@ class Stack:
     catcher_port: int = 0
     postgres: EmbeddedPostgres | None = field(default=None, init=False)
     catcher: Catcher | None = field(default=None, init=False)
-    database: Database = field(default_factory=lambda: Database(""), init=False)
+    deadlines: Deadlines = field(default_factory=Deadlines, init=False)
+    database: Database = field(init=False)
     smtp_url: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.database = Database("", deadlines=self.deadlines)
 
     def __enter__(self) -> Self:
         """Starts database and relay and brings the schema up to date; the workers come later.
@@ -172,7 +177,7 @@ class Stack:
             script = self.folder / PSQL
             script.write_text(f'#!/bin/sh\nexec {self.postgres.psql_command} "$@"\n')
             script.chmod(0o700)
-        self.database = Database(url, application_name="duepost")
+        self.database = Database(url, application_name="duepost", deadlines=self.deadlines)
         list(migrate(self.database, queue_schema=queue_schema(), retention_days=settings().retention_days))
         # Emails may be scheduled before the first worker has started.
         sender = parse_sender(self.environment["DUEPOST_FROM"])

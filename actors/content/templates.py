@@ -12,7 +12,7 @@ from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedEr
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from actors.content.addresses import AROUND
-from actors.liveness.time_limit import TookTooLong, time_limit
+from actors.liveness.time_limit import TimeLimit, TookTooLong
 from models.errors import DuepostError
 
 #: Characters of a rendered subject, and of a rendered body.
@@ -81,11 +81,13 @@ class Templates:
 
     Args:
         folder: where the files are; need not exist yet.
+        time_limit: ends what takes too long.
         timeout: seconds that one email may take.
     """
 
-    def __init__(self, folder: Path, timeout: float = TIMEOUT) -> None:
+    def __init__(self, folder: Path, time_limit: TimeLimit, timeout: float = TIMEOUT) -> None:
         self._folder = folder
+        self._time_limit = time_limit
         self._timeout = timeout
         self._environment = ImmutableSandboxedEnvironment(
             loader=FolderLoader(folder),
@@ -155,7 +157,7 @@ class Templates:
             template = self._find(file)
             if template is None:
                 return None
-            with time_limit.limited(until - time.monotonic()):
+            with self._time_limit.limited(until - time.monotonic()):
                 return _joined(template.generate(context), longest)
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             failure = self._explained(file, error)

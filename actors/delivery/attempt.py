@@ -11,7 +11,6 @@ from actors.content.templates import RenderError, RenderTimeout
 from actors.delivery import decision
 from actors.delivery.composer import Composer, EmailPayload
 from actors.delivery.lanes import Blocking, Lane
-from actors.liveness.time_limit import time_limit
 from actors.queue.broker import PostgresBroker
 from actors.queue.waiting import wait_for_database
 from actors.ruling import Pace, Phase, Ruling, Scope, one_line
@@ -138,7 +137,7 @@ class Attempt:
 
     def _compose_in(self, lane: Lane) -> None:
         """Makes the next copy in a thread where others do not wait for it for longer than the lane has it."""
-        with time_limit.yielding():
+        with self._composer.yielding():
             self._compose(SECONDS.get(lane))
         if self._copy is None:
             self._lane = NEXT_LANE[lane]

@@ -1,13 +1,14 @@
 """Makes a channel's payload of a claimed email: the one place of this folder that knows what SMTP is handed."""
 
 import time
+from contextlib import AbstractContextManager
 from typing import Final, TypeAlias
 
 from actors.channels.smtp.envelope import Envelope
 from actors.content.addresses import Mailbox, parse_sender
 from actors.content.mime import UnsendableField, build_message
 from actors.content.templates import Content, RenderTimeout, Templates
-from actors.liveness.time_limit import TookTooLong, time_limit
+from actors.liveness.time_limit import TimeLimit, TookTooLong
 from models.emails import ClaimedEmail, Recipient
 
 #: What an email is handed to its channel as.
@@ -25,11 +26,13 @@ class Composer:
 
     Args:
         templates: what emails are rendered from.
+        time_limit: ends what takes too long.
         sender: whom emails are from that name nobody; None where that is not set.
     """
 
-    def __init__(self, templates: Templates, *, sender: Mailbox | None) -> None:
+    def __init__(self, templates: Templates, time_limit: TimeLimit, *, sender: Mailbox | None) -> None:
         self._templates = templates
+        self._time_limit = time_limit
         self._sender = sender
         #: Templates whose last rendering took less than `QUICK`: not worth a thread. Single operations of a set need
         #: no lock.
@@ -39,6 +42,10 @@ class Composer:
     def timeout(self) -> float:
         """Seconds that a template has at the most."""
         return self._templates.timeout
+
+    def yielding(self) -> AbstractContextManager[None]:
+        """Around what may take the processor for long: all other threads get it more often meanwhile."""
+        return self._time_limit.yielding()
 
     def is_quick(self, email: ClaimedEmail) -> bool:
         """Whether a copy is made in no time, as far as is known."""
@@ -67,7 +74,7 @@ class Composer:
         if seconds is None:
             return built(email, recipient, address, sender, content)
         try:
-            with time_limit.limited(begun + seconds - time.monotonic()):
+            with self._time_limit.limited(begun + seconds - time.monotonic()):
                 return built(email, recipient, address, sender, content)
         except TookTooLong:
             raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None

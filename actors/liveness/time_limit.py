@@ -16,8 +16,8 @@ LOOK_INTERVAL = 0.01
 #: callback of its garbage collector), an exception is printed and dropped.
 AGAIN = 0.5
 
-#: Looks without anything to look at, after which the thread sleeps until there is.
-LOOKS_UNTIL_SLEEP = 100
+#: Looks without anything to look at, after which the thread ends: a second.
+LOOKS_UNTIL_END = 100
 
 # A prototype of our own: the types of `ctypes.pythonapi`'s are everybody's.
 _raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
@@ -38,17 +38,17 @@ SWITCH_INTERVAL = 0.0005
 class TimeLimit:
     """Threads whose work is limited, and until when.
 
-    One thread, begun with the first of them, raises `TookTooLong` in those that are late. Python code is ended
-    between two of its steps; a single long call into C is not, nor is an import before it is done: an exception between
-    two steps of one can leave Python's import lock taken for ever, and with it every thread that resolves a name.
+    One thread raises `TookTooLong` in those that are late; it begins with the first of them, and ends once there were
+    none in `LOOKS_UNTIL_END` looks. Any thread may call it. Python code is ended between two of its steps; a single
+    long call into C is not, nor is an import before it is done: an exception between two steps of one can leave
+    Python's import lock taken for ever, and with it every thread that resolves a name.
     """
 
     def __init__(self) -> None:
         self._until: dict[int, float] = {}
         self._raised: set[int] = set()
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._is_asleep = False
+        self._is_watched = False
         self._was_used = False
         self._pid = 0
         self._yielding = 0
@@ -88,13 +88,10 @@ class TimeLimit:
             self._raised.discard(thread)
             self._until[thread] = time.monotonic() + seconds
             self._was_used = True
-            if self._pid != os.getpid():
-                # A fork leaves threads behind.
-                self._pid, self._is_asleep, self._wake = os.getpid(), False, threading.Event()
+            # A fork leaves threads behind.
+            if not self._is_watched or self._pid != os.getpid():
+                self._pid, self._is_watched = os.getpid(), True
                 threading.Thread(target=self._watch, name="duepost-time_limit", daemon=True).start()
-            elif self._is_asleep:
-                self._is_asleep = False
-                self._wake.set()
 
     def _end_whatever_comes(self, thread: int) -> None:
         is_over = False
@@ -113,18 +110,14 @@ class TimeLimit:
                 _raise_in(thread, _NOTHING)
 
     def _watch(self) -> None:
-        looks = 0
-        while True:
+        idle_looks, is_needed = 0, True
+        while is_needed:
             time.sleep(LOOK_INTERVAL)
             self.end_the_late()
             with self._lock:
-                looks = 0 if self._was_used or self._until else looks + 1
+                idle_looks = 0 if self._was_used or self._until else idle_looks + 1
                 self._was_used = False
-                self._is_asleep = looks >= LOOKS_UNTIL_SLEEP
-            if self._is_asleep:
-                self._wake.wait()
-                self._wake.clear()
-                looks = 0
+                is_needed = self._is_watched = idle_looks < LOOKS_UNTIL_END
 
     def end_the_late(self) -> None:
         """Raises `TookTooLong` in the threads whose time is over."""
@@ -148,6 +141,3 @@ def is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-time_limit = TimeLimit()

@@ -46,6 +46,7 @@ from actors.queue.encoding import Message, MessageRefused, check_name, encoded
 from actors.queue.waiting import AWAY_PAUSE, BrokerUnreachable, wait_for_database
 from models import messages
 from models.database.connections import Cursor, Database, Limits
+from models.database.deadlines import Deadlines
 from models.errors import DatabaseUnreachable, ReleaseTooOld, SchemaMismatch
 from models.messages import StoredMessage
 
@@ -101,12 +102,13 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         dead_letters_kept: timedelta = messages.DEAD_LETTERS_KEPT,
         longest_poll: float = LONGEST_POLL,
     ) -> None:
-        self.database = Database(database) if isinstance(database, str) else database
+        self.database = Database(database, deadlines=Deadlines()) if isinstance(database, str) else database
         self.worker_session = WorkerSession(
             Database(
                 session_url or self.database.url,
                 application_name=f"{self.database.application_name} session",
                 limits=SESSION_LIMITS,
+                deadlines=self.database.deadlines,
             )
         )
         #: By queue; where several workers of the process read one, those of all but one have a number at its name.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from actors.settings import BadSettings, settings
 from actors.tick import tick
 from duepost.embedded import EmbeddedPostgres
 from models.database.connections import Database
+from models.database.deadlines import Deadlines
 from models.database.migrate import check_schema
 from models.errors import DuepostError
 
@@ -79,14 +81,21 @@ def uses_up() -> bool:
     return settings().database_url is None and settings().smtp_url is None
 
 
+@cache
+def deadlines() -> Deadlines:
+    """Those of all databases of this command: built when the first one is."""
+    return Deadlines()
+
+
 def client_database() -> Database:
     """The database, for what a member of duepost_client may do."""
-    return Database(database_url(), application_name="duepost command")
+    return Database(database_url(), application_name="duepost command", deadlines=deadlines())
 
 
 def session_database() -> Database:
     """The way to PostgreSQL itself, past a pooler, for sessions that have to last."""
-    return Database(settings().session_url or database_url(), application_name="duepost command")
+    url = settings().session_url or database_url()
+    return Database(url, application_name="duepost command", deadlines=deadlines())
 
 
 def operator_database() -> Database:

@@ -12,6 +12,7 @@ import typer
 
 from actors.content.templates import Templates
 from actors.delivery.journal import trouble_with
+from actors.liveness.time_limit import TimeLimit
 from actors.settings import DEFAULT_RELAY, BadSettings, settings, variable_of
 from duepost import stack
 from duepost.commands import checks, relay_check
@@ -246,7 +247,7 @@ def _templates(database: Database | None) -> tuple[Health, str]:
     if not folder.is_dir():
         wanted = database is not None and _wanted(database)
         return (Health.FAILED if wanted else Health.WARNING), f"{folder}: there is no such folder"
-    problems = Templates(folder).check()
+    problems = Templates(folder, TimeLimit()).check()
     return (Health.FAILED, "; ".join(problems)) if problems else (Health.OK, str(folder))
 
 

@@ -15,7 +15,7 @@ import psycopg2
 import psycopg2.errors
 from psycopg2 import extensions
 
-from models.database.deadlines import deadlines
+from models.database.deadlines import Deadlines
 from models.database.pool import Pool
 from models.errors import DatabaseUnreachable, NestedTransaction, PooledSession
 
@@ -122,10 +122,12 @@ class Cursor(extensions.cursor):
     Attributes:
         opening: what goes before the next statement, in the same round trip.
         answer: seconds until it hangs up on a server that does not answer; 0 for never.
+        deadlines: what hangs up.
     """
 
     opening = ""
     answer = 0.0
+    deadlines: Deadlines
 
     def execute(self, query: str, vars: object = None) -> None:  # type: ignore[override]  # noqa: A002 - the driver's
         """Runs a statement.
@@ -134,7 +136,7 @@ class Cursor(extensions.cursor):
             DatabaseUnreachable: the server, the connection or the session has ended, or it was too slow.
             psycopg2.Error: the server refuses the statement.
         """
-        with _answered(self.connection, self.answer):
+        with _answered(self.connection, self.deadlines, self.answer):
             # What the driver cannot put into a statement fails here, and BEGIN still goes before the next one.
             statement = self.mogrify(query, vars)  # type: ignore[arg-type]
             opening, self.opening = self.opening, ""
@@ -146,9 +148,11 @@ class Connection(extensions.connection):
 
     Attributes:
         answer: seconds until it hangs up on a server that does not answer; 0 for never.
+        deadlines: what hangs up.
     """
 
     answer = 0.0
+    deadlines: Deadlines
 
     def cursor(self) -> Cursor:  # type: ignore[override]  # the driver's takes options that nobody here needs
         """A new cursor.
@@ -160,6 +164,7 @@ class Connection(extensions.connection):
             raise DatabaseUnreachable("the connection is closed")
         cursor = super().cursor(cursor_factory=Cursor)
         cursor.answer = self.answer
+        cursor.deadlines = self.deadlines
         return cursor
 
 
@@ -195,6 +200,7 @@ class Database:
         variable: the setting that the URL is from, for errors.
         most: how many connections at the most; a thread waits for one to be free, an asyncio task does not. Any number
             without it.
+        deadlines: what hangs up on a server that does not answer, and has a thread; its own without it.
     """
 
     def __init__(
@@ -205,14 +211,20 @@ class Database:
         limits: Limits | None = None,
         variable: str = "DUEPOST_DATABASE_URL",
         most: int | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self.url = url
         self.application_name = application_name
         self.limits = limits or Limits()
         self.variable = variable
+        self.deadlines = deadlines or Deadlines()
         self._most = most
         self._forget_connections()
         _databases.add(self)
+
+    def _forget_the_parents(self) -> None:
+        self.deadlines.forget()
+        self._forget_connections()
 
     def _forget_connections(self) -> None:
         #: The open transactions, by the asyncio task or the thread that each belongs to.
@@ -343,6 +355,7 @@ class Database:
             raise DatabaseUnreachable(f"{self.variable}: {_one_line(error)}") from error
         connection.autocommit = True
         connection.answer = self.limits.answer
+        connection.deadlines = self.deadlines
         _connections.add(connection)
         return connection
 
@@ -360,7 +373,7 @@ class Database:
 
 
 @contextmanager
-def _answered(connection: extensions.connection, seconds: float) -> Iterator[None]:
+def _answered(connection: extensions.connection, deadlines: Deadlines, seconds: float) -> Iterator[None]:
     """Waits no longer than `seconds` for the server, and gives all that means "it is gone" one name."""
     if connection.closed:
         raise DatabaseUnreachable("the connection is closed")
@@ -444,7 +457,7 @@ def _forget_the_parents_connections() -> None:
                 os.dup2(dead.fileno(), connection.fileno(), inheritable=False)
     _connections.clear()
     for database in list(_databases):
-        database._forget_connections()  # noqa: SLF001 - of this module
+        database._forget_the_parents()  # noqa: SLF001 - of this module
 
 
 #: What a child has to forget.

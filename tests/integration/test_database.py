@@ -17,7 +17,6 @@ import psycopg2
 import pytest
 
 from models.database.connections import Database, Limits
-from models.database.deadlines import deadlines
 from models.errors import DatabaseUnreachable, NestedTransaction
 from tests.namespaces import Namespace, NamespaceNetwork
 from tests.network import Network
@@ -249,7 +248,7 @@ def test_a_transaction_that_was_open_at_a_fork_is_not_the_childs(database: Datab
 
 def test_a_child_does_not_wait_for_what_the_parents_threads_hold(url: str) -> None:
     database = Database(url, most=1)
-    with deadlines._lock, database.transaction() as cursor:
+    with database.deadlines._lock, database.transaction() as cursor:
         cursor.answer = 0
         answer = in_a_child(lambda: database.execute("SELECT 1"))
     assert answer == "[(1,)]"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from actors.channels.smtp.replies import MalformedReply, ReplyParser
 from actors.content.templates import RenderError, Templates
+from actors.liveness.time_limit import TimeLimit
 from duepost.commands.jsonl import BadLine, read_emails
 from tests.app_harness import Harness
 from tests.integration.conftest import settings_of
@@ -178,7 +179,7 @@ def test_no_template_name_leads_out_of_the_folder(recorded: Harness, tmp_path: P
     inside = tmp_path / "inside"
     inside.mkdir(exist_ok=True)
     with pytest.raises(RenderError):
-        Templates(inside).render(name, {})
+        Templates(inside, TimeLimit()).render(name, {})
     email_id = schedule(recorded, template=name)
     if email_id is not None:
         assert re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name), "it looks like a name"

@@ -45,22 +45,6 @@ def test_dramatiq_actors_finds_broker_and_actors() -> None:
     assert said == "PostgresBroker ['enqueue_due_emails', 'send_email']"
 
 
-MODULES = "import pkgutil, actors; names = [each.name for each in pkgutil.walk_packages(actors.__path__, 'actors.')]"
-
-
-def test_importing_any_module_builds_nothing() -> None:
-    said = python(
-        f"import gc, importlib, sys, threading, dramatiq.broker; {MODULES};"
-        "[importlib.import_module(name) for name in names];"
-        "import sentry_sdk; from actors.queue.broker import PostgresBroker;"
-        "from models.database.connections import Database;"
-        "built = [each for each in gc.get_objects() if isinstance(each, (PostgresBroker, Database))];"
-        "print(len(names) > 40, built, threading.active_count(), dramatiq.broker.global_broker,"
-        " sentry_sdk.is_initialized())"
-    )
-    assert said == "True [] 1 None False"
-
-
 @pytest.mark.parametrize(
     "heavy", ["jinja2", "actors.content.templates", "actors.content.mime", "actors.delivery", "actors.app"]
 )

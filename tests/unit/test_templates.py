@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors.content.templates import Content, RenderError, Templates
+from actors.liveness.time_limit import TimeLimit
 
 SECRET = "ann@secret.example"
 
@@ -21,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def templates(folder: Path) -> Templates:
-    return Templates(folder)
+    return Templates(folder, TimeLimit())
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_links_within_the_folder_are_followed_as_a_mount_of_kubernetes_has_them(
         (volume / "..data" / file).write_text("Hello")
         (volume / file).symlink_to(Path("..data") / file)
     (tmp_path / "templates").symlink_to("volume")
-    assert Templates(tmp_path / "templates").render("welcome", {}) == Content("Hello", "Hello", None)
+    assert Templates(tmp_path / "templates", TimeLimit()).render("welcome", {}) == Content("Hello", "Hello", None)
 
 
 def test_a_value_cannot_break_the_subject_into_lines(templates: Templates, write: Write) -> None:
@@ -277,7 +278,7 @@ def test_an_error_names_the_file_in_a_folder_given_relatively(
     write(welcome_subject_txt="Hi", welcome_txt="\n{{ first_name }}")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RenderError, match=r"^welcome\.txt line 2: "):
-        Templates(Path("templates")).render("welcome", {})
+        Templates(Path("templates"), TimeLimit()).render("welcome", {})
 
 
 def test_an_error_in_an_included_file_names_that_file(failure: Callable[..., RenderError], write: Write) -> None:
@@ -315,7 +316,7 @@ def test_endless_recursion_is_an_error(failure: Callable[..., RenderError]) -> N
 def test_a_template_that_loops_for_ever_is_ended(folder: Path, write: Write) -> None:
     endless = "\n{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}"
     write(welcome_subject_txt="Hi", welcome_txt=endless, well_subject_txt="Hi", well_txt="Hello")
-    templates = Templates(folder, timeout=0.3)
+    templates = Templates(folder, TimeLimit(), timeout=0.3)
     with pytest.raises(RenderError) as caught:
         templates.render("welcome", {})
     assert str(caught.value) == "welcome.txt line 2: TookTooLong: an email may take at most 0.3 s"

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from actors.liveness import time_limit as time_limits
 from actors.liveness.time_limit import TimeLimit, TookTooLong
+from tests.waiting import wait_until
 
 IMPORTED = """
 import sys
@@ -53,6 +55,23 @@ def test_an_import_is_never_broken_off_since_that_can_leave_the_import_lock_take
     monkeypatch.setitem(sys.modules, "import_may_end", sys)
     thread.join(10)
     assert seen == ["imported", "ended"]
+
+
+def test_its_thread_ends_once_nothing_is_limited_and_another_begins_with_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time_limits, "LOOK_INTERVAL", 0.0001)
+    before = set(threading.enumerate())
+
+    def watchers() -> list[threading.Thread]:
+        return [each for each in set(threading.enumerate()) - before if each.name == "duepost-time_limit"]
+
+    time_limit = TimeLimit()
+    assert watchers() == [], "building it begins none"
+    for _ in range(2):
+        with time_limit.limited(3600.0):
+            assert len(watchers()) == 1
+        wait_until(lambda: not watchers())
 
 
 def test_what_takes_too_long_is_ended() -> None:
