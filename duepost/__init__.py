@@ -1,4 +1,4 @@
-"""Duepost: scheduled email out of PostgreSQL. Importing it gives the client, and no worker code.
+"""Duepost: scheduled email and messages out of PostgreSQL. Importing it gives the client, and no worker code.
 
 import duepost
 
@@ -6,22 +6,41 @@ with connection, connection.cursor() as cursor:
     duepost.schedule_email(cursor, kind="welcome", address="ann@example.com", template="welcome")
 """
 
-from duepost.arguments import NewEmail
+from duepost.arguments import NewEmail, NewMessage
 from duepost.client import (
+    Status,
+    clear_scheduled,
     clear_scheduled_email,
     clear_scheduled_emails,
     clear_scheduled_emails_to,
+    clear_scheduled_message,
+    clear_scheduled_messages,
+    edit_message,
     reschedule_email,
+    reschedule_message,
     schedule_email,
     schedule_emails,
+    schedule_message,
+    schedule_messages,
+    status,
 )
 
 __all__ = [
     "NewEmail",
+    "NewMessage",
+    "Status",
+    "clear_scheduled",
     "clear_scheduled_email",
     "clear_scheduled_emails",
     "clear_scheduled_emails_to",
+    "clear_scheduled_message",
+    "clear_scheduled_messages",
+    "edit_message",
     "reschedule_email",
+    "reschedule_message",
     "schedule_email",
     "schedule_emails",
+    "schedule_message",
+    "schedule_messages",
+    "status",
 ]

@@ -1,7 +1,8 @@
-"""The arguments of an email, each declared once: its name, its types, what it means.
+"""The arguments of an email, and of a message, each declared once: its name, its types, what it means.
 
 `duepost.schedule_email()`, `duepost.schedule_emails()`, the command `duepost schedule` and its JSON Lines reader take
-names, conversions and help from here. `models/functions/types/new_email.sql` has the same list for SQL.
+names, conversions and help from here, as do those of messages. `models/functions/types/new_email.sql` and
+`new_message.sql` have the same lists for SQL.
 """
 
 import json
@@ -122,6 +123,14 @@ class HeadersArgument(JsonArgument):
     """Names of header fields and their texts."""
 
 
+@dataclass(frozen=True, slots=True)
+class PayloadArgument(JsonArgument):
+    """Any JSON."""
+
+    json_type: ClassVar[type] = object
+    json_form: ClassVar[str] = "JSON"
+
+
 class NewEmail(TypedDict, total=False):
     """An email that is to be scheduled. All but `kind` may be left out; None is the same as that."""
 
@@ -151,31 +160,64 @@ class NewEmail(TypedDict, total=False):
     headers: Annotated[Mapping[str, str] | None, HeadersArgument("Further header fields.")]
 
 
-_HINTS = {
-    name: get_args(get_args(hint)[0] if get_origin(hint) is Required else hint)
-    for name, hint in get_type_hints(NewEmail, include_extras=True).items()
-}
+class NewMessage(TypedDict, total=False):
+    """A message that is to be scheduled. All but `kind`, `endpoint` and `payload` may be left out, or be None."""
+
+    kind: Required[Annotated[str, Argument("What sort of message it is, such as news.")]]
+    endpoint: Required[Annotated[str, Argument("The name of the endpoint that it goes to.")]]
+    payload: Required[
+        Annotated[
+            Mapping[str, object] | Sequence[object] | str | float | bool,
+            PayloadArgument("What it says: JSON, as the endpoint's format wants it."),
+        ]
+    ]
+    scheduled_at: Annotated[datetime | str | None, TimeArgument("When it is due; now if it is left out.")]
+    users: Annotated[
+        Sequence[str] | None,
+        ListArgument("Ids of users whom it concerns, by whom it can be cleared.", items="user ids"),
+    ]
+    key: Annotated[str | None, Argument("Makes the call idempotent for good.")]
+    expires_at: Annotated[datetime | str | None, TimeArgument("After this moment the message is not sent any more.")]
+
+
+def _declared(item: type) -> Mapping[str, tuple[object, Argument]]:
+    """Returns the arguments of an item by name: their types, and what else is declared of them."""
+    hints = get_type_hints(item, include_extras=True).items()
+    return {name: get_args(get_args(hint)[0] if get_origin(hint) is Required else hint) for name, hint in hints}
+
 
 #: The arguments by name, in the order of `duepost.schedule_email()` in SQL.
-ARGUMENTS: Mapping[str, Argument] = {name: argument for name, (_, argument) in _HINTS.items()}
+ARGUMENTS: Mapping[str, Argument] = {name: argument for name, (_, argument) in _declared(NewEmail).items()}
+
+#: The same of a message, in the order of `duepost.schedule_message()`.
+MESSAGE_ARGUMENTS: Mapping[str, Argument] = {name: argument for name, (_, argument) in _declared(NewMessage).items()}
 
 
 def takes_email(function: Callable[P, R]) -> Callable[P, R]:
     """Names the arguments of an email in the signature and the docstring of a function that takes them as `**email`."""
-    own = [each for each in signature(function).parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
-    emails = [
-        Parameter(
-            name,
-            Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if name in NewEmail.__required_keys__ else None,
-            annotation=type_,
-        )
-        for name, (type_, _) in _HINTS.items()
-    ]
-    function.__signature__ = Signature([*own, *emails], return_annotation=int)  # type: ignore[attr-defined]
-    meanings = "\n".join(f"        {name}: {argument.meaning}" for name, argument in ARGUMENTS.items())
-    function.__doc__ = (function.__doc__ or "").replace("        **email: see `NewEmail`.", meanings)
+    _name_arguments(function, _declared(NewEmail), NewEmail.__required_keys__, "        **email: see `NewEmail`.")
     return function
+
+
+def takes_message(function: Callable[P, R]) -> Callable[P, R]:
+    """Does the same for a function that takes those of a message as `**message`."""
+    _name_arguments(
+        function, _declared(NewMessage), NewMessage.__required_keys__, "        **message: see `NewMessage`."
+    )
+    return function
+
+
+def _name_arguments(
+    function: Callable[P, R], declared: Mapping[str, tuple[object, Argument]], required: frozenset[str], line: str
+) -> None:
+    own = [each for each in signature(function).parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
+    named = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=Parameter.empty if name in required else None, annotation=type_)
+        for name, (type_, _) in declared.items()
+    ]
+    function.__signature__ = Signature([*own, *named], return_annotation=int)  # type: ignore[attr-defined]
+    meanings = "\n".join(f"        {name}: {argument.meaning}" for name, (_, argument) in declared.items())
+    function.__doc__ = (function.__doc__ or "").replace(line, meanings)
 
 
 def checked_time(text: str) -> str:

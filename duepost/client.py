@@ -1,11 +1,21 @@
 """The client: the SQL functions from Python, in the caller's own transaction. Imports no worker code."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from inspect import signature
-from typing import Protocol, Unpack
+from typing import NamedTuple, Protocol, Unpack
 
-from duepost.arguments import ARGUMENTS, NewEmail, checked_moment, encoded, takes_email
+from duepost.arguments import (
+    ARGUMENTS,
+    MESSAGE_ARGUMENTS,
+    Argument,
+    NewEmail,
+    NewMessage,
+    checked_moment,
+    encoded,
+    takes_email,
+    takes_message,
+)
 
 
 class Cursor(Protocol):
@@ -25,6 +35,33 @@ class Cursor(Protocol):
 Row = Sequence[object] | Mapping[str, object]
 
 
+class Status(NamedTuple):
+    """Where an email or a message stands.
+
+    Attributes:
+        id: its id.
+        channel: `email` or `message`.
+        kind: what sort of email or message it is.
+        state: `scheduled`, `queued`, `sending`, `unknown` or `finished`.
+        outcome: how it ended: `sent`, `undeliverable`, `expired` or `cleared`; of several recipients' the first of
+            these. None while it is not finished.
+        scheduled_at: when it was to be sent.
+        due_at: when it is tried next; None once it is finished.
+        finished_at: when it ended; None while it is not finished.
+        attempts: how many there were.
+    """
+
+    id: int
+    channel: str
+    kind: str
+    state: str
+    outcome: str | None
+    scheduled_at: datetime
+    due_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+
+
 @takes_email
 def schedule_email(cursor: Cursor, **email: Unpack[NewEmail]) -> int:
     """Schedules one email in the cursor's transaction; it leaves only if that transaction commits.
@@ -42,15 +79,12 @@ def schedule_email(cursor: Cursor, **email: Unpack[NewEmail]) -> int:
         the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content.
     """
     signature(schedule_email).bind(cursor, **email)
-    given = {name: value for name, value in email.items() if value is not None}
-    return schedule_encoded(cursor, {name: ARGUMENTS[name].parameter(name, value) for name, value in given.items()})
+    return schedule_encoded(cursor, _parameters(ARGUMENTS, email))
 
 
 def schedule_encoded(cursor: Cursor, arguments: Mapping[str, object]) -> int:
     """Schedules one email whose arguments are parameters already: a JSON object is a text."""
-    named = ", ".join(f"{name} => %({name})s::{ARGUMENTS[name].sql_type}" for name in arguments)
-    _execute(cursor, f"SELECT duepost.schedule_email({named})", arguments)
-    return int(str(_single(cursor)))
+    return _schedule(cursor, "schedule_email", ARGUMENTS, arguments)
 
 
 def schedule_emails(cursor: Cursor, emails: Iterable[Mapping[str, object]]) -> list[int]:
@@ -70,14 +104,12 @@ def schedule_emails(cursor: Cursor, emails: Iterable[Mapping[str, object]]) -> l
         the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content; the message
             begins with the email's place, from 0, as in `emails[2]: address: …`.
     """
-    return schedule_lines(cursor, [_in_json(place, email) for place, email in enumerate(emails)])
+    return schedule_lines(cursor, _in_json("emails", ARGUMENTS, emails))
 
 
 def schedule_lines(cursor: Cursor, emails: Iterable[str]) -> list[int]:
     """Schedules many emails, each of which is a JSON object in text: its numbers stay as they are written."""
-    content = f"[{','.join(emails)}]"
-    _execute(cursor, "SELECT duepost.schedule_emails(%(emails)s::jsonb)", {"emails": content})
-    return [int(str(_values(row)[0])) for row in cursor.fetchall()]
+    return _schedule_many(cursor, "schedule_emails", emails)
 
 
 def clear_scheduled_emails(cursor: Cursor, users: Sequence[str], kind: str | None = None) -> list[tuple[int, str]]:
@@ -121,6 +153,146 @@ def reschedule_email(cursor: Cursor, email_id: int, scheduled_at: datetime | str
     return str(_single(cursor))
 
 
+@takes_message
+def schedule_message(cursor: Cursor, **message: Unpack[NewMessage]) -> int:
+    """Schedules one message to an endpoint, in the cursor's transaction; it leaves only if that transaction commits.
+
+    Args:
+        cursor: a DB-API cursor of the application's own.
+        **message: see `NewMessage`.
+
+    Returns:
+        the message's id; emails and messages have ids of one sequence.
+
+    Raises:
+        ValueError: a time without a time zone.
+        TypeError: one text as `users`, or a payload that is not JSON serializable; the key is named.
+        the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content.
+    """
+    signature(schedule_message).bind(cursor, **message)
+    return schedule_encoded_message(cursor, _parameters(MESSAGE_ARGUMENTS, message))
+
+
+def schedule_encoded_message(cursor: Cursor, arguments: Mapping[str, object]) -> int:
+    """Schedules one message whose arguments are parameters already: its payload is a text."""
+    return _schedule(cursor, "schedule_message", MESSAGE_ARGUMENTS, arguments)
+
+
+def schedule_messages(cursor: Cursor, messages: Iterable[Mapping[str, object]]) -> list[int]:
+    """Schedules many messages in the cursor's transaction, or none, in one round trip.
+
+    Args:
+        cursor: a DB-API cursor of the application's own.
+        messages: the arguments of `schedule_message()` of each, by name (`NewMessage`).
+
+    Returns:
+        the messages' ids, in their order.
+
+    Raises:
+        ValueError: a time without a time zone.
+        TypeError: one text as `users`, or a value that is not JSON serializable; the key is named.
+        the driver's error: SQLSTATE 22023 for a bad argument, 23505 for a key used for another content; the message
+            begins with the place, from 0, as in `messages[2]: payload: …`.
+    """
+    return schedule_message_lines(cursor, _in_json("messages", MESSAGE_ARGUMENTS, messages))
+
+
+def schedule_message_lines(cursor: Cursor, messages: Iterable[str]) -> list[int]:
+    """Schedules many messages, each of which is a JSON object in text: its numbers stay as they are written."""
+    return _schedule_many(cursor, "schedule_messages", messages)
+
+
+def edit_message(cursor: Cursor, message_id: int, payload: object) -> str:
+    """Gives one message another payload: `edited`, or `too_late` once a request of it may have arrived.
+
+    Raises:
+        TypeError: the payload is not JSON serializable.
+        the driver's error: SQLSTATE 22023 for a payload that its endpoint does not take.
+    """
+    return edit_encoded_message(cursor, message_id, encoded("payload", payload))
+
+
+def edit_encoded_message(cursor: Cursor, message_id: int, payload: str) -> str:
+    """Does the same with a payload that is JSON in text already."""
+    parameters = {"id": message_id, "payload": payload}
+    _execute(cursor, "SELECT duepost.edit_message(%(id)s::bigint, %(payload)s::jsonb)", parameters)
+    return str(_single(cursor))
+
+
+def clear_scheduled_messages(cursor: Cursor, users: Sequence[str], kind: str | None = None) -> list[tuple[int, str]]:
+    """Takes users off their scheduled messages, of one kind or all; ids and receipts as `clear_scheduled_emails()`."""
+    _execute(
+        cursor,
+        "SELECT id, receipt FROM duepost.clear_scheduled_messages(%(users)s::text[], %(kind)s::text)",
+        {"users": ARGUMENTS["users"].parameter("users", users), "kind": kind},
+    )
+    return _receipts(cursor)
+
+
+def clear_scheduled_message(cursor: Cursor, message_id: int) -> str:
+    """Clears one message: `cleared` (never sent) or `too_late`."""
+    _execute(cursor, "SELECT duepost.clear_scheduled_message(%(id)s::bigint)", {"id": message_id})
+    return str(_single(cursor))
+
+
+def reschedule_message(cursor: Cursor, message_id: int, scheduled_at: datetime | str) -> str:
+    """Moves one message to another time: `rescheduled` or `too_late`."""
+    _execute(
+        cursor,
+        "SELECT duepost.reschedule_message(%(id)s::bigint, %(scheduled_at)s::timestamptz)",
+        {"id": message_id, "scheduled_at": checked_moment("scheduled_at", scheduled_at)},
+    )
+    return str(_single(cursor))
+
+
+def clear_scheduled(cursor: Cursor, users: Sequence[str], kind: str | None = None) -> list[tuple[int, str, str]]:
+    """Takes users off their scheduled emails and messages at once, of one kind or all, as when an account is closed.
+
+    Returns:
+        an id, a channel (`email` or `message`) and a receipt for each, as `clear_scheduled_emails()` gives them.
+    """
+    _execute(
+        cursor,
+        "SELECT id, channel, receipt FROM duepost.clear_scheduled(%(users)s::text[], %(kind)s::text)",
+        {"users": ARGUMENTS["users"].parameter("users", users), "kind": kind},
+    )
+    rows = map(_values, cursor.fetchall())
+    return [(int(str(item_id)), str(channel), str(receipt)) for item_id, channel, receipt in rows]
+
+
+def status(cursor: Cursor, item_id: int | None = None, *, key: str | None = None) -> Status | None:
+    """Says where an email or a message stands, by its id or its key; None where nothing is known of it.
+
+    Raises:
+        the driver's error: SQLSTATE 22023 where neither is given, or both.
+    """
+    _execute(
+        cursor,
+        "SELECT id, channel, kind, state, outcome, scheduled_at, due_at, finished_at, attempts"
+        " FROM duepost.status(%(id)s::bigint, %(key)s::text)",
+        {"id": item_id, "key": key},
+    )
+    row = cursor.fetchone()
+    return None if row is None else Status(*_values(row))  # type: ignore[arg-type]  # as the driver gives them
+
+
+def _parameters(arguments: Mapping[str, Argument], given: Mapping[str, object]) -> dict[str, object]:
+    return {name: arguments[name].parameter(name, value) for name, value in given.items() if value is not None}
+
+
+def _schedule(
+    cursor: Cursor, function: str, arguments: Mapping[str, Argument], parameters: Mapping[str, object]
+) -> int:
+    named = ", ".join(f"{name} => %({name})s::{arguments[name].sql_type}" for name in parameters)
+    _execute(cursor, f"SELECT duepost.{function}({named})", parameters)
+    return int(str(_single(cursor)))
+
+
+def _schedule_many(cursor: Cursor, function: str, items: Iterable[str]) -> list[int]:
+    _execute(cursor, f"SELECT duepost.{function}(%(items)s::jsonb)", {"items": f"[{','.join(items)}]"})
+    return [int(str(_values(row)[0])) for row in cursor.fetchall()]
+
+
 def _execute(cursor: Cursor, statement: str, parameters: Mapping[str, object]) -> None:
     """Runs a statement.
 
@@ -143,14 +315,15 @@ def _execute(cursor: Cursor, statement: str, parameters: Mapping[str, object]) -
         )
 
 
-def _in_json(place: int, email: Mapping[str, object]) -> str:
-    """Returns one email of many as a JSON object. A key that is unknown is left to the database, which says so."""
-    members = {
-        name: ARGUMENTS[name].member(f"emails[{place}]: {name}", value) if name in ARGUMENTS else value
-        for name, value in email.items()
-        if value is not None
-    }
-    return encoded(f"emails[{place}]", members)
+def _in_json(name: str, arguments: Mapping[str, Argument], items: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """Gives each of many items as a JSON object. A key that is unknown is left to the database, which says so."""
+    for place, item in enumerate(items):
+        members = {
+            key: arguments[key].member(f"{name}[{place}]: {key}", value) if key in arguments else value
+            for key, value in item.items()
+            if value is not None
+        }
+        yield encoded(f"{name}[{place}]", members)
 
 
 def _single(cursor: Cursor) -> object:

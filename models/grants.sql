@@ -6,7 +6,7 @@ DECLARE
     role_name text;
     open_one  regclass;
 BEGIN
-    FOREACH role_name IN ARRAY ARRAY['duepost_client', 'duepost_worker'] LOOP
+    FOREACH role_name IN ARRAY ARRAY['duepost_client', 'duepost_worker', 'duepost_operator'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
@@ -33,8 +33,17 @@ BEGIN
         GRANT USAGE ON SCHEMA duepost TO duepost_client;
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
-            duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email
+            duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email,
+            duepost.schedule_message, duepost.schedule_messages, duepost.edit_message, duepost.clear_scheduled_messages,
+            duepost.clear_scheduled_message, duepost.reschedule_message, duepost.clear_scheduled, duepost.status
         TO duepost_client;
+    END IF;
+
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_operator') THEN
+        GRANT USAGE ON SCHEMA duepost TO duepost_operator;
+        GRANT EXECUTE ON FUNCTION
+            duepost.set_endpoint, duepost.disable_endpoint, duepost.remove_endpoint, duepost.endpoints, duepost.status
+        TO duepost_operator;
     END IF;
 
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_worker') THEN
@@ -57,7 +66,10 @@ BEGIN
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
-            duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email, duepost.finish,
+            duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email,
+            duepost.schedule_message, duepost.schedule_messages, duepost.edit_message, duepost.clear_scheduled_messages,
+            duepost.clear_scheduled_message, duepost.reschedule_message, duepost.clear_scheduled, duepost.status,
+            duepost.endpoints, duepost.finish,
             duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
             duepost.due_now, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
             duepost.recipient_rows, duepost.conclude_emails,

@@ -5,61 +5,63 @@
 -- Statements are planned once in a session, by index, whatever a table looked like when they were, and never compiled:
 -- planning costs as much as running them, and compiling a hundred times that.
 
-CREATE OR REPLACE FUNCTION duepost.clear_scheduled_emails(users text[], kind text DEFAULT NULL)
-RETURNS TABLE (email_id bigint, receipt text)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+-- Takes users off the items of one channel, or of both.
+CREATE OR REPLACE FUNCTION duepost.clear_users(users text[], kind text, channel text)
+RETURNS TABLE (id bigint, item_channel text, receipt text)
+LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    email   record;
+    item    record;
     removed integer;
     late    boolean;
 BEGIN
-    IF clear_scheduled_emails.users IS NULL THEN
+    IF clear_users.users IS NULL THEN
         PERFORM duepost.raise_bad_argument('users', 'must be an array of user ids');
     END IF;
-    IF EXISTS (SELECT FROM unnest(clear_scheduled_emails.users) AS u WHERE u IS NULL) THEN
+    IF EXISTS (SELECT FROM unnest(clear_users.users) AS u WHERE u IS NULL) THEN
         PERFORM duepost.raise_bad_argument('users', 'must not contain NULL');
     END IF;
-    FOR email IN
-        SELECT e.id, e.is_held, e.unknowns
-        FROM duepost.item AS e
-        WHERE e.id IN (
+    FOR item IN
+        SELECT i.id, i.channel, i.is_held, i.unknowns
+        FROM duepost.item AS i
+        WHERE i.id IN (
             SELECT u.email_id FROM duepost.scheduled_email_user AS u
-            WHERE u.user_id = ANY (clear_scheduled_emails.users)
+            WHERE u.user_id = ANY (clear_users.users)
         )
-          AND (clear_scheduled_emails.kind IS NULL OR e.kind = clear_scheduled_emails.kind)
-        ORDER BY e.id
+          AND (clear_users.kind IS NULL OR i.kind = clear_users.kind)
+          AND (clear_users.channel IS NULL OR i.channel = clear_users.channel)
+        ORDER BY i.id
         FOR UPDATE
     LOOP
         -- Another clear may have taken these users off while this one waited for the row.
         CONTINUE WHEN NOT EXISTS (
             SELECT FROM duepost.scheduled_email_user AS u
-            WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users)
+            WHERE u.email_id = item.id AND u.user_id = ANY (clear_users.users)
         );
-        email_id := email.id;
+        id := item.id;
+        item_channel := item.channel;
         receipt := 'too_late';
         -- What may have arrived already cannot be promised never to be sent.
-        IF NOT email.is_held AND email.unknowns = 0 AND NOT duepost.is_in_hand(email.id) THEN
+        IF NOT item.is_held AND item.unknowns = 0 AND NOT duepost.is_in_hand(item.id) THEN
             PERFORM FROM duepost.scheduled_email_user AS u
-            WHERE u.email_id = email.id ORDER BY u.user_id FOR UPDATE;
+            WHERE u.email_id = item.id ORDER BY u.user_id FOR UPDATE;
             late := EXISTS (
                 SELECT FROM duepost.scheduled_email_user AS u
-                WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users)
+                WHERE u.email_id = item.id AND u.user_id = ANY (clear_users.users)
                   AND u.outcome IS NOT NULL
             );
             DELETE FROM duepost.scheduled_email_user AS u
-            WHERE u.email_id = email.id AND u.user_id = ANY (clear_scheduled_emails.users) AND u.outcome IS NULL;
+            WHERE u.email_id = item.id AND u.user_id = ANY (clear_users.users) AND u.outcome IS NULL;
             GET DIAGNOSTICS removed = ROW_COUNT;
-            IF NOT EXISTS (SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = email.id) THEN
-                PERFORM duepost.finish(email.id, 'cleared', NULL);
+            IF NOT EXISTS (SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = item.id) THEN
+                PERFORM duepost.finish(item.id, 'cleared', NULL);
                 receipt := 'cleared';
             ELSIF removed > 0 THEN
                 IF NOT EXISTS (
-                    SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = email.id AND u.outcome IS NULL
+                    SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = item.id AND u.outcome IS NULL
                 ) THEN
-                    PERFORM duepost.finish(email.id, NULL, NULL);
+                    PERFORM duepost.finish(item.id, NULL, NULL);
                 END IF;
                 receipt := 'user_removed';
                 -- Of these users some are off, and some have it already: both is said.
@@ -73,34 +75,71 @@ BEGIN
     END LOOP;
 END
 $$;
+
+CREATE OR REPLACE FUNCTION duepost.clear_scheduled_emails(users text[], kind text DEFAULT NULL)
+RETURNS TABLE (email_id bigint, receipt text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+BEGIN
+    RETURN QUERY SELECT c.id, c.receipt FROM duepost.clear_users(users, kind, 'email') AS c;
+END
+$$;
 COMMENT ON FUNCTION duepost.clear_scheduled_emails IS
     'Takes these users off their scheduled emails (of one kind, or all). A receipt for each email: cleared (it had no '
     'other user and is never sent), user_removed, or too_late (it is being sent, or may have been sent); the last two '
     'where some of these users have it and others are taken off. Locks rows by ascending id.';
 
-CREATE OR REPLACE FUNCTION duepost.clear_scheduled_email(email_id bigint) RETURNS text
+CREATE OR REPLACE FUNCTION duepost.clear_scheduled(users text[], kind text DEFAULT NULL)
+RETURNS TABLE (id bigint, channel text, receipt text)
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+BEGIN
+    RETURN QUERY SELECT c.id, c.item_channel, c.receipt FROM duepost.clear_users(users, kind, NULL) AS c;
+END
+$$;
+COMMENT ON FUNCTION duepost.clear_scheduled IS
+    'Takes these users off their scheduled emails and messages at once (of one kind, or all), as when an account is closed: a '
+    'receipt for each, as clear_scheduled_emails() gives them. Locks rows by ascending id.';
+
+-- One item, whole; `argument` is what its id is called by the caller.
+CREATE OR REPLACE FUNCTION duepost.clear_item(id bigint, channel text, argument text) RETURNS text
+LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     partly boolean;
 BEGIN
-    IF clear_scheduled_email.email_id IS NULL THEN
-        PERFORM duepost.raise_bad_argument('email_id', 'must be the id of an email');
-    END IF;
+    PERFORM duepost.check_id(argument, clear_item.id, clear_item.channel);
     PERFORM FROM duepost.item AS i
-    WHERE i.id = clear_scheduled_email.email_id AND i.channel = 'email' AND NOT i.is_held AND i.unknowns = 0
+    WHERE i.id = clear_item.id AND i.channel = clear_item.channel AND NOT i.is_held AND i.unknowns = 0
     FOR UPDATE;
-    IF NOT FOUND OR duepost.is_in_hand(clear_scheduled_email.email_id) THEN
+    IF NOT FOUND OR duepost.is_in_hand(clear_item.id) THEN
         RETURN 'too_late';
     END IF;
     partly := EXISTS (
-        SELECT FROM duepost.scheduled_email_user AS u
-        WHERE u.email_id = clear_scheduled_email.email_id AND u.outcome IS NOT NULL
+        SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = clear_item.id AND u.outcome IS NOT NULL
     );
-    PERFORM duepost.finish(clear_scheduled_email.email_id, 'cleared', NULL);
+    PERFORM duepost.finish(clear_item.id, 'cleared', NULL);
     RETURN CASE WHEN partly THEN 'user_removed' ELSE 'cleared' END;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION duepost.check_id(argument text, id bigint, channel text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF id IS NULL THEN
+        PERFORM duepost.raise_bad_argument(
+            argument, 'must be the id of ' || CASE channel WHEN 'email' THEN 'an email' ELSE 'a message' END
+        );
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION duepost.clear_scheduled_email(email_id bigint) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+BEGIN
+    RETURN duepost.clear_item(email_id, 'email', 'email_id');
 END
 $$;
 COMMENT ON FUNCTION duepost.clear_scheduled_email IS
@@ -141,45 +180,54 @@ COMMENT ON FUNCTION duepost.clear_scheduled_emails_to IS
     'Clears the emails scheduled to this mailbox, of one kind or all, however it is spelled: letter case, IDNA, a name '
     'and white space around it do not matter. What is no address raises 22023.';
 
-CREATE OR REPLACE FUNCTION duepost.reschedule_email(email_id bigint, scheduled_at timestamptz) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+-- One item, to another time; `argument` is what its id is called by the caller.
+CREATE OR REPLACE FUNCTION duepost.reschedule_item(id bigint, scheduled_at timestamptz, channel text, argument text)
+RETURNS text
+LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    email record;
+    item  record;
     error text;
 BEGIN
-    IF reschedule_email.email_id IS NULL THEN
-        PERFORM duepost.raise_bad_argument('email_id', 'must be the id of an email');
-    END IF;
-    IF reschedule_email.scheduled_at IS NULL THEN
+    PERFORM duepost.check_id(argument, reschedule_item.id, reschedule_item.channel);
+    IF reschedule_item.scheduled_at IS NULL THEN
         PERFORM duepost.raise_bad_argument('scheduled_at', 'must be a finite time');
     END IF;
-    error := duepost.moment_error('scheduled_at', reschedule_email.scheduled_at);
+    error := duepost.moment_error('scheduled_at', reschedule_item.scheduled_at);
     IF error IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = error;
     END IF;
-    SELECT i.expires_at INTO email
+    SELECT i.expires_at INTO item
     FROM duepost.item AS i
-    WHERE i.id = reschedule_email.email_id AND i.channel = 'email' AND NOT i.is_held
+    WHERE i.id = reschedule_item.id AND i.channel = reschedule_item.channel AND NOT i.is_held
     FOR UPDATE;
-    IF NOT FOUND OR duepost.is_in_hand(reschedule_email.email_id) THEN
+    IF NOT FOUND OR duepost.is_in_hand(reschedule_item.id) THEN
         RETURN 'too_late';
     END IF;
-    IF email.expires_at <= reschedule_email.scheduled_at THEN
-        PERFORM duepost.raise_bad_argument('scheduled_at', 'must be earlier than the email''s expires_at');
+    IF item.expires_at <= reschedule_item.scheduled_at THEN
+        PERFORM duepost.raise_bad_argument(
+            'scheduled_at', format('must be earlier than the %s''s expires_at', reschedule_item.channel)
+        );
     END IF;
     -- Message-ID and Date are fixed by the first attempt.
     UPDATE duepost.email AS e
-    SET date_header = greatest(reschedule_email.scheduled_at, now())
+    SET date_header = greatest(reschedule_item.scheduled_at, now())
     FROM duepost.item AS i
-    WHERE e.item_id = reschedule_email.email_id AND i.id = reschedule_email.email_id AND i.attempts = 0;
+    WHERE e.item_id = reschedule_item.id AND i.id = reschedule_item.id AND i.attempts = 0;
     UPDATE duepost.item AS i
-    SET scheduled_at = reschedule_email.scheduled_at, due_at = reschedule_email.scheduled_at, probe = false
-    WHERE i.id = reschedule_email.email_id;
-    DELETE FROM dramatiq.queue AS m WHERE m.key = reschedule_email.email_id;
+    SET scheduled_at = reschedule_item.scheduled_at, due_at = reschedule_item.scheduled_at, probe = false
+    WHERE i.id = reschedule_item.id;
+    DELETE FROM dramatiq.queue AS m WHERE m.key = reschedule_item.id;
     RETURN 'rescheduled';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION duepost.reschedule_email(email_id bigint, scheduled_at timestamptz) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+BEGIN
+    RETURN duepost.reschedule_item(email_id, scheduled_at, 'email', 'email_id');
 END
 $$;
 COMMENT ON FUNCTION duepost.reschedule_email IS

@@ -34,6 +34,20 @@ LANGUAGE sql STABLE AS $$
     END
 $$;
 
+CREATE OR REPLACE FUNCTION duepost.times_error(scheduled_at timestamptz, expires_at timestamptz) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        duepost.moment_error('scheduled_at', scheduled_at),
+        duepost.moment_error('expires_at', expires_at),
+        CASE WHEN expires_at <= coalesce(scheduled_at, now()) THEN 'expires_at: must be later than scheduled_at' END
+    )
+$$;
+
+CREATE OR REPLACE FUNCTION duepost.key_error(key text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(CASE WHEN key = '' THEN 'key: must not be empty' END, duepost.line_error('key', key, 512))
+$$;
+
 -- Whether a text is a time in ISO 8601 with its zone: one moment, whatever the session's DateStyle and TimeZone are. The
 -- zone is an offset, UTC, or a name such as Europe/Berlin; abbreviations mean different zones in different settings.
 CREATE OR REPLACE FUNCTION duepost.has_zone(value text) RETURNS boolean
@@ -308,6 +322,19 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT value IS NULL OR (duepost.trimmed(left(value, 100)) = '' AND duepost.trimmed(value) = '')
 $$;
 
+-- What PostgreSQL stores and the worker's reader does not take. The levels are looked at first: the search for numbers goes
+-- through all of them. What is far larger than any text that may be stored is not read at all: a number of a few bytes may
+-- be a text of thousands.
+CREATE OR REPLACE FUNCTION duepost.json_error(argument text, value jsonb) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN pg_column_size(value) > 4194304 THEN argument || ': must be at most 262144 bytes (256 KiB)'
+        WHEN jsonb_path_exists(value, 'strict $.**{101}') THEN argument || ': must be at most 100 levels deep'
+        WHEN jsonb_path_exists(value, 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))')
+            THEN argument || ': a number must be between -1e308 and 1e308'
+    END
+$$;
+
 CREATE OR REPLACE FUNCTION duepost.template_error(
     template text, context jsonb, subject text, body_text text, body_html text
 ) RETURNS text
@@ -320,11 +347,7 @@ LANGUAGE sql STABLE AS $$
         WHEN jsonb_typeof(context) <> 'object' THEN 'context: must be a JSON object'
         WHEN octet_length(context::text) > 262144
             THEN format('context: must be at most 262144 bytes (256 KiB), is %s', octet_length(context::text))
-        -- What PostgreSQL stores and the worker's reader does not take. The levels are looked at first: the search for
-        -- numbers goes through all of them.
-        WHEN jsonb_path_exists(context, 'strict $.**{101}') THEN 'context: must be at most 100 levels deep'
-        WHEN jsonb_path_exists(context, 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))')
-            THEN 'context: a number must be between -1e308 and 1e308'
+        ELSE duepost.json_error('context', context)
     END
 $$;
 
@@ -359,12 +382,7 @@ LANGUAGE sql STABLE AS $$
             WHEN email.address IS NOT NULL THEN duepost.address_error('address', email.address)
             ELSE duepost.users_error(email.users)
         END,
-        duepost.moment_error('scheduled_at', email.scheduled_at),
-        duepost.moment_error('expires_at', email.expires_at),
-        CASE
-            WHEN email.expires_at <= coalesce(email.scheduled_at, now())
-                THEN 'expires_at: must be later than scheduled_at'
-        END,
+        duepost.times_error(email.scheduled_at, email.expires_at),
         CASE
             WHEN email.template IS NOT NULL
                 THEN duepost.template_error(
@@ -375,8 +393,7 @@ LANGUAGE sql STABLE AS $$
         CASE WHEN email.sender IS NOT NULL THEN duepost.mailbox_error('sender', email.sender) END,
         CASE WHEN email.reply_to IS NOT NULL THEN duepost.mailbox_error('reply_to', email.reply_to) END,
         CASE WHEN email.headers IS NOT NULL THEN duepost.headers_error(email.headers) END,
-        CASE WHEN email.key = '' THEN 'key: must not be empty' END,
-        duepost.line_error('key', email.key, 512)
+        duepost.key_error(email.key)
     )
 $$;
 

@@ -2,6 +2,63 @@
 -- SECURITY DEFINER: a client may call these and touch nothing else; the search_path is fixed, so that nobody's table or
 -- operator stands in for ours, and so is the way that backslashes are read, on which the patterns of the checks depend.
 
+-- Keys of both channels. Returns the ids of new items, with that of an earlier one in place of each whose key is known, and of
+-- the first for each later one of the same key. `list` is the name of the argument that holds many.
+CREATE OR REPLACE FUNCTION duepost.take_keys(ids bigint[], keys text[], digests bytea[], list text) RETURNS bigint[]
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+DECLARE
+    wrong record;
+BEGIN
+    -- In the order of the keys, so that two sets with the same ones wait for each other, and not in a circle.
+    INSERT INTO duepost.email_key (key, email_id, digest)
+    SELECT DISTINCT ON (g.key) g.key, g.id, g.digest
+    FROM unnest(take_keys.ids, take_keys.keys, take_keys.digests) WITH ORDINALITY AS g (id, key, digest)
+    WHERE g.key IS NOT NULL
+    ORDER BY g.key, g.ordinality
+    ON CONFLICT (key) DO NOTHING;
+
+    SELECT g.ordinality, k.email_id INTO wrong
+    FROM unnest(take_keys.keys, take_keys.digests) WITH ORDINALITY AS g (key, digest)
+    JOIN duepost.email_key AS k ON k.key = g.key
+    WHERE k.digest <> g.digest
+    ORDER BY g.ordinality
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE =
+            coalesce(take_keys.list || format('[%s]: ', wrong.ordinality - 1), '')
+            || format('key: already used for another content, by %s %s', duepost.channel_of(wrong.email_id), wrong.email_id);
+    END IF;
+
+    RETURN ARRAY(
+        SELECT coalesce(k.email_id, g.id)
+        FROM unnest(take_keys.ids, take_keys.keys) WITH ORDINALITY AS g (id, key)
+        LEFT JOIN duepost.email_key AS k ON k.key = g.key
+        ORDER BY g.ordinality
+    );
+END
+$$;
+
+-- Of what channel an item is, or was; both are named where nothing is known of it any more.
+CREATE OR REPLACE FUNCTION duepost.channel_of(id bigint) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        (SELECT i.channel FROM duepost.item AS i WHERE i.id = $1),
+        (SELECT d.channel FROM duepost.delivery AS d WHERE d.email_id = $1 LIMIT 1),
+        'email or message'
+    )
+$$;
+
+-- When an item ends that says nothing of it, or as it says.
+CREATE OR REPLACE FUNCTION duepost.expiry(expires_at timestamptz, scheduled_at timestamptz, expire_after interval)
+RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN expires_at IS NULL AND expire_after IS NOT NULL
+            THEN least(scheduled_at + expire_after, '9999-12-31 00:00:00+00')
+        ELSE expires_at
+    END
+$$;
+
 -- Checks all, then stores all: returns their ids in their order. An error names the place of its email among many, from 0.
 CREATE OR REPLACE FUNCTION duepost.store_emails(given duepost.new_email[], are_many boolean) RETURNS bigint[]
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
@@ -9,11 +66,11 @@ DECLARE
     email     duepost.new_email;
     error     text;
     ids       bigint[] := '{}';
+    given_ids bigint[];
     digests   bytea[];
     is_new    boolean[];
     has_keys  boolean := false;
     has_users boolean := false;
-    wrong     record;
 BEGIN
     FOREACH email IN ARRAY given LOOP
         error := duepost.email_error(email);
@@ -30,41 +87,15 @@ BEGIN
         digests := ARRAY(
             SELECT CASE WHEN g.key IS NOT NULL THEN duepost.email_digest(g) END FROM unnest(given) AS g
         );
-        -- In the order of the keys, so that two sets with the same ones wait for each other, and not in a circle.
-        INSERT INTO duepost.email_key (key, email_id, digest)
-        SELECT DISTINCT ON (g.key) g.key, ids[g.ordinality], digests[g.ordinality]
-        FROM unnest(given) WITH ORDINALITY AS g
-        WHERE g.key IS NOT NULL
-        ORDER BY g.key, g.ordinality
-        ON CONFLICT (key) DO NOTHING;
-
-        SELECT g.ordinality, k.email_id INTO wrong
-        FROM unnest(given) WITH ORDINALITY AS g
-        JOIN duepost.email_key AS k ON k.key = g.key
-        WHERE k.digest <> digests[g.ordinality]
-        ORDER BY g.ordinality
-        LIMIT 1;
-        IF FOUND THEN
-            RAISE EXCEPTION USING ERRCODE = '23505', MESSAGE =
-                CASE WHEN are_many THEN format('emails[%s]: ', wrong.ordinality - 1) ELSE '' END
-                || format('key: already used for another content, by email %s', wrong.email_id);
-        END IF;
-
-        SELECT array_agg(coalesce(k.email_id, ids[g.ordinality]) ORDER BY g.ordinality),
-               array_agg(k.email_id IS NULL OR k.email_id = ids[g.ordinality] ORDER BY g.ordinality)
-        INTO ids, is_new
-        FROM unnest(given) WITH ORDINALITY AS g
-        LEFT JOIN duepost.email_key AS k ON k.key = g.key;
+        given_ids := ids;
+        ids := duepost.take_keys(ids, ARRAY(SELECT g.key FROM unnest(given) AS g), digests, CASE WHEN are_many THEN 'emails' END);
+        is_new := ARRAY(SELECT k.id = k.given_id FROM unnest(ids, given_ids) AS k (id, given_id));
     END IF;
 
     INSERT INTO duepost.item (id, channel, kind, route, scheduled_at, due_at, expires_at, key)
     SELECT ids[g.ordinality], 'email', g.kind, coalesce(k.route, 'default'), coalesce(g.scheduled_at, now()),
            coalesce(g.scheduled_at, now()),
-           CASE
-               WHEN g.expires_at IS NULL AND k.expire_after IS NOT NULL
-                   THEN least(coalesce(g.scheduled_at, now()) + k.expire_after, '9999-12-31 00:00:00+00')
-               ELSE g.expires_at
-           END,
+           duepost.expiry(g.expires_at, coalesce(g.scheduled_at, now()), k.expire_after),
            g.key
     FROM unnest(given) WITH ORDINALITY AS g
     LEFT JOIN duepost.kind AS k ON k.kind = g.kind
@@ -138,36 +169,10 @@ COMMENT ON FUNCTION duepost.schedule_email IS
 CREATE OR REPLACE FUNCTION duepost.schedule_emails(emails jsonb) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
-DECLARE
-    forms jsonb;
-    wrong record;
 BEGIN
     -- Until this transaction ends, the type does not grow.
     LOCK TABLE duepost.migration IN ACCESS SHARE MODE;
-    IF emails IS NULL OR jsonb_typeof(emails) <> 'array' THEN
-        PERFORM duepost.raise_bad_argument('emails', 'must be a JSON array of objects, with the arguments of schedule_email as keys');
-    END IF;
-    -- Most values are strings and objects where those are known: nothing more is asked of them.
-    forms := (SELECT jsonb_object_agg(known.name, known.form) FROM duepost.email_arguments() AS known);
-    SELECT found.place, found.error INTO wrong
-    FROM (
-        SELECT each.place, member.place AS member_place, CASE
-            WHEN jsonb_typeof(each.email) <> 'object'
-                THEN 'must be an object such as {"kind": "welcome", "address": "ann@example.com"}'
-            ELSE duepost.member_error(member.key, member.value, forms ->> member.key)
-        END AS error
-        FROM jsonb_array_elements(emails) WITH ORDINALITY AS each (email, place)
-        LEFT JOIN LATERAL jsonb_each(
-            CASE WHEN jsonb_typeof(each.email) = 'object' THEN each.email END
-        ) WITH ORDINALITY AS member (key, value, place) ON true
-        WHERE jsonb_typeof(each.email) <> 'object' OR forms ->> member.key IS DISTINCT FROM jsonb_typeof(member.value)
-    ) AS found
-    WHERE found.error IS NOT NULL
-    ORDER BY found.place, found.member_place
-    LIMIT 1;
-    IF FOUND THEN
-        PERFORM duepost.raise_bad_argument(format('emails[%s]', wrong.place - 1), wrong.error);
-    END IF;
+    PERFORM duepost.check_list('emails', emails, 'schedule_email');
     RETURN QUERY SELECT unnest(duepost.store_emails(
         ARRAY(SELECT email FROM jsonb_populate_recordset(NULL::duepost.new_email, emails) AS email),
         are_many => true

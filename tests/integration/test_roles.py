@@ -15,21 +15,32 @@ from models.database.statements import statements
 from tests.postgres import Connection, PostgresServer, run
 
 MODELS = Path(__file__).parents[2] / "models"
-ROLES = ("duepost_client", "duepost_worker")
+ROLES = ("duepost_client", "duepost_worker", "duepost_operator")
 FUNCTIONS = [
+    "clear_scheduled",
     "clear_scheduled_email",
     "clear_scheduled_emails",
     "clear_scheduled_emails_to",
+    "clear_scheduled_message",
+    "clear_scheduled_messages",
+    "edit_message",
     "reschedule_email",
+    "reschedule_message",
     "schedule_email",
     "schedule_emails",
+    "schedule_message",
+    "schedule_messages",
+    "status",
 ]
+
+#: What a worker may call.
 WORKERS_FUNCTIONS = [
     *FUNCTIONS,
     "claim_emails_v2",
     "conclude_emails",
     "domain_in_ascii",
     "due_now",
+    "endpoints",
     "enqueue_items",
     "finish",
     "forget_undeliverable",
@@ -61,12 +72,16 @@ WORKERS_FUNCTIONS = [
     "users_to_go",
     "ways",
 ]
+
+#: What an operator may call.
+OPERATIONS = ["disable_endpoint", "endpoints", "remove_endpoint", "set_endpoint", "status"]
+
 SCHEDULE = "SELECT duepost.schedule_email(kind => 'k', users => ARRAY['ann'], subject => 's', body_text => 'b')"
 OBJECTS = "('duepost'::regnamespace, 'dramatiq'::regnamespace)"
 
 
 #: Logins that are members of one role each, and nothing else.
-CLIENT, WORKER = "login_client", "login_worker"
+CLIENT, WORKER, OPERATOR = "login_client", "login_worker", "login_operator"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +90,9 @@ def shared_url(each_server: PostgresServer) -> Iterator[str]:
     with each_server.fresh_database() as url:
         each_server.execute(f"CREATE ROLE {CLIENT} LOGIN IN ROLE duepost_client")
         each_server.execute(f"CREATE ROLE {WORKER} LOGIN IN ROLE duepost_worker")
+        each_server.execute(f"CREATE ROLE {OPERATOR} LOGIN IN ROLE duepost_operator")
         yield url
+    each_server.execute(f"DROP ROLE {OPERATOR}")
     each_server.execute(f"DROP ROLE {CLIENT}")
     each_server.execute(f"DROP ROLE {WORKER}")
 
@@ -159,6 +176,16 @@ def test_a_client_may_touch_no_table_and_no_sequence(admin: Connection) -> None:
         "SELECT * FROM duepost.scheduled_email_user",
         "SELECT * FROM duepost.recipient",
         "SELECT * FROM duepost.email_key",
+        "SELECT * FROM duepost.endpoint",
+        "SELECT * FROM duepost.message",
+        "SELECT * FROM duepost.scheduled_message",
+        "SELECT * FROM duepost.endpoints()",
+        "SELECT duepost.set_endpoint('e', 'slack', 'https://example.com/')",
+        "SELECT duepost.disable_endpoint('e')",
+        "SELECT duepost.remove_endpoint('e')",
+        "SELECT duepost.new_secret()",
+        "SELECT duepost.clear_users(ARRAY['ann'], NULL, NULL)",
+        "SELECT duepost.store_messages('{}', false)",
         "INSERT INTO duepost.email_kind (kind) VALUES ('k')",
         "UPDATE duepost.control SET paused = true",
         "DELETE FROM duepost.delivery",
@@ -180,6 +207,41 @@ def test_a_client_may_touch_no_table_and_no_sequence(admin: Connection) -> None:
 def test_what_a_client_may_not_do_is_refused(client: Connection, statement: str) -> None:
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         run(client, statement)
+
+
+# Operators -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_operator_may_execute_those_functions_and_no_other(admin: Connection) -> None:
+    assert executable(admin, "duepost_operator") == OPERATIONS
+
+
+def test_an_operator_registers_endpoints_and_reads_no_secret(session: Callable[[str], Connection]) -> None:
+    operator = session(OPERATOR)
+    [(secret,)] = run(operator, "SELECT duepost.set_endpoint('e', 'webhook', 'https://example.com/in/TOKEN?k=QS')")
+    run(session(CLIENT), "SELECT duepost.schedule_message('k', 'e', '{}')")
+    [shown] = run(operator, "SELECT e::text FROM duepost.endpoints() AS e")
+    assert "https://example.com," in str(shown)
+    assert not any(word in str(shown) for word in ("TOKEN", "QS", str(secret)))
+    run(operator, "SELECT duepost.disable_endpoint('e', 'on holiday')")
+    assert run(session(WORKER), "SELECT disabled_because FROM duepost.endpoint") == [("on holiday",)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM duepost.endpoint",
+        "SELECT secret FROM duepost.endpoint",
+        "UPDATE duepost.endpoint SET allow_private = true",
+        "SELECT * FROM duepost.scheduled_message",
+        "SELECT duepost.schedule_message('k', 'e', '{}')",
+        "SELECT duepost.registered_function('a.b')",
+        "SET ROLE duepost_worker",
+    ],
+)
+def test_what_an_operator_may_not_do_is_refused(session: Callable[[str], Connection], statement: str) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        run(session(OPERATOR), statement)
 
 
 # Workers -------------------------------------------------------------------------------------------------------------
@@ -257,6 +319,12 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
         "UPDATE duepost.recipient SET address = 'eve@example.com'",
         "UPDATE duepost.email_kind SET on_unknown = 'hold'",
         "UPDATE duepost.kind SET route = 'marketing'",
+        "UPDATE duepost.endpoint SET url = 'https://eve.example.com/'",
+        "UPDATE duepost.endpoint SET secret = 'x'",
+        "INSERT INTO duepost.endpoint (name, format, url) VALUES ('e', 'slack', 'https://eve.example.com/')",
+        "DELETE FROM duepost.endpoint",
+        "SELECT duepost.set_endpoint('e', 'slack', 'https://eve.example.com/')",
+        "INSERT INTO duepost.message (item_id, endpoint, wire_id, payload) VALUES (1, 'e', 'm', '{}')",
         "INSERT INTO duepost.migration VALUES (99, 'x', 'x')",
         "SET ROLE duepost_client",
     ],
@@ -321,6 +389,11 @@ TRAPS = f"""
     CREATE TEMP TABLE scheduled_email (id int);
     CREATE TEMP TABLE scheduled_email_user (email_id int);
     CREATE TEMP TABLE recipient (user_id int);
+    CREATE FUNCTION trap.jsonb_path_exists(jsonb, jsonpath) RETURNS boolean {TRAP}
+    CREATE FUNCTION trap.octet_length(text) RETURNS integer {TRAP}
+    CREATE FUNCTION trap.concat(VARIADIC text[]) RETURNS text {TRAP}
+    CREATE TEMP TABLE endpoint (name text, format text, disabled_because text);
+    CREATE TEMP TABLE message (item_id int);
     SET search_path = trap, pg_temp, pg_catalog, duepost;
 """
 
@@ -344,6 +417,16 @@ def test_a_clients_own_functions_operators_and_tables_do_not_stand_in_for_ours(
     assert run(client, f"SELECT clear_scheduled_email({email_id})") == [("cleared",)]
     assert run(client, "SELECT * FROM clear_scheduled_emails_to('ann@example.com')") == []
     assert run(admin, "SELECT outcome FROM duepost.delivery") == [("cleared",)]
+    run(admin, "SELECT duepost.set_endpoint('e', 'webhook', 'https://example.com/')")
+    [(message_id,)] = run(
+        client,
+        "SELECT schedule_message('k', 'e', '{\"a\": 1}', users => ARRAY['ann']::pg_catalog.text[], key => 'l',"
+        " expires_at => '2040-01-01')",
+    )
+    assert run(client, f"SELECT edit_message({message_id}, '[1]')") == [("edited",)]
+    assert run(client, f"SELECT reschedule_message({message_id}, '2030-01-01')") == [("rescheduled",)]
+    assert run(client, "SELECT id, state FROM status(key => 'l')") == [(message_id, "scheduled")]
+    assert run(client, 'SELECT schedule_messages(\'[{"kind": "k", "endpoint": "e", "payload": [1.5e3]}]\')')
 
 
 SETTINGS = [
@@ -441,12 +524,13 @@ def test_roles_that_come_later_get_their_rights_from_the_next_migrate(
     with roles_hidden(each_server):
         apply(plain_owner)
     assert apply(plain_owner) == []
-    for role, functions in (("duepost_client", len(FUNCTIONS)), ("duepost_worker", len(WORKERS_FUNCTIONS))):
+    made = {"duepost_client": FUNCTIONS, "duepost_worker": WORKERS_FUNCTIONS, "duepost_operator": OPERATIONS}
+    for role, functions in made.items():
         assert plain_owner.execute(
             "SELECT count(*) FROM pg_proc WHERE pronamespace = 'duepost'::regnamespace"
             f" AND has_schema_privilege('{role}', pronamespace, 'USAGE')"
             f" AND has_function_privilege('{role}', oid, 'EXECUTE')"
-        ) == [(functions,)]  # fmt: skip
+        ) == [(len(functions),)]  # fmt: skip
 
 
 # A team's own users --------------------------------------------------------------------------------------------------
@@ -491,3 +575,27 @@ def test_a_view_that_belongs_to_somebody_else_does_not_stop_a_migrate(
         run(somebody_else, "CREATE VIEW duepost.recipient AS SELECT 'a'::text AS user_id")
         somebody_else.commit()
     assert apply(plain_owner) == []
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=[setting.partition(" ")[0] for setting in SETTINGS])
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("kind", {"kind": "a\nb"}),
+        ("endpoint", {"endpoint": "e\\n"}),
+        ("payload", {"payload": '{"n": 1e309}'}),
+        ("users", {"users": ["a\nb"]}),
+        ("key", {"key": "a\tb"}),
+        ("expires_at", {"expires_at": "2001-01-01T00:00:00Z"}),
+    ],
+)
+def test_a_clients_settings_loosen_no_check_of_a_message(
+    session: Callable[[str], Connection], setting: str, argument: str, given: dict[str, object]
+) -> None:
+    run(session("postgres"), "SELECT duepost.set_endpoint('e', 'webhook', 'https://example.com/')")
+    client = session(CLIENT)
+    run(client, f"SET escape_string_warning = off; SET {setting}")
+    arguments = {"kind": "k", "endpoint": "e", "payload": "{}", **given}
+    named = ", ".join(f"{name} => %({name})s" for name in arguments)
+    with client.cursor() as cursor, pytest.raises(psycopg2.errors.InvalidParameterValue, match=rf"^{argument}: "):
+        cursor.execute(f"SELECT duepost.schedule_message({named})", arguments)
