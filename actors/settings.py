@@ -16,7 +16,7 @@ from sentry_sdk.utils import BadDsn, Dsn
 
 from actors.channels.smtp.greeting import is_hello_name
 from actors.channels.smtp.relay import Relay, Timeouts
-from actors.channels.smtp.tls import trouble_with
+from actors.channels.tls import trouble_with
 from actors.content.addresses import Mailbox, parse_sender
 from models.errors import DuepostError
 

@@ -32,6 +32,11 @@ class Event(Enum):
     READ = select.POLLIN
     #: More can be written.
     WRITE = select.POLLOUT
+    #: The one or the other.
+    EITHER = select.POLLIN | select.POLLOUT
+    #: Nothing is waited for: the dialogue goes on at once. What it was waited on is forgotten, as it is about to be
+    #: closed, or another connection to take its place.
+    LEAVE = 0
 
 
 class Wait(NamedTuple):
@@ -92,7 +97,10 @@ class Session(Protocol[P_contra]):
         """Why the route refused this session as such, if it has: `Channel.is_full` says what the rulings count for."""
 
     def fileno(self) -> int:
-        """What a selector waits for; -1 once it has ended."""
+        """What a selector waits for; -1 once it has ended, and where it has no connection between deliveries.
+
+        It changes in a dialogue only after `Event.LEAVE`.
+        """
 
     def close(self) -> None:
         """Ends it politely. May block for a moment: runs in the pool."""
@@ -149,6 +157,9 @@ def converse(dialogue: Dialogue[T], fileno: Callable[[], int]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+        if wait.event is Event.LEAVE:
+            has_come = True
+            continue
         poll = select.poll()
         poll.register(fileno(), wait.event.value)
         has_come = bool(poll.poll(max(0.0, wait.seconds) * 1000))

@@ -16,7 +16,11 @@ Ended = Callable[[Rulings | None, BaseException | None], None]
 
 _NEVER: Final = float("inf")
 
-_EVENTS: Final = {Event.READ: selectors.EVENT_READ, Event.WRITE: selectors.EVENT_WRITE}
+_EVENTS: Final = {
+    Event.READ: selectors.EVENT_READ,
+    Event.WRITE: selectors.EVENT_WRITE,
+    Event.EITHER: selectors.EVENT_READ | selectors.EVENT_WRITE,
+}
 
 
 class Slot(Generic[P]):
@@ -120,6 +124,9 @@ class EventLoop(Generic[P]):
             return
         try:
             wait = dialogue.send(has_come)
+            while wait.event is Event.LEAVE:
+                self.forget(slot)
+                wait = dialogue.send(True)
             slot.deadline = time.monotonic() + wait.seconds
             self._listen(slot, _EVENTS[wait.event])
         except StopIteration as end:
@@ -130,7 +137,7 @@ class EventLoop(Generic[P]):
             dialogue.close()
         else:
             return
-        if not slot.session.is_open:
+        if slot.session.fileno() < 0:
             self.forget(slot)
         slot.dialogue, slot.deadline = None, _NEVER
         self._busy.discard(slot)

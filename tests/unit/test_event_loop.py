@@ -1,8 +1,10 @@
 """The event loop drives dialogues of any channel side by side; here over a pair of sockets each, without SMTP."""
 
+import select
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -169,6 +171,119 @@ def test_a_dialogue_waits_until_its_peer_takes_more(loop: EventLoop[Postcard], l
     line.peer.send(b"thanks")
     loop.wait(60)
     assert line.rulings == [{"ada": TAKEN}]
+
+
+class Errand:
+    """A payload of a session that goes from peer to peer."""
+
+    recipients = ("ada",)
+
+    def __init__(self, *peers: socket.socket) -> None:
+        self.peers = peers
+
+
+class Errands:
+    """A session that has another socket for each peer, and none between deliveries."""
+
+    refusal: Ruling | None = None
+    idle_since = 0.0
+    is_open = is_ready = True
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+
+    def deliver(self, errand: Errand) -> Dialogue[Rulings | None]:
+        for peer in errand.peers:
+            self._socket, theirs = socket.socketpair()
+            self._socket.setblocking(False)
+            with theirs:
+                theirs.send(peer.recv(100))
+                has_come = yield Wait(Event.READ, 60.0)
+            if self._socket.recv(100) == b"poison":
+                self._socket.close()
+                self._socket = None
+                raise ArithmeticError(has_come)
+            yield Wait(Event.LEAVE, 0.0)
+            self._socket.close()
+            self._socket = None
+        return {"ada": TAKEN}
+
+    def pipeline(self, payload: Errand) -> bool:
+        raise AssertionError(payload)
+
+    def withdraw(self) -> None:
+        raise AssertionError
+
+    def fileno(self) -> int:
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def close(self) -> None:
+        raise AssertionError
+
+    def abandon(self) -> None:
+        raise AssertionError
+
+
+def test_a_session_may_change_its_socket_in_a_dialogue_and_has_none_between_two() -> None:
+    loop: EventLoop[Errand] = EventLoop()
+    slot = Slot(Errands())
+    rulings: list[Rulings | None] = []
+    failures: list[str] = []
+
+    def ended(said: Rulings | None, failure: BaseException | None) -> None:
+        rulings.append(said)
+        failures.append(type(failure).__name__)
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for words in ([b"one", b"two", b"three"], [b"one", b"poison", b"three"], [b"one"]):
+            for word in words:
+                theirs.send(word)
+            loop.drive(slot, slot.session.deliver(Errand(*[ours] * len(words))), ended)
+            while loop:
+                loop.wait(60)
+            # A number that is free again may be another session's next.
+            assert set(loop._selector.get_map()) == {loop._wake_reader}
+            while select.select([ours], [], [], 0)[0]:
+                ours.recv(100)
+    loop.close()
+    assert rulings == [{"ada": TAKEN}, None, {"ada": TAKEN}]
+    assert failures == ["NoneType", "ArithmeticError", "NoneType"]
+
+
+def test_a_dialogue_goes_on_with_whatever_comes_first(loop: EventLoop[Postcard], lines: list[Line]) -> None:
+    ours, peer = lines[0].session, lines[0].peer
+    came: list[bool | None] = []
+
+    def either() -> Dialogue[Rulings | None]:
+        came.append((yield Wait(Event.EITHER, 60.0)))
+        came.append((yield Wait(Event.EITHER, 60.0)))
+        return None
+
+    # It can be written to at once.
+    loop.drive(Slot(ours), either(), lines[0].ended)
+    loop.wait(60)
+    # It can no longer be written to, and something has come.
+    fill(ours)
+    peer.send(b"thanks")
+    loop.wait(60)
+    assert came == [True, True]
+    assert lines[0].rulings == [None]
+
+
+def fill(session: PostcardSession) -> None:
+    """Writes until nothing more goes out."""
+    assert session._socket is not None
+    with suppress(BlockingIOError):
+        while True:
+            session._socket.send(b"x" * 100_000)
+
+
+def test_leaving_is_nothing_to_wait_for_in_one_thread(lines: list[Line]) -> None:
+    def leaving() -> Dialogue[bool | None]:
+        return (yield Wait(Event.LEAVE, 0.0))
+
+    assert converse(leaving(), lines[0].session.fileno) is True
 
 
 def test_a_wait_is_ended_by_another_thread(loop: EventLoop[Postcard]) -> None:

@@ -10,8 +10,8 @@ from actors.channels.smtp.greeting import Offer, farewell, greet, hello_name
 from actors.channels.smtp.login import Attempts, Logins
 from actors.channels.smtp.relay import Relay, Timeouts
 from actors.channels.smtp.replies import Reply
-from actors.channels.smtp.tls import checking, unchecked
 from actors.channels.smtp.wire import Wire
+from actors.channels.tls import checking, unchecked
 from actors.ruling import Ruling
 
 T = TypeVar("T")

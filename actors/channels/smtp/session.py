@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from actors.channels.channel import Dialogue, Event, Permit, Rulings, Wait
+from actors.channels.channel import Dialogue, Permit, Rulings
 from actors.channels.smtp.connecting import Connected, part, spoken
 from actors.channels.smtp.dialogue import Action, StartContent, Stopped, played
 from actors.channels.smtp.envelope import Envelope
@@ -15,6 +15,7 @@ from actors.channels.smtp.route import Route
 from actors.channels.smtp.transaction import Fitness, Submitted, Transaction, reset
 from actors.channels.smtp.verdicts import judge_failure
 from actors.channels.smtp.wire import Wire
+from actors.channels.starting import wait_for_permit
 from actors.ruling import Limit, Phase, Ruling
 from models.words import Verdict
 
@@ -32,9 +33,6 @@ PROMPT: Final = 0.5
 
 #: After this many losses in a row, each of the first email that a connection pipelined, stop pipelining to this relay.
 MAX_LOSSES: Final = 2
-
-#: Seconds between two questions whether this worker may start content, while it may not.
-PERMIT_INTERVAL: Final = 0.1
 
 
 class Manners:
@@ -215,12 +213,9 @@ class SmtpSession:
             self._current.behind = self._offered.open_behind()
             self._begun = self._offered
         self._offered = None
-        while not self._permit.is_given():
-            if not self._permit.may_come():
-                raise Stopped(judge_failure(Phase.BODY, "this worker could not prove its database session"))
-            yield Wait(Event.READ, PERMIT_INTERVAL)
-            if not wire.is_quiet():
-                raise Stopped(judge_failure(Phase.BODY, "the relay spoke out of turn, or hung up"))
+        why_not = yield from wait_for_permit(self._permit, wire.is_quiet, "the relay")
+        if why_not is not None:
+            raise Stopped(judge_failure(Phase.BODY, why_not))
 
     def _reset(self, wire: Wire) -> Dialogue[bool]:
         """Has the relay forget what is left of the last transaction; says whether it has."""

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import json
-import secrets
 import time
 from urllib.parse import parse_qs
 
@@ -28,8 +27,8 @@ REFUSED = (Verdict.UNDELIVERABLE, Scope.MESSAGE)
 UNKNOWN = (Verdict.UNKNOWN, Scope.MESSAGE)
 
 
-def new_secret(size: int = 32) -> str:
-    return "whsec_" + base64.b64encode(secrets.token_bytes(size)).decode()
+def secret_of(size: int = 32, first: int = 1) -> str:
+    return "whsec_" + base64.b64encode(bytes(range(first, first + size))).decode()
 
 
 def endpoint(form: str, url: str = "https://h.example/T0/SECRET?k=QS", *keys: str, **options: str) -> Endpoint:
@@ -73,7 +72,7 @@ def test_a_repr_shows_no_url_no_secret_and_no_payload() -> None:
 
 @pytest.mark.parametrize("size", [24, 32, 64])
 def test_a_webhook_is_signed_over_the_exact_bytes(size: int) -> None:
-    secret = new_secret(size)
+    secret = secret_of(size)
     request = made(endpoint("webhook", "https://h.example/a?b", secret))
     headers = dict(request.headers)
     assert (request.method, request.target_path) == ("POST", "/a?b")
@@ -90,7 +89,7 @@ def test_a_webhook_is_signed_over_the_exact_bytes(size: int) -> None:
 
 
 def test_each_attempt_has_a_new_time_and_signature_and_the_same_id_and_body() -> None:
-    target = endpoint("webhook", "https://h.example/", new_secret())
+    target = endpoint("webhook", "https://h.example/", secret_of())
     first, second = (made(target, now=now) for now in (1_700_000_000.9, 1_700_000_600.0))
     assert first.body == second.body
     one, two = dict(first.headers), dict(second.headers)
@@ -100,7 +99,7 @@ def test_each_attempt_has_a_new_time_and_signature_and_the_same_id_and_body() ->
 
 
 def test_while_a_secret_is_rotated_both_sign_the_current_one_first() -> None:
-    old, new = new_secret(), new_secret()
+    old, new = secret_of(first=1), secret_of(first=2)
     request = made(endpoint("webhook", "https://h.example/", new, old))
     headers = dict(request.headers)
     for secret in (old, new):
@@ -118,11 +117,11 @@ def test_while_a_secret_is_rotated_both_sign_the_current_one_first() -> None:
             "whsec_!!!",
             "plain",
             "whsec_" + base64.b64encode(b"x").decode(),
-            new_secret(23),
-            new_secret(65),
+            secret_of(23),
+            secret_of(65),
         ),
         "whsec_" + base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode(),
-        *(new_secret().removeprefix("whsec_"), new_secret() + "\n", "whsec_ " + new_secret()[6:], new_secret()[:-1]),
+        *(secret_of().removeprefix("whsec_"), secret_of() + "\n", "whsec_ " + secret_of()[6:], secret_of()[:-1]),
     ],
 )
 def test_a_secret_that_is_none_is_refused_and_not_repeated(secret: str) -> None:
@@ -140,7 +139,7 @@ def test_a_webhook_without_a_secret_waits() -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_url_that_is_none_is_the_endpoints_fault(form: str) -> None:
-    ruling = unsendable(endpoint(form, "http://127.0.0.1/SECRET", new_secret(), user="u@h", room="!r"))
+    ruling = unsendable(endpoint(form, "http://127.0.0.1/SECRET", secret_of(), user="u@h", room="!r"))
     assert (ruling.verdict, ruling.scope) == OURS
     assert "orders: url leads to a loopback address" in ruling.reply
     assert "SECRET" not in ruling.reply

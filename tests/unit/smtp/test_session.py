@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from actors.channels import starting
 from actors.channels.channel import Rulings
 from actors.channels.smtp import relay as relay_module
 from actors.channels.smtp import session as module
@@ -317,7 +318,7 @@ class LatePermit:
 def test_content_waits_for_the_permit_and_goes_out_once_it_is_given(
     relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, deliver: Callable[[SmtpSession, Envelope], Rulings | None]
 ) -> None:
-    monkeypatch.setattr(module, "PERMIT_INTERVAL", 0.01)
+    monkeypatch.setattr(starting, "PERMIT_INTERVAL", 0.01)
     permit = LatePermit(3)
     with closing(Client(Relay.from_url(relay.url), PATIENT, permit=permit, deliver=deliver)) as client:
         assert only(client.deliver(email())).verdict is Verdict.SENT
@@ -327,7 +328,7 @@ def test_content_waits_for_the_permit_and_goes_out_once_it_is_given(
 def test_while_content_waits_for_the_permit_other_dialogues_go_on_and_content_starts_nowhere_without_it(
     relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PERMIT_INTERVAL", 0.01)
+    monkeypatch.setattr(starting, "PERMIT_INTERVAL", 0.01)
     waiting, given = LatePermit(1_000_000), LatePermit(0)
     loop: EventLoop[Envelope] = EventLoop()
     ended: list[Rulings | None] = []

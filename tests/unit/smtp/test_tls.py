@@ -6,12 +6,12 @@ import pytest
 
 from actors.channels.smtp.envelope import Envelope
 from actors.channels.smtp.relay import Relay, Security, Timeouts
-from actors.channels.smtp.tls import checking, trouble_with
+from actors.channels.tls import checking, trouble_with
 from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
+from tests.authority import Authority
 from tests.relays import ScriptedRelay, accept, close, hang, reply
 from tests.smtp_client import Client
-from tests.unit.smtp.conftest import Authority
 
 EMAIL = Envelope("from@example.com", ("ada@example.com",), b"hello\n")
 TLS_PHASES = (Phase.CONNECT, Phase.STARTTLS)

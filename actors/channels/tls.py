@@ -1,4 +1,4 @@
-"""TLS with a relay: whom to trust."""
+"""TLS: whom to trust."""
 
 import ssl
 from pathlib import Path
