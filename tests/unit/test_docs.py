@@ -12,12 +12,14 @@ import psycopg2
 import pytest
 
 from actors.alerts import alerts
+from actors.channels.http.request import Answer
+from actors.channels.http.verdicts import judge as judge_answer
 from actors.channels.smtp.replies import Reply
 from actors.channels.smtp.verdicts import judge, judge_failure
 from actors.delivery import retry_policy
 from actors.delivery.lanes import Lane
 from actors.queue.broker import SESSION_LIMITS
-from actors.ruling import Pace, Phase, Ruling, Scope
+from actors.ruling import Limit, Pace, Phase, Ruling, Scope
 from actors.settings import Settings
 from models import workers
 from models.database import connections
@@ -312,6 +314,17 @@ def test_the_table_of_what_breaks_off_is_the_codes() -> None:
     for phase, verdict, fault in table:
         ruling = judge_failure(Phase(phase), "it broke off")
         assert (ruling.verdict, ruling.scope) == (verdict, fault), phase
+
+
+def test_the_table_of_verdicts_over_http_is_the_codes() -> None:
+    header = ("status", "verdict over HTTP", "fault", "pauses the endpoint", "endpoint is gone")
+    table = rows(DOCS / "verdicts.md", *header)
+    assert {row[1] for row in table} == set(Verdict) - {Verdict.UNKNOWN}
+    for status, *expected in table:
+        ruling = judge_answer(Answer(int(status), "", (), b"", is_whole=True, text="", received_at=0.0))
+        fault = "" if ruling.verdict is Verdict.SENT else ruling.scope
+        flags = ["yes" if flag else "" for flag in (Limit.RATE in ruling.limits, ruling.is_gone)]
+        assert [ruling.verdict, fault, *flags] == expected, status
 
 
 def test_every_event_that_sentry_gets_is_explained() -> None:

@@ -1,5 +1,6 @@
 """One request over a connection, and its answer."""
 
+import http.client
 import time
 from typing import Final
 
@@ -197,13 +198,20 @@ class Exchange:
         is_text = is_shown and not any(name == "content-encoding" for name, _ in headers)
         return Answer(
             response.status_code,
-            excerpt(bytes(response.reason), self._request) if is_shown else "",
+            _reason(response, self._request) if is_shown else "",
             headers,
             body,
             is_whole,
             excerpt(body, self._request) if is_text else "",
             received_at,
         )
+
+
+def _reason(response: h11.Response, request: Request) -> str:
+    """The words behind the status: the standard's as they are."""
+    reason = bytes(response.reason)
+    standard = http.client.responses.get(response.status_code, "")
+    return standard if reason.decode("latin-1") == standard else excerpt(reason, request)
 
 
 def _hung_up() -> ConnectionResetError:

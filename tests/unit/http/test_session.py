@@ -251,6 +251,20 @@ def test_a_pause_that_is_asked_for_is_in_the_ruling(client: Client, server: Scri
     assert [ruling.retry_after for ruling in rulings] == [3, 5, 86_400]
 
 
+def test_a_reason_of_the_standard_s_is_shown_whatever_the_path_is(client: Client, server: ScriptedServer) -> None:
+    server.script(answer("HTTP/1.1 410 Gone"))
+    assert client.one(server.url, Request("POST", "/gone", (), b"")).reply == "Gone"
+
+
+def test_nothing_is_logged(client: Client, server: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    for said in (answer("HTTP/1.1 404 No"), answer("HTTP/1.1 302 Found", "location: /TOKEN"), close()):
+        server.script(said)
+        client.one(server.url)
+    client.one("http://127.0.0.1:1/TOKEN?k=QS")
+    assert caplog.records == []
+
+
 # How it breaks
 
 
