@@ -9,15 +9,21 @@ from dramatiq.middleware import Retries
 
 from actors.alerts import alerts
 from actors.alerts.redaction import PrivateRetries
+from actors.channels.http.channel import HttpChannel
+from actors.channels.http.resolver import Resolver
 from actors.channels.smtp.channel import SmtpChannel
 from actors.content.templates import Templates
 from actors.delivery.attempt import Records
 from actors.delivery.composer import Composer
 from actors.delivery.conclude import Conclusions
 from actors.delivery.dispatcher import Dispatcher
-from actors.delivery.email_work import EmailDispatcher, EmailInbox, EmailWork
+from actors.delivery.email_work import EmailDispatcher, EmailWork
 from actors.delivery.in_flight import InFlightClaims
+from actors.delivery.inbox import ItemInbox
+from actors.delivery.item_work import Shared
 from actors.delivery.journal import Journal
+from actors.delivery.message_work import MessageConclusions, MessageDispatcher, MessageWork, Unlimited
+from actors.delivery.payloads import Payloads
 from actors.delivery.permit import SessionPermit
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import Registration, SharedRoute, Watch
@@ -26,12 +32,13 @@ from actors.liveness.time_limit import TimeLimit
 from actors.lookout import Lookout, Served
 from actors.queue.broker import Life, PostgresBroker
 from actors.scheduler import Scheduler, declare_scheduler
-from actors.sender import actor_of, declare_sender
+from actors.sender import SEND_MESSAGE, actor_of, declare_message_sender, declare_sender
 from actors.settings import BadSettings, RelaySettings, Settings, settings
 from actors.startup import BAD_SETTINGS, Delivering, Startup, end
 from actors.version import RELEASE
 from models.database.connections import Database, Limits
 from models.database.deadlines import Deadlines
+from models.items import ENDPOINT_PREFIX, endpoint_of, is_endpoint, route_of
 
 #: Seconds between two looks at a queue that stays empty. What is due is looked for more often, by the lookout; where
 #: there is a line, it has the scheduler's queue looked at too.
@@ -66,28 +73,55 @@ class EmailRoute:
         )
         self.conclusions = application.conclusions_of(self.route)
         self.email_work = EmailWork(
-            application.database,
-            broker,
-            application.in_flight,
-            application.journal,
-            application.composer,
-            application.records,
-            self.conclusions,
-            way=name,
-            disabled=settings.disabled,
+            application.shared, application.composer, application.records, self.conclusions, way=name
         )
-        detaches = label is not None
         self.dispatcher: EmailDispatcher = Dispatcher(
             self.email_work,
-            EmailInbox(broker, actor_of(name)),
+            ItemInbox(broker, actor_of(name)),
             self.channel,
             relay.connections,
             self.route,
-            detach=broker.detach if detaches else None,
+            # Other relays and endpoints need its threads.
+            detach=broker.detach,
         )
         self.watch = Watch(self.route, self.dispatcher.tidy)
-        self.send_email = declare_sender(broker, name, self.dispatcher, relay.connections, detaches=detaches)
-        self.served = Served(name, relay.connections, self.dispatcher.has_line if detaches else lambda: False)
+        self.send_email = declare_sender(broker, name, self.dispatcher, relay.connections)
+        self.served = Served(name, relay.connections, self.dispatcher.has_line)
+
+
+class Messages:
+    """What delivers scheduled messages in a process, through whatever endpoints.
+
+    What is shared with emails is the application's.
+
+    Args:
+        application: what it is a part of.
+    """
+
+    def __init__(self, application: "Application") -> None:
+        settings, broker = application.settings, application.broker
+        self.channel = HttpChannel(SessionPermit(broker.worker_session), settings.http_certificates)
+        self.work = MessageWork(application.shared, Payloads(Resolver()), application.message_conclusions_of)
+        self.dispatcher: MessageDispatcher = Dispatcher(
+            self.work,
+            ItemInbox(broker, SEND_MESSAGE),
+            self.channel,
+            settings.http_connections,
+            Unlimited(),
+            detach=broker.detach,
+        )
+        self.send_message = declare_message_sender(broker, self.dispatcher)
+        self.served = Served(ENDPOINT_PREFIX, settings.http_connections, self.dispatcher.has_line)
+
+    def tidy(self) -> None:
+        """Closes connections that have waited for their next request for too long. Never blocks."""
+        self.dispatcher.tidy()
+        self.channel.close_idle()
+
+    def close(self) -> None:
+        """Closes all connections; nothing may be under way."""
+        self.dispatcher.close()
+        self.channel.close()
 
 
 class Application:
@@ -134,11 +168,13 @@ class Application:
             self.templates, time_limit, sender=settings.need_sender() if settings.sender is not None else None
         )
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
+        self.shared = Shared(self.database, self.broker, self.in_flight, self.journal, settings.disabled)
         are_several = len(settings.relays) > 1
         #: By name.
         self.routes = {
             name: EmailRoute(self, relay, name if are_several else None) for name, relay in settings.relays.items()
         }
+        self.messages = Messages(self)
         self.scheduler = Scheduler(
             self.database, self.broker, retention_days=settings.retention_days, disabled=settings.disabled
         )
@@ -151,8 +187,9 @@ class Application:
             else Lookout(
                 self.database,
                 self.broker,
-                [each.served for each in self.routes.values()],
+                [*(each.served for each in self.routes.values()), self.messages.served],
                 self.scheduler.enqueue_due_emails,
+                self.messages.tidy,
             )
         )
         self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)
@@ -162,6 +199,7 @@ class Application:
                 self.database,
                 self.broker,
                 [Delivering(each.route, each.watch, each.dispatcher) for each in self.routes.values()],
+                self.messages.close,
                 self.rescuer,
                 self.lookout,
                 self.journal,
@@ -175,8 +213,26 @@ class Application:
             self.database, self.broker, route, keep_undeliverable_days=self.settings.keep_undeliverable_days
         )
 
+    def message_conclusions_of(self, endpoint: str) -> MessageConclusions:
+        """What writes down what came of an endpoint's messages."""
+        return MessageConclusions(
+            self.database,
+            self.broker,
+            SharedRoute(
+                self.database, route_of(endpoint), lambda: self.broker.worker_session.worker_id, label=endpoint
+            ),
+            endpoint,
+            keep_undeliverable_days=self.settings.keep_undeliverable_days,
+        )
+
+    def _route_of(self, endpoint: str) -> SharedRoute:
+        worker_id = lambda: self.broker.worker_session.worker_id  # noqa: E731
+        return SharedRoute(self.database, route_of(endpoint), worker_id, label=endpoint)
+
     def _conclusions_by(self, name: str) -> Conclusions:
         """The same by the route's name, whether this process serves it or not."""
+        if is_endpoint(name):
+            return self.message_conclusions_of(endpoint_of(name))
         if name in self.routes:
             return self.routes[name].conclusions
         route = SharedRoute(self.database, name, lambda: self.broker.worker_session.worker_id, label=name)

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from actors.delivery.dispatcher import failure_of
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
-from actors.sender import actor_of, message_for
+from actors.sender import actor_of, message_for, queue_of
 from actors.tick import QUEUE as SCHEDULERS_QUEUE
 from actors.tick import SCHEDULER, tick
 from models import emails, workers
@@ -50,7 +50,7 @@ REFUSED_PAUSE: Final = 5.0
 
 
 class Served(NamedTuple):
-    """A route that this process serves.
+    """A route that this process serves; all endpoints together count as one.
 
     Attributes:
         name: its name.
@@ -92,6 +92,7 @@ class Lookout:
         broker: whose worker this is.
         routes: those that this process serves.
         enqueue_due_emails: a pass of the scheduler.
+        tidy: closes what has been idle for too long; called every few seconds.
         clock: seconds, monotonic.
     """
 
@@ -101,6 +102,7 @@ class Lookout:
         broker: PostgresBroker,
         routes: Sequence[Served],
         enqueue_due_emails: Callable[[], None],
+        tidy: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -108,6 +110,7 @@ class Lookout:
         self._broker = broker
         self._routes = {each.name: each for each in routes}
         self._enqueue_due_emails = enqueue_due_emails
+        self._tidy = tidy
         self._clock = clock
         self._pace = Pace()
         #: By email, when it was handed over.
@@ -136,7 +139,7 @@ class Lookout:
             DatabaseUnreachable, BrokerUnreachable: the database is away.
         """
         self._count_workers()
-        read = [name for name in self._routes if self._broker.is_reading(emails.queue_of(name))]
+        read = [name for name in self._routes if self._broker.is_reading(queue_of(name))]
         if not read:
             return AWAY_PAUSE
         self._do_a_pass_that_no_thread_is_free_for()
@@ -162,6 +165,7 @@ class Lookout:
         now = self._clock()
         if now >= self._counts_at:
             self._counts_at = now + COUNT_INTERVAL
+            self._tidy()
             self._pace.workers = max(1, workers.count(self._database))
 
     def _take_due(self, names: Sequence[str]) -> bool:
@@ -181,7 +185,7 @@ class Lookout:
                 self._handed_over[email_id] = now
         if len(email_ids) > connections:
             tick(self._broker)
-            self._broker.look_soon(emails.queue_of(name))
+            self._broker.look_soon(queue_of(name))
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause() * random.uniform(1 - JITTER, 1 + JITTER)):  # noqa: S311 - no secret

@@ -191,4 +191,4 @@ class Ruling(NamedTuple):
     @property
     def is_answer(self) -> bool:
         """Whether the route has answered about this very item: it works."""
-        return self.code is not None and self.phase.stage is Stage.ITEM
+        return self.phase.stage is Stage.ITEM and (self.code is not None or self.verdict is Verdict.SENT)

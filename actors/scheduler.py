@@ -6,6 +6,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 import dramatiq
 import psycopg2
@@ -16,14 +17,19 @@ from actors.queue.broker import PostgresBroker
 from actors.sender import message_for
 from actors.tick import PRIORITY as PRIORITY_OF_PASSES
 from actors.tick import QUEUE, SCHEDULER
-from models import circuits, control, emails, routes, undeliverable, workers
+from models import circuits, control, emails, routes, scheduled_messages, undeliverable, workers
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
 from models.emails import LATE_PRIORITY, PRIORITY, DueEmail
+from models.items import ENDPOINT_PREFIX
 from models.messages import StoredMessage
 from models.routes import Way
+from models.scheduled_messages import DueMessage
 
 logger = logging.getLogger(__name__)
+
+#: Due items of one channel, and the way by which they leave; None: each by its own.
+Page: TypeAlias = tuple[Way | None, list[DueEmail] | list[DueMessage]]
 
 #: How many due ids are read at once. Read once in due order, they are not found again as dead index entries.
 PAGE = 1000
@@ -91,7 +97,8 @@ class Scheduler:
         if not self._disabled:
             # First, or a fallback would have taken each email that could look whether the relay is back.
             self._probe_open_circuits(unfinished)
-            for way, page in self.due_pages(unfinished):
+            # A page of the one, then one of the other: neither channel waits for the end of the other's line.
+            for way, page in alternately(self.due_pages(unfinished), self.due_messages(unfinished)):
                 with _noted(unfinished):
                     self.enqueue_each(page, way)
         self.keep_house()
@@ -133,6 +140,22 @@ class Scheduler:
                 self._has_come_to(page[-1], way.route, lines[way.route], has_failed=len(unfinished) > failures)
         if is_long:
             control.end_long_pass(self._database)
+
+    def due_messages(self, unfinished: list[BaseException]) -> Iterator[tuple[Way | None, list[DueMessage]]]:
+        """Due messages page by page; of each endpoint no more than are to be queued at once."""
+        enqueued: set[int] = set()
+        while True:
+            page: list[DueMessage] = []
+            with _noted(unfinished):
+                page = scheduled_messages.due_page(self._database, PAGE)
+            fresh = [due for due in page if due.id not in enqueued]
+            if not fresh:
+                # What could not be enqueued, or is held by somebody else, is found by the next pass.
+                return
+            enqueued.update(due.id for due in fresh)
+            yield None, fresh
+            if len(page) < PAGE:
+                return
 
     def _may_be_long(self, *, is_long: bool) -> bool:
         """Whether this pass may go through long lines, as it does already, or nobody else does."""
@@ -181,18 +204,22 @@ class Scheduler:
         line.is_over = len(page) < PAGE
         return page
 
-    def enqueue_each(self, due: Sequence[DueEmail], way: Way) -> None:
-        """Enqueues emails in one statement, or moves what has expired to the ledger; a failure is taken apart.
+    def enqueue_each(self, due: Sequence[DueEmail] | Sequence[DueMessage], way: Way | None) -> None:
+        """Enqueues items in one statement, or moves what has expired to the ledger; a failure is taken apart.
+
+        Args:
+            due: the items.
+            way: the way by which emails leave; None for messages, which leave by each one's own.
 
         Raises:
             psycopg2.Error: of the first that failed; all the others are done.
         """
-        name = way.way or way.route
+        name = ENDPOINT_PREFIX if way is None else way.way or way.route
         email_ids = [each.id for each in due]
         priorities = [self.priority_of(each) for each in due]
 
         def store(messages: Sequence[StoredMessage]) -> Collection[str]:
-            return emails.enqueue(self._database, email_ids, messages, priorities, way=name)
+            return emails.enqueue(self._database, email_ids, messages, priorities, way=None if way is None else name)
 
         try:
             self._broker.enqueue_through([message_for(email_id, name) for email_id in email_ids], store)
@@ -202,7 +229,7 @@ class Scheduler:
             if failures:
                 raise failures[0] from None
 
-    def priority_of(self, due: DueEmail) -> int:
+    def priority_of(self, due: DueEmail | DueMessage) -> int:
         """What is on time goes ahead of what is late, as far as its kind's token bucket goes."""
         return PRIORITY if due.is_on_time and self.token_buckets.take(due.kind) else LATE_PRIORITY
 
@@ -224,7 +251,8 @@ class Scheduler:
 
         def store(messages: Sequence[StoredMessage]) -> Collection[str]:
             nonlocal inserted
-            inserted = emails.enqueue(self._database, [email_id], messages, [PRIORITY], way=way, probe=probe)
+            own = None if way == ENDPOINT_PREFIX else way
+            inserted = emails.enqueue(self._database, [email_id], messages, [PRIORITY], way=own, probe=probe)
             return inserted
 
         self._broker.enqueue_through([message_for(email_id, way)], store)
@@ -236,6 +264,10 @@ class Scheduler:
             if way.is_probe_due:
                 with _noted(unfinished):
                     self._probe(way.route)
+        with _noted(unfinished):
+            for route in scheduled_messages.probes_due(self._database):
+                with _noted(unfinished):
+                    self._probe(route)
 
     def _probe(self, route: str) -> None:
         if emails.due_page(self._database, 1, route=route) and circuits.take_probe(self._database, route):
@@ -288,6 +320,17 @@ def _short_ones(
         if len(page) == PAGE:
             lines[way.route].is_over = True
     return [(way, page) for way, page in pages if len(page) < PAGE]
+
+
+def alternately(*given: Iterator[Page]) -> Iterator[Page]:
+    """One of each in turn, until all are at their end."""
+    left = list(given)
+    while left:
+        for each in list(left):
+            try:
+                yield next(each)
+            except StopIteration:
+                left.remove(each)
 
 
 @contextmanager

@@ -148,6 +148,9 @@ class Settings(BaseSettings):
     smtp_hello: Annotated[str | None, BeforeValidator(_hello)] = Field(
         default=None, validation_alias="DUEPOST_SMTP_HELO"
     )
+    http_certificates: Annotated[Path | None, BeforeValidator(_certificates)] = Field(
+        default=None, validation_alias="DUEPOST_HTTP_CA"
+    )
     smtp_certificates: Annotated[Path | None, BeforeValidator(_certificates)] = Field(
         default=None, validation_alias="DUEPOST_SMTP_CA"
     )
@@ -165,6 +168,7 @@ class Settings(BaseSettings):
     stall_timeout: float = Field(default=60.0, ge=1, validation_alias="DUEPOST_STALL_TIMEOUT")
     busy_timeout: float = Field(default=3600.0, ge=1, validation_alias="DUEPOST_BUSY_TIMEOUT")
     dead_letter_days: int = Field(default=7, ge=1, validation_alias="DUEPOST_DEAD_LETTER_DAYS")
+    http_connections: int = Field(default=128, ge=1, le=1000, validation_alias="DUEPOST_HTTP_CONNECTIONS")
     smtp_connections: int = Field(default=8, ge=1, validation_alias="DUEPOST_SMTP_CONNECTIONS")
     smtp_connect_timeout: float = Field(default=30.0, gt=0, validation_alias="DUEPOST_SMTP_CONNECT_TIMEOUT")
     smtp_timeout: float = Field(default=300.0, gt=0, validation_alias="DUEPOST_SMTP_TIMEOUT")

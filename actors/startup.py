@@ -2,7 +2,7 @@
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import dramatiq
@@ -51,6 +51,7 @@ class Startup(Middleware):
         database: where the emails are.
         broker: whose worker this is.
         routes: those that it serves.
+        close_endpoints: closes the connections to endpoints.
         rescuer: looks after emails of workers that are gone.
         lookout: looks for what has fallen due; None where nothing is sent.
         journal: what is deleted at a clean end.
@@ -62,6 +63,7 @@ class Startup(Middleware):
         database: Database,
         broker: PostgresBroker,
         routes: Sequence[Delivering],
+        close_endpoints: Callable[[], None],
         rescuer: Rescuer,
         lookout: Lookout | None,
         journal: Journal,
@@ -70,6 +72,7 @@ class Startup(Middleware):
         self._database = database
         self._broker = broker
         self._routes = routes
+        self._close_endpoints = close_endpoints
         self._rescuer = rescuer
         self._lookout = lookout
         self._journal = journal
@@ -114,6 +117,7 @@ class Startup(Middleware):
         for each in self._routes:
             each.watch.stop()
             each.dispatcher.close()
+        self._close_endpoints()
         self._journal.close()
 
 

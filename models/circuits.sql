@@ -3,9 +3,11 @@
 
 -- name: open
 -- closed → open; nothing where it is open already.
-INSERT INTO duepost.route AS r (name, circuit_open, circuit_opened_at, circuit_reason, circuit_refusal, probe_pause, probe_at)
+INSERT INTO duepost.route AS r (
+    name, channel, circuit_open, circuit_opened_at, circuit_reason, circuit_refusal, probe_pause, probe_at
+)
 VALUES (
-    %(route)s, true, now(), %(reason)s, %(refusal)s, %(pause)s, now() + make_interval(secs => %(pause)s)
+    %(route)s, CASE WHEN strpos(%(route)s, 'endpoint:') = 1 THEN 'message' ELSE 'email' END, true, now(), %(reason)s, %(refusal)s, %(pause)s, now() + make_interval(secs => %(pause)s)
 )
 ON CONFLICT (name) DO UPDATE
 SET circuit_open = true,

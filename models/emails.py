@@ -12,9 +12,10 @@ from typing import NamedTuple, TypeVar
 
 import psycopg2
 
-from models.database.connections import Cursor, Database, Limits, Row
+from models.database.connections import Cursor, Database, Limits, Row, refusal_behind
 from models.database.statements import statements
 from models.errors import DatabaseUnreachable
+from models.items import Claimed, Flaw, Recipient
 from models.messages import Claim as MessageClaim
 from models.messages import StoredMessage
 from models.numbers import Number
@@ -38,6 +39,9 @@ DEFAULT = "default"
 QUEUE = "duepost_send"
 PRIORITY, LATE_PRIORITY = 10, 20
 
+#: How many of an endpoint's due messages are queued at once: what waits there keeps the messages of no other waiting.
+WINDOW = 256
+
 #: How many messages may wait for the senders before the scheduler adds more: each pass steps over what they are about,
 #: and a worker is never short of work before the next pass.
 ENOUGH_WAITING = 1_000
@@ -50,45 +54,10 @@ BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
 #: The phase that the journal gives to an attempt whose worker died: nobody knows how far it came.
 LOST = "lost"
 
-#: Why nobody knows what came of an attempt.
-WORKER_ENDED = "the worker ended before it could say"
-WORKER_FORGOT = "the worker could not store"
-
 
 def queue_of(route: str) -> str:
     """The broker's queue of emails that are to be sent by a route."""
     return QUEUE if route == DEFAULT else f"{QUEUE}_{route}"
-
-
-class Flaw(NamedTuple):
-    """What of an email, or of a user, cannot be read.
-
-    Attributes:
-        field: such as `context` or `recipient`.
-        reason: what is wrong, without any value: it may be logged.
-        detail: what the database says to it; may hold values, and is for the database only.
-    """
-
-    field: str
-    reason: str
-    detail: str = ""
-
-
-class Recipient(NamedTuple):
-    """Whom a claimed email still has to reach. `user_id` is None for an email to an address.
-
-    `flaw` is why nobody knows more of this user.
-    """
-
-    user_id: str | None
-    address: str | None
-    name: str | None = None
-    locale: str | None = None
-    timezone: str | None = None
-    known: bool = True
-    active: bool = True
-    suppressed: bool = False
-    flaw: "Flaw | None" = None
 
 
 class ClaimedEmail(NamedTuple):
@@ -160,7 +129,7 @@ class DueEmail(NamedTuple):
 class Finished(NamedTuple):
     """An email whose every recipient has an outcome, and the claim of the broker message that it came by, if any."""
 
-    email: ClaimedEmail
+    email: Claimed
     results: Sequence[Result]
     message: MessageClaim | None = None
 
@@ -207,7 +176,9 @@ def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
     Below 0 it has been late for so many. None, too, while enough messages wait for the senders (`ENOUGH_WAITING`).
     Without `anew` it does not see what has been due for more than 5 s.
     """
-    [(seconds,)] = database.execute(SQL["next_due_at"], {"anew": anew, "queue_name": QUEUE, **_ENOUGH})
+    [(seconds,)] = database.execute(
+        SQL["next_due_at"], {"anew": anew, "queue_name": QUEUE, "window": WINDOW, **_ENOUGH}
+    )
     return None if seconds is None else float(str(seconds))
 
 
@@ -222,7 +193,7 @@ def enqueue(
     messages: Sequence[StoredMessage],
     priorities: Sequence[int],
     *,
-    way: str = DEFAULT,
+    way: str | None = DEFAULT,
     probe: bool = False,
 ) -> set[str]:
     """Scheduled → queued with its message, or → ledger as `expired`: in one statement and one transaction of its own.
@@ -232,7 +203,7 @@ def enqueue(
         email_ids: what is due, in order.
         messages: the message of each, all for one queue.
         priorities: in place of the messages' own; the lower, the more urgent.
-        way: the route that they are to leave by, whose queue it is: their own, or its fallback.
+        way: the route that they are to leave by, whose queue it is: their own, or its fallback; None: each by its own.
         probe: enqueue although the circuit is open, to see whether the relay is back.
 
     Returns:
@@ -401,11 +372,10 @@ def read_recipients_in_time(database: Database, claimed: Sequence[ClaimedEmail],
     try:
         return read_recipients(database, claimed, limits)
     except DatabaseUnreachable as error:
-        sqlstate = getattr(error.__cause__, "pgcode", None)
-        is_away = sqlstate is None or (sqlstate[:2] in {"08", "57", "25"} and sqlstate != "57014")
-        if is_away:
+        refusal = refusal_behind(error)
+        if refusal is None:
             raise
-        raise TooSlow(failed(str(sqlstate), str(error))) from None
+        raise TooSlow(failed(str(refusal.pgcode), str(error))) from None
     except psycopg2.Error as error:
         raise TooSlow(failed(error.pgcode or "-", str(error).partition("\n")[0])) from None
 
@@ -436,8 +406,8 @@ def release(cursor: Cursor, email_id: int) -> None:
     cursor.execute(SQL["release"], {"id": email_id})
 
 
-def is_claimable(cursor: Cursor, email_id: int, way: str = DEFAULT) -> bool:
-    """Whether an email that could not be claimed by this way is only locked by another transaction."""
+def is_claimable(cursor: Cursor, email_id: int, way: str | None = DEFAULT) -> bool:
+    """Whether an item that could not be claimed by this way, or by its own, is only locked by another transaction."""
     cursor.execute(SQL["is_claimable"], {"id": email_id, "way": way})
     return cursor.fetchone() == (True,)
 
@@ -453,7 +423,7 @@ def give_back_strays(
     return [int(str(email_id)) for (email_id,) in database.execute(SQL["give_back_strays"], parameters)]
 
 
-def give_back(database: Database, claimed: Sequence[ClaimedEmail]) -> set[int]:
+def give_back(database: Database, claimed: Sequence[Claimed]) -> set[int]:
     """Sending → scheduled for claims of which nothing was sent: no attempt is counted, their place in line is kept.
 
     One statement in a transaction of its own. It waits for nobody who holds the row.
@@ -465,29 +435,29 @@ def give_back(database: Database, claimed: Sequence[ClaimedEmail]) -> set[int]:
     return {int(str(email_id)) for (email_id,) in database.execute(SQL["give_back"], {"ids": ids, "claims": claims})}
 
 
-def lock_claimed(cursor: Cursor, email: ClaimedEmail | Lost) -> bool:
+def lock_claimed(cursor: Cursor, email: Claimed | Lost) -> bool:
     """Locks the row of a claim; False where the claim is no longer the row's: then nothing may be concluded."""
     cursor.execute(SQL["lock_claimed"], {"id": email.id, "claim": email.claim})
     return cursor.fetchone() is not None
 
 
-def was_concluded(cursor: Cursor, email: ClaimedEmail) -> bool:
+def was_concluded(cursor: Cursor, email: Claimed) -> bool:
     """Whether this claim was concluded by ourselves already, in a commit whose answer was lost."""
     cursor.execute(SQL["was_concluded"], {"id": email.id, "claim": email.claim})
     return cursor.fetchone() == (True,)
 
 
-def settle(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result]) -> None:
+def settle(cursor: Cursor, email: Claimed, results: Sequence[Result]) -> None:
     """Notes what recipients came to while others are still to go; the caller holds the row's lock."""
     cursor.execute(SQL["settle"], _of(email, results))
 
 
-def journal(cursor: Cursor, email: ClaimedEmail | Lost, results: Sequence[Result]) -> None:
+def journal(cursor: Cursor, email: Claimed | Lost, results: Sequence[Result]) -> None:
     """Writes an attempt's results into its journal, a row for each recipient."""
     cursor.execute(SQL["journal"], _of(email, [result for result in results if result.verdict]))
 
 
-def conclude_finished(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result]) -> bool:
+def conclude_finished(cursor: Cursor, email: Claimed, results: Sequence[Result]) -> bool:
     """Sending → ledger, with the attempt's journal; False where the claim is no longer the row's."""
     cursor.execute(SQL["conclude_finished"], _finished([Finished(email, results)]))
     return cursor.fetchone() is not None
@@ -517,7 +487,7 @@ def _finished(finished: Sequence[Finished]) -> dict[str, object]:
 
 
 def conclude_later(
-    cursor: Cursor, email: ClaimedEmail, *, pause: float | None, counted: bool, mailbox_full: bool, error: str
+    cursor: Cursor, email: Claimed, *, pause: float | None, counted: bool, mailbox_full: bool, error: str
 ) -> bool:
     """Sending → scheduled; False where the claim is no longer the row's.
 
@@ -541,7 +511,7 @@ def conclude_later(
     return cursor.fetchone() is not None
 
 
-def conclude_unknown(cursor: Cursor, email: ClaimedEmail | Lost, *, error: str) -> State | None:
+def conclude_unknown(cursor: Cursor, email: Claimed | Lost, *, error: str) -> State | None:
     """Sending → scheduled (resend once) or unknown (hold), as the kind says.
 
     Returns:
@@ -570,21 +540,16 @@ def old_claims(database: Database, worker_id: int) -> list[Lost]:
     return [Lost(*row) for row in database.execute(SQL["held_by"], {"worker_id": worker_id})]  # type: ignore[arg-type]
 
 
-def lose(cursor: Cursor, lost: Lost, *, why: str = WORKER_ENDED) -> State | None:
-    """Sending → scheduled or unknown for a claim that nobody will conclude, journalled as an unknown attempt.
-
-    Args:
-        cursor: of a transaction of its own.
-        lost: the claim.
-        why: why nobody knows what came of it.
-
-    Returns:
-        where the email stands now; None where the claim is no longer the row's.
-    """
+def lose(cursor: Cursor, lost: Lost) -> State | None:
+    """Sending → scheduled or unknown for a claim that nobody will conclude, journalled as an unknown attempt."""
     if not lock_claimed(cursor, lost):
         return None
-    journal(cursor, lost, [Result(None, None, Verdict.UNKNOWN, None, LOST, reply=why)])
-    return conclude_unknown(cursor, lost, error=f"{why} what came of it")
+    journal(
+        cursor,
+        lost,
+        [Result(None, None, Verdict.UNKNOWN, None, LOST, reply="the worker ended before it could say")],
+    )
+    return conclude_unknown(cursor, lost, error="the worker ended before it could say what came of it")
 
 
 def retry_now(cursor: Cursor, email_id: int) -> bool:
@@ -639,7 +604,7 @@ def unknown_ids(database: Database, kind: str | None) -> list[int]:
     return [int(str(row[0])) for row in database.execute(SQL["unknown_ids"], {"kind": kind})]
 
 
-def _of(email: ClaimedEmail | Lost, results: Sequence[Result]) -> dict[str, object]:
+def _of(email: Claimed | Lost, results: Sequence[Result]) -> dict[str, object]:
     return {
         "id": email.id,
         "claim": email.claim,

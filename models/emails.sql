@@ -61,25 +61,51 @@ WITH way AS MATERIALIZED (
         ) AS waiting
     ) >= %(enough)s
 )
-SELECT extract(epoch FROM min(least(
-    CASE WHEN way.opens_at IS NOT NULL AND full_way.way IS NULL THEN greatest(next.due_at, way.opens_at) END,
-    CASE WHEN way.probe_at IS NOT NULL THEN greatest(next.due_at, way.probe_at) END
-)) - now())::double precision
-FROM way
-CROSS JOIN LATERAL (
-    SELECT i.due_at
-    FROM duepost.item AS i
-    WHERE i.route = way.route
-      AND NOT i.is_held
-      AND i.due_at >= CASE WHEN %(anew)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
-      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
-    ORDER BY i.due_at
-    LIMIT 1
-) AS next
-LEFT JOIN full_way ON full_way.way = way.way
+SELECT extract(epoch FROM min(soonest.at) - now())::double precision
+FROM (
+    SELECT least(
+        CASE WHEN way.opens_at IS NOT NULL AND full_way.way IS NULL THEN greatest(next.due_at, way.opens_at) END,
+        CASE WHEN way.probe_at IS NOT NULL THEN greatest(next.due_at, way.probe_at) END
+    ) AS at
+    FROM way
+    CROSS JOIN LATERAL (
+        SELECT i.due_at
+        FROM duepost.item AS i
+        WHERE i.route = way.route
+          AND NOT i.is_held
+          AND i.due_at >= CASE WHEN %(anew)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
+          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+          AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+        ORDER BY i.due_at
+        LIMIT 1
+    ) AS next
+    LEFT JOIN full_way ON full_way.way = way.way
+    UNION ALL
+    -- Of an endpoint's messages it is the next of those that may be queued at once.
+    SELECT CASE
+        WHEN r.circuit_open THEN greatest(next.due_at, least(r.probe_at, now() + make_interval(secs => r.probe_pause)))
+        WHEN r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause)
+            THEN greatest(next.due_at, r.paused_until)
+        ELSE next.due_at
+    END
+    FROM duepost.route AS r
+    JOIN duepost.endpoint AS e ON 'endpoint:' || e.name = r.name AND e.disabled_at IS NULL
+    CROSS JOIN LATERAL (
+        SELECT min(due.due_at) AS due_at
+        FROM (
+            SELECT i.id, i.due_at
+            FROM duepost.item AS i
+            WHERE i.route = r.name AND NOT i.is_held
+            ORDER BY i.due_at, i.id
+            LIMIT %(window)s
+        ) AS due
+        WHERE NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = due.id)
+          AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = due.id)
+    ) AS next
+    WHERE r.channel = 'message'
+) AS soonest
 CROSS JOIN duepost.control AS control
-WHERE control.passing_until BETWEEN now() AND now() + interval '2 s' IS NOT TRUE
+WHERE NOT control.paused AND control.passing_until BETWEEN now() AND now() + interval '2 s' IS NOT TRUE
 
 -- name: enqueue
 -- scheduled → queued, with their messages; what has expired goes to the ledger.
@@ -91,9 +117,11 @@ SELECT duepost.enqueue_items(
 -- name: lock_expired
 -- An unfinished item past its expiry, locked. One that is being sent, or unknown, has not expired.
 WITH item AS MATERIALIZED (
-    SELECT id, is_held, expires_at FROM duepost.item WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+    SELECT id, kind, is_held, expires_at, scheduled_at FROM duepost.item WHERE id = %(id)s FOR UPDATE SKIP LOCKED
 )
-SELECT id FROM item WHERE NOT is_held AND expires_at <= now() AND NOT duepost.is_in_hand(id)
+SELECT id
+FROM item
+WHERE NOT is_held AND (expires_at <= now() OR duepost.is_too_late(kind, scheduled_at)) AND NOT duepost.is_in_hand(id)
 
 -- name: finish
 -- → ledger, whole.
@@ -144,12 +172,15 @@ SELECT EXISTS (
     SELECT
     FROM duepost.item AS i, duepost.control AS control
     WHERE i.id = %(id)s
-      AND duepost.is_way_of(%(way)s, i.route)
+      AND duepost.is_way_of(coalesce(%(way)s, i.route), i.route)
       AND NOT i.is_held
       AND i.due_at <= now()
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
       AND NOT control.paused
-      AND ((i.probe AND i.route = %(way)s) OR NOT duepost.is_route_blocked(%(way)s))
+      AND NOT EXISTS (
+          SELECT FROM duepost.endpoint AS e WHERE 'endpoint:' || e.name = i.route AND e.disabled_at IS NOT NULL
+      )
+      AND ((i.probe AND i.route = coalesce(%(way)s, i.route)) OR NOT duepost.is_route_blocked(coalesce(%(way)s, i.route)))
 )
 
 -- name: give_back_strays
@@ -262,7 +293,7 @@ WITH gone AS (
 )
 UPDATE duepost.item AS i
 SET is_held = i.unknowns > 0 OR coalesce(
-        (SELECT k.on_unknown FROM duepost.kind AS k WHERE k.kind = i.kind), 'resend'
+        (SELECT k.on_unknown FROM duepost.kind AS k WHERE k.kind = i.kind), duepost.usual_on_unknown(i.id)
     ) <> 'resend',
     due_at = now(),
     attempts = least(i.attempts, 2147483646) + 1,

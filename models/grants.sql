@@ -72,12 +72,13 @@ BEGIN
             duepost.endpoints, duepost.finish,
             duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
             duepost.due_now, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
-            duepost.recipient_rows, duepost.conclude_emails,
+            duepost.recipient_rows, duepost.conclude_emails, duepost.is_too_late, duepost.usual_on_unknown,
+            duepost.claim_messages_v1, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
             duepost.keep_undeliverable, duepost.lock_undeliverable, duepost.reopen_email, duepost.refused_alike,
             duepost.forget_undeliverable,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
-            duepost.slow_route, duepost.register_route, duepost.is_route_blocked, duepost.is_way_of, duepost.ways,
-            duepost.pending_routes,
+            duepost.slow_route, duepost.pause_route, duepost.register_route, duepost.is_route_blocked,
+            duepost.is_way_of, duepost.ways, duepost.pending_routes,
             duepost.maintain_partitions
         TO duepost_worker;
         -- An index of theirs is asked for each row that a worker changes.

@@ -167,7 +167,9 @@ SELECT used.route, (
 FROM (
     SELECT pending.route
     FROM duepost.pending_routes() AS pending (route)
-    WHERE EXISTS (SELECT FROM duepost.item AS i WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now())
+    -- Endpoints are served by every worker.
+    WHERE pending.route NOT LIKE 'endpoint:%%'
+      AND EXISTS (SELECT FROM duepost.item AS i WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now())
     UNION
     SELECT k.route FROM duepost.kind AS k WHERE k.route IS NOT NULL
 ) AS used

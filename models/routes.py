@@ -188,6 +188,17 @@ def stop_going_ahead(database: Database, route: str, because: str) -> bool:
     return bool(database.execute(SQL["stop_going_ahead"], {"route": route, "because": because, "days": AHEAD_OFF_DAYS}))
 
 
+def pause(cursor: Cursor, route: str, *, because: str, seconds: float) -> float | None:
+    """It has asked to be left alone: nothing is claimed for so many seconds.
+
+    Returns:
+        the seconds; None where it pauses for longer already.
+    """
+    cursor.execute(SQL["pause"], {"route": route, "because": because, "seconds": seconds})
+    row = cursor.fetchone()
+    return None if row is None or row[0] is None else float(row[0])
+
+
 def slow_down(cursor: Cursor, route: str, *, because: str, jitter: float) -> float | None:
     """The relay has had too much of us: nothing is claimed for a while, twice as long as last time.
 

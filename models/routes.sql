@@ -66,3 +66,6 @@ CROSS JOIN LATERAL (
     WHERE w.route = r.name AND worker.gone_at IS NULL
 ) AS serving
 ORDER BY r.name <> 'default', r.name
+
+-- name: pause
+SELECT duepost.pause_route(%(route)s, %(seconds)s, %(because)s)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from models.database.connections import Cursor, Database
 from models.database.statements import statements
-from models.emails import ClaimedEmail, Result
+from models.emails import Result
+from models.items import Claimed
 from models.words import Outcome, Reopening
 
 SQL = statements(__file__)
@@ -21,7 +22,7 @@ class Refused(NamedTuple):
     refusal: str
 
 
-def keep(cursor: Cursor, email: ClaimedEmail, results: Sequence[Result], *, days: int) -> None:
+def keep(cursor: Cursor, email: Claimed, results: Sequence[Result], *, days: int) -> None:
     """Keeps an email for its recipients who could not be reached, if there are any; before its row goes.
 
     Args:

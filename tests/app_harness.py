@@ -6,14 +6,14 @@ from pathlib import Path
 import dramatiq
 
 from actors.app import Application
-from actors.delivery.attempt import Judged
-from actors.delivery.email_work import decision_on
+from actors.delivery.decision import Decision, Judged
 from actors.delivery.job import OwnJob
 from actors.delivery.lanes import Blocking
 from actors.delivery.report import report
 from actors.queue.consumer import ClaimedMessage, PostgresConsumer
 from actors.settings import settings
 from duepost import client
+from models import scheduled_messages
 from models.database.connections import Database, Row
 from models.database.full_scan_throttle import FullScanThrottle
 from models.emails import QUEUE, ClaimedEmail, queue_of
@@ -40,6 +40,7 @@ class Harness:
     def _take_down(self) -> None:
         for each in self.app.routes.values():
             each.dispatcher.close()
+        self.app.messages.close()
         self.worker_session.stop()
         self.database.close()
         settings.cache_clear()
@@ -86,8 +87,8 @@ class Harness:
 
     def send(self) -> None:
         """Works off the senders' queues as a worker thread does, one after the other."""
-        for name in self.app.routes:
-            consumer = self.consumer(queue_of(name))
+        for queue_name in (*map(queue_of, self.app.routes), scheduled_messages.QUEUE):
+            consumer = self.consumer(queue_name)
             while (message := next(consumer)) is not None:
                 self.process(message)
                 consumer.ack(message)
@@ -118,12 +119,12 @@ class Harness:
         [work] = works
         if work.is_unread:
             self.app.routes["default"].email_work.read(works)
-        self.app.in_flight.drop(work.attempt.email.claim)
-        return work.attempt.email
+        self.app.in_flight.drop(work.attempt.item.claim)
+        return work.attempt.item
 
     def conclude(self, email: ClaimedEmail, judged: Sequence[Judged]) -> None:
         """Concludes an attempt."""
-        report(self.app.routes["default"].conclusions.conclude(decision_on(email, judged)))
+        report(self.app.routes["default"].conclusions.conclude(Decision.of(email, judged)))
 
     def deliveries(self, email: ClaimedEmail) -> Iterator[Judged]:
         """The attempts at an email, one recipient after the other, as the sender makes them."""

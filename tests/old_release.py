@@ -9,7 +9,10 @@ from pathlib import Path
 from tests.processes import ROOT
 
 #: The commit of each release.
-COMMITS = {"0.1": "8f166bf81caca8a54ef4dcfb9eb9fa3d5ed76119"}
+COMMITS = {
+    "0.1": "8f166bf81caca8a54ef4dcfb9eb9fa3d5ed76119",
+    "0.2": "acdc9f56d2f5c31e5c42964016d27f7bda996810",
+}
 
 #: What a worker needs of it.
 PACKAGES = ("actors", "models", "duepost")

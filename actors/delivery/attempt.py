@@ -3,20 +3,24 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from actors.content.addresses import AROUND, UndeliverableAddress, ascii_address
 from actors.content.mime import UnsendableField
 from actors.content.templates import RenderError, RenderTimeout
 from actors.delivery import decision
 from actors.delivery.composer import Composer, EmailPayload
+from actors.delivery.decision import Judged
+from actors.delivery.in_flight import LostClaim
 from actors.delivery.lanes import Blocking, Lane
+from actors.delivery.report import report_render_failures
 from actors.queue.broker import PostgresBroker
 from actors.queue.waiting import wait_for_database
 from actors.ruling import Pace, Phase, Ruling, Scope, one_line
 from models import emails, undeliverable
 from models.database.connections import Database, Limits
-from models.emails import ClaimedEmail, Flaw, Recipient
+from models.emails import ClaimedEmail
+from models.items import Flaw, Recipient
 from models.words import Verdict
 
 #: Seconds that rendering may take in the thread that drives the dialogues, and at the first tries elsewhere: so that
@@ -32,39 +36,42 @@ TOGETHER: Final = Limits(statement=2.0, lock=0.5)
 ALONE: Final = Limits(statement=5.0, lock=2.0)
 
 
-class Judged(NamedTuple):
-    """A recipient, and what the attempt came to for it."""
-
-    recipient: Recipient
-    ruling: Ruling
-
-
-class LostClaim(Exception):
-    """The row went to another worker while this one was away: nothing may be concluded."""
-
-
-class Attempt:
+class EmailAttempt:
     """One attempt at a claimed email. One thread at a time has it.
 
     Attributes:
-        email: it.
+        item: it.
         judged: what has come of it so far.
         failures: what failed in rendering, by its text.
     """
 
-    def __init__(self, email: ClaimedEmail, composer: Composer, records: "Records") -> None:
-        self.email = email
+    def __init__(self, item: ClaimedEmail, composer: Composer, records: "Records") -> None:
+        self.item = item
         self._composer = composer
         self._records = records
         self.judged: list[Judged] = []
         self.failures: dict[str, RenderError] = {}
-        self._to_go = deque(email.recipients)
+        self._to_go = deque(item.recipients)
         #: Users are still to be read: together with those of other emails, and if that takes too long, alone.
-        self.is_unread = bool(email.users)
+        self.is_unread = bool(item.users)
         #: The copy for the next recipient, or why there is none; None while it is not made.
         self._copy: EmailPayload | Ruling | None = None
         self._lane: Lane | None = None
         self._to_note: Judged | None = None
+
+    @property
+    def has_route_failed(self) -> bool:
+        """Whether the relay, or our settings for it, have failed."""
+        return any(each.ruling.scope is Scope.RELAY for each in self.judged)
+
+    @property
+    def is_concluded_alone(self) -> bool:
+        """No: what is to be written is seen by what came of it."""
+        return False
+
+    def report(self) -> None:
+        """Tells of templates that have failed."""
+        report_render_failures(self.item, self.failures)
 
     def advance(self) -> EmailPayload | Blocking | None:
         """What comes next; nothing where each recipient has been attempted, or the relay has failed. Never waits.
@@ -77,12 +84,12 @@ class Attempt:
             if self._to_note is not None:
                 # Each copy that is out is on disk before the next one goes.
                 judged, self._to_note = self._to_note, None
-                return Blocking(Lane.ALONE, partial(self._records.note, self.email, judged))
+                return Blocking(Lane.ALONE, partial(self._records.note, self.item, judged))
             if self._copy is None:
                 self._compose_at_once()
             if self._copy is None:
                 # Without a template it is the message's size that takes time.
-                lane = self._lane or (Lane.SHORT if self.email.template is None else Lane.TRIAL)
+                lane = self._lane or (Lane.SHORT if self.item.template is None else Lane.TRIAL)
                 return Blocking(lane, partial(self._compose_in, lane))
             if not isinstance(self._copy, Ruling):
                 return self._copy
@@ -91,21 +98,21 @@ class Attempt:
 
     def know(self, email: ClaimedEmail) -> None:
         """It has been read: this is the same email, with its recipients."""
-        self.email, self._to_go, self.is_unread = email, deque(email.recipients), False
+        self.item, self._to_go, self.is_unread = email, deque(email.recipients), False
 
     def _read_alone(self) -> None:
         """Reads its users without those of other emails, and each without the others where that takes too long."""
         try:
-            self.know(self._records.read(self.email))
+            self.know(self._records.read(self.item))
         except emails.TooSlow as slow:
-            users = self.email.users
+            users = self.item.users
             if len(users) == 1:
-                self.know(emails.with_flaw(self.email, slow.flaw))
+                self.know(emails.with_flaw(self.item, slow.flaw))
             else:
-                self.know(self.email._replace(recipients=tuple(map(self._read_user, users)), users=()))
+                self.know(self.item._replace(recipients=tuple(map(self._read_user, users)), users=()))
 
     def _read_user(self, user: str) -> Recipient:
-        one = self.email._replace(users=(user,))
+        one = self.item._replace(users=(user,))
         try:
             [recipient] = self._records.read(one).recipients
         except emails.TooSlow as slow:
@@ -127,7 +134,7 @@ class Attempt:
 
     def _compose_at_once(self) -> None:
         """Makes the next copy where that takes no time; makes none where it does."""
-        recipient, email = self._to_go[0], self.email
+        recipient, email = self._to_go[0], self.item
         if recipient.flaw is not None or email.flaw is not None:
             self._cannot_be_read(recipient.flaw or email.flaw)
             return
@@ -144,7 +151,7 @@ class Attempt:
 
     def _compose(self, seconds: float | None) -> None:
         """Makes the next copy, or a ruling; neither where the time is over and more of it may help."""
-        recipient, email = self._to_go[0], self.email
+        recipient, email = self._to_go[0], self.item
         seconds = None if seconds is None or seconds >= self._composer.timeout else seconds
         try:
             # What is around a stored address is no reason to drop mail.

@@ -9,7 +9,8 @@ from actors.content.addresses import Mailbox, parse_sender
 from actors.content.mime import UnsendableField, build_message
 from actors.content.templates import Content, RenderTimeout, Templates
 from actors.liveness.time_limit import TimeLimit, TookTooLong
-from models.emails import ClaimedEmail, Recipient
+from models.emails import ClaimedEmail
+from models.items import Recipient
 
 #: What an email is handed to its channel as.
 EmailPayload: TypeAlias = Envelope

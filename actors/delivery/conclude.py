@@ -4,8 +4,8 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from actors.delivery.attempt import LostClaim
 from actors.delivery.decision import Decision
+from actors.delivery.in_flight import LostClaim
 from actors.delivery.retry_policy import FIRST_PROBE, LONGEST_PROBE
 from actors.delivery.route import SharedRoute, described
 from actors.delivery.safety_net import DEAD_IN_A_ROW, is_everybody_refused
@@ -16,7 +16,8 @@ from actors.ruling import Ruling
 from actors.tick import tick, tick_later
 from models import circuits, emails, undeliverable
 from models.database.connections import Cursor, Database
-from models.emails import ClaimedEmail, Lost
+from models.emails import Lost
+from models.items import Claimed
 from models.words import State
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Conclusion:
         slowed_down: the refusal that the route pauses for, if it does, and for how many seconds.
         is_repeated: it had been committed before, by a commit whose answer was lost: nothing was written.
         route: what the route is called, where there are several.
+        disabled: the endpoint that nothing is sent to any more.
     """
 
     decision: Decision
@@ -41,6 +43,7 @@ class Conclusion:
     slowed_down: tuple[Ruling, float] | None = None
     is_repeated: bool = False
     route: str | None = None
+    disabled: str | None = None
 
 
 class _LocksFirst(Exception):
@@ -80,22 +83,26 @@ class Conclusions:
         Raises:
             LostClaim: the row is no longer this worker's, and nothing was changed.
         """
-        email = outcome.email
 
         def write() -> Conclusion:
-            if outcome.is_plain and self.conclude_together([(outcome, self._broker.message_in_process)]):
+            is_plain = outcome.is_plain and not self.writes_more
+            if is_plain and self.conclude_together([(outcome, self._broker.message_in_process)]):
                 return Conclusion(outcome)
             return self._write_in_order(outcome)
 
         conclusion = wait_for_database(write, self._broker.stopping)
+        self.close_circuit_after(conclusion)
+        return conclusion
+
+    def close_circuit_after(self, conclusion: Conclusion) -> None:
+        """Closes the circuit, once it is committed that its probe went well."""
         if (
-            email.probe
+            conclusion.decision.item.probe
             and conclusion.decision.relay_answered
             and circuits.close_circuit(self._database, self._route.name)
         ):
             logger.info("%s takes mail again; the circuit is closed.", self._route.called)
             tick(self._broker)
-        return conclusion
 
     def conclude_together(self, plain: Sequence[tuple[Decision, ClaimedMessage | None]]) -> set[int]:
         """Concludes emails of which nothing else is to be said, and acknowledges their messages.
@@ -106,14 +113,12 @@ class Conclusions:
         done = emails.conclude_finished_each(
             self._database,
             [
-                emails.Finished(
-                    outcome.email, outcome.results, message.claim if message and message.is_stored else None
-                )
+                emails.Finished(outcome.item, outcome.results, message.claim if message and message.is_stored else None)
                 for outcome, message in plain
             ],
         )
         for outcome, message in plain:
-            if message is not None and outcome.email.id in done:
+            if message is not None and outcome.item.id in done:
                 message.mark_done()
         return done
 
@@ -126,13 +131,13 @@ class Conclusions:
         Raises:
             LostClaim: somebody else has ended it.
         """
-        email = outcome.email
+        item = outcome.item
         with self._database.transaction() as cursor:
-            if not emails.lock_claimed(cursor, email):
+            if not emails.lock_claimed(cursor, item):
                 raise LostClaim
-            undeliverable.keep(cursor, email, outcome.results, days=self._keep_undeliverable_days)
-            emails.settle(cursor, email, outcome.results)
-            emails.journal(cursor, email, outcome.results)
+            undeliverable.keep(cursor, item, outcome.results, days=self._keep_undeliverable_days)
+            emails.settle(cursor, item, outcome.results)
+            emails.journal(cursor, item, outcome.results)
             state = emails.lose(cursor, lost)
         if state is None:
             raise LostClaim
@@ -146,38 +151,53 @@ class Conclusions:
                 with self._database.transaction() as cursor:
                     if locked:
                         undeliverable.lock(cursor, locked)
-                    return self._write(cursor, outcome, locked)
+                    return self.write(cursor, outcome, locked)
             except _LocksFirst as needed:
                 locked |= needed.email_ids
 
-    def _write(self, cursor: Cursor, outcome: Decision, locked: frozenset[int]) -> Conclusion:
+    @property
+    def writes_more(self) -> bool:
+        """Whether what came of an item says something of its route beside whether it works."""
+        return False
+
+    def write_more(self, cursor: Cursor, outcome: Decision) -> str | None:  # noqa: ARG002 - for those who do
+        """Writes that, in the transaction that concludes the item; the caller holds the row's lock.
+
+        Returns:
+            the endpoint that is disabled now, if one is.
+        """
+        return None
+
+    def write(self, cursor: Cursor, outcome: Decision, locked: frozenset[int] = frozenset()) -> Conclusion:
         """Writes a conclusion in the caller's transaction, which locks the row until it ends; returns it as written.
 
         Raises:
+            LostClaim: the row is no longer this worker's.
             _LocksFirst: others are to be locked before.
         """
-        email = outcome.email
-        if not emails.lock_claimed(cursor, email):
+        item = outcome.item
+        if not emails.lock_claimed(cursor, item):
             return self._check_concluded(cursor, outcome)
         refusal = self._keep_undeliverable(cursor, outcome, locked)
         if refusal is not None:
             outcome = outcome.as_relay_failure()
         state: State | None = None
         if outcome.is_finished:
-            concluded = emails.conclude_finished(cursor, email, outcome.results)
+            concluded = emails.conclude_finished(cursor, item, outcome.results)
         else:
-            state = self._move_on(cursor, email, outcome)
+            state = self._move_on(cursor, item, outcome)
             concluded = state is not None
         if not concluded:
             return self._check_concluded(cursor, outcome)
         if refusal is not None:
-            undeliverable.reopen(cursor, email.id)
+            undeliverable.reopen(cursor, item.id)
         for result in outcome.dead_addresses:
             emails.suppress(cursor, result)
-        opened_circuit = self._open_circuit(cursor, email, outcome, refusal)
+        opened_circuit = self._open_circuit(cursor, item, outcome, refusal)
         slowed_down = self._slow_down(cursor, outcome)
+        disabled = self.write_more(cursor, outcome)
         self._broker.acknowledge_if_held(cursor)
-        return Conclusion(outcome, state, opened_circuit, slowed_down, route=self._route.label)
+        return Conclusion(outcome, state, opened_circuit, slowed_down, route=self._route.label, disabled=disabled)
 
     def _keep_undeliverable(self, cursor: Cursor, outcome: Decision, locked: frozenset[int]) -> str | None:
         """Keeps what is undeliverable for some days; looks whether everybody is refused alike.
@@ -191,25 +211,25 @@ class Conclusions:
         Raises:
             _LocksFirst: some of those come before what is locked.
         """
-        email = outcome.email
+        item = outcome.item
         if not outcome.undeliverable:
             return None
-        undeliverable.keep(cursor, email, outcome.results, days=self._keep_undeliverable_days)
+        undeliverable.keep(cursor, item, outcome.results, days=self._keep_undeliverable_days)
         if outcome.refusal is None:
             return None
-        alike = undeliverable.refused_alike(cursor, email.id, DEAD_IN_A_ROW)
+        alike = undeliverable.refused_alike(cursor, item.id, DEAD_IN_A_ROW)
         addresses = {each.address for each in alike}
         if is_everybody_refused(addresses, says_dead=outcome.refusal.suppress):
-            others = {each.email_id for each in alike} - {email.id}
-            if any(each < max(locked | {email.id}) for each in others - locked):
-                raise _LocksFirst(others | {email.id})
+            others = {each.email_id for each in alike} - {item.id}
+            if any(each < max(locked | {item.id}) for each in others - locked):
+                raise _LocksFirst(others | {item.id})
             for email_id in sorted(others):
                 undeliverable.reopen(cursor, email_id)
-        elif not (email.probe and undeliverable.is_refused_as_the_circuit_says(cursor, email.id)):
+        elif not (item.probe and undeliverable.is_refused_as_the_circuit_says(cursor, item.id)):
             return None
         return alike[0].refusal
 
-    def _move_on(self, cursor: Cursor, email: ClaimedEmail, outcome: Decision) -> State | None:
+    def _move_on(self, cursor: Cursor, item: Claimed, outcome: Decision) -> State | None:
         """Journals an attempt that has not finished the email, and makes it due later, or unknown.
 
         The caller holds the row's lock.
@@ -217,13 +237,13 @@ class Conclusions:
         Returns:
             where it stands now; None where the claim is no longer the row's.
         """
-        emails.settle(cursor, email, outcome.results)
-        emails.journal(cursor, email, outcome.results)
+        emails.settle(cursor, item, outcome.results)
+        emails.journal(cursor, item, outcome.results)
         if outcome.is_unknown:
-            return emails.conclude_unknown(cursor, email, error=outcome.error)
+            return emails.conclude_unknown(cursor, item, error=outcome.error)
         is_later = emails.conclude_later(
             cursor,
-            email,
+            item,
             pause=outcome.pause,
             counted=outcome.is_counted,
             mailbox_full=outcome.mailbox_is_full,
@@ -237,14 +257,12 @@ class Conclusions:
         Raises:
             LostClaim: it went to another worker.
         """
-        if not emails.was_concluded(cursor, outcome.email):
+        if not emails.was_concluded(cursor, outcome.item):
             raise LostClaim
         self._broker.acknowledge_if_held(cursor)
         return Conclusion(outcome, is_repeated=True)
 
-    def _open_circuit(
-        self, cursor: Cursor, email: ClaimedEmail, outcome: Decision, refusal: str | None
-    ) -> Ruling | None:
+    def _open_circuit(self, cursor: Cursor, item: Claimed, outcome: Decision, refusal: str | None) -> Ruling | None:
         """Opens the circuit, or puts off its next probe; the scheduler is asked to be there when that is due.
 
         A probe that the relay has not answered, for whatever reason, has failed. One that failed before the relay was
@@ -252,7 +270,7 @@ class Conclusions:
 
         Args:
             cursor: of the transaction that concludes the email.
-            email: it.
+            item: it.
             outcome: what its attempt came to.
             refusal: the words that everybody is refused with, if so.
 
@@ -270,10 +288,10 @@ class Conclusions:
         ):
             pause = FIRST_PROBE
             opened_for = failure
-        elif email.probe and not outcome.was_relay_asked:
+        elif item.probe and not outcome.was_relay_asked:
             circuits.probe_another(cursor, self._route.name)
             pause = 0.0
-        elif email.probe and not outcome.relay_answered:
+        elif item.probe and not outcome.relay_answered:
             reason = described(failure) if failure is not None else None
             pause = circuits.put_off_probe(cursor, self._route.name, reason=reason, longest=LONGEST_PROBE)
         else:

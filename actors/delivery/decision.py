@@ -1,41 +1,47 @@
-"""What an attempt means for the email as a whole. Plain values: no clock, no connection."""
+"""What an attempt means for the item as a whole. Plain values: no clock, no connection."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from actors.delivery.retry_policy import MAILBOX_FULL_FOR, retry_pause, throttled_pause
 from actors.ruling import Limit, Pace, Phase, Ruling, Scope, Stage
-from models.emails import ClaimedEmail, Recipient, Result
+from models.emails import Result
+from models.items import Claimed, Recipient
 from models.words import Outcome, Verdict
 
 
-class Decision(NamedTuple):
-    """How a claimed email goes on, from the rulings on its recipients."""
+class Judged(NamedTuple):
+    """A recipient, and what the attempt came to for it."""
 
-    email: ClaimedEmail
+    recipient: Recipient
+    ruling: Ruling
+
+
+class Decision(NamedTuple):
+    """How a claimed item goes on, from the rulings on its recipients."""
+
+    item: Claimed
     results: tuple[Result, ...]
     rulings: tuple[Ruling, ...]
 
     @classmethod
-    def of(cls, email: ClaimedEmail, judged: Sequence[tuple[Recipient, Ruling]]) -> "Decision":
+    def of(cls, item: Claimed, judged: Sequence[tuple[Recipient, Ruling]]) -> "Decision":
         """From each attempted recipient and its ruling."""
         return cls(
-            email,
-            tuple(result(email, recipient, ruling) for recipient, ruling in judged),
+            item,
+            tuple(result(item, recipient, ruling) for recipient, ruling in judged),
             tuple(ruling for _, ruling in judged),
         )
 
     @property
     def is_finished(self) -> bool:
         """Every recipient has an outcome."""
-        return len(self.results) == len(self.email.recipients) and all(
-            each.outcome is not None for each in self.results
-        )
+        return len(self.results) == len(self.item.recipients) and all(each.outcome is not None for each in self.results)
 
     @property
     def is_plain(self) -> bool:
         """It moves to the ledger, and nothing else changes: nothing is kept, no circuit opens or is probed."""
-        return self.is_finished and not self.undeliverable and self.relay_failure is None and not self.email.probe
+        return self.is_finished and not self.undeliverable and self.relay_failure is None and not self.item.probe
 
     @property
     def undeliverable(self) -> list[Result]:
@@ -89,7 +95,7 @@ class Decision(NamedTuple):
     def is_counted(self) -> bool:
         """Whether this was an attempt of the email's own: not if it failed before the email was named."""
         failure = self.relay_failure
-        return failure is None or self.email.probe or failure.phase.stage is not Stage.CONNECT
+        return failure is None or self.item.probe or failure.phase.stage is not Stage.CONNECT
 
     @property
     def pause(self) -> float | None:
@@ -98,7 +104,7 @@ class Decision(NamedTuple):
         if failure is not None and failure.phase.stage is Stage.CONNECT:
             return None
         pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
-        attempts = self.email.attempts + 1
+        attempts = self.item.attempts + 1
         return max(
             throttled_pause(attempts) if Limit.RATE in ruling.limits else retry_pause(attempts, ruling.pace)
             for ruling in pending
@@ -146,14 +152,14 @@ class Decision(NamedTuple):
         ]
 
 
-def result(email: ClaimedEmail, recipient: Recipient, ruling: Ruling) -> Result:
-    """What a ruling means for one recipient of an email."""
+def result(item: Claimed, recipient: Recipient, ruling: Ruling) -> Result:
+    """What a ruling means for one recipient of an item."""
     outcome = None
     if not recipient.active:
         outcome = Outcome.CLEARED
     elif ruling.verdict is Verdict.SENT:
         outcome = Outcome.SENT
-    elif ruling.verdict is Verdict.UNDELIVERABLE or _full_for_too_long(email, ruling):
+    elif ruling.verdict is Verdict.UNDELIVERABLE or _full_for_too_long(item, ruling):
         outcome = Outcome.UNDELIVERABLE
     return Result(
         user_id=recipient.user_id,
@@ -183,8 +189,8 @@ def refusal_without_asking(recipient: Recipient) -> Ruling | None:
     return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=reason)
 
 
-def _full_for_too_long(email: ClaimedEmail, ruling: Ruling) -> bool:
-    return ruling.pace is Pace.MAILBOX_FULL and email.mailbox_full_seconds > MAILBOX_FULL_FOR
+def _full_for_too_long(item: Claimed, ruling: Ruling) -> bool:
+    return ruling.pace is Pace.MAILBOX_FULL and item.mailbox_full_seconds > MAILBOX_FULL_FOR
 
 
 def _described(ruling: Ruling) -> str:

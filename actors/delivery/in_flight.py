@@ -2,15 +2,22 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from models import emails
 from models.database.connections import Database
-from models.emails import ClaimedEmail
 from models.errors import DatabaseUnreachable
+from models.items import Claimed
+
+C = TypeVar("C", bound=Claimed)
 
 #: Seconds that a claim which we hung up on may take longer than an answer to be carried out.
 MARGIN = 1.0
+
+
+class LostClaim(Exception):
+    """The row went to another worker while this one was away: nothing may be concluded."""
 
 
 class InFlightClaims:
@@ -27,8 +34,21 @@ class InFlightClaims:
         with self._lock:
             return claim in self._claims
 
-    def claim(self, database: Database, email_ids: Sequence[int], worker_id: int, way: str) -> list[ClaimedEmail]:
-        """Queued → sending for those that are still to be sent by this way; each is held until it is dropped.
+    def claim(
+        self,
+        database: Database,
+        item_ids: Sequence[int],
+        claim: Callable[[], Sequence[C]],
+        claimed_unread: Callable[[Sequence[int]], Sequence[C]],
+    ) -> Sequence[C]:
+        """Queued → sending for those that are still to be sent; each is held until it is dropped.
+
+        Args:
+            database: where.
+            item_ids: which.
+            claim: claims them.
+            claimed_unread: of what a claim has taken, whose answer could not be read, each alone; without those claims
+                that it is given.
 
         Raises:
             DatabaseUnreachable: nobody knows whether they are claimed.
@@ -36,25 +56,27 @@ class InFlightClaims:
         """
         with self._claiming:
             try:
-                found = self._claimed(database, email_ids, worker_id, way)
+                found = self._claimed(claim, claimed_unread)
             except DatabaseUnreachable:
                 until = time.monotonic() + database.limits.answer + MARGIN
-                self._doubtful.update(dict.fromkeys(email_ids, until))
+                self._doubtful.update(dict.fromkeys(item_ids, until))
                 raise
             with self._lock:
-                self._claims.update(email.claim for email in found)
-            for email in found:
-                self._doubtful.pop(email.id, None)
+                self._claims.update(item.claim for item in found)
+            for item in found:
+                self._doubtful.pop(item.id, None)
             return found
 
-    def _claimed(self, database: Database, email_ids: Sequence[int], worker_id: int, way: str) -> list[ClaimedEmail]:
+    def _claimed(
+        self, claim: Callable[[], Sequence[C]], claimed_unread: Callable[[Sequence[int]], Sequence[C]]
+    ) -> Sequence[C]:
         try:
-            return emails.claim_unread(database, email_ids, worker_id, way)
+            return claim()
         except DatabaseUnreachable:
             raise
         except Exception:
             # It may be committed, and only its answer not be understood.
-            found = emails.claimed_unread(database, email_ids, worker_id, self._held())
+            found = claimed_unread(self._held())
             if not found:
                 raise
             return found

@@ -16,6 +16,10 @@ class Lane(Enum):
     TRIAL = auto()
     SHORT = auto()
     LONG = auto()
+    #: Makes requests: asks DNS, reads secrets.
+    COMPOSE = auto()
+    #: An application's own function, which takes as long as it may.
+    FUNCTION = auto()
     CONCLUDE = auto()
     #: One item's writing, which may wait for a row that an application holds.
     ALONE = auto()
@@ -32,6 +36,8 @@ THREADS: Final = {
     # Few: each of them takes its turn at Python's lock whenever somebody else wants it.
     Lane.SHORT: 1,
     Lane.LONG: 2,
+    Lane.COMPOSE: 8,
+    Lane.FUNCTION: 4,
     Lane.CONCLUDE: 1,
     Lane.ALONE: 3,
 }

@@ -8,7 +8,7 @@ from actors.alerts import alerts
 from actors.content.templates import RenderError
 from actors.delivery.conclude import Conclusion
 from actors.delivery.route import described
-from models.emails import ClaimedEmail
+from models.items import Claimed
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +20,14 @@ def report(conclusion: Conclusion) -> None:
     if conclusion.is_repeated:
         return
     decision, state = conclusion.decision, conclusion.state
-    email = decision.email
+    item = decision.item
     for ruling in decision.undeliverable_rulings:
-        _tell(alerts.undeliverable, email.id, email.kind, ruling, conclusion.route)
+        _tell(alerts.undeliverable, item.id, item.kind, ruling, conclusion.route)
     if decision.is_unknown:
-        _tell(alerts.unknown, email.id, email.kind, state)
+        _tell(alerts.unknown, item.id, item.kind, state)
     if state is not None:
         for ruling in decision.retried_rulings:
-            _tell(alerts.retried, email.id, email.kind, ruling, conclusion.route)
+            _tell(alerts.retried, item.id, item.kind, ruling, conclusion.route)
     if conclusion.opened_circuit is not None:
         _tell(alerts.circuit_opened, conclusion.opened_circuit, conclusion.route)
     if conclusion.slowed_down is not None:
@@ -36,16 +36,16 @@ def report(conclusion: Conclusion) -> None:
         logger.info("%s has had too much of us (%s): it gets nothing for %.0f s.", called, described(refusal), pause)
 
 
-def report_lost_claim(email: ClaimedEmail) -> None:
+def report_lost_claim(item: Claimed) -> None:
     """Says that a claim went to another worker while this one was away."""
-    _tell(alerts.lost_claim, email.id, email.kind)
+    _tell(alerts.lost_claim, item.id, item.kind)
 
 
-def report_render_failures(email: ClaimedEmail, failures: Mapping[str, RenderError]) -> None:
+def report_render_failures(item: Claimed, failures: Mapping[str, RenderError]) -> None:
     """A template's failure is ours to mend: a line each time, an event when it is new; not for each user."""
     for text, failure in failures.items():
-        is_new = text not in (email.last_error or "")
-        _tell(alerts.render_error, email.id, email.kind, template=failure.template, line=failure.line, is_new=is_new)
+        is_new = text not in (item.last_error or "")
+        _tell(alerts.render_error, item.id, item.kind, template=failure.template, line=failure.line, is_new=is_new)
 
 
 def _tell(alert: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:

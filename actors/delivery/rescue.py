@@ -12,18 +12,19 @@ from typing import Final
 import psycopg2
 
 from actors.alerts import alerts
-from actors.delivery.attempt import LostClaim, Records
+from actors.delivery.attempt import Records
 from actors.delivery.conclude import Conclusions
 from actors.delivery.decision import Decision
-from actors.delivery.in_flight import InFlightClaims
+from actors.delivery.in_flight import InFlightClaims, LostClaim
 from actors.delivery.journal import Journal, Record
 from actors.delivery.report import report
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.tick import tick
-from models import emails, workers
+from models import emails, scheduled_messages, workers
 from models.database.connections import Database
-from models.emails import ClaimedEmail, Lost, Recipient
+from models.emails import ClaimedEmail, Lost
 from models.errors import DatabaseUnreachable
+from models.items import Claimed, Recipient, is_endpoint
 from models.words import State
 
 logger = logging.getLogger(__name__)
@@ -128,8 +129,7 @@ class Rescuer:
     def mark_lost(self, lost: Lost) -> State | None:
         """Ends a claim that nobody will conclude: what came of it is unknown. Reported once it is committed."""
         with self._database.transaction() as cursor:
-            why = emails.WORKER_FORGOT if self._is_own(lost) else emails.WORKER_ENDED
-            state = emails.lose(cursor, lost, why=why)
+            state = emails.lose(cursor, lost)
         if state is not None:
             alerts.unknown(lost.id, lost.kind, state)
         return state
@@ -149,15 +149,14 @@ class Rescuer:
         except (DatabaseUnreachable, BrokerUnreachable):
             raise
         except Exception as failure:  # noqa: BLE001 - whatever one row does, others are rescued
-            whose = "this worker" if self._is_own(lost) else "a dead worker"
-            logger.warning("Email %d of %s cannot be ended: %s.", lost.id, whose, type(failure).__name__)
+            logger.warning("Email %d of a dead worker cannot be ended: %s.", lost.id, type(failure).__name__)
             return None
-
-    def _is_own(self, lost: Lost) -> bool:
-        return lost.worker_id == self._broker.worker_session.worker_id
 
     def _end(self, lost: Lost, journalled: Journalled) -> bool:
         """Ends a claim, from a journal where that names it; gives whether this was the one to do so."""
+        if is_endpoint(lost.route) and (called := self._function_message(lost)) is not None:
+            # The function runs in the transaction that concludes the message: there was none, so it has not run.
+            return bool(emails.give_back(self._database, [called]))
         record = journalled.get(lost.claim)
         if record is not None and record.email_id == lost.id:
             try:
@@ -181,25 +180,44 @@ class Rescuer:
         Raises:
             LostClaim: somebody else has ended it.
         """
-        claimed = emails.claimed_unread(self._database, [lost.id], lost.worker_id, ())
-        if lost.claim not in {each.claim for each in claimed}:
-            raise LostClaim
-        [email] = claimed
-        email = self._with_recipients(email)
-        judged = [(each, record.rulings[each.user_id]) for each in email.recipients if each.user_id in record.rulings]
+        item = self._claimed(lost)
+        judged = [(each, record.rulings[each.user_id]) for each in item.recipients if each.user_id in record.rulings]
         if not judged:
             return False
-        decision = Decision.of(email, judged)
-        if len(judged) < len(email.recipients) and decision.relay_failure is None:
+        decision = Decision.of(item, judged)
+        if len(judged) < len(item.recipients) and decision.relay_failure is None:
             state = self._conclusions(lost.route).conclude_lost(decision, lost)
             alerts.unknown(lost.id, lost.kind, state)
         elif not (decision.is_plain and self._conclude_plain(decision, record)):
             report(self._conclusions(lost.route).conclude(decision))
         return True
 
+    def _claimed(self, lost: Lost) -> Claimed:
+        """What is claimed, as it was attempted.
+
+        Raises:
+            LostClaim: somebody else has ended it.
+        """
+        if is_endpoint(lost.route):
+            for message in scheduled_messages.claimed_unread(self._database, [lost.id], lost.worker_id, ()):
+                if message.claim == lost.claim:
+                    return message
+        else:
+            for email in emails.claimed_unread(self._database, [lost.id], lost.worker_id, ()):
+                if email.claim == lost.claim:
+                    return self._with_recipients(email)
+        raise LostClaim
+
+    def _function_message(self, lost: Lost) -> Claimed | None:
+        """The message of a claim, if it is one that a function of the application's takes."""
+        for message in scheduled_messages.claimed_unread(self._database, [lost.id], lost.worker_id, ()):
+            if message.claim == lost.claim and message.function is not None:
+                return message
+        return None
+
     def _conclude_plain(self, decision: Decision, record: Record) -> bool:
         """Moves it to the ledger, its broker message with it; False where somebody holds its row just now."""
-        finished = emails.Finished(decision.email, decision.results, record.message)
+        finished = emails.Finished(decision.item, decision.results, record.message)
         return bool(emails.conclude_finished_each(self._database, [finished]))
 
     def _with_recipients(self, email: ClaimedEmail) -> ClaimedEmail:

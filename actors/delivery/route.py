@@ -306,6 +306,8 @@ class SharedRoute:
 
     def slow_down(self, cursor: Cursor, ruling: Ruling) -> float | None:
         """Nothing is claimed for a while, by nobody; seconds of that, or None where it is so already."""
+        if ruling.retry_after is not None:
+            return routes.pause(cursor, self.name, because=described(ruling), seconds=ruling.retry_after)
         return routes.slow_down(cursor, self.name, because=described(ruling), jitter=jitter())
 
     @property

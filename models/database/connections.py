@@ -115,6 +115,21 @@ class Limits:
 #: Work that takes as long as it takes, such as an index over millions of rows.
 UNLIMITED = Limits(statement=0, lock=0)
 
+#: Classes of SQLSTATE that say that the server, or the connection, is gone or takes no writes.
+_AWAY = frozenset({"08", "57", "25"})
+
+#: A statement took longer than it may, which is in such a class.
+_CANCELLED = "57014"
+
+
+def refusal_behind(error: DatabaseUnreachable) -> psycopg2.Error | None:
+    """What the server has refused, or cut short, where that is all: it is there, and takes other statements."""
+    cause = error.__cause__
+    sqlstate = cause.pgcode if isinstance(cause, psycopg2.Error) else None
+    if not isinstance(cause, psycopg2.Error) or sqlstate is None:
+        return None
+    return cause if sqlstate == _CANCELLED or sqlstate[:2] not in _AWAY else None
+
 
 class Cursor(extensions.cursor):
     """The driver's cursor, which says `DatabaseUnreachable` when the server or the connection is gone.

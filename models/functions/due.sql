@@ -1,6 +1,6 @@
 -- What has fallen due just now: asked by each worker process many times a second, so it costs as little as it can.
 
--- The oldest first; at most 32 of each route. Planned once in a session; nothing else is looked at while nothing is due. Only
+-- The oldest first; at most 32 of each route, and of all endpoints together, which are asked for as `endpoint:`. Planned once in a session; nothing else is looked at while nothing is due. Only
 -- what has been due for a second at the most: while a snapshot is held open, all that was delivered before lies there still.
 -- What became visible later than that, as in a long transaction, is left to the scheduler's passes, as is what has expired.
 CREATE OR REPLACE FUNCTION duepost.due_now(served text[]) RETURNS TABLE (id bigint, route text)
@@ -12,6 +12,23 @@ DECLARE
     due   bigint[];
 BEGIN
     FOREACH asked IN ARRAY served LOOP
+        IF asked = 'endpoint:' THEN
+            RETURN QUERY
+            SELECT i.id, asked
+            FROM duepost.item AS i
+            WHERE i.channel = 'message' AND NOT i.is_held AND i.due_at BETWEEN now() - interval '1 s' AND now()
+              AND (i.expires_at IS NULL OR i.expires_at > now())
+              AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+              AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+              AND NOT EXISTS (SELECT FROM duepost.control AS c WHERE c.paused)
+              AND NOT EXISTS (
+                  SELECT FROM duepost.endpoint AS e WHERE 'endpoint:' || e.name = i.route AND e.disabled_at IS NOT NULL
+              )
+              AND NOT duepost.is_route_blocked(i.route)
+            ORDER BY i.due_at, i.id
+            LIMIT 32;
+            CONTINUE;
+        END IF;
         due := ARRAY(
             SELECT i.id
             FROM duepost.item AS i

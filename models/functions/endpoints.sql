@@ -71,7 +71,7 @@ BEGIN
         RETURN 'url: must have at most 2000 characters';
     ELSIF url !~ '^[\x21-\x7e]+$' THEN
         RETURN 'url: must be ASCII without spaces or control characters: the host as xn--, the rest encoded';
-    ELSIF url !~* '^https?://' THEN
+    ELSIF url !~ '^[Hh][Tt][Tt][Pp][Ss]?://' THEN
         RETURN 'url: must begin with https:// or http://';
     END IF;
     authority := substring(url FROM '^[^:]*://([^/?#]*)');
@@ -227,8 +227,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 DECLARE
-    old   duepost.endpoint;
-    new   duepost.endpoint;
+    old   record;
+    new   record;
     made  text;
     error text;
 BEGIN
@@ -244,9 +244,13 @@ BEGIN
     END IF;
     -- Of two that make one at once, the second changes it.
     LOCK TABLE duepost.endpoint IN SHARE UPDATE EXCLUSIVE MODE;
-    SELECT e.* INTO old FROM duepost.endpoint AS e WHERE e.name = set_endpoint.name FOR NO KEY UPDATE;
+    PERFORM FROM duepost.endpoint AS e WHERE e.name = set_endpoint.name FOR NO KEY UPDATE;
+    SELECT given.name, e.format, e.url, e.secret, e.previous_secret, e.previous_secret_until, e.function, e.options,
+           e.allow_private
+    INTO old
+    FROM (VALUES (set_endpoint.name)) AS given (name)
+    LEFT JOIN duepost.endpoint AS e ON e.name = given.name;
     new := old;
-    new.name := set_endpoint.name;
     new.format := coalesce(set_endpoint.format, old.format);
     IF new.format IS NULL OR new.format NOT IN ('webhook', 'slack', 'mattermost', 'zulip', 'matrix', 'function') THEN
         PERFORM duepost.raise_bad_argument('format', 'must be webhook, slack, mattermost, zulip, matrix or function');

@@ -211,6 +211,7 @@ LANGUAGE sql STABLE ROWS 10 AS $$
                    WHEN r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause) THEN r.paused_until
                END AS paused_until
         FROM duepost.route AS r
+        WHERE r.channel = 'email'
         UNION ALL
         SELECT 'default', NULL, false, NULL, false, NULL
         WHERE NOT EXISTS (SELECT FROM duepost.route AS r WHERE r.name = 'default')
@@ -227,7 +228,7 @@ LANGUAGE sql STABLE ROWS 10 AS $$
     ORDER BY known.name
 $$;
 COMMENT ON FUNCTION duepost.ways IS
-    'For each route the way by which what is due on it leaves now: itself, or its fallback while its circuit is open; NULL where '
+    'For each relay the way by which what is due on it leaves now: itself, or its fallback while its circuit is open; NULL where '
     'neither takes any. When one will, where that is known (-infinity: it does); and when the next probe is due, while the '
     'circuit is open, and whether it is. Nothing while Duepost is paused.';
 
@@ -246,3 +247,25 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.pending_routes IS 'The routes of what is scheduled, queued or being sent, registered or not.';
+
+CREATE OR REPLACE FUNCTION duepost.pause_route(route text, seconds double precision, because text)
+RETURNS double precision
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    pause double precision;
+BEGIN
+    UPDATE duepost.route AS r
+    SET pause = pause_route.seconds,
+        paused_until = now() + make_interval(secs => pause_route.seconds),
+        paused_because = because
+    WHERE r.name = pause_route.route
+      AND (r.paused_until BETWEEN now() + make_interval(secs => pause_route.seconds)
+           AND now() + make_interval(secs => 2 * r.pause)) IS NOT TRUE
+    RETURNING r.pause INTO pause;
+    RETURN pause;
+END
+$$;
+COMMENT ON FUNCTION duepost.pause_route IS
+    'Whoever takes what leaves by a route asks for a pause: nothing is claimed for so many seconds, or longer where that is so '
+    'already; gives the seconds, NULL where it pauses for longer already.';

@@ -28,15 +28,19 @@ CREATE OR REPLACE FUNCTION duepost.move_to_ledger(ids bigint[], results duepost.
 LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
+DECLARE
+    told record;
 BEGIN
     WITH item AS (
         DELETE FROM duepost.item AS i
         WHERE i.id = ANY (move_to_ledger.ids)
-        RETURNING i.id, i.kind, i.attempts, i.unknowns, i.key, i.scheduled_at
+        RETURNING i.id, i.channel, i.kind, i.attempts, i.unknowns, i.key, i.scheduled_at
     ), email AS (
         DELETE FROM duepost.email AS e
         WHERE e.item_id = ANY (move_to_ledger.ids)
         RETURNING e.item_id, e.address, e.message_id_header
+    ), scheduled_message AS (
+        DELETE FROM duepost.message AS m WHERE m.item_id = ANY (move_to_ledger.ids) RETURNING m.item_id, m.endpoint
     ), in_hand AS (
         DELETE FROM duepost.in_hand AS h WHERE h.item_id = ANY (move_to_ledger.ids) RETURNING h.item_id, h.route
     ), message AS (
@@ -58,21 +62,39 @@ BEGIN
                r.outcome, r.code, r.enhanced_code, r.reply
         FROM result AS r
         JOIN email ON email.item_id = r.email_id
+        UNION ALL
+        -- One message is for all of its users, and is in the ledger for each.
+        SELECT r.email_id, u.user_id, NULL, r.outcome, r.code, r.enhanced_code, r.reply
+        FROM result AS r
+        JOIN scheduled_message ON scheduled_message.item_id = r.email_id
+        LEFT JOIN app_user AS u ON u.email_id = r.email_id
+    ), delivery AS (
+        INSERT INTO duepost.delivery (
+            email_id, channel, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key,
+            scheduled_at, message_id_header, route, endpoint
     )
-    INSERT INTO duepost.delivery (
-        email_id, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key, scheduled_at,
-        message_id_header, route
+        SELECT item.id, item.channel, item.kind, settled.outcome, settled.user_id, settled.address, settled.code, settled.enhanced_code,
+               settled.reply,
+               least(item.attempts, 2147483646) + (EXISTS (
+                   SELECT FROM result AS r WHERE r.email_id = item.id AND r.verdict IS NOT NULL
+               ))::integer,
+               item.unknowns, item.key, item.scheduled_at, email.message_id_header, nullif(in_hand.route, 'default'),
+               scheduled_message.endpoint
+        FROM item
+        LEFT JOIN email ON email.item_id = item.id
+        LEFT JOIN scheduled_message ON scheduled_message.item_id = item.id
+        LEFT JOIN in_hand ON in_hand.item_id = item.id
+        JOIN settled ON settled.email_id = item.id
+        RETURNING email_id, channel, kind, user_id, outcome
     )
-    SELECT item.id, item.kind, settled.outcome, settled.user_id, settled.address, settled.code, settled.enhanced_code,
-           settled.reply,
-           least(item.attempts, 2147483646) + (EXISTS (
-               SELECT FROM result AS r WHERE r.email_id = item.id AND r.verdict IS NOT NULL
-           ))::integer,
-           item.unknowns, item.key, item.scheduled_at, email.message_id_header, nullif(in_hand.route, 'default')
-    FROM item
-    JOIN email ON email.item_id = item.id
-    LEFT JOIN in_hand ON in_hand.item_id = item.id
-    JOIN settled ON settled.email_id = item.id;
+    SELECT array_agg(d.email_id) AS ids, array_agg(d.channel) AS channels, array_agg(d.kind) AS kinds,
+           array_agg(d.user_id) AS users, array_agg(d.outcome) AS outcomes
+    INTO told
+    FROM delivery AS d
+    JOIN duepost.kind AS k ON k.kind = d.kind AND k.on_outcome IS NOT NULL;
+    IF told.ids IS NOT NULL THEN
+        PERFORM duepost.tell_outcomes(told.ids, told.channels, told.kinds, told.users, told.outcomes);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION duepost.move_to_ledger IS
@@ -139,6 +161,16 @@ $$;
 COMMENT ON FUNCTION duepost.users_to_go IS
     'The ids of the users that an email is still to be sent to, as of this moment; the caller holds the row''s lock.';
 
+-- Whether it is too late for an item of a kind that is not to be delivered late.
+CREATE OR REPLACE FUNCTION duepost.is_too_late(kind text, scheduled_at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM duepost.kind AS k WHERE k.kind = $1 AND k.catch_up = 'expire' AND k.late_after < now() - $2
+    )
+$$;
+COMMENT ON FUNCTION duepost.is_too_late IS
+    'Whether an item that was scheduled for that time is later than its kind allows (late_after, where catch_up is expire).';
+
 -- What a claim gives. Functions, here and below, so that a session plans their statements once and not with each call;
 -- and by index, whatever a table looked like when it did. A plan that cannot do without a scan then seems so dear that
 -- PostgreSQL would compile it, which takes a hundred times as long as the plan. Called by workers, with their own rights.
@@ -158,7 +190,7 @@ BEGIN
     RETURN QUERY
     WITH item AS MATERIALIZED (
         SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.mailbox_full_since, i.is_held, i.due_at, i.expires_at,
-               i.route, i.probe AND i.route = claim_emails_v2.way AS probe
+               i.scheduled_at, i.route, i.probe AND i.route = claim_emails_v2.way AS probe
         FROM duepost.item AS i
         WHERE i.id = ANY (claim_emails_v2.ids)
         ORDER BY i.id
@@ -171,6 +203,7 @@ BEGIN
         WHERE NOT item.is_held
           AND item.due_at <= now()
           AND (item.expires_at IS NULL OR item.expires_at > now())
+          AND NOT duepost.is_too_late(item.kind, item.scheduled_at)
           AND NOT control.paused
           AND (item.route = claim_emails_v2.way OR duepost.is_way_of(claim_emails_v2.way, item.route))
           AND (item.probe OR NOT (SELECT duepost.is_route_blocked(claim_emails_v2.way)))
@@ -197,6 +230,77 @@ COMMENT ON FUNCTION duepost.claim_emails_v2 IS
     'scheduled, queued → sending for those of these emails that nobody holds and that are still to be sent, by a way that is '
     'their route or its fallback: locks them by ascending id, takes them in hand, and gives them with the address, or the '
     'users, that are still to get them.';
+
+CREATE OR REPLACE FUNCTION duepost.claim_messages_v1(ids bigint[], worker_id integer)
+RETURNS TABLE (
+    id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
+    endpoint text, wire_id text, payload text, format text, url text, secret text, former_secret text,
+    function text, options text, allow_private boolean, is_failing boolean, users text[]
+)
+LANGUAGE plpgsql ROWS 10
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH item AS MATERIALIZED (
+        SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.is_held, i.due_at, i.expires_at, i.scheduled_at, i.route,
+               i.probe
+        FROM duepost.item AS i
+        WHERE i.id = ANY (claim_messages_v1.ids)
+        ORDER BY i.id
+        -- Not FOR KEY SHARE, which takes a row as it was when the statement began, whatever was committed since.
+        FOR NO KEY UPDATE SKIP LOCKED
+    ), taken AS (
+        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at, route)
+        SELECT item.id, nextval('duepost.claim_number'), claim_messages_v1.worker_id, now(), item.route
+        FROM item, duepost.control AS control
+        WHERE NOT item.is_held
+          AND item.due_at <= now()
+          AND (item.expires_at IS NULL OR item.expires_at > now())
+          AND NOT duepost.is_too_late(item.kind, item.scheduled_at)
+          AND NOT control.paused
+          AND NOT EXISTS (
+              SELECT FROM duepost.endpoint AS e WHERE 'endpoint:' || e.name = item.route AND e.disabled_at IS NOT NULL
+          )
+          AND (item.probe OR NOT duepost.is_route_blocked(item.route))
+        ON CONFLICT DO NOTHING
+        RETURNING item_id, in_hand.claim
+    )
+    -- What was edited since this statement began is read as it is now: the item's lock is held.
+    SELECT item.id, taken.claim, item.kind, item.attempts, item.unknowns, item.last_error, item.probe, content.endpoint,
+           content.wire_id, content.payload, content.format, content.url, content.secret, content.former_secret,
+           content.function, content.options, content.allow_private, content.is_failing, duepost.users_to_go(item.id)
+    FROM taken
+    JOIN item ON item.id = taken.item_id
+    CROSS JOIN LATERAL duepost.message_content(taken.item_id) AS content
+    ORDER BY item.id;
+END
+$$;
+COMMENT ON FUNCTION duepost.claim_messages_v1 IS
+    'scheduled, queued → sending for those of these messages that nobody holds and that are still to be sent: locks them by '
+    'ascending id, takes them in hand, and gives them with their endpoint.';
+
+-- Volatile, so that it has a snapshot of its own: an edit that was committed while its caller waited for the item is in none of
+-- the calling statement's.
+CREATE OR REPLACE FUNCTION duepost.message_content(
+    id bigint, OUT endpoint text, OUT wire_id text, OUT payload text, OUT format text, OUT url text, OUT secret text,
+    OUT former_secret text, OUT function text, OUT options text, OUT allow_private boolean, OUT is_failing boolean
+)
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    SELECT m.endpoint, m.wire_id, m.payload::text, e.format, e.url, e.secret,
+           CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END,
+           e.function, e.options::text, coalesce(e.allow_private, false), e.failing_since IS NOT NULL
+    INTO endpoint, wire_id, payload, format, url, secret, former_secret, function, options, allow_private, is_failing
+    FROM duepost.message AS m
+    LEFT JOIN duepost.endpoint AS e ON e.name = m.endpoint
+    WHERE m.item_id = message_content.id;
+END
+$$;
+COMMENT ON FUNCTION duepost.message_content IS
+    'What a message says, and where it goes, as of this moment; the caller holds the item''s lock.';
 
 -- What duepost.recipient says of one user; apart, so that whatever a team's own view fails of is one user's failure.
 -- No join: a view may compute all of its rows for one.
@@ -309,8 +413,8 @@ COMMENT ON FUNCTION duepost.conclude_emails IS
 -- The scheduler's page: a message for each item that is due and has none, in one statement; a failure is taken apart by the
 -- caller. Items are locked one by one, by ascending id. What somebody else holds, or what may not be sent now, is passed
 -- over; what is past its time goes to the ledger. The commit need not wait for the disk: a crash that loses it leaves the
--- items scheduled. `way` is the route whose queue it is. `is_probe` is for the one that looks whether the relay of an open
--- circuit takes mail again: by its own route.
+-- items scheduled. `way` is the route whose queue it is; NULL: one queue of many routes, each item leaves by its own.
+-- `is_probe` is for the one that looks whether the relay of an open circuit takes mail again: by its own route.
 CREATE OR REPLACE FUNCTION duepost.enqueue_items(
     ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[], is_probe boolean, way text
 ) RETURNS SETOF uuid
@@ -323,7 +427,8 @@ BEGIN
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     FOR expired IN
         SELECT i.id FROM duepost.item AS i
-        WHERE i.id = ANY (enqueue_items.ids) AND i.expires_at <= now() AND NOT i.is_held
+        WHERE i.id = ANY (enqueue_items.ids) AND (i.expires_at <= now() OR duepost.is_too_late(i.kind, i.scheduled_at))
+          AND NOT i.is_held
         ORDER BY i.id
         FOR UPDATE SKIP LOCKED
     LOOP
@@ -361,11 +466,13 @@ BEGIN
       AND (i.expires_at IS NULL OR i.expires_at > now())
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
       AND NOT c.paused
-      AND (i.route = enqueue_items.way OR duepost.is_way_of(enqueue_items.way, i.route))
-      AND (
-          (enqueue_items.is_probe AND i.route = enqueue_items.way)
-          OR NOT (SELECT duepost.is_route_blocked(enqueue_items.way))
-      )
+      AND CASE
+          WHEN enqueue_items.way IS NULL THEN NOT duepost.is_route_blocked(i.route)
+          ELSE (i.route = enqueue_items.way OR duepost.is_way_of(enqueue_items.way, i.route)) AND (
+              (enqueue_items.is_probe AND i.route = enqueue_items.way)
+              OR NOT (SELECT duepost.is_route_blocked(enqueue_items.way))
+          )
+      END
     ORDER BY g.place
     ON CONFLICT DO NOTHING
     RETURNING m.message_id;
@@ -373,3 +480,75 @@ END
 $$;
 COMMENT ON FUNCTION duepost.enqueue_items IS
     'scheduled → queued for those of these items that are due: inserts their messages, and gives the ids of those inserted.';
+
+-- Called with the rights of the worker's role, which an operator who registers a function has to grant EXECUTE to.
+CREATE OR REPLACE FUNCTION duepost.call_message_function(function text, id bigint, payload jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    target text;
+BEGIN
+    SELECT format('%I.%I', n.nspname, p.proname) INTO target
+    FROM pg_proc AS p
+    JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.oid = to_regprocedure(call_message_function.function) AND p.prokind = 'f'
+      AND oidvectortypes(p.proargtypes) = 'bigint, jsonb'
+      -- Whoever owns it acts with the rights of those who call it.
+      AND pg_has_role(p.proowner, (SELECT nspowner FROM pg_namespace WHERE nspname = 'duepost'), 'MEMBER');
+    IF target IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '42883', MESSAGE = 'the endpoint''s function is gone, or takes other arguments';
+    END IF;
+    EXECUTE format('SELECT %s($1, $2)', target) USING call_message_function.id, call_message_function.payload;
+END
+$$;
+COMMENT ON FUNCTION duepost.call_message_function IS
+    'Calls an endpoint''s function for a message, in the caller''s transaction and with the caller''s rights.';
+
+-- What follows where nobody knows whether an item arrived, and its kind does not say.
+CREATE OR REPLACE FUNCTION duepost.usual_on_unknown(id bigint) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce((
+        SELECT CASE WHEN e.format IN ('slack', 'mattermost', 'zulip') THEN 'hold' ELSE 'resend' END
+        FROM duepost.message AS m
+        JOIN duepost.endpoint AS e ON e.name = m.endpoint
+        WHERE m.item_id = $1
+    ), 'resend')
+$$;
+COMMENT ON FUNCTION duepost.usual_on_unknown IS
+    'resend, or hold for formats whose receivers cannot tell a message that comes twice.';
+
+-- Tells the application, in the transaction that concludes the item. What its function fails of undoes nothing of ours.
+CREATE OR REPLACE FUNCTION duepost.tell_outcomes(ids bigint[], channels text[], kinds text[], users text[], outcomes text[])
+RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    told   record;
+    target text;
+BEGIN
+    FOR told IN
+        SELECT g.id, g.channel, g.user_id, g.outcome, k.on_outcome
+        FROM unnest(tell_outcomes.ids, tell_outcomes.channels, tell_outcomes.kinds, tell_outcomes.users, tell_outcomes.outcomes)
+            AS g (id, channel, kind, user_id, outcome)
+        JOIN duepost.kind AS k ON k.kind = g.kind AND k.on_outcome IS NOT NULL
+        ORDER BY g.id, g.user_id
+    LOOP
+        BEGIN
+            SELECT format('%I.%I', n.nspname, p.proname) INTO target
+            FROM pg_proc AS p
+            JOIN pg_namespace AS n ON n.oid = p.pronamespace
+            WHERE p.oid = to_regprocedure(told.on_outcome || '(bigint, text, text, text)') AND p.prokind = 'f'
+              -- Whoever owns it acts with the rights of those who call it.
+              AND pg_has_role(p.proowner, (SELECT nspowner FROM pg_namespace WHERE nspname = 'duepost'), 'MEMBER');
+            IF target IS NULL THEN
+                RAISE EXCEPTION USING ERRCODE = '42883', MESSAGE = 'on_outcome: there is no such function';
+            END IF;
+            EXECUTE format('SELECT %s($1, $2, $3, $4)', target) USING told.id, told.channel, told.user_id, told.outcome;
+        EXCEPTION
+            WHEN query_canceled THEN RAISE;
+            WHEN OTHERS THEN
+                RAISE WARNING 'on_outcome of item % failed: %', told.id, SQLSTATE;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION duepost.tell_outcomes IS
+    'Calls the on_outcome function of each kind that has one, in a savepoint each, for what has just been concluded.';

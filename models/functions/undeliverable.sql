@@ -41,12 +41,19 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-    INSERT INTO duepost.undeliverable_email (id, kind, email, kept_until)
-    SELECT i.id, i.kind, CASE WHEN keep_undeliverable.days > 0 THEN to_jsonb(i) || to_jsonb(e) END,
+    INSERT INTO duepost.undeliverable_email (id, channel, kind, email, kept_until)
+    SELECT i.id, i.channel, i.kind,
+           CASE
+               WHEN keep_undeliverable.days > 0 AND i.channel = 'email' THEN to_jsonb(i) || to_jsonb(e)
+               -- A message goes to all of its users at once.
+               WHEN keep_undeliverable.days > 0
+                   THEN to_jsonb(i) || to_jsonb(m) || jsonb_build_object('users', duepost.users_to_go(i.id))
+           END,
            now() + make_interval(days => least(greatest(keep_undeliverable.days, 1), 3650))
     FROM duepost.in_hand AS h
     JOIN duepost.item AS i ON i.id = h.item_id
-    JOIN duepost.email AS e ON e.item_id = h.item_id
+    LEFT JOIN duepost.email AS e ON e.item_id = h.item_id
+    LEFT JOIN duepost.message AS m ON m.item_id = h.item_id
     WHERE h.item_id = keep_undeliverable.email_id AND h.claim = keep_undeliverable.claim
     ON CONFLICT ON CONSTRAINT undeliverable_email_pkey DO UPDATE
     SET kept_until = EXCLUDED.kept_until, finished_at = EXCLUDED.finished_at;
@@ -105,7 +112,7 @@ BEGIN
     IF is_pending AND duepost.is_in_hand(reopen_email.email_id) THEN
         RETURN 'too_late';
     END IF;
-    SELECT k.id, k.email INTO kept FROM duepost.undeliverable_email AS k WHERE k.id = reopen_email.email_id FOR UPDATE;
+    SELECT k.id, k.channel, k.email INTO kept FROM duepost.undeliverable_email AS k WHERE k.id = reopen_email.email_id FOR UPDATE;
     IF kept.id IS NULL THEN
         RETURN CASE
             WHEN EXISTS (
@@ -127,7 +134,13 @@ BEGIN
             'due_at', now(), 'attempts', greatest((kept.email ->> 'attempts')::integer, 1), 'last_error', NULL,
             'mailbox_full_since', NULL, 'is_held', false, 'probe', false
         ));
-        PERFORM duepost.restore_row('duepost.email', kept.email || jsonb_build_object('item_id', kept.id));
+        IF kept.channel = 'email' THEN
+            PERFORM duepost.restore_row('duepost.email', kept.email || jsonb_build_object('item_id', kept.id));
+        ELSE
+            PERFORM duepost.restore_row('duepost.message', kept.email || jsonb_build_object('item_id', kept.id));
+            INSERT INTO duepost.scheduled_email_user (email_id, user_id)
+            SELECT kept.id, u FROM jsonb_array_elements_text(kept.email -> 'users') AS u ORDER BY u;
+        END IF;
     END IF;
     INSERT INTO duepost.scheduled_email_user AS u (email_id, user_id)
     SELECT r.email_id, r.user_id
@@ -191,7 +204,8 @@ BEGIN
         LIMIT 1;
     END IF;
     RETURN QUERY
-    SELECT r.email_id, r.address, r.refusal
+    -- A message's recipient is its endpoint: each message counts as one of the same domain.
+    SELECT r.email_id, coalesce(r.address, r.email_id || '@endpoint'), r.refusal
     FROM duepost.undeliverable_recipient AS r
     WHERE md5(r.refusal) = md5(newest.refusal) AND r.refusal IS NOT NULL AND r.route IS NOT DISTINCT FROM newest.route
       AND r.finished_at >= since AND (sent_at IS NULL OR r.finished_at > sent_at)

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from actors.delivery.attempt import LostClaim
+from actors.delivery.in_flight import LostClaim
 from actors.queue.consumer import ClaimedMessage
 from actors.ruling import Phase
 from actors.scheduler import probe_order

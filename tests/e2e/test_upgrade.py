@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -54,6 +56,23 @@ def site_of_0_1(server: PostgresServer, relay: ScriptedRelay, tmp_path: Path) ->
     with server.fresh_database(migrated=False) as url:
         make_schema_of_0_1(url)
         yield Site(url, relay, environment(url, relay.url, DUEPOST_TEMPLATES=str(tmp_path)), tmp_path)
+
+
+@pytest.fixture
+def release_0_2(tmp_path: Path) -> Path:
+    """The packages of release 0.2."""
+    return unpack("0.2", tmp_path / "release-0.2")
+
+
+@pytest.fixture
+def site_of_0_2(server: PostgresServer, relay: ScriptedRelay, release_0_2: Path, tmp_path: Path) -> Iterator[Site]:
+    """A site on a database as release 0.2 makes it; nothing runs yet."""
+    folders = {"DUEPOST_TEMPLATES": str(tmp_path), "DUEPOST_STATE_DIR": str(tmp_path / "state")}
+    with server.fresh_database(migrated=False) as url:
+        env = environment(url, relay.url, **folders)
+        command = [sys.executable, "-m", "duepost", "migrate"]
+        subprocess.run(command, cwd=release_0_2, env={**env, "PYTHONPATH": str(release_0_2)}, check=True)
+        yield Site(url, relay, env, tmp_path)
 
 
 class NextRelease:
@@ -183,6 +202,23 @@ def test_this_releases_workers_go_on_while_a_next_one_migrates_under_load(
             assert "9101_index.sql" not in applied
             reader.rollback()
         upgrading.join(timeout=120)
+        assert applied == sorted(path.name for path in next_release.migrations.glob("9*.sql"))
+        seen = len(site.relay.messages)
+        wait_until(lambda: len(site.relay.messages) > seen + 50, state=site.logs)
+    assert_all_is_well(site, book, next_release)
+
+
+def test_workers_of_0_2_go_on_while_this_release_and_the_next_one_migrate_under_load(
+    site_of_0_2: Site, release_0_2: Path, next_release: NextRelease
+) -> None:
+    site = site_of_0_2
+    with site.workers(processes=2, code=release_0_2), site.watch(code=release_0_2), load(site) as book:
+        wait_until(lambda: len(site.relay.messages) > 50, state=site.logs)
+        done = duepost("migrate", env=site.env)
+        assert done.returncode == 0, done.stderr
+        seen = len(site.relay.messages)
+        wait_until(lambda: len(site.relay.messages) > seen + 50, state=site.logs)
+        applied = next_release.migrate(site.url)
         assert applied == sorted(path.name for path in next_release.migrations.glob("9*.sql"))
         seen = len(site.relay.messages)
         wait_until(lambda: len(site.relay.messages) > seen + 50, state=site.logs)

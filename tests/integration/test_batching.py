@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 from dramatiq.middleware import AgeLimit, Retries
 
+from actors.delivery.attempt import EmailAttempt
 from actors.delivery.job import OwnJob
 from actors.queue.batching import BatchedMessage
 from actors.queue.broker import PostgresBroker
@@ -184,7 +185,8 @@ def test_a_refusal_is_taken_apart_and_is_nobody_elses(harness: Harness) -> None:
     senders = harness.app.routes["default"].email_work
     works = senders.claim(list(zip(ids, jobs, strict=True)))
     for work in works:
-        work.attempt.judged.extend(harness.deliveries(work.attempt.email))
+        assert isinstance(work.attempt, EmailAttempt)
+        work.attempt.judged.extend(harness.deliveries(work.attempt.item))
     for left in senders.conclude(works):
         senders.conclude_alone(left)
     assert [harness.ledger(email_id) for email_id in ids] == [["sent"], [], ["sent"]]

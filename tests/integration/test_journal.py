@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from actors.delivery.attempt import LostClaim
-from actors.delivery.email_work import Work, decision_on
+from actors.delivery.composer import EmailPayload
+from actors.delivery.in_flight import LostClaim
+from actors.delivery.item_work import Work, decision_on
 from actors.delivery.job import OwnJob
 from actors.delivery.journal import header
 from actors.delivery.lanes import Blocking
 from actors.ruling import Phase
 from models import circuits
 from models.database.connections import Database
+from models.emails import ClaimedEmail
 from tests.app_harness import Harness
 from tests.postgres import PostgresServer
 from tests.relays import ScriptedRelay, reply
@@ -42,7 +44,7 @@ def another(harness: Harness) -> Iterator[Harness]:
     another.close()
 
 
-def take_replies(harness: Harness, email_id: int, copies: int = 1) -> Work:
+def take_replies(harness: Harness, email_id: int, copies: int = 1) -> Work[ClaimedEmail, EmailPayload]:
     """A worker claims an email, and takes the relay's replies to so many copies: all but the conclusion."""
     harness.enqueue()
     [work] = harness.app.routes["default"].email_work.claim([(email_id, OwnJob())])
@@ -102,7 +104,7 @@ def test_what_was_taken_is_never_sent_again_because_that_could_not_be_stored(
     email_id = harness.schedule()
     work = take_replies(harness, email_id)
     if is_own:
-        harness.app.in_flight.drop(work.attempt.email.claim)
+        harness.app.in_flight.drop(work.attempt.item.claim)
         harness.query("UPDATE duepost.in_hand SET claimed_at = now() - interval '10 min'")
     else:
         die(harness)
@@ -260,7 +262,7 @@ def test_a_journal_that_names_a_claim_of_another_email_is_not_believed(harness: 
     work = take_replies(harness, email_id, copies=0)
     sent = take_replies(harness, other)
     harness.app.journal.append(
-        other, work.attempt.email.claim, None, {each.recipient.user_id: each.ruling for each in sent.attempt.judged}
+        other, work.attempt.item.claim, None, {each.recipient.user_id: each.ruling for each in sent.attempt.judged}
     )
     die(harness)
     another.app.rescuer.rescue()
@@ -344,7 +346,7 @@ def test_a_worker_that_comes_back_concludes_nothing_of_what_was_concluded_from_i
     die(harness)
     another.app.rescuer.rescue()
     before = harness.query("SELECT to_jsonb(d) FROM duepost.delivery AS d")
-    harness.app.routes["default"].conclusions.conclude(decision_on(work.attempt.email, work.attempt.judged))
+    harness.app.routes["default"].conclusions.conclude(decision_on(work.attempt))
     assert harness.query("SELECT to_jsonb(d) FROM duepost.delivery AS d") == before
     assert len(harness.attempts(email_id)) == 1
 
@@ -360,7 +362,7 @@ def test_a_worker_whose_email_was_tried_again_since_loses_its_claim(
     die(harness)
     another.app.rescuer.rescue()
     with pytest.raises(LostClaim):
-        harness.app.routes["default"].conclusions.conclude(decision_on(work.attempt.email, work.attempt.judged))
+        harness.app.routes["default"].conclusions.conclude(decision_on(work.attempt))
 
 
 def test_databases_that_share_a_folder_do_not_read_each_others_journals(

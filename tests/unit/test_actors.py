@@ -42,7 +42,7 @@ def test_dramatiq_actors_finds_broker_and_actors() -> None:
         "import dramatiq.cli; module, broker = dramatiq.cli.import_broker('actors');"
         "print(type(broker).__name__, sorted(broker.get_declared_actors()))"
     )
-    assert said == "PostgresBroker ['enqueue_due_emails', 'send_email']"
+    assert said == "PostgresBroker ['enqueue_due_emails', 'send_email', 'send_message']"
 
 
 @pytest.mark.parametrize(

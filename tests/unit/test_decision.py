@@ -9,7 +9,8 @@ from actors.delivery.decision import Decision, refusal_without_asking, result
 from actors.delivery.report import report
 from actors.delivery.retry_policy import MAILBOX_FULL_FOR
 from actors.ruling import Pace, Phase, Ruling, Scope
-from models.emails import ClaimedEmail, Recipient
+from models.emails import ClaimedEmail
+from models.items import Recipient
 from models.words import Outcome, Verdict
 
 ANN = Recipient("ann", "ann@example.com")

@@ -1,0 +1,345 @@
+"""How scheduled messages are claimed, attempted and concluded."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeAlias
+
+import dramatiq
+import psycopg2
+
+from actors.delivery.conclude import Conclusion, Conclusions
+from actors.delivery.decision import Decision, Judged
+from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.item_work import ItemWork, Shared, Work
+from actors.delivery.job import Job
+from actors.delivery.lanes import Blocking, Lane
+from actors.delivery.payloads import MessagePayload, Payloads
+from actors.delivery.route import SharedRoute, described
+from actors.queue.broker import BrokerUnreachable, PostgresBroker
+from actors.queue.waiting import wait_for_database
+from actors.ruling import Phase, Ruling, Scope, Stage, one_line
+from actors.tick import tick
+from models import items, scheduled_messages
+from models.database.connections import Cursor, Database, Limits, refusal_behind
+from models.errors import DatabaseUnreachable
+from models.scheduled_messages import ClaimedMessage
+from models.words import Verdict
+
+#: Requests that one endpoint gets of this process at once: at the most, and to begin with, after it was slow or failed.
+MOST_AT_ONCE: Final = 64
+FIRST_AT_ONCE: Final = 4
+
+#: An answer that takes more seconds than this is slow: then the endpoint gets fewer requests at once.
+SLOW: Final = 1.0
+
+#: Milliseconds, about, until a message is looked at again whose endpoint has as many as it gets at once.
+BUSY_DELAY: Final = 250
+
+#: Seconds between two passes of the scheduler that are asked for while messages are concluded: of an endpoint's line
+#: only a window is queued at once.
+PASS_INTERVAL: Final = 0.25
+
+#: How long an application's function may take, and wait for a lock.
+FUNCTION_LIMITS: Final = Limits(statement=15.0, lock=10.0)
+
+#: How often a function is called anew whose item somebody else holds as it is to be concluded.
+TRIES: Final = 5
+
+#: Delivers messages.
+MessageDispatcher: TypeAlias = Dispatcher[Work[ClaimedMessage, MessagePayload], MessagePayload]
+
+
+@dataclass(slots=True)
+class Load:
+    """How many requests an endpoint gets of this process at once. It grows with each quick answer, by one.
+
+    Attributes:
+        under_way: how many it has.
+        most: how many it gets.
+    """
+
+    under_way: int = 0
+    most: int = FIRST_AT_ONCE
+
+    def ended(self, ruling: Ruling | None, seconds: float) -> None:
+        """One is over."""
+        self.under_way -= 1
+        if ruling is None:
+            return
+        if ruling.verdict is Verdict.SENT and seconds <= SLOW:
+            self.most = min(self.most + 1, MOST_AT_ONCE)
+        elif ruling.verdict is not Verdict.SENT:
+            self.most = 1
+        else:
+            self.most = min(self.most, FIRST_AT_ONCE)
+
+
+class MessageAttempt:
+    """One attempt at a claimed message. One thread at a time has it.
+
+    Attributes:
+        item: it.
+        judged: what has come of it so far.
+        conclusion: what was committed, where that was done together with the attempt.
+        begun_at: when it began, by the monotonic clock.
+    """
+
+    def __init__(self, item: ClaimedMessage, payloads: Payloads, call: "Callable[[MessageAttempt], None]") -> None:
+        self.item = item
+        self.judged: list[Judged] = []
+        self.conclusion: Conclusion | None = None
+        self.begun_at = time.monotonic()
+        self._payloads = payloads
+        self._call = call
+        self._payload: MessagePayload | None = None
+
+    @property
+    def is_unread(self) -> bool:
+        """No: a claim gives all of it."""
+        return False
+
+    @property
+    def has_route_failed(self) -> bool:
+        """No: an endpoint's failure stops no other endpoint's messages, and its own by its circuit."""
+        return False
+
+    @property
+    def is_concluded_alone(self) -> bool:
+        """Whether more is to be written than that it is over."""
+        return self.item.is_failing or self.item.function is not None
+
+    def advance(self) -> MessagePayload | Blocking | None:
+        """What comes next; nothing where it is over. Never waits."""
+        if self.judged:
+            return None
+        if self.item.function is not None:
+            return Blocking(Lane.FUNCTION, partial(self._call, self))
+        if self._payload is None:
+            return Blocking(Lane.COMPOSE, self._compose)
+        return self._payload
+
+    def take(self, rulings: Mapping[str, Ruling]) -> None:
+        """What the channel has made of it."""
+        [ruling] = rulings.values()
+        self.judge(ruling)
+
+    def judge(self, ruling: Ruling) -> None:
+        """It is over."""
+        [recipient] = self.item.recipients
+        self.judged.append(Judged(recipient, ruling))
+
+    def report(self) -> None:
+        """There is nothing to tell but its conclusion."""
+
+    def _compose(self) -> None:
+        made = self._payloads.make(self.item)
+        if isinstance(made, Ruling):
+            self.judge(made)
+        else:
+            self._payload = made
+
+
+class MessageConclusions(Conclusions):
+    """Writes down what attempts at an endpoint's messages came to, and what that says of the endpoint."""
+
+    def __init__(
+        self,
+        database: Database,
+        broker: PostgresBroker,
+        route: SharedRoute,
+        endpoint: str,
+        *,
+        keep_undeliverable_days: int,
+    ) -> None:
+        super().__init__(database, broker, route, keep_undeliverable_days=keep_undeliverable_days)
+        self._endpoint = endpoint
+
+    @property
+    def writes_more(self) -> bool:
+        """What came of it says something of the endpoint."""
+        return True
+
+    def write_more(self, cursor: Cursor, outcome: Decision) -> str | None:
+        """Notes what the endpoint has shown: that it works, that it fails, that it is gone for good.
+
+        Returns:
+            the endpoint, where it is disabled now.
+        """
+        [ruling, *_] = outcome.rulings
+        may_have_arrived = ruling.phase.stage is Stage.ITEM or ruling.verdict is Verdict.UNKNOWN
+        if may_have_arrived and not outcome.is_finished:
+            scheduled_messages.note_arrival(cursor, outcome.item.id)
+        if ruling.is_gone:
+            return self._endpoint if scheduled_messages.disable(cursor, self._endpoint, described(ruling)) else None
+        if ruling.verdict is Verdict.SENT:
+            scheduled_messages.note_working(cursor, self._endpoint)
+        elif ruling.scope is Scope.RELAY or ruling.verdict is Verdict.UNKNOWN:
+            return (
+                self._endpoint
+                if scheduled_messages.note_failing(cursor, self._endpoint, f"failed for five days: {described(ruling)}")
+                else None
+            )
+        return None
+
+
+class Unlimited:
+    """Pacing of a dispatcher whose sessions belong to no one route: each endpoint has its own pace and circuit."""
+
+    called: Final = "An endpoint"
+    retry: Final = 0.0
+    hold: Final = 0.0
+    idle_limit: Final = 10.0
+
+    def most(self, size: int) -> int:
+        """All of them."""
+        return size
+
+    def should_yield(self) -> bool:
+        """No: nobody else needs their places."""
+        return False
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    """What this process knows of an endpoint."""
+
+    conclusions: MessageConclusions
+    load: Load = field(default_factory=Load)
+
+
+class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
+    """What the dispatcher does with messages.
+
+    Args:
+        shared: what it shares with others.
+        payloads: makes requests.
+        conclusions: returns what writes down what came of an endpoint's messages.
+    """
+
+    def __init__(self, shared: Shared, payloads: Payloads, conclusions: Callable[[str], MessageConclusions]) -> None:
+        super().__init__(shared, None)
+        self._payloads = payloads
+        self._new_conclusions = conclusions
+        #: Of the claiming thread and those that conclude; single operations of a dict, and of whole numbers under the
+        #: interpreter's lock, are enough.
+        self._endpoints: dict[str, _Endpoint] = {}
+        #: By claim.
+        self._attempts: dict[int, MessageAttempt] = {}
+        self._asked_for_pass_at = -float("inf")
+
+    def attempt(self, item: ClaimedMessage) -> MessageAttempt:
+        """An attempt at a claimed message that is about to begin."""
+        self._endpoint(item.endpoint).load.under_way += 1
+        attempt = self._attempts[item.claim] = MessageAttempt(item, self._payloads, self._call_function)
+        return attempt
+
+    def _claim(self, item_ids: Sequence[int], worker_id: int) -> Sequence[ClaimedMessage]:
+        return self._in_flight.claim(
+            self._database,
+            item_ids,
+            partial(scheduled_messages.claim, self._database, item_ids, worker_id),
+            partial(scheduled_messages.claimed_unread, self._database, item_ids, worker_id),
+        )
+
+    def _conclusions_of(self, item: ClaimedMessage) -> MessageConclusions:
+        return self._endpoint(item.endpoint).conclusions
+
+    def _endpoint(self, name: str) -> _Endpoint:
+        found = self._endpoints.get(name)
+        if found is None:
+            found = self._endpoints[name] = _Endpoint(self._new_conclusions(name))
+        return found
+
+    def _defer(self, jobs: Sequence[tuple[int, Job]]) -> Sequence[tuple[int, Job]]:
+        """Leaves what its endpoint has no room for to a later look, so that it takes nobody else's place."""
+        routes = scheduled_messages.routes_of(self._database, [item_id for item_id, _ in jobs])
+        begun: dict[str, int] = {}
+        kept = []
+        for item_id, job in jobs:
+            route = routes.get(item_id)
+            name = items.endpoint_of(route) if route is not None else ""
+            load = self._endpoint(name).load if route is not None else Load()
+            begun[name] = begun.get(name, 0) + 1
+            if load.under_way + begun[name] <= load.most:
+                kept.append((item_id, job))
+            else:
+                job.end(dramatiq.errors.Retry("its endpoint has as many as it gets at once", delay=BUSY_DELAY))
+        return kept
+
+    def _let_go(self, item: ClaimedMessage) -> None:
+        """This process works on a claim no more: the endpoint has room for another one."""
+        super()._let_go(item)
+        attempt = self._attempts.pop(item.claim, None)
+        if attempt is None:
+            return
+        ruling = attempt.judged[-1].ruling if attempt.judged else None
+        self._endpoint(item.endpoint).load.ended(ruling, time.monotonic() - attempt.begun_at)
+        now = time.monotonic()
+        if now - self._asked_for_pass_at > PASS_INTERVAL:
+            self._asked_for_pass_at = now
+            with suppress(BrokerUnreachable):
+                tick(self._broker)
+
+    def _conclude(self, work: Work[ClaimedMessage, MessagePayload], outcome: Decision) -> Conclusion:
+        attempt = self._attempts.get(work.attempt.item.claim)
+        if attempt is not None and attempt.conclusion is not None:
+            return attempt.conclusion
+        return super()._conclude(work, outcome)
+
+    def _call_function(self, attempt: MessageAttempt) -> None:
+        """Has the application's function take a message in the transaction that concludes it: both happen, or neither.
+
+        While the function runs nothing of ours is locked: it may wait for whatever an application holds that waits for
+        the item meanwhile. Where somebody holds the item afterwards, all is rolled back, and tried again.
+        """
+        call = partial(self._try_function, attempt)
+        for _ in range(TRIES):
+            if wait_for_database(call, self._broker.stopping):
+                return
+        attempt.judge(Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.REQUEST, reply="somebody else held the message"))
+
+    def _try_function(self, attempt: MessageAttempt) -> bool:
+        message = attempt.item
+        sent = Ruling(Verdict.SENT, Scope.RECIPIENT, Phase.RESPONSE)
+        decision = Decision.of(message, [(message.recipients[0], sent)])
+        conclusions = self._conclusions_of(message)
+        try:
+            with self._database.transaction(FUNCTION_LIMITS) as cursor:
+                scheduled_messages.call_function(cursor, message)
+                _check_not_held(scheduled_messages.try_lock_claimed(cursor, message))
+                conclusion = conclusions.write(cursor, decision)
+        except _Held:
+            return False
+        except DatabaseUnreachable as failure:
+            if (refusal := refusal_behind(failure)) is None:
+                raise
+            attempt.judge(_ruling_on(refusal))
+            return True
+        except psycopg2.Error as failure:
+            attempt.judge(_ruling_on(failure))
+            return True
+        attempt.conclusion = conclusion
+        attempt.judge(sent)
+        conclusions.close_circuit_after(conclusion)
+        return True
+
+
+class _Held(Exception):
+    """Somebody else holds the item."""
+
+
+def _check_not_held(is_ours: bool | None) -> None:
+    if is_ours is None:
+        raise _Held
+
+
+def _ruling_on(failure: psycopg2.Error) -> Ruling:
+    said = f"SQLSTATE {failure.pgcode}"
+    message = failure.diag.message_primary
+    if message:
+        said += f": {message}"
+    is_gone = failure.pgcode in {"42883", "42501", "3F000"}
+    return Ruling(Verdict.RETRY, Scope.RELAY if is_gone else Scope.MESSAGE, Phase.REQUEST, reply=one_line(said))

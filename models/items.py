@@ -1,0 +1,92 @@
+"""What all channels' items have in common, once a worker has claimed one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+#: Routes of endpoints are named so; those of relays have no colon in their name.
+ENDPOINT_PREFIX = "endpoint:"
+
+
+class Flaw(NamedTuple):
+    """What of an item, or of a user, cannot be read.
+
+    Attributes:
+        field: such as `context` or `recipient`.
+        reason: what is wrong, without any value: it may be logged.
+        detail: what the database says to it; may hold values, and is for the database only.
+    """
+
+    field: str
+    reason: str
+    detail: str = ""
+
+
+class Recipient(NamedTuple):
+    """Whom a claimed item still has to reach. `user_id` is None for an address, and for an endpoint.
+
+    `flaw` is why nobody knows more of this user.
+    """
+
+    user_id: str | None
+    address: str | None
+    name: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    known: bool = True
+    active: bool = True
+    suppressed: bool = False
+    flaw: "Flaw | None" = None
+
+
+class Claimed(Protocol):
+    """An item that this worker, and nobody else, is to deliver.
+
+    `claim` is the number that its conclusion must name.
+    """
+
+    @property
+    def id(self) -> int:
+        """Its number."""
+
+    @property
+    def claim(self) -> int:
+        """The number of the claim: it only grows."""
+
+    @property
+    def kind(self) -> str:
+        """Its kind."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it has been tried before."""
+
+    @property
+    def last_error(self) -> str | None:
+        """What the last attempt failed of."""
+
+    @property
+    def probe(self) -> bool:
+        """Whether it looks whether its route takes items again."""
+
+    @property
+    def mailbox_full_seconds(self) -> float:
+        """For how many seconds a mailbox has been full."""
+
+    @property
+    def recipients(self) -> Sequence[Recipient]:
+        """Whom it is still to reach."""
+
+
+def is_endpoint(route: str) -> bool:
+    """Whether a route is an endpoint's, and not a relay's."""
+    return route.startswith(ENDPOINT_PREFIX)
+
+
+def route_of(endpoint: str) -> str:
+    """The name of an endpoint's route."""
+    return ENDPOINT_PREFIX + endpoint
+
+
+def endpoint_of(route: str) -> str:
+    """The endpoint of such a route."""
+    return route.removeprefix(ENDPOINT_PREFIX)
