@@ -17,8 +17,10 @@ from duepost.commands import (
     dead_letters,
     demo,
     doctor,
+    endpoint,
     interrupts,
     jsonl,
+    message,
     operate,
     read,
     reopen,
@@ -41,7 +43,7 @@ FAILED = 1
 BAD_USAGE = 2
 app = typer.Typer(
     name="duepost",
-    help="Scheduled email out of PostgreSQL. Settings come from the environment: DUEPOST_DATABASE_URL, "
+    help="Scheduled email and messages out of PostgreSQL. Settings come from the environment: DUEPOST_DATABASE_URL, "
     "DUEPOST_SMTP_URL, DUEPOST_FROM, DUEPOST_TEMPLATES, DUEPOST_DISABLED, SENTRY_DSN. Begin with `duepost demo`.",
     invoke_without_command=True,
     add_completion=False,
@@ -60,6 +62,9 @@ app.command()(schema.migrate)
 app.command()(schedule.schedule)
 app.command()(schedule.clear)
 app.command()(schedule.reschedule)
+app.command()(message.status)
+app.add_typer(message.app, name="message")
+app.add_typer(endpoint.app, name="endpoint")
 app.command("list")(read.list_)
 app.command()(read.show)
 app.command()(read.stats)
@@ -131,10 +136,13 @@ def _ended(arguments: list[str] | None) -> int:
 
 
 def _path_of(error: Exception) -> str:
-    """The command whose usage was wrong: `duepost list`."""
+    """The command whose usage was wrong: `duepost list`, `duepost message edit`."""
     context = getattr(error, "ctx", None)
-    name = context.info_name if context is not None and context.parent is not None else None
-    return f"duepost {name}" if name else "duepost"
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name or "")
+        context = context.parent
+    return " ".join(["duepost", *names])
 
 
 def judged(error: Exception) -> tuple[str, int]:

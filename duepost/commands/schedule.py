@@ -4,7 +4,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from inspect import Parameter, Signature, signature
@@ -48,15 +48,19 @@ def option_names(name: str) -> tuple[str, ...]:
     return OPTIONS.get(name) or (f"--{name.replace('_', '-')}",)
 
 
-def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command that takes `**email` an option for each argument of one, in front of its own last option."""
-    *first, last, _ = signature(command).parameters.values()
-    options = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, argument))
-        for name, argument in ARGUMENTS.items()
-    ]
-    command.__signature__ = Signature([*first, *options, last])  # type: ignore[attr-defined]
-    return command
+def takes_options(arguments: Mapping[str, Argument]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command that takes `**item` an option for each argument of one, in front of its own last option."""
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        *first, last, _ = signature(command).parameters.values()
+        options = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, argument))
+            for name, argument in arguments.items()
+        ]
+        command.__signature__ = Signature([*first, *options, last])  # type: ignore[attr-defined]
+        return command
+
+    return with_options
 
 
 def _option(name: str, argument: Argument) -> object:
@@ -78,7 +82,7 @@ def _option(name: str, argument: Argument) -> object:
     return Annotated[str | None, option]
 
 
-@takes_options
+@takes_options(ARGUMENTS)
 def schedule(
     *,
     file: Annotated[
@@ -93,7 +97,7 @@ def schedule(
     Examples: duepost schedule --kind welcome --address ann@example.com --template welcome --context '{"name": "Ann"}';
     duepost schedule --file emails.jsonl
     """
-    arguments = {name: _parameter(name, value) for name, value in email.items() if value not in (None, [])}
+    arguments = given_parameters(ARGUMENTS, email)
     if file is not None:
         if arguments:
             raise BadInput(f"--file: goes without {', '.join(arguments)}: the lines say it all")
@@ -134,8 +138,13 @@ def clear(
             receipts = client.clear_scheduled_emails_to(cursor, address, kind)
         else:
             receipts = client.clear_scheduled_emails(cursor, user or [], kind)
+    say_receipts("email_id", receipts, as_json=as_json)
+
+
+def say_receipts(name: str, receipts: Sequence[tuple[int, str]], *, as_json: bool) -> None:
+    """Prints a receipt for each id, which JSON has by this name."""
     if as_json:
-        print_json([{"email_id": each, "receipt": receipt} for each, receipt in receipts])
+        print_json([{name: each, "receipt": receipt} for each, receipt in receipts])
         return
     for each, receipt in receipts:
         say(f"{each} {receipt}")
@@ -152,19 +161,23 @@ def reschedule(
 
     Example: duepost reschedule 42 2026-12-24T18:00:00+01:00
     """
-    if at != "now":
-        with argument("AT"):
-            checked_time(at)
     with client_database().transaction() as cursor:
-        receipt = client.reschedule_email(cursor, email_id, _now(cursor) if at == "now" else at)
+        receipt = client.reschedule_email(cursor, email_id, moment_for(cursor, at))
     if as_json:
         print_json({"email_id": email_id, "receipt": receipt})
     else:
         say(receipt)
 
 
-def _now(cursor: Cursor) -> datetime:
-    """The moment by the database's clock, which is the one that counts."""
+def moment_for(cursor: Cursor, at: str) -> datetime | str:
+    """The moment that an argument AT means; now is by the database's clock, which is the one that counts.
+
+    Raises:
+        BadInput: it is none.
+    """
+    if at != "now":
+        with argument("AT"):
+            return checked_time(at)
     cursor.execute("SELECT now()")
     [now] = cursor.fetchone() or ()
     return now  # type: ignore[no-any-return]  # the driver's
@@ -255,21 +268,25 @@ def progress(length: int) -> Iterator[Callable[[int], object]]:
         yield lambda _: None
 
 
-def _parameter(name: str, value: object) -> object:
-    """Returns what an option was given as a parameter of the SQL function; what is wrong is named by the option."""
+def given_parameters(arguments: Mapping[str, Argument], given: Mapping[str, object]) -> dict[str, object]:
+    """Returns what options were given as parameters of the SQL function; what is wrong is named by the option."""
+    return {name: _parameter(name, arguments[name], value) for name, value in given.items() if value not in (None, [])}
+
+
+def _parameter(name: str, of: Argument, value: object) -> object:
     option = option_names(name)[0]
-    match ARGUMENTS[name], value:
+    match of, value:
         case HeadersArgument(), list(lines):
             return _headers(option, lines)
         case JsonArgument(), str(text):
-            return _json(option, text)
+            return checked_json(option, text)
         case TimeArgument(), str(text) if (name, text) != ("scheduled_at", "now"):
             with argument(option):
                 return checked_time(text)
     return value
 
 
-def _json(option: str, text: str) -> str:
+def checked_json(option: str, text: str) -> str:
     """Makes sure that a text is JSON, and returns it as it is: its numbers stay as they are written."""
     try:
         json.loads(text, parse_int=len)

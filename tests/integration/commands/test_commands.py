@@ -16,7 +16,9 @@ from tests.waiting import wait_until
 
 COMMANDS = [
     "worker", "trigger", "up", "demo", "migrate", "schedule", "clear", "reschedule", "list", "show", "stats", "retry",
-    "resolve", "probe", "reopen", "pause", "resume", "doctor",
+    "resolve", "probe", "reopen", "pause", "resume", "doctor", "status", "message schedule", "message edit",
+    "message clear", "message reschedule", "endpoint add", "endpoint list", "endpoint rotate", "endpoint disable",
+    "endpoint enable", "endpoint remove",
 ]  # fmt: skip
 
 
@@ -29,7 +31,7 @@ def shell(url: str) -> Shell:
 def helps() -> dict[str, str]:
     """What each command says with --help; no setting is needed for that."""
     env = {**environment("", ""), **BYTECODE}
-    found = at_once(lambda command: duepost(command, "--help", env=env), COMMANDS)
+    found = at_once(lambda command: duepost(*command.split(), "--help", env=env), COMMANDS)
     return {command: done.stdout for command, done in zip(COMMANDS, found, strict=True) if done.returncode == 0}
 
 

@@ -1,0 +1,157 @@
+"""Messages and endpoints from a shell."""
+
+import json
+
+import pytest
+
+from tests.integration.commands.shell import Shell
+from tests.postgres import PostgresServer
+
+NEWS = ("message", "schedule", "--kind", "news", "--endpoint", "orders")
+HOOK = ("endpoint", "add", "orders", "--format", "webhook", "--url", "https://shop.example.com/in/TOKEN?k=QS")
+
+
+@pytest.fixture
+def shell(url: str) -> Shell:
+    shell = Shell(url)
+    shell.query("SELECT duepost.set_endpoint('orders', 'webhook', 'https://shop.example.com/in/TOKEN?k=QS')")
+    return shell
+
+
+# Messages ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_of_a_message_reaches_the_row(shell: Shell) -> None:
+    times = ("--at", "2030-01-01T00:00:00Z", "--expires-at", "2031-01-01T01:00:00+01:00")
+    payload = '{"text": "Grüße", "n": 12345678901234567890.10}'
+    assert shell.run(*NEWS, "--payload", payload, *times, "--user", "ann", "--user", "bob", "--key", "k") == "1\n"
+    assert shell.query(
+        "SELECT kind, endpoint, payload::text, scheduled_at = '2030-01-01Z', expires_at = '2031-01-01Z', key"
+        " FROM duepost.scheduled_message"
+    ) == [("news", "orders", '{"n": 12345678901234567890.10, "text": "Grüße"}', True, True, "k")]
+    assert shell.query("SELECT user_id FROM duepost.scheduled_email_user ORDER BY 1") == [("ann",), ("bob",)]
+    assert json.loads(shell.run(*NEWS, "--payload", "-", "--at", "now", "--json", stdin='[{"a": 1}]')) == {"ids": [2]}
+    assert shell.query("SELECT payload, due_at <= now() FROM duepost.scheduled_message WHERE id = 2") == [
+        ([{"a": 1}], True)
+    ]
+
+
+def test_a_message_is_edited_moved_and_asked_for(shell: Shell) -> None:
+    shell.run(*NEWS, "--payload", "{}", "--key", "k")
+    assert shell.run("message", "edit", "1", "--payload", '{"a": 1.50}') == "edited\n"
+    assert shell.run("message", "edit", "1", "--payload", "-", stdin='{"a": 1.5}') == "edited\n"
+    assert shell.json("message", "edit", "99", "--payload", "{}") == {"message_id": 99, "receipt": "too_late"}
+    assert shell.run("message", "reschedule", "1", "2030-01-01T00:00:00Z") == "rescheduled\n"
+    assert shell.json("message", "reschedule", "99", "now") == {"message_id": 99, "receipt": "too_late"}
+    printed = shell.run("status", "--key", "k").splitlines()
+    assert [line.split("\t") for line in printed] == [
+        ["id", "1"], ["channel", "message"], ["kind", "news"], ["state", "scheduled"],
+        ["scheduled at", "2030-01-01 00:00:00+00:00"], ["due at", "2030-01-01 00:00:00+00:00"], ["attempts", "0"],
+    ]  # fmt: skip
+    found = shell.json("status", "1")
+    assert isinstance(found, dict)
+    assert (found["channel"], found["outcome"], found["attempts"]) == ("message", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*NEWS], "--payload: must be given"),
+        ([*NEWS, "--payload", "{"], "--payload: not JSON"),
+        ([*NEWS, "--payload", "3"], "payload: must be a JSON object or a list"),
+        (["message", "schedule", "--kind", "k", "--payload", "{}"], "--endpoint: must be given"),
+        ([*NEWS[:-1], "x", "--payload", "{}"], "endpoint: there is none called x"),
+        ([*NEWS, "--payload", "{}", "--at", "tomorrow"], "--at: must be a time with its zone"),
+        (["message", "edit", "1"], "(see `duepost message edit --help`)"),
+        (["message", "edit", "0", "--payload", "{}"], "message_id"),
+        (["message", "clear"], "clear: give one of an id and --user"),
+        (["message", "clear", "1", "--kind", "k"], "--kind: goes with --user"),
+        (["message", "reschedule", "1", "tomorrow"], "AT: must be a time with its zone"),
+        (["status"], "status: give either an id or --key"),
+        (["endpoint", "add", "E", "--format", "slack"], "name: must be 1 to 100 of"),
+        (["endpoint", "add", "e", "--format", "pigeon"], "pigeon"),
+        (["endpoint", "add", "e", "--format", "slack", "--url", "http://127.0.0.1/TOKEN"], "url: leads to"),
+        (["endpoint", "add", "e", "--format", "matrix", "--option", "room"], "--option: must be name=value"),
+        (["endpoint", "rotate", "e"], "NAME: there is no endpoint e; known are orders"),
+        (["endpoint", "rotate", "orders", "--for", "soon"], "--for: must be an age"),
+        (["endpoint", "enable", "e"], "NAME: there is no endpoint e"),
+        (["endpoint", "disable", "e"], "name: there is no endpoint of this name"),
+        (["endpoint", "remove", "e"], "name: there is no endpoint of this name"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line_and_status_2(shell: Shell, arguments: list[str], said: str) -> None:
+    found = shell.run(*arguments, status=2)
+    assert said in found
+    assert len(found.splitlines()) == 1
+    assert "TOKEN" not in found
+    assert shell.query("SELECT count(*) FROM duepost.scheduled_message") == [(0,)]
+
+
+def test_what_nobody_knows_is_status_1(shell: Shell) -> None:
+    assert "nothing is known of 99" in shell.run("status", "99", status=1)
+
+
+# Endpoints -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_printed_once_as_it_is_made(url: str) -> None:
+    shell = Shell(url)
+    first, second, third = shell.run(*HOOK).splitlines()
+    assert (first, second) == ("Endpoint orders is registered.", "Its secret, which is not shown again:")
+    assert shell.query("SELECT secret FROM duepost.endpoint") == [(third,)]
+    assert shell.run(*HOOK) == "Endpoint orders is registered.\n"
+    for shown in (shell.run("endpoint", "list"), shell.run("endpoint", "list", "--json")):
+        assert not any(word in shown for word in (third, "TOKEN", "QS"))
+    rotated = json.loads(shell.run("endpoint", "rotate", "orders", "--for", "2h", "--json"))
+    assert shell.query(
+        "SELECT secret, previous_secret, extract(epoch FROM previous_secret_until - changed_at)::int"
+        " FROM duepost.endpoint"
+    ) == [(rotated["secret"], third, 7200)]
+
+
+def test_a_secret_may_be_read_from_stdin_or_left_where_it_is(url: str) -> None:
+    shell = Shell(url)
+    zulip = ("endpoint", "add", "chat", "--format", "zulip", "--url", "https://chat.example.com")
+    assert shell.run(*zulip, "--option", "user=bot@example.com", "--secret", "-", stdin="KEY\n") == (
+        "Endpoint chat is registered.\n"
+    )
+    assert shell.query("SELECT secret, options FROM duepost.endpoint") == [("KEY", {"user": "bot@example.com"})]
+    shell.run("endpoint", "rotate", "chat", "--secret", "env:CHAT_KEY")
+    assert shell.query("SELECT secret, previous_secret FROM duepost.endpoint") == [("env:CHAT_KEY", None)]
+    assert "--secret: must be given" in shell.run("endpoint", "rotate", "chat", status=2)
+
+
+def test_endpoints_are_listed_a_line_each(shell: Shell) -> None:
+    shell.run(*NEWS, "--payload", "{}")
+    shell.run("endpoint", "disable", "orders", "--reason", "the shop moves")
+    assert shell.run("endpoint", "list") == (
+        "name\tformat\tto\tsecret\tstate\tmessages\n"
+        "orders\twebhook\thttps://shop.example.com\tstored\tdisabled (the shop moves)\t1\n"
+    )
+    listed = shell.json("endpoint", "list")
+    assert isinstance(listed, list)
+    [found] = listed
+    assert (found["name"], found["disabled_because"], found["pending"]) == ("orders", "the shop moves", 1)
+    assert "endpoint: is disabled (the shop moves)" in shell.run(*NEWS, "--payload", "{}", status=2)
+    assert shell.run("endpoint", "enable", "orders") == "Endpoint orders is enabled.\n"
+    assert shell.run(*NEWS, "--payload", "{}") == "2\n"
+
+
+def test_a_function_is_an_endpoint_and_no_endpoints_are_none(url: str) -> None:
+    shell = Shell(url)
+    assert shell.run("endpoint", "list") == "There are no endpoints.\n"
+    shell.query("CREATE FUNCTION public.post(bigint, jsonb) RETURNS void LANGUAGE sql AS ''")
+    shell.run("endpoint", "add", "board", "--format", "function", "--function", "public.post")
+    assert shell.run("endpoint", "list").splitlines()[1] == "board\tfunction\tpublic.post(bigint,jsonb)\t\tenabled\t0"
+
+
+def test_an_operator_needs_no_other_role(server: PostgresServer, url: str) -> None:
+    role = "login_endpoints"
+    server.execute(f"CREATE ROLE {role} LOGIN IN ROLE duepost_operator")
+    try:
+        shell = Shell(url.replace("postgres@", f"{role}@", 1))
+        assert "secret" in shell.run(*HOOK)
+        assert "orders" in shell.run("endpoint", "list")
+        assert "a member of duepost_client" in shell.run(*NEWS, "--payload", "{}", status=1)
+    finally:
+        server.execute(f"DROP ROLE {role}")
