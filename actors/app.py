@@ -110,6 +110,7 @@ class Messages:
             Unlimited(),
             detach=broker.detach,
         )
+        self.work.go_on_with(self.dispatcher.add)
         self.send_message = declare_message_sender(broker, self.dispatcher)
         self.served = Served(ENDPOINT_PREFIX, settings.http_connections, self.dispatcher.has_line)
 

@@ -219,6 +219,19 @@ class Dispatcher(Generic[W, P]):
         job.wait()
         return True
 
+    def add(self, number: int, job: Job) -> bool:
+        """Adds a job that nobody waits for, where dialogues are being driven. Any thread may call this; never blocks.
+
+        Returns:
+            whether they are, and so it is done.
+        """
+        with self._lock:
+            if not self._is_driven:
+                return False
+            self._waiting.append((number, job))
+        self._loop.wake()
+        return True
+
     def has_line(self) -> bool:
         """Whether jobs wait for their claim, as far as is known. Never waits."""
         return bool(self._waiting)

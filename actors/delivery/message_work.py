@@ -1,6 +1,7 @@
 """How scheduled messages are claimed, attempted and concluded."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import psycopg2
 from actors.delivery.conclude import Conclusion, Conclusions
 from actors.delivery.decision import Decision, Judged
 from actors.delivery.dispatcher import Dispatcher
-from actors.delivery.item_work import ItemWork, Shared, Work
+from actors.delivery.item_work import ItemWork, Shared, Work, is_hint
 from actors.delivery.job import Job
 from actors.delivery.lanes import Blocking, Lane
 from actors.delivery.payloads import MessagePayload, Payloads
@@ -34,6 +35,9 @@ FIRST_AT_ONCE: Final = 4
 
 #: An answer that takes more seconds than this is slow: then the endpoint gets fewer requests at once.
 SLOW: Final = 1.0
+
+#: Messages of one endpoint that wait in this process's memory for its room.
+MOST_ASIDE: Final = 500
 
 #: Milliseconds, about, until a message is looked at again whose endpoint has as many as it gets at once.
 BUSY_DELAY: Final = 250
@@ -63,6 +67,8 @@ class Load:
 
     under_way: int = 0
     most: int = FIRST_AT_ONCE
+    #: What waits for room, the oldest first.
+    aside: deque[tuple[int, Job]] = field(default_factory=deque)
 
     def ended(self, ruling: Ruling | None, seconds: float) -> None:
         """One is over."""
@@ -117,9 +123,11 @@ class MessageAttempt:
             return None
         if self.item.function is not None:
             return Blocking(Lane.FUNCTION, partial(self._call, self))
-        if self._payload is None:
+        if self._payload is None and self._payloads.are_quick(self.item):
+            self._compose()
+        elif self._payload is None:
             return Blocking(Lane.COMPOSE, self._compose)
-        return self._payload
+        return None if self.judged else self._payload
 
     def take(self, rulings: Mapping[str, Ruling]) -> None:
         """What the channel has made of it."""
@@ -229,6 +237,7 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         #: By claim.
         self._attempts: dict[int, MessageAttempt] = {}
         self._asked_for_pass_at = -float("inf")
+        self._add: Callable[[int, Job], bool] = _nowhere
 
     def attempt(self, item: ClaimedMessage) -> MessageAttempt:
         """An attempt at a claimed message that is about to begin."""
@@ -253,8 +262,16 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
             found = self._endpoints[name] = _Endpoint(self._new_conclusions(name))
         return found
 
+    def go_on_with(self, add: Callable[[int, Job], bool]) -> None:
+        """Says how a job is added that had to wait for its endpoint: the dispatcher's `add`."""
+        self._add = add
+
     def _defer(self, jobs: Sequence[tuple[int, Job]]) -> Sequence[tuple[int, Job]]:
-        """Leaves what its endpoint has no room for to a later look, so that it takes nobody else's place."""
+        """Sets aside what its endpoint has no room for, so that it takes nobody else's place."""
+        if self._broker.stopping.is_set():
+            for _, job in jobs:
+                self._put_off(job)
+            return []
         routes = scheduled_messages.routes_of(self._database, [item_id for item_id, _ in jobs])
         begun: dict[str, int] = {}
         kept = []
@@ -265,9 +282,29 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
             begun[name] = begun.get(name, 0) + 1
             if load.under_way + begun[name] <= load.most:
                 kept.append((item_id, job))
+            elif len(load.aside) < MOST_ASIDE:
+                load.aside.append((item_id, job))
             else:
-                job.end(dramatiq.errors.Retry("its endpoint has as many as it gets at once", delay=BUSY_DELAY))
+                self._put_off(job)
         return kept
+
+    def _put_off(self, job: Job) -> None:
+        """Leaves a message to a later look; a hint goes: its message is still due."""
+        message = job.run(self._current_message)
+        if is_hint(message):
+            job.end()
+        else:
+            job.end(dramatiq.errors.Retry("its endpoint has as many as it gets at once", delay=BUSY_DELAY))
+
+    def _resume(self, load: Load) -> None:
+        """Goes on with what was set aside, as far as the endpoint has room."""
+        for _ in range(max(load.most - load.under_way, 0) if not self._broker.stopping.is_set() else len(load.aside)):
+            try:
+                item_id, job = load.aside.popleft()
+            except IndexError:
+                return
+            if not self._add(item_id, job):
+                self._put_off(job)
 
     def _let_go(self, item: ClaimedMessage) -> None:
         """This process works on a claim no more: the endpoint has room for another one."""
@@ -276,7 +313,9 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         if attempt is None:
             return
         ruling = attempt.judged[-1].ruling if attempt.judged else None
-        self._endpoint(item.endpoint).load.ended(ruling, time.monotonic() - attempt.begun_at)
+        load = self._endpoint(item.endpoint).load
+        load.ended(ruling, time.monotonic() - attempt.begun_at)
+        self._resume(load)
         now = time.monotonic()
         if now - self._asked_for_pass_at > PASS_INTERVAL:
             self._asked_for_pass_at = now
@@ -325,6 +364,11 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         attempt.judge(sent)
         conclusions.close_circuit_after(conclusion)
         return True
+
+
+def _nowhere(_item_id: int, _job: Job) -> bool:
+    """There is no dispatcher yet."""
+    return False
 
 
 class _Held(Exception):

@@ -3,19 +3,24 @@
 import json
 import os
 import time
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from actors.channels.http.endpoint_url import BadUrl, parse_endpoint_url
 from actors.channels.http.request import HttpPayload
 from actors.channels.http.resolver import Resolver
 from actors.content.formats.format import Endpoint, Message, Unsendable
 from actors.content.formats.registry import FORMATS
-from actors.content.secrets import resolve_secret
+from actors.content.secrets import FILE, resolve_secret
 from actors.ruling import Phase, Ruling, Scope
 from models.scheduled_messages import ClaimedMessage
 from models.words import Verdict
 
 #: What a message is handed to its channel as.
 MessagePayload: TypeAlias = HttpPayload
+
+
+#: Characters of a payload up to which making a request takes no noticeable time.
+SMALL: Final = 20_000
 
 
 class Payloads:
@@ -27,6 +32,18 @@ class Payloads:
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
+
+    def are_quick(self, message: ClaimedMessage) -> bool:
+        """Whether `make` takes no noticeable time, as far as is known. Never waits."""
+        if message.url is None or message.format not in FORMATS:
+            return True
+        secrets = (message.secret, message.former_secret)
+        if len(message.payload) > SMALL or any(each is not None and each.startswith(FILE) for each in secrets):
+            return False
+        try:
+            return self._resolver.knows(parse_endpoint_url(message.url, allows_private=message.allow_private).target)
+        except BadUrl:
+            return True
 
     def make(self, message: ClaimedMessage) -> MessagePayload | Ruling:
         """The request, or why there is none. It is signed as of now."""

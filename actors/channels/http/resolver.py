@@ -61,6 +61,12 @@ class Resolver:
         what = next(iter(errors.values()), "it has none")
         return judge_failure(Phase.RESOLVE, f"{target.host} leads where the endpoint may not: {what}")
 
+    def knows(self, target: Target) -> bool:
+        """Whether `resolve` has its answer at hand, and does not block."""
+        with self._lock:
+            known = self._known.get(target.host)
+        return known is not None and known.until > time.monotonic()
+
     def _remembered(self, target: Target) -> _Known:
         with self._lock:
             known = self._known.get(target.host)
