@@ -1,6 +1,7 @@
 """One request over a connection, and its answer."""
 
 import http.client
+import ssl
 import time
 from typing import Final
 
@@ -75,7 +76,7 @@ class Exchange:
             raise Broken(self._phase, "the server's answer cannot be understood") from None
         except OSError as failure:
             what = describe_failure(failure, self._seconds, "the server", TRUST)
-            raise Broken(self._phase, what) from None
+            raise Broken(Phase.TLS if self._is_refused(failure) else self._phase, what) from None
         received_at = time.time()
         body, is_whole = yield from self._read_body()
         return self._answer(response, body, received_at, is_whole=is_whole)
@@ -85,6 +86,12 @@ class Exchange:
         """Whether another request may follow over the connection."""
         is_done = self._protocol.our_state is h11.DONE and self._protocol.their_state is h11.DONE
         return is_done and self._phase is Phase.RESPONSE and not self._protocol.trailing_data[0]
+
+    def _is_refused(self, failure: OSError) -> bool:
+        """Whether the server wants a certificate of ours: with TLS 1.3 it says so after the handshake."""
+        is_first = not self._received and self._response is None
+        reason = str(failure.reason) if is_first and isinstance(failure, ssl.SSLError) else ""
+        return "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
 
     def _encoded(self) -> bytes:
         request = self._request

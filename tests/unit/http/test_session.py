@@ -323,22 +323,22 @@ def test_an_answer_that_comes_before_the_request_is_written_is_the_verdict(
 
 def test_a_server_that_reads_nothing_ends_in_time_and_is_retried(client: Client, server: ScriptedServer) -> None:
     server.before(stall())
-    ruling = client.one(server.url, LARGE, deadline=0.3)
+    ruling = client.one(server.url, LARGE, deadline=1.5)
     assert (*meaning(ruling), ruling.phase) == (*OURS, Phase.REQUEST)
-    assert ruling.reply == "timed out after 0.3 seconds"
+    assert ruling.reply == "timed out after 1.5 seconds"
 
 
 def test_a_server_that_says_nothing_ends_in_time_and_leaves_it_unknown(client: Client, server: ScriptedServer) -> None:
     server.script(hang())
-    ruling = client.one(server.url, deadline=0.3)
+    ruling = client.one(server.url, deadline=1.5)
     assert (*meaning(ruling), ruling.phase) == (*UNKNOWN, Phase.RESPONSE)
 
 
 def test_one_deadline_counts_for_all_and_none_for_each_byte(client: Client, server: ScriptedServer) -> None:
-    server.script(drip(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 1_000, every=0.05))
+    server.script(drip(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 1_000, every=0.2))
     begun = time.monotonic()
-    assert meaning(client.one(server.url, deadline=0.4)) == UNKNOWN
-    assert time.monotonic() - begun < 5
+    assert meaning(client.one(server.url, deadline=1.5)) == UNKNOWN
+    assert time.monotonic() - begun < 60
 
 
 def test_slow_servers_hold_up_nobody(client: Client, server: ScriptedServer) -> None:
@@ -348,7 +348,8 @@ def test_slow_servers_hold_up_nobody(client: Client, server: ScriptedServer) -> 
         order: list[str] = []
 
         def noted(name: str) -> HttpPayload:
-            asked = payload(healthy.url if name == "healthy" else server.url, deadline=0.8)
+            is_healthy = name == "healthy"
+            asked = payload(healthy.url if is_healthy else server.url, deadline=20.0 if is_healthy else 2.0)
 
             def judge_it(said: Answer) -> Ruling:
                 order.append(name)
