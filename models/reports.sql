@@ -147,6 +147,7 @@ CROSS JOIN LATERAL (
     ORDER BY i.due_at
     LIMIT 1
 ) AS oldest
+WHERE pending.route NOT LIKE 'endpoint:%%'
 
 -- name: due_count
 -- Emails that are due and not yet being sent. Served by item_due.
@@ -158,6 +159,7 @@ CROSS JOIN LATERAL (
     WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
 ) AS due
+WHERE pending.route NOT LIKE 'endpoint:%%'
 
 -- name: unserved_routes
 -- Routes that no living worker serves, of which something is due or a kind makes use, with how many emails are due.

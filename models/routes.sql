@@ -65,6 +65,8 @@ CROSS JOIN LATERAL (
     JOIN duepost.worker AS worker ON worker.id = w.worker_id
     WHERE w.route = r.name AND worker.gone_at IS NULL
 ) AS serving
+-- Endpoints are registered by operators, and served by every worker.
+WHERE r.channel = 'email'
 ORDER BY r.name <> 'default', r.name
 
 -- name: pause

@@ -74,6 +74,32 @@ class DueMessage(NamedTuple):
     is_on_time: bool
 
 
+class EndpointState(NamedTuple):
+    """An endpoint that somebody is to look at. Each is None where it is not so.
+
+    Attributes:
+        name: its name.
+        disabled_because: why nothing is sent to it.
+        circuit_reason: what its circuit is open for.
+        probe_seconds: seconds until the next probe.
+        pause_seconds: seconds for which it has asked to be left alone.
+        late_seconds: seconds for which its oldest due message has been waiting.
+    """
+
+    name: str
+    disabled_because: str | None
+    circuit_reason: str | None
+    probe_seconds: float | None
+    pause_seconds: float | None
+    late_seconds: float | None
+
+
+def endpoint_states(database: Database, late: float) -> list[EndpointState]:
+    """Endpoints that are disabled, have an open circuit, or messages that are more than so many seconds late."""
+    # The statement's columns are the class's fields.
+    return [EndpointState(*row) for row in database.execute(SQL["endpoint_states"], {"late": late})]  # type: ignore[arg-type]
+
+
 def claim(database: Database, item_ids: Sequence[int], worker_id: int) -> list[ClaimedMessage]:
     """Queued → sending: locks the rows by ascending id, and looks whether each is still to be sent.
 

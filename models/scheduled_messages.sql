@@ -88,3 +88,26 @@ WITH item AS MATERIALIZED (
     SELECT id FROM duepost.item WHERE id = %(id)s FOR UPDATE SKIP LOCKED
 )
 SELECT h.claim = %(claim)s FROM item LEFT JOIN duepost.in_hand AS h ON h.item_id = item.id
+
+-- name: endpoint_states
+-- Endpoints of which an operator is to know something: disabled, or with an open circuit; and for how long their oldest due
+-- message has been waiting, in seconds. Of those that work only one whose messages are late.
+SELECT e.name, e.disabled_because, CASE WHEN r.circuit_open THEN r.circuit_reason END,
+       CASE WHEN r.circuit_open THEN extract(epoch FROM r.probe_at - now())::double precision END,
+       CASE
+           WHEN r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause)
+               THEN extract(epoch FROM r.paused_until - now())::double precision
+       END,
+       extract(epoch FROM now() - oldest.due_at)::double precision
+FROM duepost.endpoint AS e
+LEFT JOIN duepost.route AS r ON r.name = 'endpoint:' || e.name
+LEFT JOIN LATERAL (
+    SELECT i.due_at
+    FROM duepost.item AS i
+    WHERE i.route = 'endpoint:' || e.name AND NOT i.is_held AND i.due_at <= now()
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+    ORDER BY i.due_at
+    LIMIT 1
+) AS oldest ON true
+WHERE e.disabled_at IS NOT NULL OR r.circuit_open OR oldest.due_at < now() - make_interval(secs => %(late)s)
+ORDER BY e.name

@@ -176,6 +176,50 @@ def circuit_opened(ruling: Ruling, route: str | None = None) -> None:
         _report("A relay fails; sending through it is stopped", level="error", verdict=ruling.verdict, tags=tags)
 
 
+def message_undeliverable(message_id: int, kind: str, ruling: Ruling, endpoint: str) -> None:
+    """An endpoint has refused a message for what it says; arguments as above."""
+    _report(
+        "A message was undeliverable",
+        level="warning",
+        kind=kind,
+        verdict=Verdict.UNDELIVERABLE,
+        tags={"message_id": message_id, "endpoint": endpoint, **_tags(ruling)},
+    )
+
+
+def message_unknown(message_id: int, kind: str, state: str | None, endpoint: str) -> None:
+    """Nobody knows whether an endpoint took a message; arguments as above."""
+    _report(
+        "It is unknown whether a message was delivered",
+        level="error",
+        kind=kind,
+        verdict=Verdict.UNKNOWN,
+        tags={"message_id": message_id, "endpoint": endpoint, "state": state},
+    )
+
+
+def message_retried(message_id: int, kind: str, ruling: Ruling, endpoint: str) -> None:
+    """An attempt failed, and is made again: for the log alone; arguments as above."""
+    tags: dict[str, str | int | None] = {"kind": kind, "verdict": Verdict.RETRY, "message_id": message_id}
+    _log(
+        "An attempt failed; the message is retried",
+        level="info",
+        tags={**tags, "endpoint": endpoint, **_tags(ruling)},
+    )
+
+
+def endpoint_failed(ruling: Ruling, endpoint: str) -> None:
+    """An endpoint, or our settings for it, are at fault: its messages wait until a probe succeeds."""
+    tags = {"endpoint": endpoint, **_tags(ruling)}
+    _report("An endpoint fails; its messages wait", level="error", verdict=ruling.verdict, tags=tags)
+
+
+def endpoint_disabled(ruling: Ruling, endpoint: str) -> None:
+    """An endpoint says that it is gone, or has failed for five days: a person has to enable it."""
+    tags = {"endpoint": endpoint, **_tags(ruling)}
+    _report("An endpoint is disabled; its messages wait", level="error", verdict=ruling.verdict, tags=tags)
+
+
 def lost_claim(email_id: int, kind: str) -> None:
     """A worker came back to an email that had been given to another: it may have been sent twice."""
     _report(
@@ -210,7 +254,7 @@ def _report(
     """Writes one log line, in words of its own if it has some, and sends one event; tags that are None are left out."""
     given = {"kind": kind, "verdict": verdict, **tags}
     _log(logged or sentence, level=level, tags=given)
-    route = tags.get("route")
+    route = tags.get("route") or tags.get("endpoint")
     event: Event = {
         "message": sentence,
         "level": level,

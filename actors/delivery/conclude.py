@@ -17,7 +17,7 @@ from actors.tick import tick, tick_later
 from models import circuits, emails, undeliverable
 from models.database.connections import Cursor, Database
 from models.emails import Lost
-from models.items import Claimed
+from models.items import Claimed, endpoint_of, is_endpoint
 from models.words import State
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class Conclusion:
         slowed_down: the refusal that the route pauses for, if it does, and for how many seconds.
         is_repeated: it had been committed before, by a commit whose answer was lost: nothing was written.
         route: what the route is called, where there are several.
+        endpoint: the endpoint, if it went to one.
         disabled: the endpoint that nothing is sent to any more.
     """
 
@@ -43,6 +44,7 @@ class Conclusion:
     slowed_down: tuple[Ruling, float] | None = None
     is_repeated: bool = False
     route: str | None = None
+    endpoint: str | None = None
     disabled: str | None = None
 
 
@@ -197,7 +199,15 @@ class Conclusions:
         slowed_down = self._slow_down(cursor, outcome)
         disabled = self.write_more(cursor, outcome)
         self._broker.acknowledge_if_held(cursor)
-        return Conclusion(outcome, state, opened_circuit, slowed_down, route=self._route.label, disabled=disabled)
+        return Conclusion(
+            outcome,
+            state,
+            opened_circuit,
+            slowed_down,
+            route=self._route.label,
+            endpoint=endpoint_of(self._route.name) if is_endpoint(self._route.name) else None,
+            disabled=disabled,
+        )
 
     def _keep_undeliverable(self, cursor: Cursor, outcome: Decision, locked: frozenset[int]) -> str | None:
         """Keeps what is undeliverable for some days; looks whether everybody is refused alike.

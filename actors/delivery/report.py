@@ -8,7 +8,9 @@ from actors.alerts import alerts
 from actors.content.templates import RenderError
 from actors.delivery.conclude import Conclusion
 from actors.delivery.route import described
-from models.items import Claimed
+from models.emails import Lost
+from models.items import Claimed, endpoint_of, is_endpoint
+from models.words import State
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,9 @@ def report(conclusion: Conclusion) -> None:
         return
     decision, state = conclusion.decision, conclusion.state
     item = decision.item
+    if conclusion.endpoint is not None:
+        _report_message(conclusion, conclusion.endpoint)
+        return
     for ruling in decision.undeliverable_rulings:
         _tell(alerts.undeliverable, item.id, item.kind, ruling, conclusion.route)
     if decision.is_unknown:
@@ -34,6 +39,34 @@ def report(conclusion: Conclusion) -> None:
         refusal, pause = conclusion.slowed_down
         called = "The relay" if conclusion.route is None else f"The relay {conclusion.route}"
         logger.info("%s has had too much of us (%s): it gets nothing for %.0f s.", called, described(refusal), pause)
+
+
+def _report_message(conclusion: Conclusion, endpoint: str) -> None:
+    decision, state, item = conclusion.decision, conclusion.state, conclusion.decision.item
+    for ruling in decision.undeliverable_rulings:
+        _tell(alerts.message_undeliverable, item.id, item.kind, ruling, endpoint)
+    if decision.is_unknown:
+        _tell(alerts.message_unknown, item.id, item.kind, state, endpoint)
+    if state is not None:
+        for ruling in decision.retried_rulings:
+            _tell(alerts.message_retried, item.id, item.kind, ruling, endpoint)
+    if conclusion.opened_circuit is not None:
+        _tell(alerts.endpoint_failed, conclusion.opened_circuit, endpoint)
+    if conclusion.disabled is not None:
+        _tell(alerts.endpoint_disabled, decision.rulings[0], endpoint)
+    if conclusion.slowed_down is not None:
+        refusal, pause = conclusion.slowed_down
+        logger.info(
+            "The endpoint %s asks for a pause (%s): it gets nothing for %.0f s.", endpoint, described(refusal), pause
+        )
+
+
+def report_unknown(lost: Lost, state: State | None) -> None:
+    """Says that nobody knows what came of a claim whose worker is gone."""
+    if is_endpoint(lost.route):
+        _tell(alerts.message_unknown, lost.id, lost.kind, state, endpoint_of(lost.route))
+    else:
+        _tell(alerts.unknown, lost.id, lost.kind, state)
 
 
 def report_lost_claim(item: Claimed) -> None:

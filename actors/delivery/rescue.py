@@ -11,13 +11,12 @@ from typing import Final
 
 import psycopg2
 
-from actors.alerts import alerts
 from actors.delivery.attempt import Records
 from actors.delivery.conclude import Conclusions
 from actors.delivery.decision import Decision
 from actors.delivery.in_flight import InFlightClaims, LostClaim
 from actors.delivery.journal import Journal, Record
-from actors.delivery.report import report
+from actors.delivery.report import report, report_unknown
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.tick import tick
 from models import emails, scheduled_messages, workers
@@ -131,7 +130,7 @@ class Rescuer:
         with self._database.transaction() as cursor:
             state = emails.lose(cursor, lost)
         if state is not None:
-            alerts.unknown(lost.id, lost.kind, state)
+            report_unknown(lost, state)
         return state
 
     def _end_alone(self, lost: Lost, journalled: Journalled) -> bool | None:
@@ -187,7 +186,7 @@ class Rescuer:
         decision = Decision.of(item, judged)
         if len(judged) < len(item.recipients) and decision.relay_failure is None:
             state = self._conclusions(lost.route).conclude_lost(decision, lost)
-            alerts.unknown(lost.id, lost.kind, state)
+            report_unknown(lost, state)
         elif not (decision.is_plain and self._conclude_plain(decision, record)):
             report(self._conclusions(lost.route).conclude(decision))
         return True

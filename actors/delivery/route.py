@@ -14,6 +14,7 @@ from actors.ruling import Limit, Ruling, Scope, Stage, Topic
 from models import routes
 from models.database.connections import Cursor, Database
 from models.errors import DatabaseUnreachable
+from models.items import is_endpoint
 from models.routes import Known
 from models.words import Verdict
 
@@ -313,6 +314,8 @@ class SharedRoute:
     @property
     def called(self) -> str:
         """What begins a sentence about it."""
+        if is_endpoint(self.name):
+            return f"The endpoint {self.label}"
         return "The relay" if self.label is None else f"The relay {self.label}"
 
     # For the thread that looks.

@@ -10,8 +10,9 @@ from duepost.commands.health import Health
 from duepost.commands.read import paused_words
 from duepost.commands.routes import circuit_words, route_facts
 from duepost.commands.wording import count, span
-from models import control, reports, routes, workers
+from models import control, reports, routes, scheduled_messages, workers
 from models.database.connections import Database
+from models.scheduled_messages import EndpointState
 
 #: Seconds for which an email may be due while all is well.
 ON_TIME = 10.0
@@ -117,6 +118,38 @@ def emails(database: Database) -> Looked:
         most, since = found.most_attempts, span(found.retrying_seconds or 0)
         return Health.WARNING, f"{retried} retried, one {most} times, the oldest was due {since} ago: duepost list"
     return Health.OK, f"{retried} retried" if retried else "none fails, none waits for a person"
+
+
+def endpoints(database: Database) -> Looked:
+    """Whether endpoints take messages."""
+    states = scheduled_messages.endpoint_states(database, ON_TIME)
+    failed = [_endpoint_words(state) for state in states if state.disabled_because or state.circuit_reason]
+    if failed:
+        return Health.FAILED, "; ".join(failed[:NAMED]) + (
+            f"; and {len(failed) - NAMED} more" if failed[NAMED:] else ""
+        )
+    late = [state for state in states if state.late_seconds is not None]
+    if late and not settings().disabled and not control.is_paused(database):
+        worst = max(late, key=lambda state: state.late_seconds or 0)
+        asked = f", which asks for a pause of {span(worst.pause_seconds)} more" if worst.pause_seconds else ""
+        lateness = span(worst.late_seconds or 0)
+        said = f"messages to {worst.name}{asked}, are due for {lateness}: duepost list"
+        return (Health.FAILED if (worst.late_seconds or 0) > OVERDUE and not asked else Health.WARNING), said
+    return Health.OK, "none is disabled, none fails"
+
+
+def _endpoint_words(state: EndpointState) -> str:
+    waiting = f"; its messages wait, the oldest due for {span(state.late_seconds)}" if state.late_seconds else ""
+    if state.disabled_because:
+        return (
+            f"{state.name} is disabled ({state.disabled_because}){waiting}: duepost endpoint enable {state.name}, or "
+            f"duepost endpoint remove {state.name}"
+        )
+    when = "is due" if (state.probe_seconds or 0) <= 0 else f"in {span(state.probe_seconds or 0)}"
+    return (
+        f"the circuit of {state.name} is open ({state.circuit_reason}){waiting}: mend it, then duepost endpoint enable "
+        f"{state.name}; the next probe {when}"
+    )
 
 
 def recipients(database: Database) -> Looked:

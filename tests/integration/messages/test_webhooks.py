@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from duepost.commands import checks
+from duepost.commands.health import Health
 from tests.app_harness import Harness
 from tests.http_servers import Action, ScriptedServer, answer, close, hang, reset
 from tests.waiting import wait_until
@@ -177,6 +179,29 @@ def test_an_endpoint_that_is_gone_is_disabled_and_its_messages_stay(desk: Desk, 
     assert desk.disabled() == ["orders"]
     assert {desk.state(each) for each in rest} == {"scheduled"}
     assert len(hook.requests) == 1
+
+
+def test_whoever_looks_sees_an_endpoint_that_fails_or_is_gone(
+    desk: Desk, hook: ScriptedServer, other: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.endpoint("moved", hook)
+    desk.endpoint("gone", other)
+    assert checks.endpoints(desk.harness.database) == (Health.OK, "none is disabled, none fails")
+    hook.script(answer("HTTP/1.1 404 Not Found"))
+    other.script(answer("HTTP/1.1 410 Gone"))
+    for name in ("moved", "gone"):
+        desk.schedule(name, '{"text": "private"}')
+    desk.run()
+    health, said = checks.endpoints(desk.harness.database)
+    assert health is Health.FAILED
+    assert "the circuit of moved is open (response 404)" in said
+    assert "gone is disabled (response 410)" in said
+    assert "duepost endpoint enable gone" in said
+    lines = [each for each in caplog.messages if "endpoint" in each]
+    assert any(each.startswith("An endpoint fails; its messages wait") and "endpoint=moved" in each for each in lines)
+    assert any(each.startswith("An endpoint is disabled; its messages") and "endpoint=gone" in each for each in lines)
+    assert any(each.startswith("A message was undeliverable") for each in lines)
+    assert not any("private" in each or "/hook/" in each for each in caplog.messages)
 
 
 def test_a_pause_that_is_asked_for_is_the_whole_endpoints(desk: Desk, hook: ScriptedServer) -> None:
