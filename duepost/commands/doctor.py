@@ -66,7 +66,8 @@ def doctor(
     """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
 
     And delivery, pace, emails, endpoints, recipients, queue, sender, relay, templates, journal, Sentry. A line each,
-    with what to run next. Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait for it.
+    with what to run next. Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait
+    for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
     """
