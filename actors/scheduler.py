@@ -116,16 +116,16 @@ class Scheduler:
         Args:
             unfinished: hears what a route's line has failed of, and that another pass is at long lines.
         """
-        begins_anew = self.full_scan_throttle.is_due
+        is_full_scan = self.full_scan_throttle.is_due
         lines: dict[str, Line] = {}
         is_long = False
         while not lines or any(not line.is_over for line in lines.values()):
-            ways = self._ways(lines, begins_anew=begins_anew)
+            ways = self._ways(lines, is_full_scan=is_full_scan)
             if not ways:
                 break
-            with self.full_scan_throttle.measured() if begins_anew else nullcontext():
+            with self.full_scan_throttle.measured() if is_full_scan else nullcontext():
                 pages = [(way, page) for way in ways if (page := self._page(lines[way.route], way, unfinished))]
-            begins_anew = False
+            is_full_scan = False
             if any(len(page) == PAGE for _, page in pages):
                 if not self._may_be_long(is_long=is_long):
                     unfinished.append(AnotherPass())
@@ -178,7 +178,7 @@ class Scheduler:
         if not line.has_failed:
             self._places[route] = (line.place[0] - OVERLAP, 0)
 
-    def _ways(self, lines: dict[str, "Line"], *, begins_anew: bool) -> list[Way]:
+    def _ways(self, lines: dict[str, "Line"], *, is_full_scan: bool) -> list[Way]:
         """The routes whose emails may leave now, and for whose senders not enough waits; each with its line."""
         open_ways = [way for way in routes.ways(self._database) if way.way is not None]
         full = {
@@ -188,7 +188,7 @@ class Scheduler:
         }
         found = [way for way in open_ways if way.way not in full]
         for way in found:
-            begins_at = emails.BEGINNING if begins_anew else self._places.get(way.route, emails.BEGINNING)
+            begins_at = emails.BEGINNING if is_full_scan else self._places.get(way.route, emails.BEGINNING)
             lines.setdefault(way.route, Line(begins_at))
         for name in lines.keys() - {way.route for way in found}:
             lines[name].is_over = True

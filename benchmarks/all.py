@@ -36,7 +36,7 @@ never between two. What the numbers mean: [performance.md](performance.md).
 
 
 def main() -> None:
-    """Runs them, and writes the page anew after each; the sections of those that are not run stay."""
+    """Runs them, and writes the page again after each; the sections of those that are not run stay."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("folder", type=Path, help="where measured.md and peers.svg go")
     options.add_argument("names", nargs="*", type=benchmark, default=list(SECTIONS), help="all without it")

@@ -49,7 +49,7 @@ from benchmarks.systems import NEAR, SYSTEMS, Setting, System, interpreter, peer
 from benchmarks.usage import kill  # noqa: E402
 
 #: Seconds that the sink is given to read what had arrived when everything was killed.
-SETTLING = 0.5
+REST = 0.5
 
 #: Seconds after the restart at which what a peer has not done is taken for stuck.
 PATIENCE = 90.0
@@ -130,7 +130,7 @@ def called(connections: int, ahead: bool, with_postgres: bool) -> str:
 def turn(
     url: str, record: Path, emails: int, after: int, connections: int, ahead: bool, postgres: Server | None
 ) -> Turn:
-    """One kill, when so many are delivered, of PostgreSQL too where it is given."""
+    """One kill, when that many are delivered, of PostgreSQL too where it is given."""
     with (
         tempfile.TemporaryDirectory(prefix="duepost-bench-state-") as state,
         migrated(url) as database,
@@ -146,7 +146,7 @@ def turn(
         if postgres is not None:
             postgres.postgres.start()
             database.close()
-        time.sleep(SETTLING)
+        time.sleep(REST)
         before, concluded = len(set(taken(record))), finished(database, begun)
         restarted_at = time.monotonic()
         again = start(url, port, Path(state), connections, ahead)
@@ -169,13 +169,13 @@ def turn(
 
 
 def peer_turn(system: System, url: str, record: Path, setting: Setting, after: int) -> PeerTurn:
-    """One kill of all of a peer's processes, when the sink has taken so many; PostgreSQL goes on."""
+    """One kill of all of a peer's processes, when the sink has taken that many; PostgreSQL goes on."""
     with sink(record=record) as port:
         with peer(system, "drain", url, port, setting) as first:
             first.begin()
             wait_for(lambda: len(taken(record)) >= after, pause=0.01)
             kill(first.process.pid)
-        time.sleep(SETTLING)
+        time.sleep(REST)
         before = len(set(taken(record)))
         with peer(system, "resume", url, port, setting) as again:
             again.begin()
@@ -186,7 +186,7 @@ def peer_turn(system: System, url: str, record: Path, setting: Setting, after: i
             )
             seconds = time.monotonic() - restarted_at
             stuck = remaining(url, system)
-            time.sleep(SETTLING)
+            time.sleep(REST)
     every = taken(record)
     arrived = len(set(every))
     return PeerTurn(before, len(every) - arrived, max(0, setting.emails - arrived - stuck), stuck, seconds)

@@ -148,7 +148,7 @@ def repeated(call: Callable[[], object]) -> Way:
 
 
 def turn(work: Callable[[Sequence[T]], object], things: list[T], together: int) -> float:
-    """Takes a turn's things off a list, and works on so many of them at once; gives seconds for each."""
+    """Takes a turn's things off a list, and works on several of them at once; gives seconds for each."""
     mine, things[:] = things[:TURN], things[TURN:]
     begun = time.perf_counter()
     for start in range(0, TURN, together):
@@ -212,7 +212,7 @@ class EmailsWay:
         self._claimed: list[ClaimedEmail] = []
 
     def schedule(self, count: int) -> None:
-        """Makes so many that are due."""
+        """Makes that many that are due."""
         schedule(self._database, count)
         self._scheduled = [int(str(i)) for (i,) in self._database.execute("SELECT id FROM duepost.scheduled_email")]
 
@@ -249,7 +249,7 @@ class EmailsWay:
         return turn(self._claim, self._queued, 1)
 
     def claim_planned_each_time(self) -> float:
-        """Each in a statement of its own, which is planned anew with each call."""
+        """Each in a statement of its own, which is planned again with each call."""
         with self._altered("claim_emails_v2", "force_generic_plan", "force_custom_plan"):
             return self.claim_one_by_one()
 

@@ -62,7 +62,7 @@ ONE = """
 LONELY = 0.7
 
 #: Seconds after which processes that have nothing to do have found that out.
-SETTLING = 10.0
+REST = 10.0
 
 
 @dataclass
@@ -180,7 +180,7 @@ def print_all(found: Mapping[tuple[str, float], Found], idle: Idle, pace: float,
 def measure_idle(idle: Idle, postgres: Server, url: str, port: int, seconds: float) -> None:
     """Adds what a watch, a worker process and PostgreSQL use while there is nothing to do."""
     with migrated(url) as database, running(database, port) as processes:
-        time.sleep(SETTLING)
+        time.sleep(REST)
         before = [cpu_seconds(pid) for pid in (processes.watch.pid, processes.workers.pid, postgres.postmaster)]
         time.sleep(seconds)
         after = [cpu_seconds(pid) for pid in (processes.watch.pid, processes.workers.pid, postgres.postmaster)]

@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def rate(database: Database, calls: Calls, seconds: float) -> float:
-    """Emails a second, scheduled by so many clients at once."""
+    """Emails a second, scheduled by that many clients at once."""
     what, clients = calls
     database.execute("TRUNCATE plain, duepost.item, duepost.email, duepost.scheduled_email_user")
     context = get_context("spawn")

@@ -98,7 +98,7 @@ def migrated(url: str) -> Iterator[Database]:
 
 @contextmanager
 def sink(latency: float = 0, record: Path | None = None) -> Iterator[int]:
-    """The sink, in a process of its own, so many milliseconds away; gives its port.
+    """The sink, in a process of its own, that many milliseconds away; gives its port.
 
     Args:
         latency: in milliseconds, for each round trip.
@@ -221,7 +221,7 @@ def seconds_to_last(database: Database, since: object) -> float:
 
 
 def wait_for(look: Callable[[], bool], pause: float = 0.1) -> None:
-    """Looks again after so many seconds."""
+    """Looks again after that many seconds."""
     while not look():
         time.sleep(pause)
 

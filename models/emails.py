@@ -25,7 +25,7 @@ SQL = statements(__file__)
 
 T = TypeVar("T")
 
-#: For so many seconds after it has fallen due an email is on time.
+#: Seconds after it has fallen due for which an email is on time.
 ON_TIME = 2.0
 
 #: Characters of what duepost.recipient may say of a user: its functions cut off what follows.
@@ -34,8 +34,8 @@ LONGEST_TEXT = 2_000
 #: The route of DUEPOST_SMTP_URL, which each email has whose kind names no other.
 DEFAULT = "default"
 
-#: The broker's queue of emails that are to be sent by the default route, and the priorities in it: what is on time goes
-#: before what is late.
+#: The broker's queue of emails that are to be sent by the default route, and the priorities in it: emails that are on
+#: time go before late ones.
 QUEUE = "duepost_send"
 PRIORITY, LATE_PRIORITY = 10, 20
 
@@ -170,20 +170,20 @@ def due_now(database: Database, routes: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
-def seconds_until_due(database: Database, *, anew: bool = True) -> float | None:
+def seconds_until_due(database: Database, *, full_scan: bool = True) -> float | None:
     """Seconds until the scheduler has something to do; None while there is nothing, while paused, or in a long pass.
 
-    Below 0 it has been late for so many. None, too, while enough messages wait for the senders (`ENOUGH_WAITING`).
-    Without `anew` it does not see what has been due for more than 5 s.
+    Below 0 it is late by that many. None, too, while enough messages wait for the senders (`ENOUGH_WAITING`).
+    Unless it is a `full_scan`, it does not see what has been due for more than 5 s.
     """
     [(seconds,)] = database.execute(
-        SQL["next_due_at"], {"anew": anew, "queue_name": QUEUE, "window": WINDOW, **_ENOUGH}
+        SQL["next_due_at"], {"full_scan": full_scan, "queue_name": QUEUE, "window": WINDOW, **_ENOUGH}
     )
     return None if seconds is None else float(str(seconds))
 
 
 def are_enough_waiting(database: Database, way: str = DEFAULT) -> bool:
-    """Whether so many messages wait for a route's senders that no more are to be enqueued (`ENOUGH_WAITING`)."""
+    """Whether enough messages wait for a route's senders, so that no more are to be enqueued (`ENOUGH_WAITING`)."""
     return database.execute(SQL["are_enough_waiting"], {"queue_name": queue_of(way), **_ENOUGH}) == [(True,)]
 
 
@@ -200,7 +200,7 @@ def enqueue(
 
     Args:
         database: where; no transaction may be open.
-        email_ids: what is due, in order.
+        email_ids: due emails, in order.
         messages: the message of each, all for one queue.
         priorities: in place of the messages' own; the lower, the more urgent.
         way: the route that they are to leave by, whose queue it is: their own, or its fallback; None: each by its own.
@@ -412,7 +412,7 @@ def is_claimable(cursor: Cursor, email_id: int, way: str | None = DEFAULT) -> bo
     return cursor.fetchone() == (True,)
 
 
-def give_back_strays(
+def return_orphaned(
     database: Database, email_ids: Sequence[int], worker_id: int, held: Sequence[int] = ()
 ) -> list[int]:
     """Sending → scheduled for those that a worker holds without knowing it; no attempt is counted; gives their ids.
@@ -420,19 +420,21 @@ def give_back_strays(
     `held` are the claims that the worker is at work on.
     """
     parameters = {"ids": list(email_ids), "worker_id": worker_id, "held": list(held)}
-    return [int(str(email_id)) for (email_id,) in database.execute(SQL["give_back_strays"], parameters)]
+    return [int(str(email_id)) for (email_id,) in database.execute(SQL["return_orphaned"], parameters)]
 
 
-def give_back(database: Database, claimed: Sequence[Claimed]) -> set[int]:
+def return_unstarted(database: Database, claimed: Sequence[Claimed]) -> set[int]:
     """Sending → scheduled for claims of which nothing was sent: no attempt is counted, their place in line is kept.
 
     One statement in a transaction of its own. It waits for nobody who holds the row.
 
     Returns:
-        the ids of those that are given back; not those whose claim is no longer the row's.
+        the ids of those that are returned; not those whose claim is no longer the row's.
     """
     ids, claims = [each.id for each in claimed], [each.claim for each in claimed]
-    return {int(str(email_id)) for (email_id,) in database.execute(SQL["give_back"], {"ids": ids, "claims": claims})}
+    return {
+        int(str(email_id)) for (email_id,) in database.execute(SQL["return_unstarted"], {"ids": ids, "claims": claims})
+    }
 
 
 def lock_claimed(cursor: Cursor, email: Claimed | Lost) -> bool:
@@ -447,9 +449,9 @@ def was_concluded(cursor: Cursor, email: Claimed) -> bool:
     return cursor.fetchone() == (True,)
 
 
-def settle(cursor: Cursor, email: Claimed, results: Sequence[Result]) -> None:
+def record_outcomes(cursor: Cursor, email: Claimed, results: Sequence[Result]) -> None:
     """Notes what recipients came to while others are still to go; the caller holds the row's lock."""
-    cursor.execute(SQL["settle"], _of(email, results))
+    cursor.execute(SQL["record_outcomes"], _of(email, results))
 
 
 def journal(cursor: Cursor, email: Claimed | Lost, results: Sequence[Result]) -> None:
@@ -532,15 +534,15 @@ def suppress(cursor: Cursor, result: Result) -> None:
 
 def lost_claims(database: Database) -> list[Lost]:
     """The claims of workers that are gone, by ascending email id."""
-    return [Lost(*row) for row in database.execute(SQL["held_by_the_gone"])]  # type: ignore[arg-type]
+    return [Lost(*row) for row in database.execute(SQL["held_by_dead_workers"])]  # type: ignore[arg-type]
 
 
 def old_claims(database: Database, worker_id: int) -> list[Lost]:
     """What a worker has held for more than a minute, by ascending email id."""
-    return [Lost(*row) for row in database.execute(SQL["held_by"], {"worker_id": worker_id})]  # type: ignore[arg-type]
+    return [Lost(*row) for row in database.execute(SQL["held_by_worker"], {"worker_id": worker_id})]  # type: ignore[arg-type]
 
 
-def lose(cursor: Cursor, lost: Lost) -> State | None:
+def conclude_lost(cursor: Cursor, lost: Lost) -> State | None:
     """Sending → scheduled or unknown for a claim that nobody will conclude, journalled as an unknown attempt."""
     if not lock_claimed(cursor, lost):
         return None

@@ -2,7 +2,7 @@
 -- that it expects, so that a late, lost or doubled message changes nothing.
 
 -- name: due_page
--- The oldest due items of a route after a place in due order; served by item_due. What is queued or in hand is stepped over:
+-- The oldest due items of a route after a place in due order; served by item_due. Items that are queued or in hand are stepped over:
 -- there is never much of it. What somebody wrote as due before there were years is due, at the first moment that a worker can
 -- read.
 SELECT i.id, greatest(i.due_at, '0002-01-01 00:00:00+00'), i.kind, i.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
@@ -73,7 +73,7 @@ FROM (
         FROM duepost.item AS i
         WHERE i.route = way.route
           AND NOT i.is_held
-          AND i.due_at >= CASE WHEN %(anew)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
+          AND i.due_at >= CASE WHEN %(full_scan)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
           AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
           AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
         ORDER BY i.due_at
@@ -183,7 +183,7 @@ SELECT EXISTS (
       AND ((i.probe AND i.route = coalesce(%(way)s, i.route)) OR NOT duepost.is_route_blocked(coalesce(%(way)s, i.route)))
 )
 
--- name: give_back_strays
+-- name: return_orphaned
 -- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt. Not
 -- what was claimed since this statement began: it may be carried out late, and that claim's answer has arrived.
 WITH gone AS (
@@ -201,7 +201,7 @@ WITH gone AS (
 )
 SELECT item_id FROM gone
 
--- name: give_back
+-- name: return_unstarted
 -- sending → scheduled: claimed, and not begun; that is no attempt.
 WITH gone AS (
     DELETE FROM duepost.in_hand AS h
@@ -242,7 +242,7 @@ FROM duepost.in_hand AS h,
      )
 WHERE h.item_id = %(id)s AND h.claim = %(claim)s
 
--- name: settle
+-- name: record_outcomes
 -- Users for whom the email is finished keep their outcome until it is finished for all. A copy that may have arrived may
 -- have so whatever a later attempt came to.
 UPDATE duepost.scheduled_email_user AS u
@@ -310,7 +310,7 @@ INSERT INTO duepost.suppression (address, enhanced_code, reply)
 VALUES (duepost.mailbox_key(%(address)s), %(enhanced_code)s, %(reply)s)
 ON CONFLICT (address) DO NOTHING
 
--- name: held_by_the_gone
+-- name: held_by_dead_workers
 -- What workers have in hand that are gone.
 SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id), h.worker_id, h.route
 FROM duepost.in_hand AS h
@@ -318,7 +318,7 @@ JOIN duepost.worker AS worker ON worker.id = h.worker_id
 WHERE worker.gone_at IS NOT NULL
 ORDER BY h.item_id
 
--- name: held_by
+-- name: held_by_worker
 -- What a worker has in hand for longer than a while, by claim.
 SELECT h.item_id, h.claim, (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id), h.worker_id, h.route
 FROM duepost.in_hand AS h

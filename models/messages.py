@@ -133,7 +133,7 @@ def store_retry_as_it_was(database: Database, claim: Claim, *, delay: float, ret
         database: where.
         claim: the right to it; nothing is done if it is another's by now.
         delay: seconds until it may be read.
-        retries: how often it was put back.
+        retries: how often it was requeued.
     """
     parameters = {"message_id": claim.message_id, "claim": claim.number, "delay": delay, "retries": retries}
     database.execute(SQL["store_retry_as_it_was"], parameters)
@@ -226,7 +226,7 @@ def clock(database: Database) -> float:
 
 
 def follow_clock_back(database: Database) -> None:
-    """After the clock was put back: delays count from now, and what could be read can be read. Scans the table."""
+    """After the clock was set back: delays count from now, and what could be read can be read. Scans the table."""
     database.execute(SQL["follow_clock_back"])
 
 

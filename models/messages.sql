@@ -165,7 +165,7 @@ WHERE message.worker_id = worker.id AND message.state = 'consumed' AND worker.go
 SELECT extract(epoch FROM clock_timestamp())::double precision
 
 -- name: follow_clock_back
--- What was written before the clock was put back would wait until it has come round again.
+-- What was written before the clock was set back would wait until it has come round again.
 UPDATE dramatiq.queue
 SET eta = eta - (mtime - now()), mtime = now()
 WHERE state = 'queued' AND mtime > now()

@@ -189,7 +189,7 @@ def stop_going_ahead(database: Database, route: str, because: str) -> bool:
 
 
 def pause(cursor: Cursor, route: str, *, because: str, seconds: float) -> float | None:
-    """It has asked to be left alone: nothing is claimed for so many seconds.
+    """It has asked to be left alone: nothing is claimed for these seconds.
 
     Returns:
         the seconds; None where it pauses for longer already.

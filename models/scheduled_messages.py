@@ -95,7 +95,7 @@ class EndpointState(NamedTuple):
 
 
 def endpoint_states(database: Database, late: float) -> list[EndpointState]:
-    """Endpoints that are disabled, have an open circuit, or messages that are more than so many seconds late."""
+    """Endpoints that are disabled, have an open circuit, or messages that are late by more than these seconds."""
     # The statement's columns are the class's fields.
     return [EndpointState(*row) for row in database.execute(SQL["endpoint_states"], {"late": late})]  # type: ignore[arg-type]
 

@@ -66,7 +66,7 @@ UPDATE duepost.worker SET gone_at = now() WHERE id = %(worker_id)s AND gone_at I
 
 -- name: mark_missing
 -- Workers whose session is not there are missing from now on; those that are back are not. A time that is still to
--- come is from before the clock was put back.
+-- come is from before the clock was set back.
 WITH present AS MATERIALIZED (
     SELECT worker_id AS id FROM duepost.present WHERE worker_id IS NOT NULL
 )

@@ -148,7 +148,7 @@ def reset() -> Action:
 
 
 def read_some(size: int) -> Action:
-    """Reads so many bytes of the request, or what there is."""
+    """Reads at most that many bytes of the request."""
 
     def act(conversation: Conversation) -> None:
         left = size

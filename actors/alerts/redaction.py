@@ -73,7 +73,7 @@ def _type_name(type_: type[BaseException]) -> str:
 
 
 class PrivateRetries(dramatiq.Middleware):
-    """Keeps exceptions' messages out of the messages that Retries puts back. Comes after Retries.
+    """Keeps exceptions' messages out of the messages that Retries requeues. Comes after Retries.
 
     What stays is the last exception's type, and at which retry each type first happened, for reports.
     """

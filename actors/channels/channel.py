@@ -40,7 +40,7 @@ class Event(Enum):
 
 
 class Wait(NamedTuple):
-    """A wish of a dialogue: resume it with True once this can be done, with False after so many seconds."""
+    """A wish of a dialogue: resume it with True once this can be done, with False after that many seconds."""
 
     event: Event
     seconds: float

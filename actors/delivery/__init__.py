@@ -6,7 +6,7 @@ To be read in the order of an item's life:
 2. attempt: `attempt.py`, with `composer.py` (the one module here that knows what SMTP is handed); driven by
    `dispatcher.py` and `event_loop.py` over the sessions of a channel;
 3. decide: `decision.py`, `retry_policy.py`, `safety_net.py`: pure, facts in and facts out;
-4. conclude: `conclude.py`, one transaction, with `route.py` for what is known of the relay;
+4. conclude: `conclude.py`, one transaction, with `route.py` for what workers know of the relay;
 5. alerts: `report.py`, once it is committed.
 
 Beside it: `rescue.py` for what dead workers held, `permit.py`, `fairness.py`.

@@ -66,7 +66,7 @@ class EmailAttempt:
 
     @property
     def is_concluded_alone(self) -> bool:
-        """No: what is to be written is seen by what came of it."""
+        """No: the results say what has to be written."""
         return False
 
     def report(self) -> None:
@@ -154,7 +154,7 @@ class EmailAttempt:
         recipient, email = self._to_go[0], self.item
         seconds = None if seconds is None or seconds >= self._composer.timeout else seconds
         try:
-            # What is around a stored address is no reason to drop mail.
+            # Text around a stored address is no reason to drop mail.
             address = ascii_address((recipient.address or "").strip(AROUND))
             self._copy = self._composer.compose(email, recipient, address, seconds)
         except UndeliverableAddress as error:
@@ -191,7 +191,7 @@ class Records:
     Args:
         database: where users are read, and results are noted.
         broker: whose end ends waiting for the database.
-        keep_undeliverable_days: for how many days the content of what is undeliverable is kept.
+        keep_undeliverable_days: for how many days the content of undeliverable emails is kept.
     """
 
     def __init__(self, database: Database, broker: PostgresBroker, *, keep_undeliverable_days: int) -> None:
@@ -226,7 +226,7 @@ class Records:
                 if not emails.lock_claimed(cursor, email):
                     return False
                 undeliverable.keep(cursor, email, [result], days=self._keep_undeliverable_days)
-                emails.settle(cursor, email, [result])
+                emails.record_outcomes(cursor, email, [result])
                 return True
 
         if not wait_for_database(write, self._broker.stopping):

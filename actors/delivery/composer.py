@@ -99,7 +99,7 @@ class Composer:
         """The content as this recipient gets it.
 
         Raises:
-            RenderTimeout: it takes more than so many seconds.
+            RenderTimeout: it takes more than these seconds.
             RenderError: the template is missing or fails.
         """
         if email.template is None:

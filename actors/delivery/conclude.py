@@ -63,7 +63,7 @@ class Conclusions:
         database: where the emails are.
         broker: whose messages are acknowledged with them.
         route: by which the emails were sent.
-        keep_undeliverable_days: for how many days the content of what is undeliverable is kept.
+        keep_undeliverable_days: for how many days the content of undeliverable emails is kept.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Conclusions:
         return done
 
     def conclude_lost(self, outcome: Decision, lost: Lost) -> State:
-        """Writes down what is known of some recipients of a claim that nobody will conclude; of the others nothing is.
+        """Writes down some recipients' results of a claim that nobody will conclude; nothing is known of the others.
 
         Returns:
             where the email stands now: scheduled for those others, or unknown.
@@ -138,9 +138,9 @@ class Conclusions:
             if not emails.lock_claimed(cursor, item):
                 raise LostClaim
             undeliverable.keep(cursor, item, outcome.results, days=self._keep_undeliverable_days)
-            emails.settle(cursor, item, outcome.results)
+            emails.record_outcomes(cursor, item, outcome.results)
             emails.journal(cursor, item, outcome.results)
-            state = emails.lose(cursor, lost)
+            state = emails.conclude_lost(cursor, lost)
         if state is None:
             raise LostClaim
         return state
@@ -210,7 +210,7 @@ class Conclusions:
         )
 
     def _keep_undeliverable(self, cursor: Cursor, outcome: Decision, locked: frozenset[int]) -> str | None:
-        """Keeps what is undeliverable for some days; looks whether everybody is refused alike.
+        """Keeps an undeliverable email for some days; looks whether everybody is refused alike.
 
         The caller holds the row's lock, and those of `locked`.
 
@@ -219,7 +219,7 @@ class Conclusions:
             scheduled again. None where a refusal is the recipient's own.
 
         Raises:
-            _LocksFirst: some of those come before what is locked.
+            _LocksFirst: some of those come before the locked ones.
         """
         item = outcome.item
         if not outcome.undeliverable:
@@ -247,7 +247,7 @@ class Conclusions:
         Returns:
             where it stands now; None where the claim is no longer the row's.
         """
-        emails.settle(cursor, item, outcome.results)
+        emails.record_outcomes(cursor, item, outcome.results)
         emails.journal(cursor, item, outcome.results)
         if outcome.is_unknown:
             return emails.conclude_unknown(cursor, item, error=outcome.error)

@@ -70,7 +70,7 @@ P_co = TypeVar("P_co", bound=Payload, covariant=True)
 
 
 class ItemWork(Protocol[W, P_co]):
-    """What is done with items of one sort, in the order in which it is done. What one raises ends that one's job.
+    """The steps of an item of one sort, in order. An exception of one item ends its job alone.
 
     `advance` and `take` run in the thread that drives the dialogues, and never wait; all others run in the pools.
     """
@@ -79,7 +79,7 @@ class ItemWork(Protocol[W, P_co]):
         """Claims what these jobs are for; ends those for which there is nothing to do."""
 
     def read(self, claimed: Sequence[W]) -> None:
-        """Reads what is still to be known of what was claimed together."""
+        """Reads the rest of items that were claimed together."""
 
     def advance(self, work: W) -> P_co | Blocking | None:
         """What comes next: a payload for the channel, something that may block, or nothing: then it is concluded."""
@@ -160,7 +160,7 @@ class Dispatcher(Generic[W, P]):
     over is in `_waiting` and `_is_driven` (under `_lock`) and in `_results` (a deque: they append, it pops).
 
     Args:
-        items: what is done.
+        items: the steps of an item.
         inbox: what waits in this process's memory.
         channel: opens sessions.
         size: how many sessions at the most.
@@ -189,7 +189,7 @@ class Dispatcher(Generic[W, P]):
         #: Both under the lock.
         self._waiting: deque[tuple[int, Job]] = deque()
         self._is_driven = False
-        #: What is to follow in the driving thread, as work in a pool is done.
+        #: Callbacks for the driving thread, of work in a pool that is done.
         self._results: deque[Callable[[], None]] = deque()
         self._pools = {
             lane: ThreadPool(f"duepost-{lane.name.lower()}", most, newest_first=lane is Lane.TRIAL)
@@ -267,11 +267,11 @@ class Dispatcher(Generic[W, P]):
         #: Jobs whose claim is under way: one claim at a time, so that it serves many.
         self._claiming: list[tuple[int, Job]] = []
         self._is_claiming = False
-        #: What is in a pool.
+        #: Work in a pool.
         self._in_pool: dict[int, tuple[W, Lane]] = {}
         self._ready: deque[Ready[W, P]] = deque()
         self._delivering: dict[Slot[P], Ready[W, P]] = {}
-        #: What is delivered next over a session, the oldest first.
+        #: Items that are delivered next over a session, the oldest first.
         self._pipelined: dict[Slot[P], Pipelined[W, P]] = {}
         self._done: list[W] = []
         self._done_at = 0.0
@@ -296,7 +296,7 @@ class Dispatcher(Generic[W, P]):
         while True:
             self._go_on_with_results()
             self._close_idle()
-            self._release_what_is_held()
+            self._release_held()
             self._claim()
             self._deliver_ready()
             self._conclude()
@@ -469,12 +469,12 @@ class Dispatcher(Generic[W, P]):
             self._run_for_all(works, Lane.ALONE, partial(self._items.release, works), nothing)
 
     def _release_ready(self) -> None:
-        """Releases what was claimed, and is not being delivered; what is being prepared follows."""
+        """Releases claimed items that are not being delivered; those that are being prepared follow."""
         self._era += 1
         self._release([each.work for each in self._ready])
         self._ready.clear()
 
-    def _release_what_is_held(self) -> None:
+    def _release_held(self) -> None:
         """Releases what was not begun, where the route has had too much, or there is no place for long."""
         has_starved = self._starved_since is not None and time.monotonic() - self._starved_since > STARVED_FOR
         if self._sessions:
@@ -603,7 +603,7 @@ class Dispatcher(Generic[W, P]):
         self._loop.drive(slot, slot.session.deliver(ready.payload), partial(self._delivered, slot, ready))
 
     def _pipeline_ready(self) -> None:
-        """What waits for a session goes behind what is being delivered."""
+        """Pipelines items that wait for a session behind those that are being delivered."""
         for slot in self._delivering:
             self._pipeline(slot)
 
@@ -615,7 +615,7 @@ class Dispatcher(Generic[W, P]):
             self._pipelined[slot] = Pipelined(self._ready.popleft(), time.monotonic() + PIPELINED_FOR)
 
     def _withdraw_late(self) -> None:
-        """What is pipelined behind an item that has no answer for long goes another way."""
+        """Items that are pipelined behind one without an answer for long go another way."""
         while self._pipelined:
             slot, oldest = next(iter(self._pipelined.items()))
             if oldest.until > time.monotonic():

@@ -11,7 +11,7 @@ from actors.channels.channel import Dialogue, Event, Payload, Rulings, Session
 
 P = TypeVar("P", bound=Payload)
 
-#: What is told of a dialogue that has ended: what it came to, or what it raised.
+#: How a dialogue has ended: its result, or the exception that it raised.
 Ended = Callable[[Rulings | None, BaseException | None], None]
 
 _NEVER: Final = float("inf")

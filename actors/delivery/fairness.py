@@ -1,6 +1,6 @@
-"""Who goes first: what is on time goes ahead of what is late, but no kind of email in a flood.
+"""Who goes first: emails that are on time go ahead of late ones, but no kind of email in a flood.
 
-What exceeds its kind's token bucket goes in line with what is late. So neither a long backlog nor a flood of one kind
+Emails beyond their kind's token bucket go in line with the late ones. So neither a long backlog nor a flood of one kind
 delays the few emails of another.
 """
 
@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 #: Emails of each kind that may go ahead in a second.
-ALLOWANCE = 100.0
+AHEAD_A_SECOND = 100.0
 
-#: So many kinds are remembered; those that have not been seen for a second need not be.
+#: Kinds that are remembered at most; those that have not been seen for a second need not be.
 KINDS = 10_000
 
 
@@ -25,10 +25,10 @@ class TokenBuckets:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, rate: float = ALLOWANCE, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: float = AHEAD_A_SECOND, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
         self._clock = clock
-        #: By kind: what is left, and since when.
+        #: By kind: tokens left, and since when.
         self._left: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 

@@ -90,7 +90,7 @@ class InFlightClaims:
         with self._lock:
             self._claims.discard(claim)
 
-    def give_back_strays(self, database: Database, worker_id: int) -> int:
+    def return_orphaned(self, database: Database, worker_id: int) -> int:
         """Sending → scheduled for what was claimed in an answer that never arrived: nothing of it was sent.
 
         Returns:
@@ -103,7 +103,7 @@ class InFlightClaims:
             return 0
         with self._claiming:
             try:
-                return len(emails.give_back_strays(database, list(self._doubtful), worker_id, self._held()))
+                return len(emails.return_orphaned(database, list(self._doubtful), worker_id, self._held()))
             finally:
                 now = time.monotonic()
                 self._doubtful = {email_id: until for email_id, until in self._doubtful.items() if until > now}

@@ -52,7 +52,7 @@ class Attempt(Protocol[C_co, P_co]):
 
     @property
     def item(self) -> C_co:
-        """What is attempted."""
+        """The claimed item that is attempted."""
 
     @property
     def judged(self) -> Sequence[Judged]:
@@ -163,7 +163,7 @@ class ItemWork(ABC, Generic[C, P_co]):
         """What writes down what came of it."""
 
     def read(self, works: Sequence[Work[C, P_co]]) -> None:
-        """Reads what is still to be known of what was claimed together."""
+        """Reads the rest of items that were claimed together."""
 
     def _defer(self, jobs: Sequence[tuple[int, Job]]) -> Sequence[tuple[int, Job]]:
         """Ends the jobs whose turn it is not yet; returns the others."""
@@ -187,7 +187,7 @@ class ItemWork(ABC, Generic[C, P_co]):
         for item_id, job in jobs:
             item = claimed.pop(item_id, None)
             if item is None and is_hint(job.run(self._current_message)):
-                # Somebody else has it, or has changed it. What is still due is found by a pass of the scheduler.
+                # Somebody else has it, or has changed it. A pass of the scheduler finds it if it is still due.
                 job.end()
             elif item is None:
                 self._leaving.submit(partial(ended, job, partial(job.run, self._release, item_id)))
@@ -198,7 +198,7 @@ class ItemWork(ABC, Generic[C, P_co]):
     def _end_unclaimed(self, job: Job, failure: BaseException) -> None:
         """Ends a job whose email could not be claimed. A hint's is logged only: a pass's message tells of it, once."""
         if is_hint(job.run(self._current_message)):
-            logger.warning("What is due could not be claimed: %s; a pass is to do it.", name_of(failure))
+            logger.warning("Due items could not be claimed: %s; a pass is to do it.", name_of(failure))
             job.end()
         else:
             job.end(failure)
@@ -248,9 +248,11 @@ class ItemWork(ABC, Generic[C, P_co]):
         claimed = [work.attempt.item for work in works]
         released: set[int] = set()
         try:
-            released = wait_for_database(partial(emails.give_back, self._database, claimed), self._broker.stopping)
+            released = wait_for_database(
+                partial(emails.return_unstarted, self._database, claimed), self._broker.stopping
+            )
         except Exception as failure:  # noqa: BLE001 - what fails together is tried alone
-            logger.warning("%d claims could not be given back together: %s", len(works), name_of(failure))
+            logger.warning("%d claims could not be returned together: %s", len(works), name_of(failure))
         for work in works:
             if work.attempt.item.id in released:
                 ended(work.job, partial(self._drop, work.attempt.item))
@@ -329,7 +331,7 @@ class ItemWork(ABC, Generic[C, P_co]):
     def _return_alone(self, item: C) -> None:
         """Sending → scheduled for one of which nothing was sent."""
         try:
-            wait_for_database(partial(emails.give_back, self._database, [item]), self._broker.stopping)
+            wait_for_database(partial(emails.return_unstarted, self._database, [item]), self._broker.stopping)
         finally:
             self._drop(item)
 

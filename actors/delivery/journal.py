@@ -3,8 +3,8 @@
 A worker that is killed leaves emails behind that a relay has taken and whose conclusion was not committed. Its journal
 names them: who finds it dead, with the same folder at hand, concludes from there, and nothing of it is sent twice.
 
-A record is one write, without fsync: it survives the process, not the machine. Each line is checked by itself; what is
-torn, damaged, or of another journal is passed over, and then counts as never written. So a damaged journal does no
+A record is one write, without fsync: it survives the process, not the machine. Each line is checked by itself; one that
+is torn, damaged, or of another journal is passed over, and then counts as never written. So a damaged journal does no
 harm: it says less. It holds ids, codes and replies, never an address, name, subject or body of ours; as a relay's reply
 may quote an address, the folder is the worker's alone (0700, files 0600).
 """
@@ -62,7 +62,7 @@ TRIED_AGAIN_AFTER: Final = 60.0
 #: Seconds after which a file whose worker no database at hand knows is deleted: 30 days.
 KEPT: Final = 30 * 86_400.0
 
-#: A ruling's fields with the types that each may have, and what is usual for some.
+#: A ruling's fields with the types that each may have, and the usual value of some.
 FIELDS: Final = {name: get_args(each) or (each,) for name, each in get_type_hints(Ruling).items()}
 USUAL: Final = Ruling._field_defaults
 
@@ -249,7 +249,7 @@ class Journal:
             try:
                 following = self._opened(name, worker_id)
             except OSError as failure:
-                self._say("cannot be begun anew", failure)
+                self._say("cannot be started again", failure)
                 return
             with self._lock:
                 is_ours = self._file is file
@@ -260,7 +260,7 @@ class Journal:
         self._delete_done()
 
     def close(self) -> None:
-        """A clean end: deletes what is of no use to anybody."""
+        """A clean end: deletes the files that nobody needs."""
         with self._lock:
             file, self._file = self._file, None
             is_held = bool(self._held)
@@ -468,7 +468,7 @@ def encoded(record: Record) -> bytes:
 
 
 def decoded(content: bytes, name: str) -> Iterator[Record]:
-    """The records of a journal's content; none where it is another journal's. What is damaged is passed over."""
+    """The records of a journal's content; none where it is another journal's. Damaged ones are passed over."""
     first, *lines = content.split(b"\n")
     match _value(first):
         case [str(magic), str(own), int(), int()] if magic == MAGIC and own == name:

@@ -49,7 +49,7 @@ PASS_INTERVAL: Final = 0.25
 #: How long an application's function may take, and wait for a lock.
 FUNCTION_LIMITS: Final = Limits(statement=15.0, lock=10.0)
 
-#: How often a function is called anew whose item somebody else holds as it is to be concluded.
+#: How often a function is called again whose item somebody else holds as it is to be concluded.
 TRIES: Final = 5
 
 #: Delivers messages.

@@ -103,7 +103,7 @@ class Rescuer:
 
     def return_orphaned(self) -> None:
         """Returns what this process has claimed without hearing of it, as it was cut off in that moment."""
-        if self._in_flight.give_back_strays(self._database, self._broker.worker_session.worker_id):
+        if self._in_flight.return_orphaned(self._database, self._broker.worker_session.worker_id):
             tick(self._broker)
 
     def rescue_forgotten(self) -> None:
@@ -128,7 +128,7 @@ class Rescuer:
     def mark_lost(self, lost: Lost) -> State | None:
         """Ends a claim that nobody will conclude: what came of it is unknown. Reported once it is committed."""
         with self._database.transaction() as cursor:
-            state = emails.lose(cursor, lost)
+            state = emails.conclude_lost(cursor, lost)
         if state is not None:
             report_unknown(lost, state)
         return state
@@ -155,7 +155,7 @@ class Rescuer:
         """Ends a claim, from a journal where that names it; gives whether this was the one to do so."""
         if is_endpoint(lost.route) and (called := self._function_message(lost)) is not None:
             # The function runs in the transaction that concludes the message: there was none, so it has not run.
-            return bool(emails.give_back(self._database, [called]))
+            return bool(emails.return_unstarted(self._database, [called]))
         record = journalled.get(lost.claim)
         if record is not None and record.email_id == lost.id:
             try:
@@ -192,7 +192,7 @@ class Rescuer:
         return True
 
     def _claimed(self, lost: Lost) -> Claimed:
-        """What is claimed, as it was attempted.
+        """The claimed item, as it was attempted.
 
         Raises:
             LostClaim: somebody else has ended it.

@@ -53,7 +53,7 @@ DEFERRED_IN_A_ROW: Final = 3
 #: Seconds for which nothing more is begun here after a word of a rate, until the database has it.
 HOLD: Final = 0.5
 
-#: Seconds after which a connection without an email is closed: places are dear where the relay allows few.
+#: Seconds after which a connection without an email is closed: places are scarce where the relay allows few.
 IDLE: Final = 10.0
 IDLE_WITH_LIMIT: Final = 1.0
 
@@ -100,7 +100,7 @@ class SharedRoute:
         database: where it is kept.
         name: the route's name.
         worker_id: this worker's number.
-        registration: what is said of it as it is registered; None where this process does not serve it.
+        registration: its target and fallback, for registering it; None where this process does not serve it.
         label: what it is called in alerts and log lines; None where there is only one.
     """
 
@@ -389,7 +389,7 @@ class Watch:
     """A thread that looks at the route while it is used, and has idle connections closed.
 
     Args:
-        route: what is looked at.
+        route: whose state it follows.
         tidy: closes connections that have been idle for too long.
     """
 

@@ -9,7 +9,7 @@ from typing import Final
 #: Recipients in a row, refused with the same words, that are no accident.
 IN_A_ROW: Final = 10
 
-#: The same where they are of so many different domains: no two of them share a mail server's opinion.
+#: The same where they are of this many different domains: no two of them share a mail server's opinion.
 DOMAINS_IN_A_ROW: Final = 5
 
 #: The same where the code says that the address is dead: a list may well hold some dead ones in a row.

@@ -175,14 +175,14 @@ class Maintenance:
                 action()
 
     def reap(self) -> None:
-        """Sees who is gone, and gives back the messages that they had in hand."""
+        """Sees who is gone, and returns the messages that they had in hand."""
         workers.reap_dead(self._database, has_ended)
         if self._full_scan_throttle.is_due or workers.went_lately(self._database):
             with self._full_scan_throttle.measured():
                 messages.return_from_dead(self._database)
 
     def follow_the_clock(self) -> None:
-        """Sees that the database's clock was put back, and lets nothing wait for it to come round again."""
+        """Sees that the database's clock was set back, and lets nothing wait for it to come round again."""
         ahead = messages.clock(self._database) - time.monotonic()
         back = self._clock_ahead - ahead
         if back > CLOCK_TOLERANCE:

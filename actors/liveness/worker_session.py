@@ -80,7 +80,7 @@ class WorkerSession:
         self._database.connect().close()
 
     def start(self) -> None:
-        """Enrols this process, and keeps it present from a thread of its own.
+        """Registers this process, and keeps it present from a thread of its own.
 
         Raises:
             DatabaseUnreachable: no connection could be made.

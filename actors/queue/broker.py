@@ -162,7 +162,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
     def emit_after(self, signal: str, *args: object, **kwargs: object) -> None:
         """The same after it, in the opposite order.
 
-        At the end of a message, middleware that fails may have had something to put back, such as a retry or the next
+        At the end of a message, middleware that fails may have had something to requeue, such as a retry or the next
         step of a pipeline: then the message is not acknowledged but becomes a dead letter. One line is logged.
         """
         message = args[0] if args else None
@@ -241,7 +241,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
                 f"queue {queue_name}: only a worker that has started can read it (dramatiq.Worker.start())"
             )
         actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
-        # Each message that an actor takes along is in hand beside those that Dramatiq prefetches for its threads.
+        # Each message that joins an actor's batch is in hand beside those that Dramatiq prefetches for its threads.
         prefetch += max((actor.options.get("batch", 0) for actor in actors), default=0)
         lesser = {each for actor in actors for each in actor.options.get("lesser_priorities", ())}
         name = self._free_name(queue_name)
@@ -273,7 +273,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
 
         Inside an open transaction of the database it is inserted through that very transaction, and commits or
         vanishes with it. Outside it has its own; in a worker it then waits for a database that is away. The message
-        in process is put back (a retry), unless it is acknowledged already or has passed to another worker.
+        in process is requeued (a retry), unless it is acknowledged already or has passed to another worker.
 
         Raises:
             BrokerUnreachable: the database is away, and this is no worker or it is stopping. Whether the message is
@@ -289,7 +289,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self.emit_before("enqueue", message, delay)
         with _refusals(current):
             if current is not None and current.message_id == message.message_id:
-                self._put_back(current, message, stored, _seconds(delay))
+                self._requeue_current(current, message, stored, _seconds(delay))
             elif (transaction := self.database.current) is not None:
                 made = stored()
                 messages.insert(transaction.cursor, made)
@@ -343,7 +343,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
     def hand_over(self, message: Message, priority: int) -> bool:
         """Has a message worked on in this process as if it had been read. It is stored nowhere: lost with the process.
 
-        For work that is known elsewhere, and done by others where it is not done here: nothing is put back or kept
+        For work that is known elsewhere, and done by others where it is not done here: nothing is requeued or kept
         where it fails. Any thread may call this; it does not block.
 
         Args:
@@ -578,7 +578,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         if queue_name not in self.queues:
             raise QueueNotFound(f"{queue_name!r} is declared by no actor here, nor by PostgresBroker.declare_queue()")
 
-    def _put_back(
+    def _requeue_current(
         self, current: ClaimedMessage, message: Message, stored: Callable[[], StoredMessage], delay: float
     ) -> None:
         if current.is_done:
@@ -589,7 +589,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             transaction.after_commit(current.mark_done)
             return
         try:
-            wait_for_database(partial(self._put_back_alone, current, message, stored, delay), self.stopping)
+            wait_for_database(partial(self._requeue_current_alone, current, message, stored, delay), self.stopping)
         except BrokerUnreachable:
             # It must not be acknowledged either: others give it back once our session has ended.
             current.mark_done()
@@ -597,7 +597,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         current.mark_done()
         self._look_soon([message.queue_name], delay)
 
-    def _put_back_alone(
+    def _requeue_current_alone(
         self, current: ClaimedMessage, message: Message, stored: Callable[[], StoredMessage], delay: float
     ) -> None:
         try:
@@ -606,7 +606,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             retries = message.options.get("retries")
             failure = type(error).__name__
             logger.warning(
-                "Message %s cannot be put back as it is now (%s), but as it was.", message.message_id, failure
+                "Message %s cannot be requeued as it is now (%s), but as it was.", message.message_id, failure
             )
             messages.store_retry_as_it_was(
                 self.database, current.claim, delay=delay, retries=retries if isinstance(retries, int) else 0
@@ -691,7 +691,7 @@ class Life(Middleware):
         broker.boot(worker)
 
     def before_worker_shutdown(self, broker: PostgresBroker, worker: dramatiq.Worker) -> None:
-        """Nothing new is begun, and what was only prefetched is given back at once; what runs may finish."""
+        """Nothing new is begun, and what was only prefetched is returned at once; what runs may finish."""
         broker.told_to_stop()
         broker.stop_reading(worker)
         return_unstarted(worker)

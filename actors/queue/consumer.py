@@ -57,7 +57,7 @@ ORPHANS_INTERVAL = 1.0
 class LeftToOthers(Retry):
     """Raised by an actor whose message is worked on by another thread: the one that it was called by goes on.
 
-    Nothing is put back: the message is not at its end. It is one of Dramatiq's retries, so that Dramatiq logs nothing.
+    Nothing is requeued: the message is not at its end. It is one of Dramatiq's retries, so that Dramatiq logs nothing.
     """
 
 
@@ -221,7 +221,7 @@ class PostgresConsumer(Consumer):
             psycopg2.Error: the table is not as it should be.
         """
         if self.is_stopping:
-            self._give_back_claimed()
+            self._return_claimed()
         if not self._claimed:
             self._wait()
             try:
@@ -273,7 +273,7 @@ class PostgresConsumer(Consumer):
         """Deletes a message that is done with the next few, unless the transaction of the work has done so.
 
         One of whose end not all middleware was told, as where the thread was interrupted meanwhile, is a dead letter:
-        something that it had to put back may not be stored.
+        something that it had to requeue may not be stored.
         """
         if self._is_ours(message).is_detached:
             return
@@ -306,7 +306,7 @@ class PostgresConsumer(Consumer):
         self._put_down([message.claim])
 
     def requeue(self, messages_: Iterable[ClaimedMessage]) -> None:
-        """Gives back what was prefetched and never begun."""
+        """Returns what was prefetched and never begun."""
         unstarted = [message.claim for message in messages_ if not message.is_done]
         if unstarted:
             try:
@@ -317,13 +317,13 @@ class PostgresConsumer(Consumer):
             self._put_down(unstarted)
 
     def close(self) -> None:
-        """Acknowledges what is done, and gives back what was claimed and not yet handed on."""
+        """Acknowledges what is done, and returns what was claimed and not yet handed on."""
         self.closed = True
         try:
             self._acknowledge()
         except DatabaseUnreachable as error:
             logger.warning("The database is away (%s); what was done may be done again.", error.reason)
-        self._give_back_claimed()
+        self._return_claimed()
         self._database.close()
 
     def _is_ours(self, message: ClaimedMessage) -> ClaimedMessage:
@@ -395,9 +395,9 @@ class PostgresConsumer(Consumer):
         return True
 
     def _read(self, room: int, worker_id: int) -> list[ClaimedContent]:
-        begins_anew = self._full_scan_throttle.is_due
-        with self._full_scan_throttle.measured() if begins_anew else nullcontext():
-            places = None if begins_anew else self._places
+        is_full_scan = self._full_scan_throttle.is_due
+        with self._full_scan_throttle.measured() if is_full_scan else nullcontext():
+            places = None if is_full_scan else self._places
             claimed, now, looked_at = messages.claim(
                 self._database,
                 self.queue_name,
@@ -406,7 +406,7 @@ class PostgresConsumer(Consumer):
                 places,
                 least_urgent_first=self._is_fair and next(self._reads) % LEAST_URGENT_TURN == 0,
             )
-        if begins_anew:
+        if is_full_scan:
             # The next claim may go on from here, and has to know of messages with a priority of their own.
             known = (*self._priorities, *looked_at)
             self._places = {each: self._places.get(each, messages.BEGINNING) for each in known}
@@ -433,7 +433,7 @@ class PostgresConsumer(Consumer):
         self._claimed.append(ClaimedMessage(message, claimed, worker_id, self.stopping))
         return True
 
-    def _give_back_claimed(self) -> None:
+    def _return_claimed(self) -> None:
         self.requeue(self._claimed)
         self._claimed.clear()
 
@@ -452,7 +452,7 @@ class PostgresConsumer(Consumer):
         except DatabaseUnreachable as error:
             if not self.is_stopping:
                 raise BrokerUnreachable(error.reason) from error
-            # Dramatiq would try for ever. Others give back what we hold once our session has ended.
+            # Dramatiq would try for ever. Others return what we hold once our session has ended.
             logger.warning("The database is away (%s); a message that failed is left to others.", error.reason)
 
     def _is_back(self) -> None:

@@ -1,6 +1,6 @@
 """A message as jsonb, and back. Knows nothing of email.
 
-A message is stored as its JSON, so that people can read it. What jsonb would refuse, or would give back as something
+A message is stored as its JSON, so that people can read it. What jsonb would refuse, or would return as something
 else, goes in encoded: the actor gets what was sent.
 """
 
@@ -17,7 +17,7 @@ from dramatiq.message import get_encoder
 
 Message = dramatiq.Message[object]
 
-#: Numbers that jsonb refuses (NaN, infinities) or takes for something else: floats that it would give back as integers
+#: Numbers that jsonb refuses (NaN, infinities) or takes for something else: floats that it would return as integers
 #: (1e+22) or without their sign (-0.0). Inside a text these mean nothing: then the message is encoded without need.
 ODD_NUMBERS: Final = re.compile(r"NaN|Infinity|\de\+\d|-0\.0(?!\d)")
 
@@ -48,7 +48,7 @@ class MessageRefused(BrokerError, ValueError):
 
 
 def encoded(message: Message) -> str:
-    """A message as JSON that jsonb takes and gives back as it is; ASCII only.
+    """A message as JSON that jsonb takes and returns as it is; ASCII only.
 
     Raises:
         MessageRefused: Dramatiq's encoder does not take it, or it is too long.

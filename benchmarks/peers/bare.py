@@ -49,7 +49,7 @@ class Relay:
         self._writer.close()
 
     async def _replies(self, count: int) -> None:
-        """Waits for so many replies; one of several lines counts once."""
+        """Waits for that many replies; one of several lines counts once."""
         while count:
             end = self._received.find(b"\r\n")
             if end < 0:
@@ -65,7 +65,7 @@ class Relay:
 
 
 class Relays:
-    """So many connections; whoever wants to send takes one and gives it back."""
+    """A number of connections; whoever wants to send takes one and returns it."""
 
     def __init__(self, port: int, size: int) -> None:
         self._port = port

@@ -8,7 +8,7 @@ import aiosmtplib
 
 
 class Pool:
-    """So many connections; whoever wants to send takes one and gives it back."""
+    """A number of connections; whoever wants to send takes one and returns it."""
 
     def __init__(self, port: int, size: int) -> None:
         self._port = port

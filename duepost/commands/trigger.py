@@ -157,7 +157,7 @@ class Watch:
 
     def _seconds_until_due(self) -> float | None:
         if not self._full_scan_throttle.is_due:
-            return emails.seconds_until_due(self._database, anew=False)
+            return emails.seconds_until_due(self._database, full_scan=False)
         with self._full_scan_throttle.measured():
             return emails.seconds_until_due(self._database)
 

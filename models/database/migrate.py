@@ -244,7 +244,7 @@ def _locked(database: Database, work: Callable[[Cursor], T], tell: Callable[[str
     for _ in range(TRIES):
         try:
             with database.transaction(GIVING_WAY) as cursor:
-                cursor.execute(SQL["settle_names"])
+                cursor.execute(SQL["fix_names"])
                 preconditions.check_server(cursor, writes=True)
                 preconditions.check_trust(cursor)
                 cursor.execute(SQL["record_exists"])

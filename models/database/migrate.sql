@@ -1,6 +1,6 @@
 -- What has been applied to this database.
 
--- name: settle_names
+-- name: fix_names
 -- Nothing that somebody else has made stands in for PostgreSQL's own, and backslashes are read as they were written: a
 -- database's owner may have set both for everybody who comes.
 SET LOCAL search_path = pg_catalog, pg_temp;

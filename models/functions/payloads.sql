@@ -15,7 +15,7 @@ LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
--- What the incoming webhooks of Slack and Mattermost have in common: a text of so many characters, attachments.
+-- What the incoming webhooks of Slack and Mattermost have in common: a text that is not too long, attachments.
 CREATE OR REPLACE FUNCTION duepost.chat_error(payload jsonb, longest integer) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE

@@ -1,6 +1,6 @@
 -- What workers share about a route. Called by workers with their own rights; each locks the route's row first, so that
 -- of several that ask at once each sees what the one before has got. Times that lie further ahead than they can are from
--- before the clock was put back, and count as past. A route that has no row is closed, and nothing is known of it.
+-- before the clock was set back, and count as past. A route that has no row is closed, and nothing is known of it.
 
 -- A worker says that it serves a route. With another target it is another relay: what was learnt of the old one is forgotten.
 CREATE OR REPLACE FUNCTION duepost.register_route(name text, target text, fallback text, worker_id integer) RETURNS void
@@ -93,7 +93,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.take_connection IS
-    'Whether a worker that has so many connections at a relay may open one more: no more than the relay allows, and each '
+    'Whether a worker with this number of connections at a relay may open one more: no more than the relay allows, and each '
     'worker that wants some its share.';
 
 -- `seconds` is for how long this worker has been refused connections; `is_named` that the relay says why.
@@ -267,5 +267,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.pause_route IS
-    'Whoever takes what leaves by a route asks for a pause: nothing is claimed for so many seconds, or longer where that is so '
+    'Whoever takes what leaves by a route asks for a pause: nothing is claimed for these seconds, or longer where that is so '
     'already; gives the seconds, NULL where it pauses for longer already.';

@@ -4,7 +4,7 @@
 -- planning costs as much as running them, and compiling a hundred times that.
 
 -- Moves items to the ledger: their rows, their content, their users, what is in hand and the broker messages about them go.
--- The caller holds the items' locks. `results` are what an attempt, or a clear, has come to; users who were settled before
+-- The caller holds the items' locks. `results` are what an attempt, or a clear, has come to; users whose outcome was known
 -- keep their outcomes. Each of them is a row of the ledger.
 DO $$
 BEGIN
@@ -52,7 +52,7 @@ BEGIN
     ), result AS MATERIALIZED (
         SELECT r.email_id, r.user_id, r.address, r.verdict, r.outcome, r.code, r.enhanced_code, r.reply
         FROM unnest(move_to_ledger.results) AS r
-    ), settled AS (
+    ), finished AS (
         SELECT u.email_id, u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
         FROM app_user AS u
         WHERE u.outcome IS NOT NULL
@@ -73,8 +73,8 @@ BEGIN
             email_id, channel, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, key,
             scheduled_at, message_id_header, route, endpoint
     )
-        SELECT item.id, item.channel, item.kind, settled.outcome, settled.user_id, settled.address, settled.code, settled.enhanced_code,
-               settled.reply,
+        SELECT item.id, item.channel, item.kind, finished.outcome, finished.user_id, finished.address, finished.code, finished.enhanced_code,
+               finished.reply,
                least(item.attempts, 2147483646) + (EXISTS (
                    SELECT FROM result AS r WHERE r.email_id = item.id AND r.verdict IS NOT NULL
                ))::integer,
@@ -84,7 +84,7 @@ BEGIN
         LEFT JOIN email ON email.item_id = item.id
         LEFT JOIN scheduled_message ON scheduled_message.item_id = item.id
         LEFT JOIN in_hand ON in_hand.item_id = item.id
-        JOIN settled ON settled.email_id = item.id
+        JOIN finished ON finished.email_id = item.id
         RETURNING email_id, channel, kind, user_id, outcome
     )
     SELECT array_agg(d.email_id) AS ids, array_agg(d.channel) AS channels, array_agg(d.kind) AS kinds,
@@ -172,7 +172,7 @@ COMMENT ON FUNCTION duepost.is_too_late IS
     'Whether an item that was scheduled for that time is later than its kind allows (late_after, where catch_up is expire).';
 
 -- What a claim gives. Functions, here and below, so that a session plans their statements once and not with each call;
--- and by index, whatever a table looked like when it did. A plan that cannot do without a scan then seems so dear that
+-- and by index, whatever a table looked like when it did. A plan that cannot do without a scan then seems so costly that
 -- PostgreSQL would compile it, which takes a hundred times as long as the plan. Called by workers, with their own rights.
 -- Nothing here reads duepost.recipient, which may be the team's own view: that is read afterwards, without a lock. JSON
 -- is given as text: what a worker cannot read of one email is that email's failure.

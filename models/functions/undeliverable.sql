@@ -33,7 +33,7 @@ COMMENT ON COLUMN duepost.undeliverable_email.email IS
     '(DUEPOST_KEEP_UNDELIVERABLE_DAYS=0).';
 
 -- Called before the row goes, in the same transaction. `results` are an attempt's, as in the journal; of an email with
--- several users, those who were settled by earlier attempts are kept already.
+-- several users, those of earlier attempts are kept already.
 CREATE OR REPLACE FUNCTION duepost.keep_undeliverable(
     email_id bigint, claim bigint, results jsonb, days integer
 ) RETURNS void
@@ -236,4 +236,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.forget_undeliverable IS
-    'Removes what has been kept for its time, at most so many emails; gives how many.';
+    'Removes what has been kept for its time, at most `most` emails; gives how many.';

@@ -67,6 +67,6 @@ class ChaosRelay(ScriptedRelay):
         super().take(message)
 
     def misbehave(self, how: str, times: int) -> None:
-        """From the next line of that phase on, so many times."""
+        """From the next line of that phase on, that many times."""
         phase, actions = STEPS[how]
         self.on(phase, *actions, times=times)

@@ -121,7 +121,7 @@ class Chaos:
                 client.stopping.set()
             for client in clients:
                 client.join(timeout=60)
-            self._settle()
+            self._wait_until_idle()
             return self._report()
 
     def _prepare(self) -> None:
@@ -254,7 +254,7 @@ class Chaos:
             if process.popen.poll() is not None:
                 self._start(name)
 
-    def _settle(self) -> None:
+    def _wait_until_idle(self) -> None:
         self.network.mend()
         self.relay.forget()
         self.relay.release()

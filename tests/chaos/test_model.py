@@ -37,7 +37,7 @@ from tests.chaos.model import ADDRESS, Email, Model, Verdict
 from tests.integration.conftest import settings_of
 from tests.relays import ScriptedRelay, accept, close, reply
 
-#: How many lives of a whole database, of at most so many steps each.
+#: How many lives of a whole database, of at most that many steps each.
 LIVES = int(os.environ.get("MODEL_LIVES", "120"))
 STEPS = 50
 
@@ -231,7 +231,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(claim=consumes(held), copies=st.integers(0, len(USERS)), comes_back=st.booleans())
     def die(self, claim: tuple[ClaimedEmail, list[str]], copies: int, comes_back: bool) -> None:
-        """Ends after so many copies, and is taken for gone; what then comes back concludes nothing."""
+        """Ends after that many copies, and is taken for gone; what then comes back concludes nothing."""
         email, users = claim
         self.relay.forget()
         judged = list(islice(self.harness.deliveries(email), copies))

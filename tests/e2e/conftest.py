@@ -50,7 +50,7 @@ class Site:
         return dict(self.query("SELECT state, count(*) FROM duepost.scheduled_email GROUP BY state"))  # type: ignore[arg-type]
 
     def wait_until_finished(self, count: int, timeout: float = 60) -> None:
-        """Until so many emails are in the ledger and nothing is pending."""
+        """Until that many emails are in the ledger and nothing is pending."""
         wait_until(
             lambda: not self.pending() and sum(self.outcomes().values()) == count,
             timeout=timeout,

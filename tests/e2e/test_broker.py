@@ -121,7 +121,7 @@ def test_a_restarted_server_costs_no_message_and_doubles_none(
         assert shop.done() == Counter(range(1500))
 
 
-def test_sigterm_gives_back_at_once_what_was_only_prefetched_while_the_rest_goes_on(shop: Shop) -> None:
+def test_sigterm_returns_at_once_what_was_only_prefetched_while_the_rest_goes_on(shop: Shop) -> None:
     for number in range(1, 9):
         shop.actors.dawdle.send(number, 3600 if number <= 2 else 0)
     with shop.workers(threads=2) as workers:

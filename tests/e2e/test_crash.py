@@ -56,7 +56,7 @@ def has_taken(site: Site, count: int) -> bool:
 
 
 def has_journalled(site: Site, state: Path, count: int) -> bool:
-    """Whether the journals name so many of the emails that are being sent."""
+    """Whether the journals name that many of the emails that are being sent."""
     files = [(path, path.name.partition(".")[0]) for path in (state / "journal").glob("*.*")]
     claims = {record.claim for path, name in files for record in decoded(path.read_bytes(), name)}
     held = site.query("SELECT claim FROM duepost.scheduled_email WHERE state = 'sending'")
@@ -95,7 +95,7 @@ def test_after_kill_9_of_everything_a_copy_is_only_of_what_no_worker_had_a_reply
     with site.watch():
         for kill in range(1, KILLS + 1):
             answered = moments.randint(5, 25)
-            # What is set last comes first: so many are answered, some are taken without a word, the others wait.
+            # What is set last comes first: that many are answered, some are taken without a word, the others wait.
             site.relay.on(Phase.DOT, hang())
             site.relay.on(Phase.DOT, accept(), hang(), times=UNANSWERED)
             site.relay.on(Phase.DOT, reply("250 2.0.0 taken"), times=answered)

@@ -74,7 +74,7 @@ def test_idle_connections_are_closed_when_the_circuit_opens(site: Site, relay: S
 
 
 class Meter:
-    """So many emails in so many seconds; a refusal counts, or does not."""
+    """A number of emails in a number of seconds; a refusal counts, or does not."""
 
     def __init__(self, most: int, seconds: float, *, counts_refusals: bool) -> None:
         self._most = most

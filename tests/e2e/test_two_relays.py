@@ -36,7 +36,7 @@ def recipients(relay: ScriptedRelay) -> list[str]:
 
 
 def welcomes_are_sent(site: Site, count: int) -> None:
-    """Waits until so many emails of the default relay are in the ledger, whatever waits for the other."""
+    """Waits until that many emails of the default relay are in the ledger, whatever waits for the other."""
     wait_until(
         lambda: (
             site.query("SELECT count(*) FROM duepost.delivery WHERE kind = 'welcome' AND outcome = 'sent'")

@@ -88,7 +88,7 @@ def test_sigterm_finishes_the_dialogue_that_runs(site: Site) -> None:
     assert len(site.relay.messages) == 1
 
 
-def test_sigterm_gives_back_at_once_what_was_only_prefetched(site: Site) -> None:
+def test_sigterm_returns_at_once_what_was_only_prefetched(site: Site) -> None:
     site.relay.on(Phase.DOT, hang(), reply("250 2.0.0 taken"))
     site.schedule(20)
     with site.watch() as watch, site.workers(threads=2, DUEPOST_SMTP_CONNECTIONS="2") as workers:

@@ -1,4 +1,4 @@
-"""Messages that an actor takes along are messages like any other."""
+"""Messages that join an actor's batch are messages like any other."""
 
 import threading
 import time
@@ -41,7 +41,7 @@ class Told(dramatiq.Middleware):
 
 @dataclass
 class Table:
-    """A worker with one thread, and an actor that takes along whoever waits."""
+    """A worker with one thread, and an actor that takes whoever waits into its batch."""
 
     broker: PostgresBroker
     told: Told
@@ -87,7 +87,7 @@ def states(database: Database) -> dict[object, object]:
     return dict(database.execute("SELECT state::text, count(*) FROM dramatiq.queue GROUP BY 1"))  # type: ignore[arg-type]
 
 
-def test_what_waits_in_memory_is_taken_along_with_the_middleware_around_each(table: Table, database: Database) -> None:
+def test_what_waits_in_memory_joins_the_batch_with_the_middleware_around_each(table: Table, database: Database) -> None:
     table.invite([1, 2, 3, 4, 5])
     wait_until(lambda: states(database) == {})
     assert table.served == [1, 2, 3, 4, 5]

@@ -233,7 +233,7 @@ def test_no_more_than_prefetch_is_in_hand(broker: PostgresBroker, database: Data
     assert consumer.__next__() is not None
 
 
-def test_what_was_only_prefetched_is_given_back_at_once(broker: PostgresBroker, database: Database) -> None:
+def test_what_was_only_prefetched_is_returned_at_once(broker: PostgresBroker, database: Database) -> None:
     @dramatiq.actor(broker=broker)
     def note() -> None: ...
 

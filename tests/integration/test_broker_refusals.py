@@ -38,7 +38,7 @@ from tests.waiting import wait_until
 #: Texts that jsonb refuses.
 UNSTORABLE = ("a\x00b", "caf\udce9", "\ud83d", "\udc00\ud800", "\\ud83d\udc00")
 
-#: Values that jsonb refuses, or gives back as something else.
+#: Values that jsonb refuses, or returns as something else.
 ODD_VALUES = (
     *UNSTORABLE,
     1e22,
@@ -291,9 +291,9 @@ def test_a_retry_that_cannot_be_stored_runs_again_as_it_was_and_its_retries_are_
     wait_until(lambda: bool(dead_letters(database)))
     assert runs == [(argument, [1])] * 3
     assert dead_letters(database) == [("fail", "RuntimeError", 2)]
-    told = [record.getMessage() for record in caplog.records if "cannot be put back" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "cannot be requeued" in record.getMessage()]
     assert (
-        told == [f"Message {message.message_id} cannot be put back as it is now (MessageRefused), but as it was."] * 2
+        told == [f"Message {message.message_id} cannot be requeued as it is now (MessageRefused), but as it was."] * 2
     )
 
 
@@ -467,7 +467,7 @@ def test_dramatiqs_default_middleware_runs_in_a_worker_that_the_command_has_not_
 
 
 @ERRORS
-def test_a_message_that_failed_and_that_middleware_failed_to_put_back_is_a_dead_letter(
+def test_a_message_that_failed_and_that_middleware_failed_to_requeue_is_a_dead_letter(
     database: Database, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     broker = PostgresBroker(database, [FailsAtTheEnd(error)])

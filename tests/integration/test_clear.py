@@ -29,7 +29,7 @@ def become(connection: Connection, email_id: int, change: str) -> None:
     run(connection, f"UPDATE duepost.scheduled_email SET {change} WHERE id = %s", email_id)
 
 
-def settle(connection: Connection, user: str, outcome: str = "sent") -> None:
+def record_outcome(connection: Connection, user: str, outcome: str = "sent") -> None:
     run(connection, "UPDATE duepost.scheduled_email_user SET outcome = %s WHERE user_id = %s", outcome, user)
 
 
@@ -277,14 +277,14 @@ def test_what_may_be_on_its_way_is_too_late(application: Connection, change: str
 @pytest.mark.parametrize("outcome", ["sent", "undeliverable"])
 def test_for_who_has_an_outcome_already_it_is_too_late(application: Connection, outcome: str) -> None:
     email_id = schedule(application, "ann", "bob")
-    settle(application, "ann", outcome)
+    record_outcome(application, "ann", outcome)
     assert clear(application, "ann") == [(email_id, "too_late")]
     assert pending(application) == [(email_id, ["ann", "bob"])]
 
 
 def test_the_others_of_a_partly_sent_email_are_removed_and_the_ledger_keeps_who_has_it(application: Connection) -> None:
     email_id = schedule(application, "ann", "bob", "cleo")
-    settle(application, "ann")
+    record_outcome(application, "ann")
     assert clear(application, "bob") == [(email_id, "user_removed")]
     assert pending(application) == [(email_id, ["ann", "cleo"])]
     assert clear(application, "cleo") == [(email_id, "user_removed")]
@@ -294,7 +294,7 @@ def test_the_others_of_a_partly_sent_email_are_removed_and_the_ledger_keeps_who_
 
 def test_where_some_have_it_and_others_are_taken_off_both_is_said(application: Connection) -> None:
     first, second = schedule(application, "ann", "bob", "cleo"), schedule(application, "ann", "bob")
-    settle(application, "ann")
+    record_outcome(application, "ann")
     assert clear(application, "ann", "bob") == [
         (first, "user_removed"), (first, "too_late"), (second, "user_removed"), (second, "too_late"),
     ]  # fmt: skip
@@ -304,12 +304,12 @@ def test_where_some_have_it_and_others_are_taken_off_both_is_said(application: C
 
 def test_a_partly_sent_email_is_not_called_cleared(application: Connection) -> None:
     email_id = schedule(application, "ann", "bob")
-    settle(application, "ann")
+    record_outcome(application, "ann")
     assert clear_one(application, email_id) == "user_removed"
     assert ledger(application) == [(email_id, "sent", "ann"), (email_id, "cleared", None)]
 
 
-def test_the_ledger_keeps_what_the_relay_said_of_who_was_settled(application: Connection) -> None:
+def test_the_ledger_keeps_what_the_relay_said_of_whose_outcome_was_known(application: Connection) -> None:
     email_id = schedule(application, "ann", "bob")
     run(
         application,

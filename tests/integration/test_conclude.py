@@ -86,7 +86,7 @@ def test_what_was_taken_away_while_a_conclusion_came_to_the_row_is_left_to_who_h
             harness, lambda: emails.conclude_finished_each(stopping, [Finished(email, [result])]), "advisory"
         ) as done:
             with harness.database.transaction() as other:
-                emails.lose(other, lost(harness, email))
+                emails.conclude_lost(other, lost(harness, email))
             harness.enqueue()
             again = harness.claim(email.id)
             cursor.execute("SELECT pg_advisory_unlock(4711)")
@@ -106,6 +106,6 @@ def test_a_claim_that_was_taken_away_while_its_row_was_waited_for_is_not_the_row
     with harness.database.transaction() as other:
         other.execute("SELECT FROM duepost.item WHERE id = %s FOR UPDATE", (email.id,))
         with meanwhile(harness, lock, "transactionid") as locking:
-            emails.lose(other, lost(harness, email))
+            emails.conclude_lost(other, lost(harness, email))
             other.execute("COMMIT")
     assert locking.result() is False

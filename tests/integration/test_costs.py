@@ -10,7 +10,7 @@ from tests.app_harness import Harness
 #: How many emails are counted; some costs are for a page of them.
 EMAILS = 200
 
-#: At most so many for each email, from enqueue to ledger, with one thread: nobody shares a commit.
+#: The most for each email, from enqueue to ledger, with one thread: nobody shares a commit.
 ROUND_TRIPS = 2.2
 TRANSACTIONS = 2.2
 WAL_BYTES = 3_600

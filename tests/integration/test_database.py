@@ -121,7 +121,7 @@ def test_the_next_statement_after_the_server_ended_the_session_goes_over_a_new_o
     other.close()
 
 
-def test_after_a_restart_each_pooled_connection_is_made_anew(listening_server: PostgresServer) -> None:
+def test_after_a_restart_each_pooled_connection_is_made_again(listening_server: PostgresServer) -> None:
     for url in listening_server.url(), listening_server.tcp_url():
         database = Database(url)
         hold_connections(database, 8)
@@ -133,7 +133,7 @@ def test_after_a_restart_each_pooled_connection_is_made_anew(listening_server: P
 
 
 def hold_connections(database: Database, count: int) -> None:
-    """Has so many connections in use at the same moment."""
+    """Has that many connections in use at the same moment."""
     together = threading.Barrier(count)
 
     def hold() -> None:

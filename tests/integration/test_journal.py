@@ -45,7 +45,7 @@ def another(harness: Harness) -> Iterator[Harness]:
 
 
 def take_replies(harness: Harness, email_id: int, copies: int = 1) -> Work[ClaimedEmail, EmailPayload]:
-    """A worker claims an email, and takes the relay's replies to so many copies: all but the conclusion."""
+    """A worker claims an email, and takes the relay's replies to that many copies: all but the conclusion."""
     harness.enqueue()
     [work] = harness.app.routes["default"].email_work.claim([(email_id, OwnJob())])
     if work.is_unread:

@@ -56,13 +56,13 @@ class Hand:
         self.look()
 
     def finish(self, count: int) -> None:
-        """Waits until so many emails are in the ledger."""
+        """Waits until that many emails are in the ledger."""
         wait_until(lambda: len(self.ledger()) == count, what=f"{count} emails to be finished", state=self.ledger)
 
     def ledger(self) -> list[str]:
         return [str(outcome) for (outcome,) in self.harness.query("SELECT outcome FROM duepost.delivery")]
 
-    def settled(self) -> None:
+    def wait_until_idle(self) -> None:
         """Waits until nothing is in hand."""
         consumer = self.harness.app.broker.consumers["duepost_send"]
         wait_until(lambda: not consumer.in_hand, what="what is in hand to end")
@@ -120,7 +120,7 @@ def test_no_message_is_stored_for_it(hand: Hand) -> None:
     hand.harness.schedule()
     hand.look_at_what_is_due_now()
     hand.finish(1)
-    hand.settled()
+    hand.wait_until_idle()
     assert hand.harness.query("SELECT count(*) FROM dramatiq.queue") == [(0,)]
 
 
@@ -212,7 +212,7 @@ def test_what_another_transaction_holds_is_handed_over_once_and_then_left_to_a_p
         cursor.execute("SELECT FROM duepost.item WHERE id = %(id)s FOR UPDATE", {"id": email_id})
         sent.clear()
         hand.look()
-        hand.settled()
+        hand.wait_until_idle()
         hand.look()
         assert sent.count(emails.SQL["claim"]) == 1
     other.close()
@@ -245,7 +245,7 @@ def test_what_fails_here_is_nobody_elses_and_leaves_no_message(hand: Hand, monke
 
     monkeypatch.setattr(emails, "claim_unread", fail)
     hand.look_at_what_is_due_now()
-    hand.settled()
+    hand.wait_until_idle()
     hand.harness.schedule()
     hand.look_at_what_is_due_now()
     hand.finish(1)

@@ -136,7 +136,7 @@ def test_a_process_whose_session_is_lost_stamps_nothing(
     assert database.execute("SELECT now() - progressed_at < interval '1 min' FROM duepost.worker") == [(False,)]
 
 
-def test_messages_of_a_process_whose_session_ended_are_given_back_after_the_grace_and_not_before(
+def test_messages_of_a_process_whose_session_ended_are_returned_after_the_grace_and_not_before(
     broker: PostgresBroker, database: Database, maintenance: Maintenance, url: str
 ) -> None:
     @dramatiq.actor(broker=broker)
@@ -249,7 +249,7 @@ def test_a_message_is_not_begun_once_its_claim_may_have_passed_on(broker: Postgr
     def register_again() -> None:
         broker.worker_session._worker_id = broker.worker_session.worker_id + 1000
 
-    assert skips(register_again), "it stays with the worker that was called gone, until that is given back"
+    assert skips(register_again), "it stays with the worker that was called gone, until that is returned"
     database.execute("TRUNCATE dramatiq.queue")
 
     def lose_the_session_while_stopping() -> None:
@@ -261,7 +261,7 @@ def test_a_message_is_not_begun_once_its_claim_may_have_passed_on(broker: Postgr
     assert begun == []
 
 
-def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_and_nothing_else(
+def test_what_was_claimed_in_an_answer_that_never_arrived_is_returned_and_nothing_else(
     broker: PostgresBroker, database: Database, consumer: PostgresConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send(broker, 3)

@@ -57,7 +57,7 @@ def partitions(ledger: Connection, parent: str) -> list[str]:
 
 
 def months(parent: str, *aheads: int) -> list[str]:
-    """The names of partitions so many months ahead."""
+    """The names of partitions that many months ahead."""
     now = datetime.now(UTC)
     return [
         f"{parent}_{now.year + (now.month - 1 + ahead) // 12}_{(now.month - 1 + ahead) % 12 + 1:02}"

@@ -152,7 +152,7 @@ def test_a_dead_process_of_this_machine_is_gone_at_once_even_after_a_restart(har
     assert workers.reap_dead(harness.database, has_ended) == [worker_id]
 
 
-def test_a_process_id_that_was_given_anew_is_not_the_process_that_had_it(harness: Harness, child: Process) -> None:
+def test_a_process_id_that_was_used_again_is_not_the_process_that_had_it(harness: Harness, child: Process) -> None:
     assert child.started_at_tick is not None
     worker_id = lose_session(harness, child._replace(started_at_tick=child.started_at_tick - 1))
     assert workers.reap_dead(harness.database, has_ended) == [worker_id]
@@ -233,7 +233,7 @@ def claim_without_hearing_of_it(harness: Harness, email_id: int) -> None:
             harness.app.routes["default"].email_work._claim([email_id], harness.worker_session.worker_id)
 
 
-def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_at_once_as_never_sent(
+def test_what_was_claimed_in_an_answer_that_never_arrived_is_returned_at_once_as_never_sent(
     harness: Harness,
 ) -> None:
     email_id = harness.schedule()
@@ -247,7 +247,7 @@ def test_what_was_claimed_in_an_answer_that_never_arrived_is_given_back_at_once_
     assert harness.ledger(email_id) == ["sent"]
 
 
-def test_a_row_that_somebody_holds_keeps_no_other_stray(harness: Harness) -> None:
+def test_a_row_that_somebody_holds_keeps_no_other_from_being_returned(harness: Harness) -> None:
     held, free = harness.schedule(), harness.schedule()
     harness.enqueue()
     for email_id in (held, free):
@@ -261,7 +261,7 @@ def test_a_row_that_somebody_holds_keeps_no_other_stray(harness: Harness) -> Non
     assert harness.row(held)["state"] == "scheduled"
 
 
-def test_what_is_being_worked_on_is_not_given_back_although_an_earlier_claim_of_it_was_in_doubt(
+def test_what_is_being_worked_on_is_not_returned_although_an_earlier_claim_of_it_was_in_doubt(
     harness: Harness,
 ) -> None:
     email_id = harness.schedule()

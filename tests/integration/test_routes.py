@@ -63,8 +63,8 @@ def nothing_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def enrolled(database: Database) -> Iterator[Callable[[], int]]:
-    """Enrols living workers."""
+def registered(database: Database) -> Iterator[Callable[[], int]]:
+    """Registers living workers."""
     with closing(database.connect()) as session:
         yield lambda: workers.register(session, Process("host", 1))
 
@@ -77,15 +77,15 @@ def few(relay: ScriptedRelay) -> ScriptedRelay:
 
 
 @pytest.fixture
-def ada(database: Database, few: ScriptedRelay, enrolled: Callable[[], int]) -> Iterator[Worker]:
-    worker = Worker(database, few, enrolled())
+def ada(database: Database, few: ScriptedRelay, registered: Callable[[], int]) -> Iterator[Worker]:
+    worker = Worker(database, few, registered())
     yield worker
     worker.close()
 
 
 @pytest.fixture
-def bob(database: Database, few: ScriptedRelay, enrolled: Callable[[], int]) -> Iterator[Worker]:
-    worker = Worker(database, few, enrolled())
+def bob(database: Database, few: ScriptedRelay, registered: Callable[[], int]) -> Iterator[Worker]:
+    worker = Worker(database, few, registered())
     yield worker
     worker.close()
 
@@ -356,7 +356,7 @@ def test_pauses_double_while_refused_and_shrink_while_it_goes_well(database: Dat
     assert slow_down() == 1
 
 
-def test_a_pause_from_before_the_clock_was_put_back_is_over(database: Database) -> None:
+def test_a_pause_from_before_the_clock_was_set_back_is_over(database: Database) -> None:
     with database.transaction() as cursor:
         routes.slow_down(cursor, RELAY, because="mail 450", jitter=1.0)
     database.execute("UPDATE duepost.route SET paused_until = now() + interval '1 h'")

@@ -59,7 +59,8 @@ SAMPLES = {
     "email_ids": "ARRAY[1]",
     "contents": "ARRAY['{}']",
     "from_the_beginning": "true",
-    "anew": "true",
+    "full_scan": "true",
+    "window": "100",
     "priorities": "ARRAY[10, 20]::integer[]",
     "etas": "ARRAY[]::timestamptz[]",
     "actor_name": "'enqueue_due_emails'",
@@ -127,10 +128,10 @@ HOT = [
     ("emails", "conclude_unknown", "item_pkey"),
     ("emails", "release", "item_pkey"),
     ("emails", "retry_now", "item_pkey"),
-    ("emails", "give_back", "queue_key"),
-    ("emails", "give_back_strays", "queue_key"),
-    ("emails", "held_by_the_gone", "item_pkey"),
-    ("emails", "held_by", "item_pkey"),
+    ("emails", "return_unstarted", "queue_key"),
+    ("emails", "return_orphaned", "queue_key"),
+    ("emails", "held_by_dead_workers", "item_pkey"),
+    ("emails", "held_by_worker", "item_pkey"),
     ("reports", "pending", "item_due"),
     ("reports", "oldest_due", "item_due"),
     ("reports", "due_count", "item_due"),
@@ -231,7 +232,7 @@ def fill_with_what_is_done(reader: Connection, database: Database) -> None:
 
 
 def blocks_of_a_claim(database: Database, size: int, **samples: str) -> int:
-    """How many pages a claim of so many messages touches."""
+    """How many pages a claim of that many messages touches."""
     statement = statements(str(ROOT / "models" / "messages.py"))["claim"]
     filled = re.sub(r"%\((\w+)\)s", lambda match: {**SAMPLES, "size": str(size), **samples}[match[1]], statement)
     rows = database.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {filled}")

@@ -96,17 +96,17 @@ def end(session: Session, watcher: Database) -> None:
     wait_until(lambda: watcher.execute(ended, {"pid": pid}) == [(True,)])
 
 
-def buried(watcher: Database) -> list[int]:
+def reaped(watcher: Database) -> list[int]:
     return workers.reap_dead(watcher, grace=0, grace_after_restart=0)
 
 
 def test_a_worker_is_there_while_its_session_is_and_not_after(worker: Database, watcher: Database) -> None:
     session = worker.connect()
     worker_id = workers.register(session, Process("here", 1))
-    assert (workers.present(watcher), buried(watcher)) == (1, [])
+    assert (workers.present(watcher), reaped(watcher)) == (1, [])
     end(session, watcher)
     assert workers.present(watcher) == 0, "also before anyone has called it gone"
-    assert buried(watcher) == [worker_id]
+    assert reaped(watcher) == [worker_id]
 
 
 def test_numbers_whose_locks_somebody_holds_are_passed_over(
@@ -117,10 +117,10 @@ def test_numbers_whose_locks_somebody_holds_are_passed_over(
     worker_id = workers.register(session, Process("here", 1))
     assert worker_id == 41
     client.close()
-    assert buried(watcher) == []
+    assert reaped(watcher) == []
     assert watcher.execute("SELECT id FROM duepost.worker") == [(worker_id,)]
     end(session, watcher)
-    assert buried(watcher) == [worker_id]
+    assert reaped(watcher) == [worker_id]
 
 
 def test_who_waits_for_a_living_workers_lock_does_not_make_it_live_on(
@@ -130,11 +130,11 @@ def test_who_waits_for_a_living_workers_lock_does_not_make_it_live_on(
     worker_id = workers.register(session, Process("here", 1))
     waiting = wait_for_lock(client, worker_id)
     wait_until(lambda: watcher.execute("SELECT 1 FROM pg_locks WHERE NOT granted") != [])
-    assert buried(watcher) == []
+    assert reaped(watcher) == []
     end(session, watcher)
     waiting.join(timeout=20)
     assert workers.present(watcher) == 0
-    assert buried(watcher) == [worker_id]
+    assert reaped(watcher) == [worker_id]
 
 
 def test_a_worker_whose_lock_was_taken_while_it_was_away_comes_back_under_its_own_number(
@@ -155,7 +155,7 @@ def test_a_worker_whose_lock_was_taken_while_it_was_away_comes_back_under_its_ow
         )
         assert worker_session.worker_id == worker_id
         client.close()
-        assert buried(watcher) == []
+        assert reaped(watcher) == []
     finally:
         worker_session.stop()
 
@@ -171,7 +171,7 @@ def test_a_back_end_that_is_given_a_dead_workers_number_is_not_that_worker(
     for other in others:
         watcher.execute("UPDATE duepost.worker SET session_pid = %(pid)s", {"pid": other.info.backend_pid})
         assert workers.present(watcher) == 0
-    assert buried(watcher) == [worker_id]
+    assert reaped(watcher) == [worker_id]
     for other in others:
         other.close()
 
@@ -191,9 +191,9 @@ def test_workers_of_release_0_1_are_there_as_long_as_their_lock_is_held(worker: 
         [worker_id] = cursor.fetchone() or (0,)
         assert workers.present(watcher) == 0
         cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (WORKERS_LOCK, worker_id))
-    assert (workers.present(watcher), buried(watcher)) == (1, [])
+    assert (workers.present(watcher), reaped(watcher)) == (1, [])
     end(session, watcher)
-    assert buried(watcher) == [worker_id]
+    assert reaped(watcher) == [worker_id]
 
 
 def test_workers_of_release_0_1_see_by_the_lock_that_a_worker_is_there(worker: Database, watcher: Database) -> None:

@@ -21,7 +21,7 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def chain(self, *names: str, days: int = 1) -> str:
-        """A key and a certificate for these names and addresses, valid for so many days; none are in the past."""
+        """A key and a certificate for these names and addresses, valid for that many days; none are in the past."""
         key = ec.generate_private_key(ec.SECP256R1())
         return _pem(key, _build(_name(names[0]), key, self._name, self._key, names=names, days=days))
 

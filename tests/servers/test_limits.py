@@ -31,7 +31,7 @@ def refusals(site: Site) -> int:
 
 
 def run(site: Site, count: int, *, processes: int = 1, connections: int = CONNECTIONS) -> float:
-    """Has so many emails sent; returns the seconds that it took."""
+    """Has that many emails sent; returns the seconds that it took."""
     site.schedule(count)
     with site.running(processes, connections=connections):
         begun = time.monotonic()
@@ -104,7 +104,7 @@ Forget = Callable[[], None]
 
 @pytest.fixture
 def postfix_forgets(postfix: Postfix) -> Iterator[Forget]:
-    """Has Postfix count anew; it has nothing counted before and after the test."""
+    """Has Postfix start counting from zero; it has nothing counted before and after the test."""
     postfix.reload()
     yield postfix.reload
     postfix.reload()
@@ -112,7 +112,7 @@ def postfix_forgets(postfix: Postfix) -> Iterator[Forget]:
 
 @pytest.fixture
 def exim_forgets(exim: Exim) -> Iterator[Forget]:
-    """Has Exim count anew; it has nothing counted before and after the test."""
+    """Has Exim start counting from zero; it has nothing counted before and after the test."""
 
     def forget() -> None:
         for file in exim.machine.path("/var/spool/exim4/db").glob("ratelimit*"):

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-call"
 # Dramatiq is typed in part.
-"""Reporting: what Sentry hears of, over real HTTP, and that nothing private goes along."""
+"""Alerts: what Sentry hears of, over real HTTP, and that nothing private goes along."""
 
 import subprocess
 import sys

@@ -386,7 +386,7 @@ def test_what_is_behind_a_dot_without_a_reply_goes_another_way_meanwhile(
 
 
 def silent(relay: ScriptedRelay, connections: int) -> None:
-    """So many connections get no banner."""
+    """That many connections get no banner."""
     relay.on(Phase.BANNER, hang(), close(), times=connections)
 
 
@@ -438,7 +438,7 @@ def test_a_relay_that_is_silent_to_all_is_asked_once_a_connection_and_one_email_
     assert not letters.in_memory
 
 
-def test_after_a_failure_of_the_route_what_is_claimed_is_given_back_and_nothing_is_opened(
+def test_after_a_failure_of_the_route_what_is_claimed_is_returned_and_nothing_is_opened(
     relay: ScriptedRelay, pool: ThreadPoolExecutor
 ) -> None:
     relay.on(Phase.BANNER, reply("554 5.3.2 not you"))

@@ -5,7 +5,7 @@ from actors.delivery.fairness import KINDS, TokenBuckets
 from tests.clock import Clock
 
 
-def test_a_kind_may_send_so_many_ahead_at_once_and_no_more() -> None:
+def test_a_kind_may_send_its_number_ahead_at_once_and_no_more() -> None:
     token_buckets = TokenBuckets(rate=3, clock=Clock())
     assert [token_buckets.take("digest") for _ in range(5)] == [True, True, True, False, False]
 

@@ -8,7 +8,7 @@ def look(full_scan_throttle: FullScanThrottle, clock: Clock, seconds: float) -> 
         clock.now += seconds
 
 
-def test_cheap_looks_from_the_beginning_are_free_and_dear_ones_are_rationed() -> None:
+def test_cheap_looks_from_the_beginning_are_free_and_costly_ones_are_throttled() -> None:
     clock = Clock()
     full_scan_throttle = FullScanThrottle(clock)
     for _ in range(SEVERAL):

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-call"
 # Dramatiq is typed in part.
-"""Privacy: neither a log nor the broker's table gets to see an exception's message."""
+"""Redaction: neither a log nor the broker's table gets to see an exception's message."""
 
 import io
 import logging
@@ -208,7 +208,7 @@ def test_a_message_that_is_given_up_carries_no_traceback(broker: StubBroker) -> 
     assert "traceback" not in letter.options
 
 
-def test_a_message_that_is_sent_anew_carries_no_traceback_and_no_trace(broker: StubBroker) -> None:
+def test_a_message_that_is_sent_again_carries_no_traceback_and_no_trace(broker: StubBroker) -> None:
     options = {"traceback": SECRET, "_sentry_headers": {"baggage": "x"}}
     message: dramatiq.Message[object] = dramatiq.Message("default", "failing", (7,), {}, options)
     broker.declare_queue("default")

@@ -47,7 +47,7 @@ def retry_after(values: Iterable[str], now: float) -> RetryAfter | None:
 
 
 def capped(seconds: float) -> RetryAfter | None:
-    """A pause of so many seconds, no longer than `LONGEST`; None where that is none (nan, inf, negative or 0)."""
+    """A pause of this many seconds, no longer than `LONGEST`; None where that is none (nan, inf, negative or 0)."""
     if not 0 < seconds < float("inf"):
         return None
     return RetryAfter(float(min(seconds, LONGEST)), seconds > LONGEST)

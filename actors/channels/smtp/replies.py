@@ -87,12 +87,12 @@ class ReplyParser:
         self._lines: list[str] = []
         self._size = 0
         self._searched = 0
-        self._fault: str | None = None
+        self._error: str | None = None
 
     @property
     def pending(self) -> bool:
         """Whether there are bytes that no reply given so far has used up."""
-        return bool(self._buffer or self._lines or self._fault)
+        return bool(self._buffer or self._lines or self._error)
 
     def feed(self, data: bytes) -> None:
         """Takes what the relay sent."""
@@ -104,15 +104,15 @@ class ReplyParser:
         Raises:
             MalformedReply: the bytes are no reply. So it stays: where the next one would start, nobody knows.
         """
-        if self._fault is not None:
-            raise MalformedReply(self._fault)
+        if self._error is not None:
+            raise MalformedReply(self._error)
         try:
             while (line := self._next_line()) is not None:
                 if self._take(line):
                     return self._finish()
         except MalformedReply as malformed:
-            self._fault = self._hide(str(malformed)) if self._hide else str(malformed)
-            raise MalformedReply(self._fault) from None
+            self._error = self._hide(str(malformed)) if self._hide else str(malformed)
+            raise MalformedReply(self._error) from None
         return None
 
     def _next_line(self) -> bytes | None:

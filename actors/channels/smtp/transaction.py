@@ -1,6 +1,6 @@
 """The dialogue's second part: one transaction, from MAIL to the reply to the dot, ruled for each recipient.
 
-PIPELINING (RFC 2920) is no more than the size of the window: so many commands go out before replies are read.
+PIPELINING (RFC 2920) is no more than the size of the window: how many commands go out before replies are read.
 """
 
 from collections.abc import Sequence
@@ -109,7 +109,7 @@ class Transaction:
         try:
             fitness = yield from self._run()
         except Stopped as stopped:
-            self._settle(stopped.ruling)
+            self._rule(stopped.ruling)
             gone = stopped.hung_up or (stopped.ruling.code, stopped.ruling.phase) == (421, Phase.MAIL)
             untouched = gone and not self._answered
             is_lost_behind = self._is_opened and not self._is_at_content and not untouched
@@ -123,7 +123,7 @@ class Transaction:
 
     def _run(self) -> Script[Fitness]:
         if self._is_too_big:
-            self._settle(judge_too_big(len(self._content), self._offer.size_limit))
+            self._rule(judge_too_big(len(self._content), self._offer.size_limit))
             return Fitness.READY
         yield from self._send_envelope()
         if not self._go_ahead:
@@ -186,12 +186,12 @@ class Transaction:
             self._rulings.setdefault(command.recipient, judge(Phase.RCPT, reply, (command.recipient,)))
         else:
             self._refused = True
-            self._settle(judge(Phase.MAIL, reply))
+            self._rule(judge(Phase.MAIL, reply))
 
     def _take_data(self, reply: Reply) -> None:
         self._go_ahead = reply.intermediate
         if not self._go_ahead:
-            self._settle(judge(Phase.DATA, reply, self.envelope.recipients))
+            self._rule(judge(Phase.DATA, reply, self.envelope.recipients))
 
     def _send_nothing(self) -> Script[Fitness]:
         """Ends a message without recipients (RFC 2920 section 3.1); whatever the reply, nothing is sent."""
@@ -210,12 +210,12 @@ class Transaction:
         reply = yield from receive(Phase.DOT)
         if end != END_OF_DATA and _belongs_behind(reply):
             raise Stopped(judge_failure(Phase.DOT, f"the reply belongs to what lay behind: {reply.code} {reply.text}"))
-        self._settle(judge(Phase.DOT, reply, self.envelope.recipients))
+        self._rule(judge(Phase.DOT, reply, self.envelope.recipients))
         if reply.positive:
             return Fitness.READY
         return Fitness.USELESS if reply.intermediate or reply.code == 421 else Fitness.NEEDS_RESET
 
-    def _settle(self, ruling: Ruling) -> None:
+    def _rule(self, ruling: Ruling) -> None:
         """Rules for every recipient that has no ruling yet."""
         for recipient in self.envelope.recipients:
             self._rulings.setdefault(recipient, ruling)

@@ -91,7 +91,7 @@ class Wire:
 
     @property
     def own_address(self) -> str:
-        """This machine's address as the relay's side of the connection sees it, a gateway aside; IPv4 or IPv6."""
+        """This machine's address on the connection, as the relay sees it without a gateway; IPv4 or IPv6."""
         try:
             address = ip_address(str(self._stream.raw.getsockname()[0]).partition("%")[0])
         except (OSError, ValueError):

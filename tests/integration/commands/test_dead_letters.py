@@ -43,7 +43,7 @@ def shell_says(url: str) -> str:
     return Shell(url).run("dead-letters")
 
 
-def test_a_dead_letter_is_requeued_with_its_retries_counted_anew(shell: Shell) -> None:
+def test_a_dead_letter_is_requeued_with_its_retries_counted_from_zero(shell: Shell) -> None:
     shell.run("requeue", FIRST, SECOND)
     assert shell.query("SELECT state::text, message -> 'options' FROM dramatiq.queue") == [("queued", {})] * 2
 
