@@ -54,6 +54,10 @@ BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
 #: The phase that the journal gives to an attempt whose worker died: nobody knows how far it came.
 LOST = "lost"
 
+#: Why nobody knows what came of an attempt.
+WORKER_ENDED = "the worker ended before it could say"
+WORKER_FORGOT = "the worker could not store"
+
 
 def queue_of(route: str) -> str:
     """The broker's queue of emails that are to be sent by a route."""
@@ -542,16 +546,21 @@ def old_claims(database: Database, worker_id: int) -> list[Lost]:
     return [Lost(*row) for row in database.execute(SQL["held_by_worker"], {"worker_id": worker_id})]  # type: ignore[arg-type]
 
 
-def conclude_lost(cursor: Cursor, lost: Lost) -> State | None:
-    """Sending → scheduled or unknown for a claim that nobody will conclude, journalled as an unknown attempt."""
+def conclude_lost(cursor: Cursor, lost: Lost, *, why: str = WORKER_ENDED) -> State | None:
+    """Sending → scheduled or unknown for a claim that nobody will conclude, journalled as an unknown attempt.
+
+    Args:
+        cursor: of a transaction of its own.
+        lost: the claim.
+        why: why nobody knows what came of it.
+
+    Returns:
+        where the email stands now; None where the claim is no longer the row's.
+    """
     if not lock_claimed(cursor, lost):
         return None
-    journal(
-        cursor,
-        lost,
-        [Result(None, None, Verdict.UNKNOWN, None, LOST, reply="the worker ended before it could say")],
-    )
-    return conclude_unknown(cursor, lost, error="the worker ended before it could say what came of it")
+    journal(cursor, lost, [Result(None, None, Verdict.UNKNOWN, None, LOST, reply=why)])
+    return conclude_unknown(cursor, lost, error=f"{why} what came of it")
 
 
 def retry_now(cursor: Cursor, email_id: int) -> bool:

@@ -128,7 +128,8 @@ class Rescuer:
     def mark_lost(self, lost: Lost) -> State | None:
         """Ends a claim that nobody will conclude: what came of it is unknown. Reported once it is committed."""
         with self._database.transaction() as cursor:
-            state = emails.conclude_lost(cursor, lost)
+            why = emails.WORKER_FORGOT if self._is_own(lost) else emails.WORKER_ENDED
+            state = emails.conclude_lost(cursor, lost, why=why)
         if state is not None:
             report_unknown(lost, state)
         return state
@@ -148,8 +149,12 @@ class Rescuer:
         except (DatabaseUnreachable, BrokerUnreachable):
             raise
         except Exception as failure:  # noqa: BLE001 - whatever one row does, others are rescued
-            logger.warning("Email %d of a dead worker cannot be ended: %s.", lost.id, type(failure).__name__)
+            whose = "this worker" if self._is_own(lost) else "a dead worker"
+            logger.warning("Email %d of %s cannot be ended: %s.", lost.id, whose, type(failure).__name__)
             return None
+
+    def _is_own(self, lost: Lost) -> bool:
+        return lost.worker_id == self._broker.worker_session.worker_id
 
     def _end(self, lost: Lost, journalled: Journalled) -> bool:
         """Ends a claim, from a journal where that names it; gives whether this was the one to do so."""

@@ -9,8 +9,8 @@ import typer
 from duepost.commands import story
 from duepost.commands.context import EmailId, Failed, Json, operator_database
 from duepost.commands.output import Cell, Table, print_facts, print_json, print_table, say, visible
-from duepost.commands.routes import route_facts
-from duepost.commands.wording import count, counts, moment, span
+from duepost.commands.routes import next_probe, route_facts
+from duepost.commands.wording import count, counts, span
 from models import control, reports, routes, workers
 from models.database.connections import Database
 from models.reports import PendingEmail
@@ -155,7 +155,7 @@ def _routes(found: object) -> str | None:
         return None
     return "; ".join(
         f"{each['name']} ({each['target'] or 'no worker has registered it'}) {each['circuit']}"
-        + (f" ({each['reason']}), next probe at {moment(each['probe_at'])}" if each["circuit"] == "open" else "")
+        + (f" ({each['reason']}), {next_probe(each['probe_at'])}" if each["circuit"] == "open" else "")
         + (f", by {each['fallback']} meanwhile" if each["circuit"] == "open" and each["fallback"] else "")
         + f", {count(each['connections'], 'connection')}"
         for each in listed
@@ -185,7 +185,7 @@ def described(found: Mapping[str, object]) -> list[tuple[str, str]]:
         "outcomes": counts(outcomes) if isinstance(outcomes, dict) else None,
         "sent": f"{found['sent_last_minute']} in the last minute, {found['sent_last_hour']} in the last hour",
         "last pass": f"{seconds('last_pass_seconds')} ago" if seconds("last_pass_seconds") else "none yet",
-        "circuit": f"open ({found['circuit_reason']}); next probe at {moment(found['probe_at'])}"
+        "circuit": f"open ({found['circuit_reason']}); {next_probe(found['probe_at'])}"
         if found["circuit"] == "open"
         else "closed",
         "routes": _routes(found["routes"]),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from actors.settings import DEFAULT_RELAY, variable_of
-from duepost.commands.wording import seconds_until, span
+from duepost.commands.wording import moment, seconds_until, span
 from models.routes import RouteState
 
 
@@ -34,15 +34,19 @@ def circuit_words(state: RouteState, states: list[RouteState]) -> str:
         )
     elif len(states) > 1:
         sent = "nothing is sent through it, nothing is dropped"
-    seconds = seconds_until(state.probe_at)
     again = "duepost probe" if len(states) == 1 else f"duepost probe --route {state.name}"
-    when = f"is at {_moment(state.probe_at)}, or now with {again}"
-    if seconds is not None and seconds <= 0:
-        when = f"has been due for {span(-seconds)}: it needs a worker"
     return (
         f"the circuit{where} is open ({state.circuit_reason}): {sent}; mend what {check} or duepost list says; "
-        f"the next probe {when}"
+        f"{next_probe(state.probe_at, again)}"
     )
+
+
+def next_probe(probe_at: object, again: str = "") -> str:
+    """When an open circuit is probed next; `again` is the command that does it at once."""
+    seconds = seconds_until(probe_at)
+    if seconds is not None and seconds <= 0:
+        return f"the next probe has been due for {span(-seconds)}: it needs a worker"
+    return f"the next probe is at {moment(probe_at)}" + (f", or now with {again}" if again else "")
 
 
 def _sentences(state: RouteState, name: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from actors.settings import variable_of
 from duepost.commands.output import Cell
+from duepost.commands.routes import next_probe
 from duepost.commands.wording import count, counts, moment, seconds_until, span
 from models import control, reports, routes, undeliverable, workers
 from models.database.connections import Database
@@ -101,7 +102,9 @@ class Story:
         return str(self.facts.get("address") or "")
 
     def _tries(self) -> str:
-        attempts, unknowns = int(str(self.facts["attempts"])), int(str(self.facts["unknowns"]))
+        # One that the relay or our settings were at fault for does not count for the pauses; the journal has it.
+        journalled = len({each["claim"] for each in self.attempts})
+        attempts, unknowns = max(int(str(self.facts["attempts"])), journalled), int(str(self.facts["unknowns"]))
         unknown = f" It was unknown {count(unknowns, 'time')} whether it arrived." if unknowns else ""
         return f"{count(attempts, 'attempt')} so far.{unknown}"
 
@@ -181,8 +184,8 @@ def _route_obstacles(states: Sequence[RouteState], name: str) -> Iterator[str]:
         yield f"but no worker serves its route {name}: start one with {variable_of(name)}"
     elif state.circuit_open:
         where = "" if len(states) == 1 else f" of {name}"
-        why, probe = f"({state.circuit_reason}, see duepost doctor)", moment(state.probe_at)
-        yield f"but the circuit{where} is open {why}, the next probe is at {probe}"
+        why = f"({state.circuit_reason}, see duepost doctor)"
+        yield f"but the circuit{where} is open {why}, {next_probe(state.probe_at)}"
         if state.fallback is not None:
             yield f"meanwhile it leaves by {state.fallback}, if that takes mail"
 

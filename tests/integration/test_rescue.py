@@ -79,7 +79,9 @@ def test_a_claim_that_cannot_be_ended_keeps_no_other_from_being_rescued(
     assert harness.row(ids[0])["unknowns"] == 1
 
 
-def test_what_one_of_our_own_claims_fails_of_keeps_no_other_from_being_taken_back(harness: Harness) -> None:
+def test_what_one_of_our_own_claims_fails_of_keeps_no_other_from_being_taken_back(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
     ids = [harness.schedule() for _ in range(3)]
     harness.enqueue()
     for email_id in ids:
@@ -88,6 +90,8 @@ def test_what_one_of_our_own_claims_fails_of_keeps_no_other_from_being_taken_bac
     harness.query("UPDATE duepost.in_hand SET claimed_at = now() - interval '10 min'")
     harness.app.rescuer.rescue_forgotten()
     assert [harness.row(each)["unknowns"] for each in ids] == [0, 1, 1]
+    assert f"Email {ids[0]} of this worker cannot be ended: RaiseException." in caplog.messages
+    assert harness.row(ids[1])["last_error"] == "the worker could not store what came of it"
 
 
 def test_the_rescuers_thread_outlives_a_look_that_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,8 +236,23 @@ def test_show_tells_each_attempt_and_what_is_next(shell: Shell) -> None:
     assert {"when", "phase", "verdict", "reply"} <= set(attempt)
     assert (attempt["phase"], attempt["verdict"], attempt["reply"]) == ("rcpt", "retry", "busy")
     assert "busy" in printed
+    assert "1 attempt so far." in printed, "the one that the relay was at fault for"
     assert "duepost resolve 2" in unknown
     assert "no such email" in shell.run("show", "99", status=1)
+
+
+@pytest.mark.parametrize(
+    ("probe_at", "words"),
+    [
+        ("'2030-01-01Z'", "the next probe is at 2030-01-01 00:00:00 UTC"),
+        ("now() - interval '7 min'", "the next probe has been due for 7 min: it needs a worker"),
+    ],
+)
+def test_stats_and_show_say_when_an_open_circuit_is_probed_next(shell: Shell, probe_at: str, words: str) -> None:
+    shell.schedule()
+    shell.query(f"UPDATE duepost.route SET circuit_open = true, circuit_reason = 'mail 550', probe_at = {probe_at}")
+    for said in shell.run_all(["stats"], ["show", "1"]):
+        assert words in said
 
 
 def test_an_operator_can_retry_and_resolve(shell: Shell) -> None:
