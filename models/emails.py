@@ -599,8 +599,10 @@ def resolve_drop(cursor: Cursor, email_id: int) -> bool:
     row = cursor.fetchone()
     if row is None:
         return False
-    cursor.execute(SQL["resolve_drop_users"], {"id": email_id})
-    outcome = (Outcome.CLEARED, "dropped by an operator") if row[1] is not None else (None, None)
+    outcome: tuple[Outcome | None, str | None] = (Outcome.CLEARED, "dropped by an operator")
+    if row[1] is None:
+        cursor.execute(SQL["resolve_drop_users"], {"id": email_id})
+        outcome = (None, None)
     cursor.execute(SQL["finish"], {"id": email_id, "outcome": outcome[0], "reply": outcome[1]})
     return True
 

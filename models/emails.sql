@@ -342,16 +342,18 @@ WITH item AS (
 SELECT id FROM item
 
 -- name: lock_unknown
--- Held, or waiting to be sent once more. What a claim has taken while this waited for its row is being sent.
+-- Held, or waiting to be sent once more, with what it goes to as a whole: an address or an endpoint; NULL for users. What a
+-- claim has taken while this waited for its row is being sent.
 WITH item AS MATERIALIZED (
     SELECT id, is_held, unknowns FROM duepost.item WHERE id = %(id)s FOR UPDATE
 )
-SELECT item.id, e.address
+SELECT item.id, coalesce(e.address, m.endpoint)
 FROM item
-JOIN duepost.email AS e ON e.item_id = item.id
+LEFT JOIN duepost.email AS e ON e.item_id = item.id
+LEFT JOIN duepost.message AS m ON m.item_id = item.id
 WHERE item.is_held OR (
     item.unknowns > 0
-    AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = item.id)
+    AND NOT EXISTS (SELECT FROM dramatiq.queue AS q WHERE q.key = item.id)
     AND NOT duepost.is_in_hand(item.id)
 )
 

@@ -27,6 +27,8 @@ class KnownEndpoint:
         failing_since: the first failure after which nothing has succeeded; None where there is none.
         changed_at: when it was set last.
         pending: messages that wait for it, or are being sent to it.
+        circuit_reason: why nothing but a probe is sent to it; None where its circuit is closed.
+        probe_at: when that is looked at next.
     """
 
     name: str
@@ -40,6 +42,8 @@ class KnownEndpoint:
     failing_since: datetime | None
     changed_at: datetime
     pending: int
+    circuit_reason: str | None
+    probe_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

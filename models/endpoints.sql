@@ -18,5 +18,5 @@ SELECT duepost.remove_endpoint(%(name)s::text)
 -- name: all
 -- By name, without secrets.
 SELECT name, format, target, secret, rotated_until, allow_private, disabled_at, disabled_because, failing_since,
-       changed_at, pending
+       changed_at, pending, circuit_reason, probe_at
 FROM duepost.endpoints()

@@ -13,7 +13,7 @@ SQL = statements(__file__)
 
 @dataclass(frozen=True, slots=True)
 class PendingEmail:
-    """One email that is not finished. Times are UTC."""
+    """One email that is not finished, or one message, which has an endpoint. Times are UTC."""
 
     id: int
     kind: str
@@ -26,6 +26,7 @@ class PendingEmail:
     last_error: str | None
     key: str | None
     due_in_seconds: float
+    endpoint: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def count_pending(database: Database, *, state: State | None, kind: str | None) 
 
 
 def email(database: Database, email_id: int) -> Mapping[str, object] | None:
-    """The row of an email that is not finished, without its content; None where there is none."""
+    """The row of an email or message that is not finished, without its content; None where there is none."""
     rows = database.execute(SQL["email"], {"id": email_id})
     return rows[0][0] if rows else None  # type: ignore[return-value]  # jsonb
 

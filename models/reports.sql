@@ -54,9 +54,19 @@ WITH chosen AS (
     LIMIT %(limit)s
 )
 SELECT row.id, row.kind, row.state, row.scheduled_at, row.due_at, row.expires_at, row.attempts, row.unknowns, row.last_error,
-       row.key, extract(epoch FROM row.due_at - now())::double precision
+       row.key, extract(epoch FROM row.due_at - now())::double precision, row.endpoint
 FROM page
-JOIN duepost.scheduled_email AS row ON row.id = page.id
+CROSS JOIN LATERAL (
+    SELECT e.id, e.kind, e.state, e.scheduled_at, e.due_at, e.expires_at, e.attempts, e.unknowns, e.last_error, e.key,
+           NULL AS endpoint
+    FROM duepost.scheduled_email AS e
+    WHERE e.id = page.id
+    UNION ALL
+    SELECT m.id, m.kind, m.state, m.scheduled_at, m.due_at, m.expires_at, m.attempts, m.unknowns, m.last_error, m.key,
+           m.endpoint
+    FROM duepost.scheduled_message AS m
+    WHERE m.id = page.id
+) AS row
 ORDER BY page.is_held DESC, page.due_at, page.id
 
 -- name: count_pending
@@ -73,25 +83,33 @@ SELECT CASE
         SELECT count(*) FROM duepost.item AS i WHERE %(kind)s::text IS NULL OR i.kind = %(kind)s::text
     )
     ELSE (
-        SELECT count(*) FROM duepost.scheduled_email AS row
+        SELECT count(*)
+        FROM (
+            SELECT e.state, e.kind FROM duepost.scheduled_email AS e
+            UNION ALL
+            SELECT m.state, m.kind FROM duepost.scheduled_message AS m
+        ) AS row
         WHERE row.state = %(state)s::text AND (%(kind)s::text IS NULL OR row.kind = %(kind)s::text)
     )
 END
 
 -- name: email
--- One email that is not finished, with its users; no content.
-SELECT to_jsonb(row) - ARRAY['context', 'subject', 'body_text', 'body_html', 'headers'] || jsonb_build_object(
-    'users', (
-        SELECT jsonb_agg(to_jsonb(u) - 'email_id' ORDER BY u.user_id)
-        FROM duepost.scheduled_email_user AS u
-        WHERE u.email_id = row.id
-    )
-)
-FROM duepost.scheduled_email AS row
-WHERE row.id = %(id)s
+-- One email or message that is not finished, with its users; no content.
+SELECT row.facts || jsonb_build_object('users', (
+    SELECT jsonb_agg(to_jsonb(u) - 'email_id' ORDER BY u.user_id)
+    FROM duepost.scheduled_email_user AS u
+    WHERE u.email_id = %(id)s
+))
+FROM (
+    SELECT to_jsonb(e) - ARRAY['context', 'subject', 'body_text', 'body_html', 'headers'] AS facts
+    FROM duepost.scheduled_email AS e
+    WHERE e.id = %(id)s
+    UNION ALL
+    SELECT to_jsonb(m) - 'payload' FROM duepost.scheduled_message AS m WHERE m.id = %(id)s
+) AS row
 
 -- name: deliveries
--- How one email ended, a row for each recipient.
+-- How one email or message ended, a row for each recipient.
 SELECT to_jsonb(row) FROM duepost.delivery AS row WHERE row.email_id = %(id)s ORDER BY row.finished_at, row.user_id
 
 -- name: attempts

@@ -105,7 +105,7 @@ def ways(database: Database) -> list[Way]:
 
 
 def states(database: Database) -> list[RouteState]:
-    """What is known of each route, for people: the default one first."""
+    """What is known of each relay's route, for people: the default one first."""
     # The statement's columns are the class's fields.
     return [RouteState(*row) for row in database.execute(SQL["states"], {"days": AHEAD_OFF_DAYS})]  # type: ignore[arg-type]
 

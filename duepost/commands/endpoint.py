@@ -189,6 +189,8 @@ def _find(database: Database, name: str) -> KnownEndpoint:
 def _state(each: KnownEndpoint) -> str:
     if each.disabled_at is not None:
         return f"disabled ({each.disabled_because})"
+    if each.circuit_reason is not None:
+        return f"circuit open ({each.circuit_reason})"
     return "enabled" if each.failing_since is None else f"failing since {each.failing_since:%Y-%m-%d %H:%M}"
 
 

@@ -27,7 +27,7 @@ def list_(
     limit: Annotated[int, typer.Option(help="At most this many.", min=1, max=1_000_000)] = 50,
     as_json: Json = False,
 ) -> None:
-    """Lists what is not finished: what waits for a person first, then the next due.
+    """Lists what is not finished, emails and messages: what waits for a person first, then the next due.
 
     Examples: duepost list; duepost list --state unknown --json
     """
@@ -39,7 +39,7 @@ def list_(
     if not found:
         say("Nothing is pending.")
         return
-    columns = ("id", "kind", "state", "due", "attempts", "last error")
+    columns = ("id", "kind", "state", "due", "attempts", "last error", "endpoint")
     print_table(Table(columns, [_row(email) for email in found]))
     if len(found) == limit:
         all_of_them = reports.count_pending(database, state=state, kind=kind)
@@ -50,7 +50,15 @@ def list_(
 
 def _row(email: PendingEmail) -> tuple[int | str | Cell, ...]:
     due = email.due_at.isoformat(sep=" ", timespec="seconds")
-    return email.id, email.kind, email.state, Cell(due, _due(email)), email.attempts, email.last_error or ""
+    return (
+        email.id,
+        email.kind,
+        email.state,
+        Cell(due, _due(email)),
+        email.attempts,
+        email.last_error or "",
+        email.endpoint or "",
+    )
 
 
 def _due(email: PendingEmail) -> str:
@@ -62,7 +70,7 @@ def _due(email: PendingEmail) -> str:
 
 
 def show(email_id: EmailId, as_json: Json = False) -> None:
-    """Shows one email's whole story: each attempt, each reply, and what happens next.
+    """Shows the whole story of one email or message: each attempt, each reply, and what happens next.
 
     Example: duepost show 42
     """

@@ -8,7 +8,7 @@ from actors.settings import variable_of
 from duepost.commands.output import Cell
 from duepost.commands.routes import next_probe
 from duepost.commands.wording import count, counts, moment, seconds_until, span
-from models import control, reports, routes, undeliverable, workers
+from models import control, endpoints, reports, routes, undeliverable, workers
 from models.database.connections import Database
 from models.routes import RouteState
 from models.words import State
@@ -54,7 +54,10 @@ class Story:
     def head(self) -> Iterator[str]:
         """Who and what, before the attempts."""
         facts = self.facts
-        yield f"Email {self.id} ({facts['kind']}) is {self._standing()}."
+        sort = "Email" if facts.get("endpoint") is None else "Message"
+        yield f"{sort} {self.id} ({facts['kind']}) is {self._standing()}."
+        if facts.get("endpoint"):
+            yield f"Endpoint: {facts['endpoint']}"
         if self.row is not None and self._recipients():
             yield f"To: {self._recipients()}"
         yield f"Scheduled for {moment(facts['scheduled_at'])}; {self._tries()}"
@@ -63,7 +66,9 @@ class Story:
         for name, words in (("template", "Template"), ("sender", "From"), ("reply_to", "Reply-To"), ("key", "Key")):
             if facts.get(name):
                 yield f"{words}: {facts[name]}"
-        yield f"Message-ID: {facts['message_id_header']}"
+        for name, words in (("message_id_header", "Message-ID"), ("wire_id", "Id at the endpoint")):
+            if facts.get(name):
+                yield f"{words}: {facts[name]}"
         if facts.get("last_error") and not self._is_told(facts["last_error"]):
             yield f"Last error: {facts['last_error']}"
 
@@ -172,10 +177,22 @@ def _obstacles(database: Database, row: Row) -> Iterator[str]:
         yield f"mend {PLACES.get(place, place)}, then duepost retry {row['id']}"
     if control.is_paused(database):
         yield "but Duepost is paused (duepost resume)"
+    elif row.get("endpoint"):
+        yield from _endpoint_obstacles(database, str(row["endpoint"]))
     else:
         yield from _route_obstacles(routes.states(database), str(row["route"]))
     if workers.present(database) == 0:
         yield "but no worker is running (duepost worker)"
+
+
+def _endpoint_obstacles(database: Database, name: str) -> Iterator[str]:
+    found = next((each for each in endpoints.known(database) if each.name == name), None)
+    if found is None:
+        yield f"but its endpoint {name} is removed: its next attempt ends it"
+    elif found.disabled_at is not None:
+        yield f"but its endpoint is disabled ({found.disabled_because}): duepost endpoint enable {name}"
+    elif found.circuit_reason is not None:
+        yield f"but the circuit of its endpoint is open ({found.circuit_reason}), {next_probe(found.probe_at)}"
 
 
 def _route_obstacles(states: Sequence[RouteState], name: str) -> Iterator[str]:

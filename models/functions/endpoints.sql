@@ -383,7 +383,7 @@ CREATE OR REPLACE FUNCTION duepost.endpoints()
 RETURNS TABLE (
     name text, format text, target text, secret text, rotated_until timestamptz, allow_private boolean,
     disabled_at timestamptz, disabled_because text, failing_since timestamptz, created_at timestamptz,
-    changed_at timestamptz, pending bigint
+    changed_at timestamptz, pending bigint, circuit_reason text, probe_at timestamptz
 )
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 10
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
@@ -391,8 +391,11 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
            CASE WHEN e.secret ~ '^(env|file):' THEN e.secret WHEN e.secret IS NOT NULL THEN 'stored' END,
            CASE WHEN e.previous_secret_until > now() THEN e.previous_secret_until END,
            e.allow_private, e.disabled_at, e.disabled_because, e.failing_since, e.created_at, e.changed_at,
-           (SELECT count(*) FROM duepost.message AS m WHERE m.endpoint = e.name)
+           (SELECT count(*) FROM duepost.message AS m WHERE m.endpoint = e.name),
+           CASE WHEN r.circuit_open THEN coalesce(r.circuit_reason, '') END,
+           CASE WHEN r.circuit_open THEN r.probe_at END
     FROM duepost.endpoint AS e
+    LEFT JOIN duepost.route AS r ON r.name = 'endpoint:' || e.name
     ORDER BY e.name
 $$;
 COMMENT ON FUNCTION duepost.endpoints IS

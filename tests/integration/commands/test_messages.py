@@ -87,6 +87,55 @@ def test_what_is_wrong_is_one_line_and_status_2(shell: Shell, arguments: list[st
     assert shell.query("SELECT count(*) FROM duepost.scheduled_message") == [(0,)]
 
 
+def test_messages_are_listed_and_shown_beside_emails(shell: Shell) -> None:
+    shell.schedule(at="'2030-01-02Z'")
+    shell.run(
+        *NEWS, "--payload", '{"secret": "PAYLOAD"}', "--at", "2030-01-01T00:00:00Z", "--user", "ann", "--key", "k"
+    )
+    assert [line.split("\t")[:3] + line.split("\t")[6:] for line in shell.run("list").splitlines()] == [
+        ["id", "kind", "state", "endpoint"], ["2", "news", "scheduled", "orders"], ["1", "welcome", "scheduled", ""],
+    ]  # fmt: skip
+    listed, shown = shell.json("list"), shell.json("show", "2")
+    assert isinstance(listed, list)
+    assert [each["endpoint"] for each in listed] == ["orders", None]
+    assert isinstance(shown, dict)
+    assert "PAYLOAD" not in str(shown)
+    [(wire_id,)] = shell.query("SELECT wire_id FROM duepost.scheduled_message")
+    assert shown["email"]["wire_id"] == wire_id
+    shell.query("SELECT duepost.disable_endpoint('orders', '410 Gone')")
+    lines = shell.run("show", "2").splitlines()
+    assert lines[:3] == ["Message 2 (news) is scheduled.", "Endpoint: orders", "To: ann"]
+    assert f"Id at the endpoint: {wire_id}" in lines
+    assert "but its endpoint is disabled (410 Gone): duepost endpoint enable orders" in lines[-1]
+    health, said = shell.findings(status=None)["endpoints"]
+    assert health == "failed"
+    assert said.startswith("orders is disabled (410 Gone)")
+
+
+def test_a_finished_message_is_shown(shell: Shell) -> None:
+    shell.run(*NEWS, "--payload", "{}")
+    assert shell.run("message", "clear", "1") == "1 cleared\n"
+    lines = shell.run("show", "1").splitlines()
+    assert lines[:2] == ["Message 1 (news) is finished: 1 cleared.", "Endpoint: orders"]
+    assert lines[-1] == "Next: nothing: it is finished"
+    assert shell.json("status", "1")["outcome"] == "cleared"  # type: ignore[index]  # an object
+
+
+def test_messages_are_retried_and_resolved_as_emails_are(shell: Shell) -> None:
+    for _ in range(3):
+        shell.run(*NEWS, "--payload", "{}", "--user", "ann")
+    shell.query("UPDATE duepost.item SET is_held = true, unknowns = 1, attempts = 1")
+    for message_id, resolution, said in ((1, "sent", "sent"), (2, "drop", "dropped"), (3, "resend", "due once more")):
+        assert shell.run("resolve", str(message_id), resolution) == f"Email {message_id}: {said}.\n"
+    assert shell.query("SELECT email_id, channel, outcome, user_id, endpoint FROM duepost.delivery ORDER BY 1") == [
+        (1, "message", "sent", "ann", "orders"),
+        (2, "message", "cleared", "ann", "orders"),
+    ]
+    shell.query("UPDATE duepost.item SET due_at = now() + interval '1 hour', unknowns = 0, last_error = 'http 500'")
+    assert shell.run("retry", "--kind", "news") == "Email 3 is due now.\n"
+    assert shell.query("SELECT due_at <= now(), count(*) OVER () FROM duepost.scheduled_message") == [(True, 1)]
+
+
 def test_what_nobody_knows_is_status_1(shell: Shell) -> None:
     assert "nothing is known of 99" in shell.run("status", "99", status=1)
 

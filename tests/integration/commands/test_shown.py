@@ -94,9 +94,9 @@ def piped(shell: Shell, commands: Sequence[Sequence[str]], **more: str) -> str:
 
 def test_in_a_pipe_every_text_is_whole_and_a_row_is_a_line(shell: Shell) -> None:
     lines = piped(shell, [["list", "--limit", "1000"]]).split("\n")
-    assert lines[0] == "id\tkind\tstate\tdue\tattempts\tlast error"
+    assert lines[0] == "id\tkind\tstate\tdue\tattempts\tlast error\tendpoint"
     rows = [line.split("\t") for line in lines[1:] if line]
-    assert {len(row) for row in rows} == {6}
+    assert {len(row) for row in rows} == {7}
     assert {int(row[0]): (row[1], row[5]) for row in rows} == {
         number: (visible(text), visible(f"rcpt: {text}")) for number, text in enumerate(TEXTS, 1)
     }
