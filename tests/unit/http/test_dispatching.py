@@ -1,10 +1,11 @@
 """The dispatcher drives requests as it drives emails: nothing in it knows which channel it has."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from actors.channels.channel import Channel, Rulings
+from actors.channels.channel import Channel, Payload, Rulings
 from actors.channels.http.channel import HttpChannel
 from actors.channels.http.request import HttpPayload, Request
 from actors.delivery.dispatcher import Dispatcher
@@ -15,6 +16,8 @@ from tests.http_servers import ScriptedServer, answer, close, hang
 from tests.smtp_client import AnyTime
 from tests.unit.http.client import payload
 from tests.unit.test_event_loop import Unpaced
+
+P = TypeVar("P", bound=Payload)
 
 
 @dataclass(eq=False)
@@ -29,11 +32,11 @@ class Claimed:
     has_route_failed: bool = False
 
 
-class Messages:
-    """Messages to several servers, by turns."""
+class Messages(Generic[P]):
+    """Messages with the numbers from 0 on; `write` makes the payload of each."""
 
-    def __init__(self, urls: Sequence[str], count: int) -> None:
-        self.urls = urls
+    def __init__(self, write: Callable[[int], P], count: int) -> None:
+        self.write = write
         self.left = list(range(1, count))
         self.done: dict[int, Verdict] = {}
         self.threads: set[str] = set()
@@ -44,19 +47,19 @@ class Messages:
     def read(self, claimed: Sequence[Claimed]) -> None:
         raise AssertionError(claimed)
 
-    def advance(self, work: Claimed) -> HttpPayload | Blocking | None:
+    def advance(self, work: Claimed) -> P | Blocking | None:
         if work.rulings:
             return None
         self.threads.add(threading.current_thread().name)
-        request = Request("POST", "/", (("webhook-id", f"msg_{work.number}"),), b"{}")
-        return payload(self.urls[work.number % len(self.urls)], request, deadline=10.0)
+        return self.write(work.number)
 
     def take(self, work: Claimed, rulings: Rulings) -> None:
         work.rulings.append(rulings)
 
     def conclude(self, works: Sequence[Claimed]) -> list[Claimed]:
         for work in works:
-            self.done[work.number] = work.rulings[-1]["orders"].verdict
+            [ruling] = work.rulings[-1].values()
+            self.done[work.number] = ruling.verdict
             work.job.end()
         return []
 
@@ -79,11 +82,21 @@ class Messages:
         return (self.left.pop(), OwnJob()) if self.left else None
 
 
+def to_servers(*urls: str) -> Callable[[int], HttpPayload]:
+    """Requests of several servers, by turns."""
+
+    def write(number: int) -> HttpPayload:
+        request = Request("POST", "/", (("webhook-id", f"msg_{number}"),), b"{}")
+        return payload(urls[number % len(urls)], request, deadline=10.0)
+
+    return write
+
+
 def test_messages_to_several_servers_go_over_the_slots_of_one_dispatcher_each_once() -> None:
     with ScriptedServer() as first, ScriptedServer() as second, ScriptedServer() as third:
         first.script(answer("HTTP/1.1 200 OK", "connection: close"))
         second.script(close())
-        messages = Messages([first.url, second.url, third.url], 60)
+        messages = Messages(to_servers(first.url, second.url, third.url), 60)
         http = HttpChannel(AnyTime())
         channel: Channel[HttpPayload] = http
         dispatcher = Dispatcher(messages, messages, channel, 4, Unpaced())
@@ -104,7 +117,7 @@ def test_messages_to_several_servers_go_over_the_slots_of_one_dispatcher_each_on
 def test_a_server_that_hangs_keeps_its_own_slot_alone() -> None:
     with ScriptedServer() as dead, ScriptedServer() as healthy:
         dead.script(hang())
-        messages = Messages([dead.url, *[healthy.url] * 29], 30)
+        messages = Messages(to_servers(dead.url, *[healthy.url] * 29), 30)
         http = HttpChannel(AnyTime())
         dispatcher = Dispatcher(messages, messages, http, 3, Unpaced())
         driver = threading.Thread(target=dispatcher.do, args=(0,))
