@@ -55,9 +55,9 @@ def pytest_sessionfinish() -> None:
     _STATE.cleanup()
 
 
-@pytest.fixture(scope="session", params=installed_binaries())
+@pytest.fixture(scope="session", params=["embedded-18"] if os.environ.get("ONE_SERVER") else installed_binaries())
 def each_server(request: pytest.FixtureRequest) -> PostgresServer:
-    """Every PostgreSQL that is at hand, in turn."""
+    """Every PostgreSQL that is at hand, in turn; with ONE_SERVER=1 the embedded one alone."""
     return _server(request.param)
 
 
