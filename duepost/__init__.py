@@ -9,6 +9,7 @@ with connection, connection.cursor() as cursor:
 from duepost.arguments import NewEmail, NewMessage
 from duepost.client import (
     Status,
+    add_to_batch,
     clear_scheduled,
     clear_scheduled_email,
     clear_scheduled_emails,
@@ -16,6 +17,7 @@ from duepost.client import (
     clear_scheduled_message,
     clear_scheduled_messages,
     edit_message,
+    remove_from_batch,
     reschedule_email,
     reschedule_message,
     schedule_email,
@@ -29,6 +31,7 @@ __all__ = [
     "NewEmail",
     "NewMessage",
     "Status",
+    "add_to_batch",
     "clear_scheduled",
     "clear_scheduled_email",
     "clear_scheduled_emails",
@@ -36,6 +39,7 @@ __all__ = [
     "clear_scheduled_message",
     "clear_scheduled_messages",
     "edit_message",
+    "remove_from_batch",
     "reschedule_email",
     "reschedule_message",
     "schedule_email",

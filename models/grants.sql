@@ -34,6 +34,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email,
+            duepost.add_to_batch, duepost.remove_from_batch,
             duepost.schedule_message, duepost.schedule_messages, duepost.edit_message, duepost.clear_scheduled_messages,
             duepost.clear_scheduled_message, duepost.reschedule_message, duepost.clear_scheduled, duepost.status
         TO duepost_client;
@@ -55,6 +56,8 @@ BEGIN
         GRANT SELECT ON duepost.scheduled_email, duepost.scheduled_message, duepost.endpoint TO duepost_worker;
         GRANT UPDATE (failing_since, disabled_at, disabled_because) ON duepost.endpoint TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.in_hand TO duepost_worker;
+        GRANT SELECT, DELETE ON duepost.batch TO duepost_worker;
+        GRANT SELECT ON duepost.batch_item TO duepost_worker;
         GRANT SELECT, INSERT ON duepost.delivery, duepost.attempt TO duepost_worker;
         GRANT SELECT, INSERT, DELETE ON duepost.suppression TO duepost_worker;
         GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient TO duepost_worker;
@@ -67,12 +70,14 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email,
+            duepost.add_to_batch, duepost.remove_from_batch,
             duepost.schedule_message, duepost.schedule_messages, duepost.edit_message, duepost.clear_scheduled_messages,
             duepost.clear_scheduled_message, duepost.reschedule_message, duepost.clear_scheduled, duepost.status,
             duepost.endpoints, duepost.finish,
             duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
-            duepost.due_now, duepost.claim_emails_v2, duepost.users_to_go, duepost.recipient_row,
-            duepost.recipient_rows, duepost.conclude_emails, duepost.is_too_late, duepost.usual_on_unknown,
+            duepost.due_now, duepost.claim_emails_v2, duepost.close_batch, duepost.batch_date,
+            duepost.users_to_go, duepost.recipient_row, duepost.recipient_rows, duepost.conclude_emails,
+            duepost.is_too_late, duepost.usual_on_unknown,
             duepost.claim_messages_v1, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
             duepost.keep_undeliverable, duepost.lock_undeliverable, duepost.reopen_email, duepost.refused_alike,
             duepost.forget_undeliverable,

@@ -98,7 +98,7 @@ def count_pending(database: Database, *, state: State | None, kind: str | None) 
 
 
 def email(database: Database, email_id: int) -> Mapping[str, object] | None:
-    """The row of an email or message that is not finished, without its content; None where there is none."""
+    """The row of an email or message that is not finished; of its content only a batch's items. None: there is none."""
     rows = database.execute(SQL["email"], {"id": email_id})
     return rows[0][0] if rows else None  # type: ignore[return-value]  # jsonb
 

@@ -94,12 +94,27 @@ SELECT CASE
 END
 
 -- name: email
--- One email or message that is not finished, with its users; no content.
+-- One email or message that is not finished, with its users; of its content only what a batch gathers.
 SELECT row.facts || jsonb_build_object('users', (
     SELECT jsonb_agg(to_jsonb(u) - 'email_id' ORDER BY u.user_id)
     FROM duepost.scheduled_email_user AS u
     WHERE u.email_id = %(id)s
-))
+)) || coalesce((
+    SELECT jsonb_build_object('batch', e.batch, 'items', coalesce(
+        (
+            SELECT jsonb_agg(jsonb_build_object('item_key', i.item_key, 'item', i.item) ORDER BY i.place)
+            FROM duepost.batch_item AS i
+            WHERE i.email_id = %(id)s
+        ),
+        -- Once it was claimed, they are in its context.
+        (
+            SELECT jsonb_agg(jsonb_build_object('item_key', NULL, 'item', i.item) ORDER BY i.place)
+            FROM jsonb_path_query(e.context, '$.items[*]') WITH ORDINALITY AS i (item, place)
+        )
+    ))
+    FROM duepost.email AS e
+    WHERE e.item_id = %(id)s AND e.batch IS NOT NULL
+), '{}')
 FROM (
     SELECT to_jsonb(e) - ARRAY['context', 'subject', 'body_text', 'body_html', 'headers'] AS facts
     FROM duepost.scheduled_email AS e
@@ -348,7 +363,7 @@ FROM (VALUES
     (17, 'table', 'dramatiq.queue', 'DELETE'), (18, 'sequence', 'duepost.claim_number', 'USAGE'),
     (19, 'sequence', 'dramatiq.claim_number', 'USAGE'), (20, 'routine', 'duepost.claim_emails_v2', 'EXECUTE'),
     (21, 'routine', 'duepost.conclude_emails', 'EXECUTE'), (22, 'routine', 'duepost.enqueue_items', 'EXECUTE'),
-    (23, 'routine', 'duepost.finish', 'EXECUTE')
+    (23, 'routine', 'duepost.finish', 'EXECUTE'), (29, 'table', 'duepost.batch', 'DELETE')
 ) AS needed (place, sort, name, privilege)
 
 -- name: templates_wanted

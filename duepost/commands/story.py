@@ -1,5 +1,6 @@
 """One email's story in sentences: what `duepost show` tells."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from models.words import State
 Row = Mapping[str, object]
 
 ATTEMPT_COLUMNS = ("when", "user", "phase", "verdict", "reply")
+
+#: How many of a batch's items are shown, and how many characters of each.
+MOST_ITEMS, LONGEST_ITEM = 20, 200
 
 #: How a failure to render begins in an email's last error: what follows names file and line.
 RENDER = "render: "
@@ -66,11 +70,25 @@ class Story:
         for name, words in (("template", "Template"), ("sender", "From"), ("reply_to", "Reply-To"), ("key", "Key")):
             if facts.get(name):
                 yield f"{words}: {facts[name]}"
+        yield from self._gathered()
         for name, words in (("message_id_header", "Message-ID"), ("wire_id", "Id at the endpoint")):
             if facts.get(name):
                 yield f"{words}: {facts[name]}"
         if facts.get("last_error") and not self._is_told(facts["last_error"]):
             yield f"Last error: {facts['last_error']}"
+
+    def _gathered(self) -> Iterator[str]:
+        """The items of its batch, in order."""
+        items = self.facts.get("items")
+        if not isinstance(items, list):
+            return
+        yield f"Batch {self.facts['batch']}, {count(len(items), 'item')}:"
+        for place, each in enumerate(items[:MOST_ITEMS], 1):
+            key = f" ({each['item_key']})" if each["item_key"] is not None else ""
+            text = json.dumps(each["item"], ensure_ascii=False)
+            yield f"  {place}{key}: {text if len(text) <= LONGEST_ITEM else text[:LONGEST_ITEM] + '…'}"
+        if len(items) > MOST_ITEMS:
+            yield f"  … and {len(items) - MOST_ITEMS} more: duepost show {self.id} --json has all"
 
     def attempt_rows(self) -> list[tuple[str | Cell, ...]]:
         """A row for each attempt and recipient."""

@@ -210,16 +210,27 @@ BEGIN
             'scheduled_at', format('must be earlier than the %s''s expires_at', reschedule_item.channel)
         );
     END IF;
+    PERFORM duepost.move_item(reschedule_item.id, reschedule_item.scheduled_at, item.expires_at);
+    RETURN 'rescheduled';
+END
+$$;
+
+-- The caller holds the item's lock, and knows that it is not being sent.
+CREATE OR REPLACE FUNCTION duepost.move_item(id bigint, scheduled_at timestamptz, expires_at timestamptz) RETURNS void
+LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
     -- Message-ID and Date are fixed by the first attempt.
     UPDATE duepost.email AS e
-    SET date_header = greatest(reschedule_item.scheduled_at, now())
+    SET date_header = greatest(move_item.scheduled_at, now())
     FROM duepost.item AS i
-    WHERE e.item_id = reschedule_item.id AND i.id = reschedule_item.id AND i.attempts = 0;
+    WHERE e.item_id = move_item.id AND i.id = move_item.id AND i.attempts = 0;
     UPDATE duepost.item AS i
-    SET scheduled_at = reschedule_item.scheduled_at, due_at = reschedule_item.scheduled_at, probe = false
-    WHERE i.id = reschedule_item.id;
-    DELETE FROM dramatiq.queue AS m WHERE m.key = reschedule_item.id;
-    RETURN 'rescheduled';
+    SET scheduled_at = move_item.scheduled_at, due_at = move_item.scheduled_at, expires_at = move_item.expires_at,
+        probe = false
+    WHERE i.id = move_item.id;
+    DELETE FROM dramatiq.queue AS m WHERE m.key = move_item.id;
 END
 $$;
 

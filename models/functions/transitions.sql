@@ -38,7 +38,9 @@ BEGIN
     ), email AS (
         DELETE FROM duepost.email AS e
         WHERE e.item_id = ANY (move_to_ledger.ids)
-        RETURNING e.item_id, e.address, e.message_id_header
+        RETURNING e.item_id, e.address, e.message_id_header, e.batch
+    ), batch AS (
+        DELETE FROM duepost.batch AS b USING email WHERE email.batch IS NOT NULL AND b.email_id = email.item_id
     ), scheduled_message AS (
         DELETE FROM duepost.message AS m WHERE m.item_id = ANY (move_to_ledger.ids) RETURNING m.item_id, m.endpoint
     ), in_hand AS (
@@ -211,15 +213,21 @@ BEGIN
         RETURNING item_id, in_hand.claim
     )
     SELECT item.id, taken.claim, item.kind, item.attempts, item.unknowns, item.last_error, item.probe,
-           email.message_id_header, extract(epoch FROM email.date_header)::double precision, email.sender, email.reply_to,
-           email.headers::text, email.template, email.context::text, email.subject, email.body_text, email.body_html,
+           email.message_id_header,
+           -- What has joined a batch since this statement began is read as it is now: the item's lock is held.
+           extract(epoch FROM CASE
+               WHEN email.batch IS NULL THEN email.date_header ELSE duepost.batch_date(item.id)
+           END)::double precision,
+           email.sender, email.reply_to, email.headers::text, email.template,
+           CASE WHEN email.batch IS NULL THEN email.context::text ELSE duepost.close_batch(item.id) END,
+           email.subject, email.body_text, email.body_html,
            coalesce(extract(epoch FROM now() - item.mailbox_full_since), 0)::double precision,
            email.address,
            email.address IS NOT NULL AND EXISTS (
                SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(email.address)
            ),
            CASE WHEN email.address IS NULL THEN duepost.users_to_go(item.id) END,
-           email.date_header
+           CASE WHEN email.batch IS NULL THEN email.date_header ELSE duepost.batch_date(item.id) END
     FROM taken
     JOIN item ON item.id = taken.item_id
     JOIN duepost.email AS email ON email.item_id = taken.item_id AND email.item_id = ANY (claim_emails_v2.ids)

@@ -17,6 +17,7 @@ from tests.postgres import Connection, PostgresServer, run
 MODELS = Path(__file__).parents[2] / "models"
 ROLES = ("duepost_client", "duepost_worker", "duepost_operator")
 FUNCTIONS = [
+    "add_to_batch",
     "clear_scheduled",
     "clear_scheduled_email",
     "clear_scheduled_emails",
@@ -24,6 +25,7 @@ FUNCTIONS = [
     "clear_scheduled_message",
     "clear_scheduled_messages",
     "edit_message",
+    "remove_from_batch",
     "reschedule_email",
     "reschedule_message",
     "schedule_email",
@@ -36,9 +38,11 @@ FUNCTIONS = [
 #: What a worker may call.
 WORKERS_FUNCTIONS = [
     *FUNCTIONS,
+    "batch_date",
     "call_message_function",
     "claim_emails_v2",
     "claim_messages_v1",
+    "close_batch",
     "conclude_emails",
     "domain_in_ascii",
     "due_now",
@@ -183,6 +187,9 @@ def test_a_client_may_touch_no_table_and_no_sequence(admin: Connection) -> None:
         "SELECT * FROM duepost.scheduled_email_user",
         "SELECT * FROM duepost.recipient",
         "SELECT * FROM duepost.email_key",
+        "SELECT * FROM duepost.batch_item",
+        "DELETE FROM duepost.batch",
+        "SELECT duepost.close_batch(1)",
         "SELECT * FROM duepost.endpoint",
         "SELECT * FROM duepost.message",
         "SELECT * FROM duepost.scheduled_message",
@@ -323,6 +330,9 @@ def test_a_worker_may_execute_no_more_than_it_needs(admin: Connection) -> None:
         "DELETE FROM duepost.attempt",
         "SELECT * FROM duepost.email_key",
         "DELETE FROM duepost.email_key",
+        "INSERT INTO duepost.batch (batch, email_id) VALUES ('b', 1)",
+        "UPDATE duepost.batch_item SET item = '1'",
+        "DELETE FROM duepost.batch_item",
         "UPDATE duepost.recipient SET address = 'eve@example.com'",
         "UPDATE duepost.email_kind SET on_unknown = 'hold'",
         "UPDATE duepost.kind SET route = 'marketing'",
@@ -401,6 +411,9 @@ TRAPS = f"""
     CREATE FUNCTION trap.concat(VARIADIC text[]) RETURNS text {TRAP}
     CREATE TEMP TABLE endpoint (name text, format text, disabled_because text);
     CREATE TEMP TABLE message (item_id int);
+    CREATE TEMP TABLE batch (batch int);
+    CREATE TEMP TABLE batch_item (item int);
+    CREATE FUNCTION trap.clock_timestamp() RETURNS timestamptz {TRAP}
     SET search_path = trap, pg_temp, pg_catalog, duepost;
 """
 
@@ -424,6 +437,10 @@ def test_a_clients_own_functions_operators_and_tables_do_not_stand_in_for_ours(
     assert run(client, f"SELECT clear_scheduled_email({email_id})") == [("cleared",)]
     assert run(client, "SELECT * FROM clear_scheduled_emails_to('ann@example.com')") == []
     assert run(admin, "SELECT outcome FROM duepost.delivery") == [("cleared",)]
+    batch = "kind => 'k', address => 'ann@example.com', template => 't', headers => '{\"X-A\": \"b\"}', wait => '1 h'"
+    ids = [run(client, f"SELECT add_to_batch('b', '{n}', {batch}, item_key => '{n}')") for n in (1, 2)]
+    assert ids[0] == ids[1]
+    assert run(client, "SELECT remove_from_batch('b', '1'), remove_from_batch('b', '2')") == [("removed", "cleared")]
     run(admin, "SELECT duepost.set_endpoint('e', 'webhook', 'https://example.com/')")
     [(message_id,)] = run(
         client,
@@ -480,6 +497,40 @@ def test_a_clients_settings_do_not_change_what_a_key_means(client: Connection, s
     before = run(client, schedule)
     run(client, f"SET {setting}")
     assert run(client, schedule) == before
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=[setting.partition(" ")[0] for setting in SETTINGS])
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("batch", {"batch": "a\nb"}),
+        ("item", {"item": '{"n": 1e309}'}),
+        ("item_key", {"item_key": "a\tb"}),
+        ("address", {"address": "ann@exa mple.com"}),
+        ("context", {"context": '{"items": 1}'}),
+        ("wait", {"wait": "-1 hour"}),
+        ("longest_wait", {"longest_wait": "1 minute"}),
+    ],
+)
+def test_a_clients_settings_loosen_no_check_of_a_batch(
+    client: Connection, setting: str, argument: str, given: dict[str, object]
+) -> None:
+    run(client, f"SET escape_string_warning = off; SET {setting}")
+    plain = {"batch": "b", "item": "1", "kind": "k", "address": "ann@example.com", "template": "t"}
+    arguments = {**plain, **given}
+    named = ", ".join(f"{name} => %({name})s" for name in arguments)
+    with client.cursor() as cursor, pytest.raises(psycopg2.errors.InvalidParameterValue, match=rf"^{argument}: "):
+        cursor.execute(f"SELECT duepost.add_to_batch({named})", arguments)
+
+
+def test_a_worker_claims_what_a_client_has_gathered(session: Callable[[str], Connection]) -> None:
+    batch = "kind => 'k', address => 'ann@example.com', template => 't', wait => '0'"
+    [(email_id,)] = run(session(CLIENT), f"SELECT duepost.add_to_batch('b', '1', {batch})")
+    worker = session(WORKER)
+    claimed = "SELECT context FROM duepost.claim_emails_v2(ARRAY[%s]::bigint[], 1, 'default')"
+    assert run(worker, claimed, email_id) == [('{"items": [1]}',)]
+    run(worker, "SELECT duepost.finish(%s, 'sent', NULL)", email_id)
+    assert run(session("postgres"), "SELECT FROM duepost.batch UNION ALL SELECT FROM duepost.batch_item") == []
 
 
 # Roles that come and go ----------------------------------------------------------------------------------------------

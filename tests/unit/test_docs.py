@@ -335,7 +335,7 @@ def test_every_event_that_sentry_gets_is_explained() -> None:
         assert sentence in page
 
 
-@pytest.mark.parametrize("name", ["sql.md", "messages.md"])
+@pytest.mark.parametrize("name", ["batches.md", "sql.md", "messages.md"])
 def test_the_sql_of_the_page_does_what_it_says(connect: Callable[[], Connection], name: str) -> None:
     connection = connect()
     connection.autocommit = True
@@ -363,7 +363,7 @@ def test_the_page_names_every_argument_of_the_functions(connect: Callable[[], Co
             " AND has_function_privilege('duepost_client', oid, 'EXECUTE')"
         )
         functions: dict[str, list[str]] = dict(cursor.fetchall())
-    assert len(functions) == 14
+    assert len(functions) == 16
     for function, arguments in functions.items():
         assert f"`{function}" in page
         for argument in arguments:

@@ -255,6 +255,25 @@ def test_stats_and_show_say_when_an_open_circuit_is_probed_next(shell: Shell, pr
         assert words in said
 
 
+def test_show_lists_the_items_of_a_batch_in_order_before_and_after_the_claim(shell: Shell) -> None:
+    for number in range(1, 23):
+        shell.query(
+            "SELECT duepost.add_to_batch('comments', %s, kind => 'k', address => 'ann@example.com', template => 't',"
+            " item_key => 'key-' || %s)",
+            json.dumps({"n": number, "text": "x" * 300}),
+            number,
+        )
+    for first in ('  1 (key-1): {"n": 1, ', '  1: {"n": 1, '):
+        story_json, printed = shell.run_all(["show", "1", "--json"], ["show", "1"])
+        email = json.loads(story_json)["email"]
+        assert (email["batch"], [each["item"]["n"] for each in email["items"]]) == ("comments", list(range(1, 23)))
+        assert "Batch comments, 22 items:" in printed
+        assert first in printed
+        assert "x" * 201 not in printed
+        assert "… and 2 more: duepost show 1 --json has all" in printed
+        shell.query("SELECT duepost.close_batch(1)")
+
+
 def test_an_operator_can_retry_and_resolve(shell: Shell) -> None:
     shell.schedule(4, at="'2030-01-01Z'")
     shell.query("UPDATE duepost.scheduled_email SET state = 'unknown', unknowns = 2 WHERE id IN (2, 3)")
