@@ -199,6 +199,11 @@ class ScriptedServer:
         """What a connection that has none yet does instead of reading."""
         self._before.append(actions)
 
+    def forget(self) -> None:
+        """What follows is as usual."""
+        self._scripts.clear()
+        self._before.clear()
+
     def __enter__(self) -> Self:
         self._spawn(self._accept)
         return self

@@ -37,7 +37,8 @@ class Evidence:
         """Asks the database."""
         ledger: dict[int, list[Row]] = defaultdict(list)
         for email_id, user, outcome, unknowns in query(
-            "SELECT email_id, coalesce(user_id, ''), outcome, unknowns FROM duepost.delivery ORDER BY finished_at"
+            "SELECT email_id, coalesce(user_id, ''), outcome, unknowns FROM duepost.delivery WHERE channel = 'email'"
+            " ORDER BY finished_at"
         ):
             ledger[int(str(email_id))].append(Row(str(user), str(outcome), int(str(unknowns))))
         pending = query("SELECT id, state, unknowns FROM duepost.scheduled_email")

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import psycopg2
 
+from tests.chaos import messages
 from tests.chaos.checker import Evidence, check
 from tests.chaos.clients import USERS, Book, Client, address_of
 from tests.chaos.locks import AdvisoryLocks
+from tests.chaos.messages import MessageBook, MessageClient, Mischief
 from tests.chaos.plan import Event, Trouble, plan
 from tests.chaos.poison import KIND, schedule_poison, write_templates
 from tests.chaos.relay import ChaosRelay
+from tests.http_servers import ScriptedServer
 from tests.namespaces import NamespaceNetwork, fresh_namespace, namespaces_are_allowed
 from tests.network import Network
 from tests.postgres import PostgresServer
@@ -41,6 +44,10 @@ WHERE row.state = 'queued'
 """
 
 
+#: What has not come to an end, of both channels; what waits for a person has.
+PENDING = "SELECT count(*) FROM duepost.item WHERE NOT is_held OR id IN (SELECT item_id FROM duepost.in_hand)"
+
+
 @dataclass
 class Report:
     """What a run came to."""
@@ -50,6 +57,7 @@ class Report:
     troubles: Counter[str]
     outcomes: dict[str, int]
     resends: dict[str, int]
+    messages: Mapping[str, int]
     emails: int
     copies: int
     held: int
@@ -62,9 +70,10 @@ class Report:
         troubles = ", ".join(f"{count} × {trouble}" for trouble, count in sorted(self.troubles.items()))
         resends = ", ".join(f"{count} × {reason}" for reason, count in sorted(self.resends.items())) or "none"
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
+        messages = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.messages.items()))
         return (
             f"seed {self.seed}, network cut by {self.cut_by}: {self.emails} emails ({outcomes};"
-            f" {self.held} held as unknown), {self.copies} copies at the relay; {troubles};"
+            f" {self.held} held as unknown), {self.copies} copies at the relay; messages: {messages}; {troubles};"
             f" unknown outcomes: {resends}; slowest call {self.slowest:.2f} s;"
             f" {len(self.wrong) or 'nothing'} wrong" + "".join(f"\n{each}" for each in [*self.wrong, *self.stories])
         )
@@ -113,7 +122,14 @@ class Chaos:
             self.troubles: Counter[str] = Counter()
             self.torn = 0
             self._prepare()
-            clients = [Client(self.url, self.book, f"{self.seed}-{number}") for number in range(4)]
+            self.hook = stack.enter_context(ScriptedServer())
+            messages.set_up(self.query, self.hook)
+            self.messages = MessageBook()
+            clients: list[Client | MessageClient | Mischief] = [
+                *(Client(self.url, self.book, f"{self.seed}-{number}") for number in range(4)),
+                *(MessageClient(self.url, self.messages, f"{self.seed}-messages-{number}") for number in range(2)),
+                Mischief(self.hook, self.seed),
+            ]
             for client in clients:
                 client.start()
             self._go_through_the_plan()
@@ -259,6 +275,7 @@ class Chaos:
         self.relay.forget()
         self.relay.release()
         self.relay.limit, self.relay.behind = None, "take"
+        self.hook.forget()
         self.query("DELETE FROM duepost.scheduled_email WHERE kind = %s AND state <> 'sending'", KIND)
         for name in self.processes:
             self._signal(name, signal.SIGCONT)
@@ -273,13 +290,18 @@ class Chaos:
                 " WHERE state = 'scheduled' AND due_at > now() AND scheduled_at <= now()"
             )
             self.query("DELETE FROM duepost.scheduled_email WHERE kind = %s AND state <> 'sending'", KIND)
-            if self.query("SELECT count(*) FROM duepost.scheduled_email WHERE state <> 'unknown'") == [(0,)]:
+            self.query(
+                "UPDATE duepost.item SET due_at = now() WHERE channel = 'message' AND NOT is_held AND due_at > now()"
+                " AND scheduled_at <= now() AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = item.id)"
+            )
+            if self.query(PENDING) == [(0,)]:
                 return
             time.sleep(0.5)
 
     def _report(self) -> Report:
         evidence = Evidence.of(self.query, self.relay.taken)
         wrong = check(self.book.emails, evidence) + self.book.errors
+        wrong += messages.check(self.messages, self.query, self.hook)
         if self.torn:
             wrong.append(f"{self.torn} times a queued email was seen without its message")
         [(deadlocks,)] = self.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
@@ -289,7 +311,8 @@ class Chaos:
             seed=self.seed,
             wrong=wrong,
             troubles=self.troubles,
-            outcomes=self._counts("SELECT outcome, count(*) FROM duepost.delivery GROUP BY 1"),
+            outcomes=self._counts("SELECT outcome, count(*) FROM duepost.delivery WHERE channel = 'email' GROUP BY 1"),
+            messages=messages.summary(self.query),
             resends=self._counts(
                 "SELECT coalesce(phase, 'its worker was gone'), count(*) FROM duepost.attempt"
                 " WHERE verdict = 'unknown' GROUP BY 1"
