@@ -445,8 +445,9 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         return BatchedMessage(self, worker, message, message.context)
 
     def _may_detach(self, message: ClaimedMessage) -> bool:
+        """Whether its actor leaves messages to others; without a worker there are none, and it is worked on here."""
         actor = self.actors.get(message.actor_name)
-        return actor is not None and actor.options.get("detaches") is True
+        return bool(self._workers) and actor is not None and actor.options.get("detaches") is True
 
     def flush(self, queue_name: str) -> None:
         """Deletes all messages of a queue, dead letters and what is in hand included.
