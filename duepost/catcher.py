@@ -20,7 +20,7 @@ from typing import Self
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from duepost.private import make_private, private_opener
+from duepost.private import make_private, write_private
 
 #: Bytes; announced in the EHLO reply.
 LARGEST_MESSAGE = 32 * 1024 * 1024
@@ -201,13 +201,10 @@ class _Handler:
         return f"250 2.0.0 stored as {name}"
 
     def _store(self, stored: bytes) -> str:
-        """Writes a file that is whole as soon as it is seen; not synced, as these emails are nobody's."""
+        """Writes a file; it is not synced, as these emails are nobody's."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
         name = f"{moment}-{os.getpid()}-{next(self._numbers):06}.eml"
-        draft = self._mailbox / f".{name}"
-        with open(draft, "wb", opener=private_opener) as file:
-            file.write(stored)
-        draft.rename(self._mailbox / name)
+        write_private(self._mailbox / name, stored)
         return name
 
 

@@ -31,6 +31,18 @@ def private_opener(path: str, flags: int) -> int:
     return os.open(path, flags, FILE_MODE)
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Writes a file that is whole as soon as it is seen, for this user alone; not synced.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}")
+    with open(draft, "wb", opener=private_opener) as file:
+        file.write(content)
+    draft.rename(path)
+
+
 def _restrict(path: Path, mode: int) -> None:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         path.chmod(mode)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,11 +17,13 @@ from actors.settings import settings
 from duepost.catcher import Catcher, Refusal
 from duepost.children import Children, FolderLock, end_leftovers
 from duepost.embedded import EmbeddedPostgres
+from duepost.http_catcher import HOST, HttpCatcher
 from duepost.private import make_private
-from models import control
+from models import control, endpoints
 from models.database.connections import Database
 from models.database.deadlines import Deadlines
 from models.database.migrate import migrate
+from models.endpoints import Setting
 
 #: What Duepost's own folder in a working directory is called.
 HOME = ".duepost"
@@ -30,6 +33,9 @@ PSQL = "psql"
 
 #: The folder of the workers' journals.
 STATE = "state"
+
+#: The endpoint of the catcher for messages.
+CATCHER = "catcher"
 
 #: The file that says where mail goes.
 RELAY = "relay.json"
@@ -50,7 +56,8 @@ class Stack:
         templates: the workers' templates.
         use_relay: whether a configured relay may be used; else mail is always caught here.
         refusals: how the catcher plays a difficult relay.
-        catcher_port: the catcher's port; 0 is any that is free.
+        catcher_port: the mail catcher's port; 0 is any that is free.
+        catches_messages: whether there is a catcher for messages, where the database is embedded.
     """
 
     folder: Path
@@ -58,8 +65,10 @@ class Stack:
     use_relay: bool = True
     refusals: Sequence[Refusal] = ()
     catcher_port: int = 0
+    catches_messages: bool = False
     postgres: EmbeddedPostgres | None = field(default=None, init=False)
     catcher: Catcher | None = field(default=None, init=False)
+    http_catcher: HttpCatcher | None = field(default=None, init=False)
     deadlines: Deadlines = field(default_factory=Deadlines, init=False)
     database: Database = field(init=False)
     smtp_url: str = field(default="", init=False)
@@ -68,12 +77,12 @@ class Stack:
         self.database = Database("", deadlines=self.deadlines)
 
     def __enter__(self) -> Self:
-        """Starts database and relay and brings the schema up to date; the workers come later.
+        """Starts database, relay and catchers and brings the schema up to date; the workers come later.
 
         Raises:
             FolderInUse: another process runs everything in this folder.
             EmbeddedError: the embedded PostgreSQL cannot be started.
-            CatcherError: the catcher cannot be started.
+            CatcherError: a catcher cannot be started.
             BadSettings: a relay is configured, but no sender.
         """
         for folder in [*self._private_folders, self.folder / STATE]:
@@ -86,6 +95,7 @@ class Stack:
             self._start_relay()
             self._record_relay()
             self._start_database()
+            self._start_http_catcher()
         except BaseException:
             self.stop()
             raise
@@ -114,11 +124,14 @@ class Stack:
         return self._children.poll()
 
     def stop(self) -> None:
-        """Stops workers and watch, then the catcher, then the embedded PostgreSQL. Safe to repeat."""
+        """Stops workers and watch, then the catchers, then the embedded PostgreSQL. Safe to repeat."""
         self._children.stop(timeout=PATIENCE)
         if self.catcher is not None:
             self.catcher.stop()
             self.catcher = None
+        if self.http_catcher is not None:
+            self.http_catcher.stop()
+            self.http_catcher = None
         if self.postgres is not None:
             self.database.close()
             self.postgres.stop()
@@ -130,6 +143,11 @@ class Stack:
     def mailbox(self) -> Path:
         """Where caught mail lies."""
         return self.folder / "mailbox"
+
+    @property
+    def caught_messages(self) -> Path:
+        """Where caught messages lie."""
+        return self.folder / "messages"
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -182,6 +200,27 @@ class Stack:
         # Emails may be scheduled before the first worker has started.
         sender = parse_sender(self.environment["DUEPOST_FROM"])
         control.set_message_id_domain(self.database, sender.address.rpartition("@")[2])
+
+    def _start_http_catcher(self) -> None:
+        """Beside the embedded database alone: in any other, endpoints are for its operators to set."""
+        if self.postgres is None or not self.catches_messages:
+            return
+        before = next((each for each in endpoints.known(self.database) if each.name == CATCHER), None)
+        if before is not None and not (before.format == "webhook" and before.target.startswith(f"http://{HOST}:")):
+            # Somebody has an endpoint of this name.
+            return
+        self.http_catcher = HttpCatcher(self.caught_messages)
+        setting = Setting(
+            format="webhook",
+            url=self.http_catcher.start(),
+            secret="new",  # noqa: S106 - it asks for one
+            allow_private=True,
+            rotate_for=timedelta(0),
+        )
+        with self.database.transaction() as cursor:
+            secret = endpoints.set_endpoint(cursor, CATCHER, setting)
+        if secret is not None:
+            self.http_catcher.expect(secret)
 
 
 def without_password(url: str) -> str:

@@ -17,7 +17,7 @@ from duepost.catcher import CatcherError
 from duepost.children import FolderInUse
 from duepost.commands.context import Failed
 from duepost.commands.output import say
-from duepost.stack import PSQL, Stack
+from duepost.stack import CATCHER, PSQL, Stack
 from models.errors import DuepostError
 
 #: Where everything is, below the working directory.
@@ -41,6 +41,9 @@ def up(
 ) -> None:
     """Runs everything on this machine: PostgreSQL and a mail catcher unless configured, workers, watch.
 
+    Beside its own PostgreSQL it has a catcher for messages too, the endpoint "catcher": what is sent there stays on
+    this machine, in .duepost/messages.
+
     Data stays in .duepost in the working directory; Ctrl-C ends it all in order, and so does one that ends by itself.
 
     Example: duepost up
@@ -52,7 +55,7 @@ def up(
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    with hints(), Stack(FOLDER, settings().templates, catcher_port=port) as stack:
+    with hints(), Stack(FOLDER, settings().templates, catcher_port=port, catches_messages=True) as stack:
         stack.start_workers(processes=processes, threads=threads)
         describe(stack)
         while not stopped.wait(INTERVAL):
@@ -96,10 +99,17 @@ def describe(stack: Stack) -> None:
         lines += [f"  mailbox    {stack.mailbox.resolve()}"]
     else:
         lines.append("  relay      as DUEPOST_SMTP_URL says")
+    tried = []
+    if stack.http_catcher is not None:
+        lines += [f"  endpoint   {CATCHER} ({stack.http_catcher.start()}: a catcher, too)"]
+        lines += [f"  messages   {stack.caught_messages.resolve()}"]
+        payload = '{"order": 42}'
+        tried = [f"duepost message schedule --kind order_paid --endpoint {CATCHER} --payload '{payload}'"]
     lines += [
         f"  templates  {stack.templates.resolve()}",
         f"  logs       {(stack.folder / 'logs').resolve()}",
         "  try        duepost schedule --kind welcome --address ann@example.com --subject Hello --body-text World",
+        *(f"             {command}" for command in tried),
         "             duepost list; duepost stats",
     ]
     for line in lines:

@@ -51,6 +51,38 @@ def schedule(folder: Path) -> None:
     run(folder, "schedule", "--kind", "k", "--address", "ann@example.com", "--subject", "s", "--body-text", "b")
 
 
+def schedule_message(folder: Path, order: int) -> None:
+    payload = json.dumps({"order": order})
+    run(folder, "message", "schedule", "--kind", "paid", "--endpoint", "catcher", "--payload", payload)
+
+
+def caught(folder: Path) -> list[object]:
+    """The payloads that the catcher for messages has stored."""
+    return [json.loads(path.read_text())["payload"] for path in sorted((folder / ".duepost" / "messages").glob("*"))]
+
+
+def test_up_catches_messages_too_and_leaves_an_endpoint_of_that_name_that_is_somebodys_own(folder: Path) -> None:
+    with up(folder) as first:
+        messages = str(folder / ".duepost" / "messages")
+        wait_until(
+            lambda: messages in first.output and "--endpoint catcher" in first.output, state=lambda: first.output
+        )
+        schedule_message(folder, 42)
+        wait_until(lambda: caught(folder) == [{"order": 42}], state=lambda: first.output)
+        assert open_to_others(folder / ".duepost") == {}
+        first.kill()
+    with up(folder, "again") as second:
+        schedule_message(folder, 43)
+        wait_until(lambda: caught(folder) == [{"order": 42}, {"order": 43}], state=lambda: second.output)
+        assert sent(folder) == 2
+        run(folder, "endpoint", "add", "catcher", "--url", "https://shop.example.com/hooks")
+        second.signal(signal.SIGINT)
+        assert second.wait() == 0
+    with up(folder, "third") as third:
+        assert "https://shop.example.com" in run(folder, "endpoint", "list")
+        assert "--endpoint catcher" not in third.output
+
+
 def test_up_delivers_survives_being_killed_and_keeps_its_data(folder: Path) -> None:
     with up(folder) as first:
         mailbox = str(folder / ".duepost" / "mailbox")
