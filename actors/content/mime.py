@@ -23,6 +23,9 @@ LINE = 76
 #: Characters in a line that must not be folded, at the very most (RFC 5322 section 2.1.1).
 LONGEST_LINE = 998
 
+#: Characters of a subject, as when it is scheduled.
+LONGEST_SUBJECT = 4_096
+
 #: Headers that Duepost sets, and an email's own may not stand in for; `duepost.headers_error()` has the same.
 RESERVED = frozenset(
     {
@@ -166,6 +169,9 @@ def _from(sender: Mailbox) -> str:
 @lru_cache(maxsize=1_000)
 def _subject(subject: str) -> str:
     _refuse_surrogates("subject", subject)
+    if len(subject) > LONGEST_SUBJECT:
+        # Folding it would take long, in one piece, while others wait.
+        raise UnsendableField("subject", f"must have at most {LONGEST_SUBJECT} characters")
     return _unstructured("Subject", subject)
 
 

@@ -9,7 +9,14 @@ from duepost import client
 from duepost.arguments import MESSAGE_ARGUMENTS
 from duepost.commands.context import BadInput, Failed, Json, argument, client_database
 from duepost.commands.output import print_facts, print_json, say
-from duepost.commands.schedule import checked_json, given_parameters, moment_for, say_receipts, takes_options
+from duepost.commands.schedule import (
+    checked_json,
+    given_parameters,
+    moment_of,
+    or_now,
+    say_receipts,
+    takes_options,
+)
 
 app = typer.Typer(help="Messages to endpoints: schedule, edit, clear, reschedule.", no_args_is_help=True)
 
@@ -91,8 +98,9 @@ def reschedule(
 
     Example: duepost message reschedule 42 2026-12-24T18:00:00+01:00
     """
+    moment = moment_of(at)
     with client_database().transaction() as cursor:
-        receipt = client.reschedule_message(cursor, message_id, moment_for(cursor, at))
+        receipt = client.reschedule_message(cursor, message_id, or_now(cursor, moment))
     _say_receipt(message_id, receipt, as_json=as_json)
 
 

@@ -161,23 +161,31 @@ def reschedule(
 
     Example: duepost reschedule 42 2026-12-24T18:00:00+01:00
     """
+    moment = moment_of(at)
     with client_database().transaction() as cursor:
-        receipt = client.reschedule_email(cursor, email_id, moment_for(cursor, at))
+        receipt = client.reschedule_email(cursor, email_id, or_now(cursor, moment))
     if as_json:
         print_json({"email_id": email_id, "receipt": receipt})
     else:
         say(receipt)
 
 
-def moment_for(cursor: Cursor, at: str) -> datetime | str:
-    """The moment that an argument AT means; now is by the database's clock, which is the one that counts.
+def moment_of(at: str) -> datetime | str | None:
+    """The moment that an argument AT means; None for now.
 
     Raises:
         BadInput: it is none.
     """
-    if at != "now":
-        with argument("AT"):
-            return checked_time(at)
+    if at == "now":
+        return None
+    with argument("AT"):
+        return checked_time(at)
+
+
+def or_now(cursor: Cursor, moment: datetime | str | None) -> datetime | str:
+    """A moment, or now by the database's clock, which is the one that counts."""
+    if moment is not None:
+        return moment
     cursor.execute("SELECT now()")
     [now] = cursor.fetchone() or ()
     return now  # type: ignore[no-any-return]  # the driver's

@@ -58,7 +58,9 @@ def schedule_message(folder: Path, order: int) -> None:
 
 def caught(folder: Path) -> list[object]:
     """The payloads that the catcher for messages has stored."""
-    return [json.loads(path.read_text())["payload"] for path in sorted((folder / ".duepost" / "messages").glob("*"))]
+    return [
+        json.loads(path.read_text())["payload"] for path in sorted((folder / ".duepost" / "messages").glob("*.json"))
+    ]
 
 
 def test_up_catches_messages_too_and_leaves_an_endpoint_of_that_name_that_is_somebodys_own(folder: Path) -> None:
