@@ -67,7 +67,7 @@ class PostgresServer:
             self._let_user_in()
         self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "-D", str(self.data), "--no-sync")
         with (self.data / "postgresql.auto.conf").open("a") as file:
-            file.write("fsync = off\nfull_page_writes = off\nmax_connections = 200\nautovacuum_naptime = 5s\n")
+            file.write("fsync = off\nfull_page_writes = off\nmax_connections = 400\nautovacuum_naptime = 5s\n")
         if namespace:
             with (self.data / "pg_hba.conf").open("a") as file:
                 file.write(f"host all all {namespace.outer}/32 trust\n")
