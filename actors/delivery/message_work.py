@@ -1,7 +1,8 @@
 """How scheduled messages are claimed, attempted and concluded."""
 
+import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -61,18 +62,23 @@ class Load:
     """How many requests an endpoint gets of this process at once. It grows with each quick answer, by one.
 
     Attributes:
-        under_way: how many it has.
         most: how many it gets.
+        claims: of those that it has.
+        aside: what waits for room, the oldest first.
     """
 
-    under_way: int = 0
     most: int = FIRST_AT_ONCE
-    #: What waits for room, the oldest first.
+    claims: set[int] = field(default_factory=set)
     aside: deque[tuple[int, Job]] = field(default_factory=deque)
 
-    def ended(self, ruling: Ruling | None, seconds: float) -> None:
+    @property
+    def room(self) -> int:
+        """How many more it gets now."""
+        return max(self.most - len(self.claims), 0)
+
+    def ended(self, claim: int, ruling: Ruling | None, seconds: float) -> None:
         """One is over."""
-        self.under_way -= 1
+        self.claims.discard(claim)
         if ruling is None:
             return
         if ruling.verdict is Verdict.SENT and seconds <= SLOW:
@@ -180,17 +186,15 @@ class MessageConclusions(Conclusions):
         may_have_arrived = ruling.phase.stage is Stage.ITEM or ruling.verdict is Verdict.UNKNOWN
         if may_have_arrived and not outcome.is_finished:
             scheduled_messages.note_arrival(cursor, outcome.item.id)
+        is_disabled = False
         if ruling.is_gone:
-            return self._endpoint if scheduled_messages.disable(cursor, self._endpoint, described(ruling)) else None
-        if ruling.verdict is Verdict.SENT:
+            is_disabled = scheduled_messages.disable(cursor, self._endpoint, described(ruling))
+        elif ruling.verdict is Verdict.SENT:
             scheduled_messages.note_working(cursor, self._endpoint)
         elif ruling.scope is Scope.RELAY or ruling.verdict is Verdict.UNKNOWN:
-            return (
-                self._endpoint
-                if scheduled_messages.note_failing(cursor, self._endpoint, f"failed for five days: {described(ruling)}")
-                else None
-            )
-        return None
+            because = f"failed for five days: {described(ruling)}"
+            is_disabled = scheduled_messages.note_failing(cursor, self._endpoint, because)
+        return self._endpoint if is_disabled else None
 
 
 class Unlimited:
@@ -231,8 +235,9 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         super().__init__(shared, None)
         self._payloads = payloads
         self._new_conclusions = conclusions
-        #: Of the claiming thread and those that conclude; single operations of a dict, and of whole numbers under the
-        #: interpreter's lock, are enough.
+        #: Of the loads, which the claiming thread and those that conclude share; held for no longer than it takes to
+        #: change one.
+        self._lock = threading.Lock()
         self._endpoints: dict[str, _Endpoint] = {}
         #: By claim.
         self._attempts: dict[int, MessageAttempt] = {}
@@ -241,9 +246,17 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
 
     def attempt(self, item: ClaimedMessage) -> MessageAttempt:
         """An attempt at a claimed message that is about to begin."""
-        self._endpoint(item.endpoint).load.under_way += 1
+        with self._lock:
+            self._endpoint(item.endpoint).load.claims.add(item.claim)
         attempt = self._attempts[item.claim] = MessageAttempt(item, self._payloads, self._call_function)
         return attempt
+
+    def claim(self, jobs: Sequence[tuple[int, Job]]) -> list[Work[ClaimedMessage, MessagePayload]]:
+        """The same; what could not be claimed leaves its room to what was set aside."""
+        works = super().claim(jobs)
+        for each in tuple(self._endpoints.values()):
+            self._resume(each.load)
+        return works
 
     def _claim(self, item_ids: Sequence[int], worker_id: int) -> Sequence[ClaimedMessage]:
         return self._in_flight.claim(
@@ -273,19 +286,22 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
                 self._put_off(job)
             return []
         routes = scheduled_messages.routes_of(self._database, [item_id for item_id, _ in jobs])
-        begun: dict[str, int] = {}
-        kept = []
-        for item_id, job in jobs:
-            route = routes.get(item_id)
-            name = items.endpoint_of(route) if route is not None else ""
-            load = self._endpoint(name).load if route is not None else Load()
-            begun[name] = begun.get(name, 0) + 1
-            if load.under_way + begun[name] <= load.most:
-                kept.append((item_id, job))
-            elif len(load.aside) < MOST_ASIDE:
-                load.aside.append((item_id, job))
-            else:
-                self._put_off(job)
+        begun: Counter[str] = Counter()
+        kept, put_off = [], []
+        with self._lock:
+            for item_id, job in jobs:
+                route = routes.get(item_id)
+                name = items.endpoint_of(route) if route is not None else ""
+                load = self._endpoint(name).load if route is not None else Load()
+                begun[name] += 1
+                if begun[name] <= load.room:
+                    kept.append((item_id, job))
+                elif len(load.aside) < MOST_ASIDE:
+                    load.aside.append((item_id, job))
+                else:
+                    put_off.append(job)
+        for job in put_off:
+            self._put_off(job)
         return kept
 
     def _put_off(self, job: Job) -> None:
@@ -298,11 +314,12 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
 
     def _resume(self, load: Load) -> None:
         """Goes on with what was set aside, as far as the endpoint has room."""
-        for _ in range(max(load.most - load.under_way, 0) if not self._broker.stopping.is_set() else len(load.aside)):
-            try:
-                item_id, job = load.aside.popleft()
-            except IndexError:
-                return
+        if not load.aside:
+            return
+        with self._lock:
+            count = len(load.aside) if self._broker.stopping.is_set() else min(load.room, len(load.aside))
+            resumed = [load.aside.popleft() for _ in range(count)]
+        for item_id, job in resumed:
             if not self._add(item_id, job):
                 self._put_off(job)
 
@@ -314,7 +331,8 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
             return
         ruling = attempt.judged[-1].ruling if attempt.judged else None
         load = self._endpoint(item.endpoint).load
-        load.ended(ruling, time.monotonic() - attempt.begun_at)
+        with self._lock:
+            load.ended(item.claim, ruling, time.monotonic() - attempt.begun_at)
         self._resume(load)
         now = time.monotonic()
         if now - self._asked_for_pass_at > PASS_INTERVAL:

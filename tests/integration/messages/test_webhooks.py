@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from actors.delivery.job import Job, OwnJob
 from duepost.commands import checks
 from duepost.commands.health import Health
+from models import scheduled_messages
 from tests.app_harness import Harness
 from tests.http_servers import Action, ScriptedServer, answer, close, hang, reset
 from tests.waiting import wait_until
@@ -322,3 +324,24 @@ def test_one_that_fails_for_five_days_is_disabled_and_its_messages_stay(desk: De
     desk.run()
     assert desk.disabled() == ["orders"]
     assert desk.state(message_id) in {"scheduled", "unknown"}
+
+
+def test_what_could_not_be_claimed_leaves_its_room_to_what_was_set_aside(desk: Desk, hook: ScriptedServer) -> None:
+    desk.endpoint("orders", hook)
+    first, second = desk.schedule("orders"), desk.schedule("orders")
+    desk.harness.query("SELECT duepost.clear_scheduled_message(%(id)s)", id=first)
+    # It is finished as its job comes to be claimed, and was still there when its room was looked for.
+    work, resumed = desk.harness.app.messages.work, []
+    work._endpoint("orders").load.most = 1
+
+    def add(message_id: int, _job: Job) -> bool:
+        resumed.append(message_id)
+        return True
+
+    work.go_on_with(add)
+    with pytest.MonkeyPatch.context() as patch:
+        routes = {first: "endpoint:orders", second: "endpoint:orders"}
+        patch.setattr(scheduled_messages, "routes_of", lambda *_: routes)
+        assert work.claim([(first, OwnJob()), (second, OwnJob())]) == []
+    assert resumed == [second]
+    assert not work._endpoint("orders").load.aside
