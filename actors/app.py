@@ -219,16 +219,14 @@ class Application:
         return MessageConclusions(
             self.database,
             self.broker,
-            SharedRoute(
-                self.database, route_of(endpoint), lambda: self.broker.worker_session.worker_id, label=endpoint
-            ),
+            self._unregistered(route_of(endpoint), label=endpoint),
             endpoint,
             keep_undeliverable_days=self.settings.keep_undeliverable_days,
         )
 
-    def _route_of(self, endpoint: str) -> SharedRoute:
-        worker_id = lambda: self.broker.worker_session.worker_id  # noqa: E731
-        return SharedRoute(self.database, route_of(endpoint), worker_id, label=endpoint)
+    def _unregistered(self, name: str, *, label: str) -> SharedRoute:
+        """A route that this process does not register: an endpoint's, or another worker's relay."""
+        return SharedRoute(self.database, name, lambda: self.broker.worker_session.worker_id, label=label)
 
     def _conclusions_by(self, name: str) -> Conclusions:
         """The same by the route's name, whether this process serves it or not."""
@@ -236,8 +234,7 @@ class Application:
             return self.message_conclusions_of(endpoint_of(name))
         if name in self.routes:
             return self.routes[name].conclusions
-        route = SharedRoute(self.database, name, lambda: self.broker.worker_session.worker_id, label=name)
-        return self.conclusions_of(route)
+        return self.conclusions_of(self._unregistered(name, label=name))
 
 
 def build() -> Application:

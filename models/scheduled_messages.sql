@@ -39,8 +39,7 @@ CROSS JOIN duepost.control AS control
 WHERE r.channel = 'message'
   AND e.disabled_at IS NULL
   AND NOT control.paused
-  AND NOT r.circuit_open
-  AND r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause) IS NOT TRUE
+  AND NOT duepost.is_route_blocked(r.name)
   AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = due.id)
   AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = due.id)
 ORDER BY due.due_at, due.id

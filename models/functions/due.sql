@@ -1,7 +1,8 @@
 -- What has fallen due just now: asked by each worker process many times a second, so it costs as little as it can.
 
--- The oldest first; at most 32 of each route, and of all endpoints together, which are asked for as `endpoint:`. Planned once in a session; nothing else is looked at while nothing is due. Only
--- what has been due for a second at the most: while a snapshot is held open, all that was delivered before lies there still.
+-- The oldest first; at most 32 of each route, and of all endpoints together, which are asked for as `endpoint:`. Planned once
+-- in a session; nothing else is looked at while nothing is due. Only what has been due for a second at the most: while a
+-- snapshot is held open, all that was delivered before lies there still.
 -- What became visible later than that, as in a long transaction, is left to the scheduler's passes, as is what has expired.
 CREATE OR REPLACE FUNCTION duepost.due_now(served text[]) RETURNS TABLE (id bigint, route text)
 LANGUAGE plpgsql STABLE ROWS 32
