@@ -159,9 +159,10 @@ def add_to_batch(
     item: object,
     *,
     kind: str,
-    template: str,
+    template: str | None = None,
     address: str | None = None,
     users: Sequence[str] | None = None,
+    endpoint: str | None = None,
     context: Mapping[str, object] | None = None,
     item_key: str | None = None,
     wait: timedelta | str | None = None,
@@ -170,41 +171,44 @@ def add_to_batch(
     reply_to: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> int:
-    """Gathers an event into one email with others, in the cursor's transaction.
+    """Gathers an event into one email, or one message, with others, in the cursor's transaction.
 
-    While an email of this batch is not claimed by a worker the item joins it, and moves it by `wait` from now; else a
-    new email is scheduled after `wait`. The template sees the items, in the order of joining, as `items`.
+    While that of this batch is not claimed by a worker the item joins it, and moves it by `wait` from now; else a new
+    one is scheduled after `wait`. The template sees the items, in the order of joining, as `items`; the payload of a
+    message is the list of them.
 
     Args:
         cursor: a DB-API cursor of the application's own.
         batch: the batch's name, one for each recipient, such as `comments-of-42`.
         item: what the template shows of the event: any JSON value but null.
-        kind: what sort of email it is.
-        template: the template's name.
-        address: to whom: give either this or users.
-        users: ids of users, whose addresses are read when the email is sent.
+        kind: what sort of email or message it is.
+        template: the template's name; for an email.
+        address: to whom an email goes: give either this, or users, or an endpoint.
+        users: ids of users, whose addresses are read when the email is sent; with an endpoint, whom it concerns.
+        endpoint: where a message goes: to a webhook or a function.
         context: what the template is rendered with besides; its keys replace those of earlier calls.
         item_key: an item that has it already is replaced by this one, in its place.
-        wait: how long the email waits for further items; 2 minutes if it is left out. A text is PostgreSQL's interval.
-        longest_wait: how long after the first item the email leaves at the latest.
-        sender: who sends it, instead of the default; of the call that opens the email, as the next two.
+        wait: how long it waits for further items; 2 minutes if it is left out. A text is PostgreSQL's interval.
+        longest_wait: how long after the first item it leaves at the latest.
+        sender: who sends an email, instead of the default; of the call that opens it, as the next two.
         reply_to: where replies go.
         headers: further header fields.
 
     Returns:
-        the email's id.
+        the id of the email or the message.
 
     Raises:
         TypeError: one text as `users`, or a value that is not JSON serializable; the key is named.
-        the driver's error: SQLSTATE 22023 for a bad argument, also where kind, recipient or template are not those of
-            the email which the batch has open.
+        the driver's error: SQLSTATE 22023 for a bad argument, also where kind, recipient, endpoint or template are not
+            those of what the batch has open.
     """
     given = {"kind": kind, "template": template, "address": address, "users": users, "context": context,
              "sender": sender, "reply_to": reply_to, "headers": headers}  # fmt: skip
-    named = {"batch": "text", "item": "jsonb", "item_key": "text", "wait": "interval", "longest_wait": "interval"}
+    named = {"batch": "text", "item": "jsonb", "item_key": "text", "wait": "interval", "longest_wait": "interval",
+             "endpoint": "text"}  # fmt: skip
     parameters = _parameters(ARGUMENTS, given)
     parameters |= {"batch": batch, "item": encoded("item", item)}
-    own = {"item_key": item_key, "wait": wait, "longest_wait": longest_wait}
+    own = {"item_key": item_key, "wait": wait, "longest_wait": longest_wait, "endpoint": endpoint}
     parameters |= {name: value for name, value in own.items() if value is not None}
     types = {**{name: ARGUMENTS[name].sql_type for name in given}, **named}
     arguments = ", ".join(f"{name} => %({name})s::{types[name]}" for name in parameters)
@@ -216,7 +220,7 @@ def remove_from_batch(cursor: Cursor, batch: str, item_key: str) -> str:
     """Takes an item out of its batch.
 
     Returns:
-        `removed`, `cleared` (it was the last one: nothing is sent) or `too_late` (the email with it was claimed, or is
+        `removed`, `cleared` (it was the last one: nothing is sent) or `too_late` (what has it was claimed, or is
         finished, or there was no such item).
     """
     _execute(

@@ -100,20 +100,24 @@ SELECT row.facts || jsonb_build_object('users', (
     FROM duepost.scheduled_email_user AS u
     WHERE u.email_id = %(id)s
 )) || coalesce((
-    SELECT jsonb_build_object('batch', e.batch, 'items', coalesce(
+    SELECT jsonb_build_object('batch', gathering.batch, 'items', coalesce(
         (
             SELECT jsonb_agg(jsonb_build_object('item_key', i.item_key, 'item', i.item) ORDER BY i.place)
             FROM duepost.batch_item AS i
             WHERE i.email_id = %(id)s
         ),
-        -- Once it was claimed, they are in its context.
+        -- Once it was claimed, they are in its context, or are its payload.
         (
             SELECT jsonb_agg(jsonb_build_object('item_key', NULL, 'item', i.item) ORDER BY i.place)
-            FROM jsonb_path_query(e.context, '$.items[*]') WITH ORDINALITY AS i (item, place)
+            FROM jsonb_path_query(gathering.items, '$[*]') WITH ORDINALITY AS i (item, place)
         )
     ))
-    FROM duepost.email AS e
-    WHERE e.item_id = %(id)s AND e.batch IS NOT NULL
+    FROM (
+        SELECT e.batch, e.context -> 'items' AS items FROM duepost.email AS e WHERE e.item_id = %(id)s
+        UNION ALL
+        SELECT m.batch, m.payload FROM duepost.message AS m WHERE m.item_id = %(id)s
+    ) AS gathering
+    WHERE gathering.batch IS NOT NULL
 ), '{}')
 FROM (
     SELECT to_jsonb(e) - ARRAY['context', 'subject', 'body_text', 'body_html', 'headers'] AS facts

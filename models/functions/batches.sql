@@ -1,6 +1,6 @@
--- Many events gathered into one email. SECURITY DEFINER, search_path and backslashes as in schedule.sql, plans as in clear.sql.
--- Locks: an email's item first, then the row of its batch, so that a claim or a clear, which hold the item, wait for nobody
--- here. One call waits for one item, or for one row that is being inserted, and holds nothing else meanwhile.
+-- Many events gathered into one email or message. SECURITY DEFINER, search_path and backslashes as in schedule.sql, plans as in clear.sql.
+-- Locks: a message's endpoint, the item, then the row of its batch, so that a claim or a clear, which hold the item, wait for
+-- nobody here. One call waits for one item, or for one row that is being inserted, and holds nothing else meanwhile.
 
 -- The largest batch: its items, and its context with all of them, in bytes of JSON in text.
 CREATE OR REPLACE FUNCTION duepost.batch_limits(OUT items integer, OUT bytes integer, OUT item_bytes integer)
@@ -16,9 +16,9 @@ LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
--- What is wrong with what add_to_batch() takes beyond an email's own arguments.
+-- What is wrong with what add_to_batch() takes beyond the arguments of an email or a message.
 CREATE OR REPLACE FUNCTION duepost.batch_error(
-    batch text, item jsonb, template text, context jsonb, item_key text, wait interval, longest_wait interval
+    batch text, item jsonb, item_key text, wait interval, longest_wait interval
 ) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(
@@ -28,13 +28,10 @@ LANGUAGE sql STABLE AS $$
             WHEN item IS NULL OR jsonb_typeof(item) = 'null' THEN 'item: must be a JSON value that is not null'
             WHEN octet_length(item::text) > (SELECT item_bytes FROM duepost.batch_limits())
                 THEN format('item: must be at most %s bytes, is %s', (SELECT item_bytes FROM duepost.batch_limits()), octet_length(item::text))
-            -- Two levels less than a context: it lies in the list of its items.
+            -- Two levels less than a context or a payload: it lies in the list of its items.
             WHEN jsonb_path_exists(item, 'strict $.**{99}') THEN 'item: must be at most 98 levels deep'
             WHEN jsonb_path_exists(item, 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))')
                 THEN 'item: a number must be between -1e308 and 1e308'
-            WHEN template IS NULL THEN 'template: must be given: it is what shows the items'
-            WHEN jsonb_typeof(context) = 'object' AND context ? 'items'
-                THEN 'context: must not have the key items, which is for those of the batch'
             WHEN item_key = '' THEN 'item_key: must not be empty'
         END,
         duepost.line_error('item_key', item_key, 512),
@@ -45,7 +42,51 @@ LANGUAGE sql STABLE AS $$
     )
 $$;
 
--- Locks the email that a batch's items join, and gives its id; NULL where there is none.
+-- What of an email cannot be one of a batch.
+CREATE OR REPLACE FUNCTION duepost.batch_email_error(email duepost.new_email) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        CASE
+            WHEN email.template IS NULL THEN 'template: must be given: it is what shows the items'
+            WHEN jsonb_typeof(email.context) = 'object' AND email.context ? 'items'
+                THEN 'context: must not have the key items, which is for those of the batch'
+        END,
+        duepost.email_error(email)
+    )
+$$;
+
+-- What of a message cannot be one of a batch, whose payload is a list; `email` has what was given that only an email takes. The
+-- endpoint is not removed until the caller's transaction ends.
+CREATE OR REPLACE FUNCTION duepost.batch_message_error(message duepost.new_message, email duepost.new_email) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    endpoint record;
+    error    text := duepost.kind_error(message.kind);
+BEGIN
+    error := coalesce(error, CASE
+        WHEN email.address IS NOT NULL THEN 'address: give either address or endpoint, and not both'
+        WHEN email.template IS NOT NULL THEN 'template: is for emails: the payload of a message is the list of its items'
+        WHEN email.context <> '{}' THEN 'context: is for emails: the payload of a message is the list of its items'
+        WHEN email.sender IS NOT NULL THEN 'sender: is for emails'
+        WHEN email.reply_to IS NOT NULL THEN 'reply_to: is for emails'
+        WHEN email.headers IS NOT NULL THEN 'headers: is for emails'
+    END);
+    IF error IS NULL THEN
+        endpoint := duepost.open_endpoint(message.endpoint);
+        error := coalesce(
+            endpoint.error,
+            CASE
+                WHEN endpoint.format NOT IN ('webhook', 'function')
+                    THEN format('endpoint: %s takes no list of items; webhook and function do', endpoint.format)
+            END,
+            duepost.message_error(message, endpoint.format, endpoint.options)
+        );
+    END IF;
+    RETURN error;
+END
+$$;
+
+-- Locks what a batch's items join, and gives its id; NULL where there is none.
 CREATE OR REPLACE FUNCTION duepost.lock_batch(batch text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -74,30 +115,32 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.lock_batch IS
-    'Locks the email that further items of a batch join, its item first, and gives its id; NULL where there is none.';
+    'Locks the email or message that further items of a batch join, its item first, and gives its id; NULL where there is none.';
 
--- Schedules the email of a batch that has none; NULL where another transaction was faster: then nothing is stored.
+-- Opens a batch with what has just been scheduled for it; false where another transaction was faster: then nothing of it is left.
 CREATE OR REPLACE FUNCTION duepost.open_batch(
-    batch text, email duepost.new_email, opened_at timestamptz, longest_wait interval
-) RETURNS bigint
+    batch text, id bigint, users text[], opened_at timestamptz, longest_wait interval
+) RETURNS boolean
 LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
-DECLARE
-    new_id CONSTANT bigint := (duepost.store_emails(ARRAY[open_batch.email], are_many => false))[1];
 BEGIN
     INSERT INTO duepost.batch (batch, email_id, users, opened_at, latest_at)
     VALUES (
-        open_batch.batch, new_id, duepost.sorted_users((open_batch.email).users), open_batch.opened_at,
+        open_batch.batch, open_batch.id, duepost.sorted_users(open_batch.users), open_batch.opened_at,
         open_batch.opened_at + open_batch.longest_wait
     )
     ON CONFLICT ON CONSTRAINT batch_pkey DO NOTHING;
     IF NOT FOUND THEN
-        DELETE FROM duepost.scheduled_email AS e WHERE e.id = new_id;
-        RETURN NULL;
+        DELETE FROM duepost.scheduled_email_user AS u WHERE u.email_id = open_batch.id;
+        DELETE FROM duepost.email AS e WHERE e.item_id = open_batch.id;
+        DELETE FROM duepost.message AS m WHERE m.item_id = open_batch.id;
+        DELETE FROM duepost.item AS i WHERE i.id = open_batch.id;
+        RETURN false;
     END IF;
-    UPDATE duepost.email AS e SET batch = open_batch.batch WHERE e.item_id = new_id;
-    RETURN new_id;
+    UPDATE duepost.email AS e SET batch = open_batch.batch WHERE e.item_id = open_batch.id;
+    UPDATE duepost.message AS m SET batch = open_batch.batch WHERE m.item_id = open_batch.id;
+    RETURN true;
 END
 $$;
 
@@ -106,11 +149,15 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN users IS NOT NULL THEN ARRAY(SELECT DISTINCT u FROM unnest(users) AS u ORDER BY u) END
 $$;
 
--- What an item that joins has to have in common with those that are there: whom the email is for, and what it is.
-CREATE OR REPLACE FUNCTION duepost.join_error(email_id bigint, email duepost.new_email) RETURNS text
+-- What an item that joins has to have in common with those that are there: whom it is for, and what it is.
+CREATE OR REPLACE FUNCTION duepost.join_error(id bigint, email duepost.new_email, endpoint text) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT CASE
-        WHEN i.kind <> email.kind THEN 'kind: must be that of the email which the batch has open'
+        WHEN i.kind <> email.kind THEN format('kind: must be that of the %s which the batch has open', i.channel)
+        WHEN m.endpoint IS DISTINCT FROM join_error.endpoint
+            THEN format('endpoint: must be that of the %s which the batch has open', i.channel)
+        WHEN m.endpoint IS NOT NULL AND b.users IS DISTINCT FROM duepost.sorted_users(email.users)
+            THEN 'users: must be those of the message which the batch has open'
         WHEN e.address IS NOT NULL
             AND (email.address IS NULL OR duepost.mailbox_key(e.address) <> duepost.mailbox_key(email.address))
             THEN 'address: must be that of the email which the batch has open: give each recipient a batch'
@@ -120,11 +167,12 @@ LANGUAGE sql STABLE AS $$
     END
     FROM duepost.batch AS b
     JOIN duepost.item AS i ON i.id = b.email_id
-    JOIN duepost.email AS e ON e.item_id = b.email_id
+    LEFT JOIN duepost.email AS e ON e.item_id = b.email_id
+    LEFT JOIN duepost.message AS m ON m.item_id = b.email_id
     WHERE b.email_id = $1
 $$;
 
--- Puts an item into an open batch, in place of the one that has its key, if there is one. The caller holds the email's lock.
+-- Puts an item into an open batch, in place of the one that has its key, if there is one. The caller holds the item's lock.
 CREATE OR REPLACE FUNCTION duepost.put_item(email_id bigint, item jsonb, item_key text, context jsonb) RETURNS void
 LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -132,6 +180,7 @@ SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan 
 DECLARE
     open_one  record;
     most      record;
+    email     record;
     old_bytes integer;
 BEGIN
     SELECT l.items, l.bytes INTO most FROM duepost.batch_limits() AS l;
@@ -141,22 +190,29 @@ BEGIN
     -- Most calls give no context: then the email's row is left as it is.
     UPDATE duepost.email AS e SET context = e.context || put_item.context
     WHERE e.item_id = put_item.email_id AND e.context || put_item.context <> e.context;
+    SELECT octet_length(e.context::text) AS context_bytes INTO email FROM duepost.email AS e WHERE e.item_id = put_item.email_id;
 
     UPDATE duepost.batch AS b
     SET items = b.items + (old_bytes IS NULL)::integer,
         bytes = b.bytes + octet_length(put_item.item::text) - coalesce(old_bytes, 0),
         last_place = b.last_place + (old_bytes IS NULL)::integer
-    FROM duepost.email AS e
-    WHERE b.email_id = put_item.email_id AND e.item_id = put_item.email_id
-    -- Each item with a comma and a space, the list with its name.
-    RETURNING b.items, b.bytes + 2 * b.items + 12 + octet_length(e.context::text) AS bytes, b.last_place INTO open_one;
+    WHERE b.email_id = put_item.email_id
+    -- Each item with a comma and a space, or the list's brackets.
+    RETURNING b.items, b.bytes + 2 * b.items AS list_bytes, b.last_place INTO open_one;
     IF open_one.items > most.items THEN
-        PERFORM duepost.raise_bad_argument('item', format('the batch has %s items already, the most that an email takes', most.items));
+        PERFORM duepost.raise_bad_argument('item', format('the batch has %s items already, the most that it takes', most.items));
     END IF;
-    IF open_one.bytes > most.bytes THEN
-        PERFORM duepost.raise_bad_argument(
-            'item', format('the context with all items must be at most %s bytes, would be %s', most.bytes, open_one.bytes)
-        );
+    -- In a context the list has a name.
+    IF open_one.list_bytes + 12 + email.context_bytes > most.bytes THEN
+        PERFORM duepost.raise_bad_argument('item', format(
+            'the context with all items must be at most %s bytes, would be %s',
+            most.bytes, open_one.list_bytes + 12 + email.context_bytes
+        ));
+    END IF;
+    IF email.context_bytes IS NULL AND open_one.list_bytes > duepost.largest_payload() THEN
+        PERFORM duepost.raise_bad_argument('item', format(
+            'the payload with all items must be at most %s bytes, would be %s', duepost.largest_payload(), open_one.list_bytes
+        ));
     END IF;
 
     IF old_bytes IS NULL THEN
@@ -169,7 +225,7 @@ BEGIN
 END
 $$;
 
--- A further item moves its email by `wait` from this moment; never beyond the latest moment of any of the calls.
+-- A further item moves its email or message by `wait` from this moment; never beyond the latest moment of any of the calls.
 CREATE OR REPLACE FUNCTION duepost.move_batch(email_id bigint, wait interval, longest_wait interval) RETURNS void
 LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -206,17 +262,19 @@ CREATE OR REPLACE FUNCTION duepost.add_to_batch(
     longest_wait interval DEFAULT NULL,
     sender       text DEFAULT NULL,
     reply_to     text DEFAULT NULL,
-    headers      jsonb DEFAULT NULL
+    headers      jsonb DEFAULT NULL,
+    endpoint     text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
-    email    duepost.new_email;
-    email_id bigint;
-    error    text := duepost.batch_error(batch, item, template, context, item_key, wait, longest_wait);
-    is_new   boolean := false;
+    email   duepost.new_email;
+    message duepost.new_message;
+    open_id bigint;
+    error   text := duepost.batch_error(batch, item, item_key, wait, longest_wait);
+    is_new  boolean := false;
 BEGIN
-    -- Until this transaction ends, the type does not grow.
+    -- Until this transaction ends, the types do not grow.
     LOCK TABLE duepost.migration IN ACCESS SHARE MODE;
     email.kind := kind;
     email.address := address;
@@ -226,34 +284,46 @@ BEGIN
     email.sender := sender;
     email.reply_to := reply_to;
     email.headers := headers;
-    error := coalesce(error, duepost.email_error(email));
+    message.kind := kind;
+    message.endpoint := endpoint;
+    message.users := users;
+    message.payload := '[]';
+    IF error IS NULL THEN
+        error := CASE
+            WHEN endpoint IS NULL THEN duepost.batch_email_error(email) ELSE duepost.batch_message_error(message, email)
+        END;
+    END IF;
     IF error IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = error;
     END IF;
 
     LOOP
-        email_id := duepost.lock_batch(batch);
-        EXIT WHEN email_id IS NOT NULL;
+        open_id := duepost.lock_batch(batch);
+        EXIT WHEN open_id IS NOT NULL;
         email.scheduled_at := clock_timestamp() + wait;
-        email_id := duepost.open_batch(batch, email, clock_timestamp(), longest_wait);
-        is_new := email_id IS NOT NULL;
+        message.scheduled_at := email.scheduled_at;
+        open_id := CASE
+            WHEN endpoint IS NULL THEN (duepost.store_emails(ARRAY[email], are_many => false))[1]
+            ELSE (duepost.store_messages(ARRAY[message], are_many => false))[1]
+        END;
+        is_new := duepost.open_batch(batch, open_id, users, clock_timestamp(), longest_wait);
         EXIT WHEN is_new;
     END LOOP;
     IF NOT is_new THEN
-        error := duepost.join_error(email_id, email);
+        error := duepost.join_error(open_id, email, endpoint);
         IF error IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = error;
         END IF;
-        PERFORM duepost.move_batch(email_id, wait, longest_wait);
+        PERFORM duepost.move_batch(open_id, wait, longest_wait);
     END IF;
-    PERFORM duepost.put_item(email_id, item, item_key, email.context);
-    RETURN email_id;
+    PERFORM duepost.put_item(open_id, item, item_key, email.context);
+    RETURN open_id;
 END
 $$;
 COMMENT ON FUNCTION duepost.add_to_batch IS
-    'Gathers events into one email: while an email of this batch is not claimed the item joins it, and moves it by `wait` from '
-    'now, never beyond `longest_wait` after the first; else a new one is scheduled after `wait`. An item whose item_key is there '
-    'takes the place of the earlier one. Returns the email''s id. A bad argument raises 22023 and stores nothing.';
+    'Gathers events into one email, or one message to an endpoint: while that of this batch is not claimed the item joins it, and '
+    'moves it by `wait` from now, never beyond `longest_wait` after the first; else a new one is scheduled after `wait`. An item '
+    'whose item_key is there takes the place of the earlier one. Returns its id. A bad argument raises 22023 and stores nothing.';
 
 CREATE OR REPLACE FUNCTION duepost.remove_from_batch(batch text, item_key text) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
@@ -289,7 +359,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.remove_from_batch IS
-    'Takes an item out of its batch: removed, cleared (it was the last one: nothing is sent), or too_late (the email with it was '
+    'Takes an item out of its batch: removed, cleared (it was the last one: nothing is sent), or too_late (what has it was '
     'claimed, or is finished, or there was no such item).';
 
 -- Read by the claim of such an email in a snapshot of its own, as its context is.
@@ -318,11 +388,15 @@ BEGIN
     IF FOUND THEN
         UPDATE duepost.email AS e SET context = e.context || jsonb_build_object('items', gathered)
         WHERE e.item_id = close_batch.email_id;
+        UPDATE duepost.message AS m SET payload = gathered WHERE m.item_id = close_batch.email_id;
     END IF;
     SELECT e.context::text INTO content FROM duepost.email AS e WHERE e.item_id = close_batch.email_id;
+    IF NOT FOUND THEN
+        SELECT m.payload::text INTO content FROM duepost.message AS m WHERE m.item_id = close_batch.email_id;
+    END IF;
     RETURN content;
 END
 $$;
 COMMENT ON FUNCTION duepost.close_batch IS
-    'Puts the items of an email''s batch into its context, in order; nothing joins it any more. Gives the context. The caller '
-    'holds the item''s lock.';
+    'Puts the items of a batch into the email''s context, or makes them the message''s payload, in order; nothing joins it any '
+    'more. Gives the context or the payload. The caller holds the item''s lock.';

@@ -66,10 +66,7 @@ BEGIN
     PERFORM FROM duepost.endpoint AS e
     WHERE e.name = ANY (ARRAY(SELECT g.endpoint FROM unnest(given) AS g)) ORDER BY e.name FOR KEY SHARE;
     FOREACH message IN ARRAY given LOOP
-        error := coalesce(
-            CASE WHEN coalesce(message.kind, '') = '' THEN 'kind: must not be empty' END,
-            duepost.line_error('kind', message.kind, 100)
-        );
+        error := duepost.kind_error(message.kind);
         IF error IS NULL AND (last IS NULL OR message.endpoint IS DISTINCT FROM last) THEN
             endpoint := duepost.open_endpoint(message.endpoint);
             last := message.endpoint;
@@ -192,8 +189,10 @@ BEGIN
     IF error IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = error;
     END IF;
+    -- Of a batch it is no more: what is added from now on is in another message.
+    DELETE FROM duepost.batch AS b WHERE b.email_id = edit_message.id;
     UPDATE duepost.message AS m
-    SET payload = edit_message.payload, edited_at = now()
+    SET payload = edit_message.payload, edited_at = now(), batch = NULL
     WHERE m.item_id = edit_message.id;
     RETURN 'edited';
 END

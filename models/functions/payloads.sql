@@ -117,6 +117,10 @@ LANGUAGE sql STABLE AS $$
     ) AS known
 $$;
 
+-- How many bytes of JSON in text the largest payload has: 256 KiB.
+CREATE OR REPLACE FUNCTION duepost.largest_payload() RETURNS integer
+LANGUAGE sql IMMUTABLE AS 'SELECT 262144';
+
 -- What of a payload cannot be delivered to an endpoint of this format and with these options; NULL where all can.
 CREATE OR REPLACE FUNCTION duepost.payload_error(payload jsonb, format text, options jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
@@ -126,8 +130,10 @@ LANGUAGE sql STABLE AS $$
             THEN coalesce(
                 duepost.json_error('payload', payload),
                 CASE
-                    WHEN octet_length(payload::text) > 262144
-                        THEN format('payload: must be at most 262144 bytes (256 KiB), is %s', octet_length(payload::text))
+                    WHEN octet_length(payload::text) > duepost.largest_payload()
+                        THEN format(
+                            'payload: must be at most %s bytes (256 KiB), is %s', duepost.largest_payload(), octet_length(payload::text)
+                        )
                     WHEN format = 'matrix' AND octet_length(payload::text) > 65536
                         THEN format('payload: must be at most 65536 bytes, is %s', octet_length(payload::text))
                     WHEN format = 'slack' THEN duepost.slack_error(payload)

@@ -371,11 +371,15 @@ LANGUAGE sql STABLE AS $$
     )
 $$;
 
+CREATE OR REPLACE FUNCTION duepost.kind_error(kind text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(CASE WHEN coalesce(kind, '') = '' THEN 'kind: must not be empty' END, duepost.line_error('kind', kind, 100))
+$$;
+
 CREATE OR REPLACE FUNCTION duepost.email_error(email duepost.new_email) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(
-        CASE WHEN coalesce(email.kind, '') = '' THEN 'kind: must not be empty' END,
-        duepost.line_error('kind', email.kind, 100),
+        duepost.kind_error(email.kind),
         CASE
             WHEN (email.address IS NULL) = (email.users IS NULL)
                 THEN 'address: give either address or users, and not both'

@@ -39,10 +39,12 @@ BEGIN
         DELETE FROM duepost.email AS e
         WHERE e.item_id = ANY (move_to_ledger.ids)
         RETURNING e.item_id, e.address, e.message_id_header, e.batch
-    ), batch AS (
-        DELETE FROM duepost.batch AS b USING email WHERE email.batch IS NOT NULL AND b.email_id = email.item_id
     ), scheduled_message AS (
-        DELETE FROM duepost.message AS m WHERE m.item_id = ANY (move_to_ledger.ids) RETURNING m.item_id, m.endpoint
+        DELETE FROM duepost.message AS m WHERE m.item_id = ANY (move_to_ledger.ids) RETURNING m.item_id, m.endpoint, m.batch
+    ), batch AS (
+        DELETE FROM duepost.batch AS b
+        USING (SELECT item_id, batch FROM email UNION ALL SELECT item_id, batch FROM scheduled_message) AS content
+        WHERE content.batch IS NOT NULL AND b.email_id = content.item_id
     ), in_hand AS (
         DELETE FROM duepost.in_hand AS h WHERE h.item_id = ANY (move_to_ledger.ids) RETURNING h.item_id, h.route
     ), message AS (
@@ -298,7 +300,7 @@ LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
-    SELECT m.endpoint, m.wire_id, m.payload::text, e.format, e.url, e.secret,
+    SELECT m.endpoint, m.wire_id, CASE WHEN m.batch IS NULL THEN m.payload::text ELSE duepost.close_batch(m.item_id) END, e.format, e.url, e.secret,
            CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END,
            e.function, e.options::text, coalesce(e.allow_private, false), e.failing_since IS NOT NULL
     INTO endpoint, wire_id, payload, format, url, secret, former_secret, function, options, allow_private, is_failing

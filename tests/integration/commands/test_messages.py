@@ -204,3 +204,21 @@ def test_an_operator_needs_no_other_role(server: PostgresServer, url: str) -> No
         assert "a member of duepost_client" in shell.run(*NEWS, "--payload", "{}", status=1)
     finally:
         server.execute(f"DROP ROLE {role}")
+
+
+def test_show_lists_the_items_of_a_batch_before_and_after_the_claim(shell: Shell) -> None:
+    shell.query("SELECT duepost.set_endpoint('hook', 'webhook', 'https://hooks.example.com/in')")
+    for number in (1, 2):
+        shell.query(
+            "SELECT duepost.add_to_batch('orders', jsonb_build_object('n', %s), kind => 'k', endpoint => 'hook',"
+            " item_key => 'key-' || %s)",
+            number,
+            number,
+        )
+    for first in ('  1 (key-1): {"n": 1}', '  1: {"n": 1}'):
+        story_json, printed = shell.run_all(["show", "1", "--json"], ["show", "1"])
+        message = json.loads(story_json)["email"]
+        assert (message["batch"], [each["item"] for each in message["items"]]) == ("orders", [{"n": 1}, {"n": 2}])
+        assert "Batch orders, 2 items:" in printed
+        assert first in printed
+        shell.query("SELECT duepost.message_content(1)")
