@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from models.database.connections import Cursor, Database
 from models.database.statements import statements
@@ -101,3 +102,31 @@ def remove(cursor: Cursor, name: str) -> int:
 def known(database: Database) -> list[KnownEndpoint]:
     """All endpoints, by name."""
     return [KnownEndpoint(*row) for row in database.execute(SQL["all"])]  # type: ignore[arg-type]  # its columns
+
+
+class KnownFunction(NamedTuple):
+    """What there is of an endpoint's function. All but the first, the schema's owner and the role is None without one.
+
+    Attributes:
+        exists: whether there is one of this name and signature.
+        fits: whether it is a function, and not a procedure or the like.
+        owner: whose it is.
+        may_be_owned: whether its owner may act as the schema's owner: whoever owns it acts with the workers' rights.
+        schema_owner: the owner of the schema `duepost`.
+        may_be_called: whether this role may call it.
+        role: who asks.
+    """
+
+    exists: bool
+    fits: bool | None
+    owner: str | None
+    may_be_owned: bool | None
+    schema_owner: str
+    may_be_called: bool | None
+    role: str
+
+
+def function(database: Database, signature: str) -> KnownFunction:
+    """Looks at the function of an endpoint."""
+    [row] = database.execute(SQL["function"], {"function": signature})
+    return KnownFunction(*row)  # type: ignore[arg-type]  # the statement's columns are the fields

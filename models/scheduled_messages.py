@@ -121,6 +121,19 @@ def _claimed(row: Row) -> ClaimedMessage:
     return ClaimedMessage(*columns, tuple(users or ()))  # type: ignore[arg-type, call-arg]  # the statement's columns
 
 
+def trial(database: Database, endpoint: str, wire_id: str, payload: str | None) -> ClaimedMessage | None:
+    """A message that is no item, to an endpoint; None where there is none of this name.
+
+    Args:
+        database: read by whoever may read secrets.
+        endpoint: its name.
+        wire_id: what its receiver knows the message by.
+        payload: JSON; `{}` without it.
+    """
+    rows = database.execute(SQL["trial"], {"endpoint": endpoint, "wire_id": wire_id, "payload": payload})
+    return next((_claimed(row) for row in rows), None)
+
+
 def routes_of(database: Database, item_ids: Sequence[int]) -> dict[int, str]:
     """The route of each of these items that is not finished."""
     rows = database.execute(SQL["routes_of"], {"ids": list(item_ids)})
@@ -171,6 +184,15 @@ def call_function(cursor: Cursor, message: ClaimedMessage) -> None:
         psycopg2.Error: whatever it fails of.
     """
     cursor.execute(SQL["call_function"], {"function": message.function, "id": message.id, "payload": message.payload})
+
+
+def check_constraints(cursor: Cursor) -> None:
+    """Checks at once what would be checked at the commit.
+
+    Raises:
+        psycopg2.Error: it does not hold.
+    """
+    cursor.execute(SQL["check_constraints"])
 
 
 def try_lock_claimed(cursor: Cursor, message: ClaimedMessage) -> bool | None:

@@ -81,6 +81,18 @@ RETURNING name
 -- An application's own function, named by an operator; quoted by PostgreSQL itself as it is looked up.
 SELECT duepost.call_message_function(%(function)s, %(id)s, %(payload)s::jsonb)
 
+-- name: check_constraints
+-- What would be checked at the commit is checked now.
+SET CONSTRAINTS ALL IMMEDIATE
+
+-- name: trial
+-- An endpoint as a claimed message has it, for one that is no item; the payload as PostgreSQL spells it.
+SELECT 0, 0, 'duepost.test', 0, 0, NULL, false, e.name, %(wire_id)s, coalesce(%(payload)s::jsonb, '{}')::text, e.format, e.url,
+       e.secret, CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END, e.function, e.options::text,
+       e.allow_private, e.failing_since IS NOT NULL, NULL
+FROM duepost.endpoint AS e
+WHERE e.name = %(endpoint)s
+
 -- name: try_lock_claimed
 -- The item of a claim, locked if nobody holds it: nothing where somebody does, or the claim is no longer the item's.
 WITH item AS MATERIALIZED (

@@ -15,6 +15,7 @@ import psycopg2
 from actors.delivery.conclude import Conclusion, Conclusions
 from actors.delivery.decision import Decision, Judged
 from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.functions import FUNCTION_LIMITS, TAKEN, ruling_on
 from actors.delivery.item_work import ItemWork, Shared, Work, is_hint
 from actors.delivery.job import Job
 from actors.delivery.lanes import Blocking, Lane
@@ -22,10 +23,10 @@ from actors.delivery.payloads import MessagePayload, Payloads
 from actors.delivery.route import SharedRoute, described
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.queue.waiting import wait_for_database
-from actors.ruling import Phase, Ruling, Scope, Stage, one_line
+from actors.ruling import Phase, Ruling, Scope, Stage
 from actors.tick import tick
 from models import items, scheduled_messages
-from models.database.connections import Cursor, Database, Limits, refusal_behind
+from models.database.connections import Cursor, Database, refusal_behind
 from models.errors import DatabaseUnreachable
 from models.scheduled_messages import ClaimedMessage
 from models.words import Verdict
@@ -46,9 +47,6 @@ BUSY_DELAY: Final = 250
 #: Seconds between two passes of the scheduler that are asked for while messages are concluded: of an endpoint's line
 #: only a window is queued at once.
 PASS_INTERVAL: Final = 0.25
-
-#: How long an application's function may take, and wait for a lock.
-FUNCTION_LIMITS: Final = Limits(statement=15.0, lock=10.0)
 
 #: How often a function is called again whose item somebody else holds as it is to be concluded.
 TRIES: Final = 5
@@ -360,8 +358,7 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
 
     def _try_function(self, attempt: MessageAttempt) -> bool:
         message = attempt.item
-        sent = Ruling(Verdict.SENT, Scope.RECIPIENT, Phase.RESPONSE)
-        decision = Decision.of(message, [(message.recipients[0], sent)])
+        decision = Decision.of(message, [(message.recipients[0], TAKEN)])
         conclusions = self._conclusions_of(message)
         try:
             with self._database.transaction(FUNCTION_LIMITS) as cursor:
@@ -373,13 +370,13 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         except DatabaseUnreachable as failure:
             if (refusal := refusal_behind(failure)) is None:
                 raise
-            attempt.judge(_ruling_on(refusal))
+            attempt.judge(ruling_on(refusal))
             return True
         except psycopg2.Error as failure:
-            attempt.judge(_ruling_on(failure))
+            attempt.judge(ruling_on(failure))
             return True
         attempt.conclusion = conclusion
-        attempt.judge(sent)
+        attempt.judge(TAKEN)
         conclusions.close_circuit_after(conclusion)
         return True
 
@@ -396,12 +393,3 @@ class _Held(Exception):
 def _check_not_held(is_ours: bool | None) -> None:
     if is_ours is None:
         raise _Held
-
-
-def _ruling_on(failure: psycopg2.Error) -> Ruling:
-    said = f"SQLSTATE {failure.pgcode}"
-    message = failure.diag.message_primary
-    if message:
-        said += f": {message}"
-    is_gone = failure.pgcode in {"42883", "42501", "3F000"}
-    return Ruling(Verdict.RETRY, Scope.RELAY if is_gone else Scope.MESSAGE, Phase.REQUEST, reply=one_line(said))

@@ -9,14 +9,17 @@ from typing import Annotated
 
 import typer
 
-from duepost.commands.context import BadInput, Json, client_database
-from duepost.commands.output import Table, print_json, print_table, say
+from actors.settings import settings
+from duepost.commands.context import BadInput, Failed, Json, client_database, operator_database
+from duepost.commands.endpoint_trial import Trial, try_endpoint
+from duepost.commands.output import Table, print_json, print_table, say, warn
+from duepost.commands.schedule import checked_json
 from duepost.commands.wording import count
 from models import endpoints
 from models.database.connections import Database
 from models.endpoints import KnownEndpoint, Setting
 
-app = typer.Typer(help="Where messages may go: add, list, rotate, disable, enable, remove.", no_args_is_help=True)
+app = typer.Typer(help="Where messages may go: add, list, test, rotate, disable, enable, remove.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The endpoint's name, such as orders.")]
 
@@ -97,6 +100,42 @@ def list_(as_json: Json = False) -> None:
         )
     else:
         say("There are no endpoints.")
+
+
+@app.command("test")
+def try_(
+    name: Name,
+    payload: Annotated[
+        str | None,
+        typer.Option(help="What is sent, in JSON, instead of a text that says what it is; - is stdin."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sends one message to an endpoint now, as a worker does, and says what came back. Status 1 if it was not taken.
+
+    Nothing is scheduled and nothing stored. A disabled endpoint is sent to as well. A function is called in a
+    transaction that is rolled back. The secret is read, so this wants the rights of a worker.
+
+    Examples: duepost endpoint test orders; duepost endpoint test board --payload '{"text": "Hello"}'
+    """
+    if settings().disabled:
+        raise Failed("nothing is sent while DUEPOST_DISABLED is 1")
+    text = None if payload is None else checked_json("--payload", _from_stdin(payload, whole=True) or "")
+    database = operator_database()
+    trial = try_endpoint(database, name, text)
+    if trial is None:
+        _find(database, name)
+        raise Failed(f"endpoint {name} is gone")
+    if as_json:
+        _print_trial(trial)
+    elif trial.is_taken:
+        said = trial.sentence()
+        say(f"{said[0].upper()}{said[1:]}.")
+    if not trial.is_taken:
+        raise typer.Exit(1) if as_json else Failed(trial.sentence())
+    found = _find(database, name)
+    if not as_json and (found.disabled_at is not None or found.circuit_reason is not None):
+        warn(f"It is still {_state(found)}: `duepost endpoint enable {name}` has messages sent to it.")
 
 
 @app.command()
@@ -194,8 +233,28 @@ def _state(each: KnownEndpoint) -> str:
     return "enabled" if each.failing_since is None else f"failing since {each.failing_since:%Y-%m-%d %H:%M}"
 
 
-def _from_stdin(given: str | None) -> str | None:
-    return sys.stdin.readline().strip() if given == "-" else given
+def _print_trial(trial: Trial) -> None:
+    ruling = trial.ruling
+    print_json(
+        {
+            "name": trial.endpoint,
+            "is_taken": trial.is_taken,
+            "verdict": ruling.verdict,
+            "scope": ruling.scope,
+            "phase": ruling.phase,
+            "status": ruling.code,
+            "reply": ruling.reply,
+            "seconds": round(trial.seconds, 3),
+            "wire_id": trial.wire_id,
+        }
+    )
+
+
+def _from_stdin(given: str | None, *, whole: bool = False) -> str | None:
+    """What was given; for - the first line of stdin, or all of it."""
+    if given != "-":
+        return given
+    return sys.stdin.read() if whole else sys.stdin.readline().strip()
 
 
 def _options(given: Sequence[str]) -> dict[str, str]:

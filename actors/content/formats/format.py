@@ -6,6 +6,7 @@ from typing import NoReturn, Protocol
 
 from actors.channels.http.endpoint_url import BadUrl, EndpointUrl, parse_endpoint_url
 from actors.channels.http.request import Answer, Request
+from actors.content.formats.json_text import Json
 from actors.ruling import Pace, Phase, Ruling, Scope, one_line
 from models.words import Verdict
 
@@ -114,6 +115,14 @@ class Format(Protocol):
 
     def judge(self, answer: Answer) -> Ruling:
         """Says what an answer means."""
+
+    def trial(self, options: Mapping[str, str], text: str) -> Mapping[str, Json]:
+        """Makes a payload that says no more than this text: for whoever tries an endpoint.
+
+        Args:
+            options: the endpoint's.
+            text: what people are to read.
+        """
 
 
 def blame_endpoint(name: str, what: str) -> NoReturn:

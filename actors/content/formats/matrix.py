@@ -5,13 +5,14 @@ Payload: the event's content, an object such as `{"msgtype": "m.text", "body": "
 knows transaction ids by device: after a new login, with a new token, it no longer knows the old ones.
 """
 
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from actors.channels.http.request import Answer, Request
 from actors.channels.http.retry_after import capped
 from actors.channels.http.verdicts import judge, paused
 from actors.content.formats.format import Endpoint, Message
-from actors.content.formats.json_text import json_object, number, word
+from actors.content.formats.json_text import Json, json_object, number, word
 from actors.ruling import Ruling, Scope, one_line
 from models.words import Verdict
 
@@ -41,3 +42,7 @@ class Matrix:
         if ruling.code == 429 and ruling.retry_after is None:
             return paused(ruling, capped(number(said.get("retry_after_ms")) / 1000))
         return ruling
+
+    def trial(self, options: Mapping[str, str], text: str) -> Mapping[str, Json]:  # noqa: ARG002 - they have none
+        """A notice, which no bot answers."""
+        return {"msgtype": "m.notice", "body": text}

@@ -9,11 +9,13 @@ import binascii
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from actors.channels.http.request import Answer, Request
 from actors.channels.http.verdicts import judge
 from actors.content.formats.format import Endpoint, Message, blame_endpoint
+from actors.content.formats.json_text import Json
 from actors.ruling import Ruling
 
 PREFIX: Final = "whsec_"
@@ -60,6 +62,10 @@ class Webhook:
     def judge(self, answer: Answer) -> Ruling:
         """The status says it all."""
         return judge(answer)
+
+    def trial(self, options: Mapping[str, str], text: str) -> Mapping[str, Json]:  # noqa: ARG002 - they have none
+        """An event of a type of its own, which receivers that do not know it pass over."""
+        return {"type": "duepost.test", "data": {"text": text}}
 
 
 def _keys(endpoint: Endpoint) -> list[bytes]:

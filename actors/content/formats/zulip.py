@@ -63,6 +63,13 @@ class Zulip:
             return ruling._replace(verdict=Verdict.UNDELIVERABLE, scope=Scope.MESSAGE, reply=code or "no success")
         return ruling._replace(reply=code or ruling.reply)
 
+    def trial(self, options: Mapping[str, str], text: str) -> Mapping[str, Json]:
+        """A text to where the options lead; without `to` there, to the bot itself."""
+        if not options.get("to"):
+            return {"type": "direct", "to": [options.get("user", "")], "content": text}
+        is_private = options.get("type") in _PRIVATE
+        return {"content": text} if is_private or options.get("topic") else {"content": text, "topic": "Duepost"}
+
 
 def _without_result(answer: Answer, ruling: Ruling) -> Ruling:
     """What an answer means that is not Zulip's, or not all of it."""

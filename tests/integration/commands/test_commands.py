@@ -18,7 +18,7 @@ COMMANDS = [
     "worker", "trigger", "up", "demo", "migrate", "schedule", "clear", "reschedule", "list", "show", "stats", "retry",
     "resolve", "probe", "reopen", "pause", "resume", "doctor", "status", "message schedule", "message edit",
     "message clear", "message reschedule", "endpoint add", "endpoint list", "endpoint rotate", "endpoint disable",
-    "endpoint enable", "endpoint remove",
+    "endpoint enable", "endpoint remove", "endpoint test",
 ]  # fmt: skip
 
 
