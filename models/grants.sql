@@ -6,7 +6,7 @@ DECLARE
     role_name text;
     open_one  regclass;
 BEGIN
-    FOREACH role_name IN ARRAY ARRAY['duepost_client', 'duepost_worker', 'duepost_operator'] LOOP
+    FOREACH role_name IN ARRAY ARRAY['duepost_client', 'duepost_worker', 'duepost_operator', 'duepost_viewer'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
@@ -47,6 +47,29 @@ BEGIN
         TO duepost_operator;
     END IF;
 
+    -- Reads all that people look at, and changes nothing. Endpoints hold secrets: what of them may be seen, a function gives.
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_viewer') THEN
+        GRANT USAGE ON SCHEMA duepost, dramatiq TO duepost_viewer;
+        GRANT SELECT ON
+            duepost.item, duepost.email, duepost.message, duepost.scheduled_email_user, duepost.scheduled_email,
+            duepost.scheduled_message, duepost.in_hand, duepost.batch, duepost.batch_item,
+            duepost.scheduled_email_id_seq, duepost.delivery, duepost.attempt, duepost.suppression, duepost.undeliverable_email,
+            duepost.undeliverable_recipient, duepost.worker, duepost.turn, duepost.control, duepost.route,
+            duepost.route_worker, duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention,
+            duepost.operator_action, dramatiq.queue
+        TO duepost_viewer;
+        GRANT EXECUTE ON FUNCTION
+            duepost.endpoints, duepost.status, duepost.pending_routes, duepost.is_route_blocked, duepost.ways,
+            duepost.mailbox_key, duepost.mailbox_key_beyond_ascii, duepost.trimmed, duepost.domain_in_ascii,
+            duepost.mapped_domain, duepost.lower_case, duepost.punycode
+        TO duepost_viewer;
+        BEGIN
+            GRANT SELECT ON duepost.recipient TO duepost_viewer;
+        EXCEPTION
+            WHEN insufficient_privilege OR undefined_table THEN NULL;
+        END;
+    END IF;
+
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_worker') THEN
         GRANT USAGE ON SCHEMA duepost, dramatiq TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON dramatiq.queue, dramatiq.result TO duepost_worker;
@@ -65,6 +88,7 @@ BEGIN
         GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE ON duepost.route, duepost.route_worker TO duepost_worker;
+        GRANT SELECT ON duepost.operator_action, duepost.scheduled_email_id_seq TO duepost_worker;
         GRANT SELECT ON duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION

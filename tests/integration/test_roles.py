@@ -15,7 +15,7 @@ from models.database.statements import statements
 from tests.postgres import Connection, PostgresServer, run
 
 MODELS = Path(__file__).parents[2] / "models"
-ROLES = ("duepost_client", "duepost_worker", "duepost_operator")
+ROLES = ("duepost_client", "duepost_worker", "duepost_operator", "duepost_viewer")
 FUNCTIONS = [
     "add_to_batch",
     "clear_scheduled",
@@ -269,7 +269,7 @@ class Nulls(dict[str, object]):
 
 
 @pytest.mark.parametrize(
-    "module", ["circuits", "control", "emails", "messages", "reports", "routes", "watching", "workers"]
+    "module", ["circuits", "control", "emails", "finding", "messages", "reports", "routes", "watching", "workers"]
 )
 def test_a_worker_has_the_rights_that_each_statement_needs(worker: Connection, module: str) -> None:
     run(worker, "SET jit = off")
