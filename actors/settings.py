@@ -5,13 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import psycopg2
 from psycopg2 import extensions
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sentry_sdk.utils import BadDsn, Dsn
 
 from actors.channels.smtp.greeting import is_hello_name
@@ -28,6 +30,9 @@ DEFAULT_RELAY = "default"
 
 #: What a relay may be called, in lower case: it is a part of the names of a queue and of an actor.
 RELAY_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+#: The path that the console may be found below.
+_WEB_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
 
 
 class BadSettings(DuepostError):
@@ -117,6 +122,38 @@ def _certificates(value: object) -> object:
     return value
 
 
+def _web_url(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None:
+        parts = urlsplit(str(value).strip())
+        is_plain = parts.username is None and not parts.query and not parts.fragment
+        if (
+            parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or not is_plain
+            or not _WEB_PATH.fullmatch(parts.path)
+        ):
+            raise ValueError("must be where browsers find the console, such as https://ops.example.com/duepost")
+    return value
+
+
+def _proxies(value: object) -> object:
+    """Addresses and networks, with commas between them."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
+    except ValueError:
+        raise ValueError("must be addresses or networks such as 127.0.0.1, 10.0.0.0/8") from None
+
+
+def _header(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+", str(value)):
+        raise ValueError("must be a header's name such as X-Forwarded-User")
+    return value
+
+
 def _dsn(value: object) -> object:
     value = _blank_is_none(value)
     if value is not None:
@@ -181,6 +218,22 @@ class Settings(BaseSettings):
     keep_undeliverable_days: int = Field(default=7, ge=0, le=3650, validation_alias="DUEPOST_KEEP_UNDELIVERABLE_DAYS")
     smtp_fallback: Annotated[str | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, validation_alias="DUEPOST_SMTP_FALLBACK"
+    )
+    web_url: Annotated[str | None, BeforeValidator(_web_url)] = Field(default=None, validation_alias="DUEPOST_WEB_URL")
+    web_users: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
+        default=None, validation_alias="DUEPOST_WEB_USERS"
+    )
+    web_user_header: Annotated[str | None, BeforeValidator(_header)] = Field(
+        default=None, validation_alias="DUEPOST_WEB_USER_HEADER"
+    )
+    web_proxies: Annotated[
+        tuple[IPv4Network | IPv6Network, ...] | None,
+        NoDecode,
+        BeforeValidator(_blank_is_none),
+        BeforeValidator(_proxies),
+    ] = Field(default=None, validation_alias="DUEPOST_WEB_PROXIES")
+    web_viewer_database_url: Annotated[SecretStr | None, BeforeValidator(_database_url)] = Field(
+        default=None, validation_alias="DUEPOST_WEB_VIEWER_DATABASE_URL"
     )
     sentry_dsn: Annotated[SecretStr | None, BeforeValidator(_dsn)] = Field(default=None, validation_alias="SENTRY_DSN")
     sentry_environment: str = Field(default="production", validation_alias="SENTRY_ENVIRONMENT")

@@ -68,6 +68,14 @@ BEGIN
         EXCEPTION
             WHEN insufficient_privilege OR undefined_table THEN NULL;
         END;
+        -- The console has a worker's login, and becomes a viewer for those who are.
+        IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_worker') THEN
+            BEGIN
+                GRANT duepost_viewer TO duepost_worker;
+            EXCEPTION
+                WHEN insufficient_privilege THEN NULL;
+            END;
+        END IF;
     END IF;
 
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_worker') THEN

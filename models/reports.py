@@ -76,6 +76,54 @@ class UnservedRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class Minute:
+    """What ended in one minute.
+
+    Attributes:
+        ago: how many minutes ago, 0 for the one that is not over.
+        sent: how many ledger rows say `sent`.
+        others: how many say something else.
+        late_p50: seconds by which half of what was sent came later than it was scheduled; None where nothing was sent.
+        late_p95: the same of 95 in 100.
+    """
+
+    ago: int
+    sent: int
+    others: int
+    late_p50: float | None
+    late_p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """A worker process that is not gone: what it sends now, and for how long it has been sending the oldest of it.
+
+    Attributes:
+        id: its number.
+        host: the machine.
+        pid: the process there.
+        release: of its code; None with release 0.1.
+        started_at: when it began.
+        is_missing: its session has ended; it may come back.
+        sending: how many items it has in hand.
+        oldest_seconds: for how long the oldest of them; None where it has none.
+        kinds: of which kinds they are.
+        item_id: one of them; None where it has none.
+    """
+
+    id: int
+    host: str
+    pid: int
+    release: str | None
+    started_at: datetime
+    is_missing: bool
+    sending: int
+    oldest_seconds: float | None
+    kinds: list[str]
+    item_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The PostgreSQL server: its version, also as a number, its clock in seconds since 1970, if it takes writes."""
 
@@ -131,6 +179,17 @@ def sent_lately(database: Database) -> tuple[int, int]:
     """How many were sent in the last minute and in the last hour."""
     [(minute, hour)] = database.execute(SQL["sent_lately"])
     return int(str(minute)), int(str(hour))
+
+
+def last_hour(database: Database) -> list[Minute]:
+    """What ended in each minute of the last hour, the newest first; minutes in which nothing did are left out."""
+    # The statement's columns are the fields.
+    return [Minute(*row) for row in database.execute(SQL["last_hour"])]  # type: ignore[arg-type]
+
+
+def workers(database: Database) -> list[Working]:
+    """The worker processes that are not gone, and what each is sending."""
+    return [Working(*row) for row in database.execute(SQL["workers"])]  # type: ignore[arg-type]  # as above
 
 
 def oldest_due(database: Database) -> float | None:

@@ -172,6 +172,36 @@ SELECT count(*) FILTER (WHERE finished_at > now() - interval '1 min'), count(*)
 FROM duepost.delivery
 WHERE outcome = 'sent' AND finished_at > now() - interval '1 h'
 
+-- name: last_hour
+-- What ended in each minute of the last hour, and how late what was sent was. Reads the hour's rows of the ledger.
+SELECT recent.ago, count(*) FILTER (WHERE recent.is_sent), count(*) FILTER (WHERE NOT recent.is_sent),
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY recent.late) FILTER (WHERE recent.is_sent),
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY recent.late) FILTER (WHERE recent.is_sent)
+FROM (
+    SELECT least(greatest(floor(extract(epoch FROM now() - d.finished_at) / 60), 0), 59)::integer AS ago,
+           d.outcome = 'sent' AS is_sent,
+           extract(epoch FROM d.finished_at - d.scheduled_at)::double precision AS late
+    FROM duepost.delivery AS d
+    WHERE d.finished_at > now() - interval '1 h'
+) AS recent
+GROUP BY recent.ago
+ORDER BY recent.ago
+
+-- name: workers
+-- The worker processes that are not gone, with what each has in hand.
+SELECT w.id, w.host, w.pid, w.release, w.started_at, w.missing_since IS NOT NULL, coalesce(hand.items, 0),
+       hand.oldest, coalesce(hand.kinds, '{}'), hand.item_id
+FROM duepost.worker AS w
+LEFT JOIN (
+    SELECT h.worker_id, count(*) AS items, extract(epoch FROM now() - min(h.claimed_at))::double precision AS oldest,
+           array_agg(DISTINCT i.kind ORDER BY i.kind) AS kinds, min(h.item_id) AS item_id
+    FROM duepost.in_hand AS h
+    LEFT JOIN duepost.item AS i ON i.id = h.item_id
+    GROUP BY h.worker_id
+) AS hand ON hand.worker_id = w.id
+WHERE w.gone_at IS NULL
+ORDER BY w.id
+
 -- name: oldest_due
 -- Seconds for which the oldest due email has been waiting; NULL where nothing is due. Served by item_due.
 SELECT extract(epoch FROM now() - min(oldest.due_at))::double precision

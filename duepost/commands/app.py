@@ -28,6 +28,7 @@ from duepost.commands import (
     schema,
     trigger,
     up,
+    web,
     worker,
 )
 from duepost.commands.context import BadInput, explain
@@ -77,6 +78,7 @@ app.command()(operate.probe)
 app.command()(operate.pause)
 app.command()(operate.resume)
 app.command()(doctor.doctor)
+app.command()(web.web)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,16 @@
+"""The console: pages that a browser shows, made on the server. `duepost web` serves them, and `duepost up` too.
+
+    access.py    who may see and do what: logins, roles, sessions
+    boundary.py  what of a request is looked at first: prefix, host, origin, size; and the headers of each answer
+    masking.py   addresses as a viewer sees them
+    pages.py     a page out of a template
+    desk.py      one request: who asks, with which database session, and what is shown where something fails
+    screens.py   what can be looked at
+    actions.py   what can be done
+    inbox.py     what the mail catcher of `duepost up` took
+    console.py   builds it all
+    server.py    listens; refuses to where that would be open to others
+
+It imports `duepost.operations`, `actors` and `models`; nothing imports it but the commands. Pages are made in the
+threads of the server's pool, each with a database transaction of its own at most.
+"""

@@ -1,0 +1,96 @@
+"""Builds the console: what each URL shows, and who may see it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from duepost.web import login, screens
+from duepost.web.access import Gate, Role
+from duepost.web.boundary import HEALTH, Boundary, Place
+from duepost.web.desk import Desk, Handler
+from duepost.web.pages import Pages
+from models.database.connections import Database
+
+STATIC = Path(__file__).parent / "static"
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """A URL of the console.
+
+    Attributes:
+        path: from the console's root.
+        show: answers a GET; None: only what is sent there is answered.
+        role: who may see it.
+        act: answers a POST; None: there is none.
+        act_role: who may send it.
+    """
+
+    path: str
+    show: Handler | None
+    role: Role = Role.VIEWER
+    act: Handler | None = None
+    act_role: Role = Role.OPERATOR
+
+
+SCREENS: Sequence[Screen] = (Screen("/", screens.now),)
+
+
+def build(
+    *,
+    gate: Gate,
+    place: Place,
+    database: Database,
+    reading: Database,
+    mailbox: Path | None = None,
+) -> ASGIApp:
+    """The application that a server runs.
+
+    Args:
+        gate: who asks.
+        place: where browsers find it.
+        database: for what support and operators do.
+        reading: for viewers: it can only read.
+        mailbox: the mail catcher's folder, in `duepost up`.
+    """
+    pages = Pages({"has_inbox": mailbox is not None, "has_login": gate.has_login_page})
+    desk = Desk(gate, place, database, reading, pages)
+    routes: list[BaseRoute] = [
+        Route(HEALTH, _health),
+        *login.routes(desk),
+        *(route for screen in SCREENS for route in _routes(desk, screen)),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_so})
+    # A page that moved a slash is another page.
+    app.router.redirect_slashes = False
+    return Boundary(app, place, is_open=gate.is_open)
+
+
+def _routes(desk: Desk, screen: Screen) -> list[Route]:
+    found = []
+    if screen.show is not None:
+        found.append(Route(screen.path, desk.endpoint(screen.show, screen.role), methods=["GET"]))
+    if screen.act is not None:
+        found.append(Route(screen.path, desk.endpoint(screen.act, screen.act_role), methods=["POST"]))
+    return found
+
+
+def _health(_request: Request) -> Response:
+    """This server answers; what of Duepost works is what `duepost doctor` tells."""
+    return JSONResponse({"status": "ok"})
+
+
+def _not_found(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse("There is no such page.\n", 404)
+
+
+def _not_so(request: Request, _error: Exception) -> Response:
+    return PlainTextResponse(f"This URL takes no {request.method}.\n", 405)

@@ -1,0 +1,196 @@
+"""The console's server: it listens where nobody is let in who should not be, or not at all."""
+
+import getpass
+import logging
+import os
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from actors.settings import BadSettings, Settings
+from duepost.web.access import Gate, Logins
+from duepost.web.boundary import LOOPBACK, Place, without_port
+from duepost.web.console import build
+from models.database.connections import Database, Limits
+from models.database.deadlines import Deadlines
+from models.database.read_only import ReadOnlyDatabase
+from models.errors import DuepostError
+
+#: Connections to PostgreSQL, for viewers and for all others.
+CONNECTIONS = 8
+
+#: A page that takes longer is of no use: seconds.
+LIMITS = Limits(statement=10.0, lock=5.0)
+
+#: Seconds that requests get to finish when the server stops.
+PATIENCE = 3
+
+#: Connections of browsers at the most; further ones are told to come again.
+MOST_CONNECTIONS = 200
+
+
+class ServerError(DuepostError):
+    """The console cannot listen; the message says why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where it listens."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        if self.host.lower() == "localhost":
+            return True
+        with suppress(ValueError):
+            return ip_address(self.host.strip("[]")).is_loopback
+        return False
+
+    @property
+    def url(self) -> str:
+        """As a browser on this machine has it."""
+        return f"http://[{self.host}]:{self.port}/" if ":" in self.host else f"http://{self.host}:{self.port}/"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ServerError: it cannot.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise ServerError(f"the console cannot listen on {host}:{port}: {reason}") from error
+
+
+def gate_of(settings: Settings, address: Address) -> Gate:
+    """Who is let in: closed by default.
+
+    Raises:
+        BadSettings: others could reach it, and nobody would have to log in; or the file of logins is wrong.
+    """
+    url = settings.web_url
+    if settings.web_users is None:
+        if settings.web_user_header is not None:
+            raise BadSettings("DUEPOST_WEB_USERS: must name the file with the roles of those whom the proxy names")
+        if not address.is_loopback:
+            raise BadSettings(
+                f"DUEPOST_WEB_USERS: must be set, as others reach {address.host}: `duepost web --password NAME` makes "
+                "a login"
+            )
+        if url is not None and without_port(url.partition("://")[2].partition("/")[0]) not in LOOPBACK:
+            raise BadSettings(
+                "DUEPOST_WEB_USERS: must be set, as others reach DUEPOST_WEB_URL: `duepost web --password NAME` makes "
+                "a login"
+            )
+        return Gate(None, anonymous=_whoever())
+    if url is None and not address.is_loopback:
+        raise BadSettings("DUEPOST_WEB_URL: must say where browsers find the console, as others reach it")
+    if (settings.web_user_header is None) != (not settings.web_proxies):
+        raise BadSettings("DUEPOST_WEB_USER_HEADER: goes with DUEPOST_WEB_PROXIES: set both, or neither")
+    return Gate(Logins(settings.web_users), header=settings.web_user_header, proxies=settings.web_proxies or ())
+
+
+def build_console(settings: Settings, address: Address, database_url: str, mailbox: Path | None = None) -> ASGIApp:
+    """The console with these settings.
+
+    Raises:
+        BadSettings: it would be open, or a setting is wrong.
+    """
+    gate = gate_of(settings, address)
+    deadlines = Deadlines()
+    viewer_url = settings.web_viewer_database_url
+    reading = ReadOnlyDatabase(
+        database_url if viewer_url is None else viewer_url.get_secret_value(),
+        own_login=viewer_url is not None,
+        application_name="duepost console (viewer)",
+        limits=LIMITS,
+        variable="DUEPOST_DATABASE_URL" if viewer_url is None else "DUEPOST_WEB_VIEWER_DATABASE_URL",
+        most=CONNECTIONS,
+        deadlines=deadlines,
+    )
+    if not gate.is_open:
+        # A viewer's session must be one that cannot write: else nobody is let in.
+        reading.execute("SELECT 1")
+    return build(
+        gate=gate,
+        place=Place.at(settings.web_url, is_loopback=address.is_loopback),
+        database=Database(
+            database_url,
+            application_name="duepost console",
+            limits=LIMITS,
+            most=CONNECTIONS,
+            deadlines=deadlines,
+        ),
+        reading=reading,
+        mailbox=mailbox,
+    )
+
+
+class Server:
+    """Serves an application on a socket that listens.
+
+    Args:
+        app: the application.
+        listener: the socket.
+    """
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        self._listener = listener
+        # URLs hold ids, keys and, of operators, addresses: nothing of them is logged.
+        logging.getLogger("uvicorn.access").disabled = True
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                loop="asyncio",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                # Who asks is the peer itself: only Gate believes a proxy, and only one that it was told of.
+                proxy_headers=False,
+                server_header=False,
+                date_header=True,
+                limit_concurrency=MOST_CONNECTIONS,
+                timeout_graceful_shutdown=PATIENCE,
+            )
+        )
+        self._thread: threading.Thread | None = None
+
+    def run(self) -> None:
+        """Serves until SIGINT or SIGTERM."""
+        self._server.run(sockets=[self._listener])
+
+    def start(self) -> None:
+        """Serves in a thread of its own."""
+        self._thread = threading.Thread(target=self.run, name="duepost-console", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when it has ended; quiet if it was not started."""
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(PATIENCE + 5)
+            self._thread = None
+        self._listener.close()
+
+
+def _whoever() -> str:
+    """Who uses this machine, for the journal."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError):
+        return f"user {os.getuid()}@{socket.gethostname()}"
