@@ -480,6 +480,11 @@ def conclude_finished_each(database: Database, finished: Sequence[Finished]) -> 
     return {int(str(email_id)) for (email_id,) in database.execute(SQL["conclude_finished"], _finished(finished))}
 
 
+def results_json(item_id: int, results: Sequence[Result]) -> str:
+    """Results of an item, for `duepost.conclude_emails`."""
+    return json.dumps([{"email_id": item_id, **result._asdict()} for result in results])
+
+
 def _finished(finished: Sequence[Finished]) -> dict[str, object]:
     return {
         "ids": [each.email.id for each in finished],

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from models.database.connections import Cursor, Database, Row
 from models.database.statements import statements
-from models.emails import ON_TIME, WINDOW
+from models.emails import ON_TIME, WINDOW, Result, results_json
 from models.items import Recipient
 
 SQL = statements(__file__)
@@ -193,6 +193,26 @@ def check_constraints(cursor: Cursor) -> None:
         psycopg2.Error: it does not hold.
     """
     cursor.execute(SQL["check_constraints"])
+
+
+def call_function_and_conclude(cursor: Cursor, message: ClaimedMessage, results: Sequence[Result]) -> bool:
+    """Has the application's function take a message, and moves it to the ledger, in the caller's transaction.
+
+    Returns:
+        whether it moved; not where somebody else holds the item, or has its claim: then the caller is to roll back.
+
+    Raises:
+        psycopg2.Error: whatever the function fails of.
+    """
+    parameters = {
+        "function": message.function,
+        "id": message.id,
+        "payload": message.payload,
+        "claim": message.claim,
+        "results": results_json(message.id, results),
+    }
+    cursor.execute(SQL["call_function_and_conclude"], parameters)
+    return cursor.fetchone() == (True,)
 
 
 def try_lock_claimed(cursor: Cursor, message: ClaimedMessage) -> bool | None:

@@ -93,6 +93,16 @@ SELECT 0, 0, 'duepost.test', 0, 0, NULL, false, e.name, %(wire_id)s, coalesce(%(
 FROM duepost.endpoint AS e
 WHERE e.name = %(endpoint)s
 
+-- name: call_function_and_conclude
+-- Both in one round trip: the function takes the message, and then this moves to the ledger, unless somebody holds the item or it
+-- is no longer under this claim; gives whether it did.
+SELECT duepost.call_message_function(%(function)s, %(id)s, %(payload)s::jsonb);
+SELECT EXISTS (
+    SELECT FROM duepost.conclude_emails(
+        ARRAY[%(id)s::bigint], ARRAY[%(claim)s::bigint], %(results)s::jsonb, ARRAY[NULL]::uuid[], ARRAY[NULL]::bigint[]
+    )
+)
+
 -- name: try_lock_claimed
 -- The item of a claim, locked if nobody holds it: nothing where somebody does, or the claim is no longer the item's.
 WITH item AS MATERIALIZED (

@@ -16,6 +16,7 @@ from actors.delivery.conclude import Conclusion, Conclusions
 from actors.delivery.decision import Decision, Judged
 from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.functions import FUNCTION_LIMITS, TAKEN, ruling_on
+from actors.delivery.in_flight import LostClaim
 from actors.delivery.item_work import ItemWork, Shared, Work, is_hint
 from actors.delivery.job import Job
 from actors.delivery.lanes import Blocking, Lane
@@ -48,8 +49,10 @@ BUSY_DELAY: Final = 250
 #: only a window is queued at once.
 PASS_INTERVAL: Final = 0.25
 
-#: How often a function is called again whose item somebody else holds as it is to be concluded.
-TRIES: Final = 5
+#: How often a function is called whose item somebody else holds as it is to be concluded, and seconds, doubled each
+#: time, until it is called again: those of ours who hold an item do so for some milliseconds.
+TRIES: Final = 6
+HELD_PAUSE: Final = 0.005
 
 #: Delivers messages.
 MessageDispatcher: TypeAlias = Dispatcher[Work[ClaimedMessage, MessagePayload], MessagePayload]
@@ -351,9 +354,10 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         the item meanwhile. Where somebody holds the item afterwards, all is rolled back, and tried again.
         """
         call = partial(self._try_function, attempt)
-        for _ in range(TRIES):
+        for turn in range(TRIES):
             if wait_for_database(call, self._broker.stopping):
                 return
+            time.sleep(HELD_PAUSE * 2**turn)
         attempt.judge(Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.REQUEST, reply="somebody else held the message"))
 
     def _try_function(self, attempt: MessageAttempt) -> bool:
@@ -362,9 +366,7 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         conclusions = self._conclusions_of(message)
         try:
             with self._database.transaction(FUNCTION_LIMITS) as cursor:
-                scheduled_messages.call_function(cursor, message)
-                _check_not_held(scheduled_messages.try_lock_claimed(cursor, message))
-                conclusion = conclusions.write(cursor, decision)
+                conclusion = _take(cursor, message, decision, conclusions)
         except _Held:
             return False
         except DatabaseUnreachable as failure:
@@ -390,6 +392,19 @@ class _Held(Exception):
     """Somebody else holds the item."""
 
 
-def _check_not_held(is_ours: bool | None) -> None:
-    if is_ours is None:
+def _take(cursor: Cursor, message: ClaimedMessage, decision: Decision, conclusions: MessageConclusions) -> Conclusion:
+    """Has the function take a message, and concludes it, in the caller's transaction; mostly in one round trip.
+
+    Raises:
+        _Held: somebody else holds the item. The caller is to roll back.
+        LostClaim: it is no longer this worker's. The same.
+        psycopg2.Error: whatever the function fails of.
+    """
+    if decision.is_plain and not message.is_failing:
+        if scheduled_messages.call_function_and_conclude(cursor, message, decision.results):
+            return Conclusion(decision)
+        raise LostClaim if scheduled_messages.try_lock_claimed(cursor, message) is False else _Held
+    scheduled_messages.call_function(cursor, message)
+    if scheduled_messages.try_lock_claimed(cursor, message) is None:
         raise _Held
+    return conclusions.write(cursor, decision)

@@ -185,6 +185,31 @@ def test_a_function_that_waits_for_whoever_clears_its_message_ends_in_no_deadloc
     assert posts.counts == {message_id: 1}
 
 
+def test_an_item_that_is_held_for_a_moment_is_no_failed_attempt(
+    harness: Harness, posts: Posts, connect: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.delivery.message_work.HELD_PAUSE", 0.2)
+    harness.query("CREATE SEQUENCE app.calls")
+    posts.register(
+        "app.counted(bigint, jsonb)",
+        "PERFORM nextval('app.calls'); INSERT INTO app.posts VALUES (message_id, payload)", "counted",
+    )  # fmt: skip
+    message_id = posts.schedule(endpoint="counted")
+    harness.enqueue()
+    with connect() as scheduler, scheduler.cursor() as cursor:
+        sending = threading.Thread(target=harness.send)
+        # As a pass of the scheduler does.
+        cursor.execute("SELECT id FROM duepost.item WHERE id = %(id)s FOR KEY SHARE", {"id": message_id})
+        sending.start()
+        wait_until(lambda: harness.query("SELECT last_value, is_called FROM app.calls") >= [(1, True)])
+        assert posts.counts == {}
+        assert posts.state(message_id) == "sending"
+    sending.join(30)
+    assert not sending.is_alive()
+    assert posts.counts == {message_id: 1}
+    assert harness.query("SELECT attempts FROM duepost.delivery") == [(1,)]
+
+
 def test_a_dead_workers_message_to_a_function_is_taken_by_another_as_it_never_ran(
     harness: Harness, posts: Posts
 ) -> None:
@@ -297,7 +322,9 @@ def test_what_is_wrong_with_the_database_itself_is_no_failure_of_the_function(
     message_id = posts.schedule()
     harness.enqueue()
     monkeypatch.setattr(
-        scheduled_messages, "try_lock_claimed", lambda *_: (_ for _ in ()).throw(psycopg2.IntegrityError("x"))
+        scheduled_messages,
+        "call_function_and_conclude",
+        lambda *_: (_ for _ in ()).throw(psycopg2.IntegrityError("x")),
     )
     harness.send()
     assert posts.counts == {}
