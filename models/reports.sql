@@ -315,6 +315,14 @@ FROM (SELECT message FROM dramatiq.queue WHERE state IN ('queued', 'consumed') L
 GROUP BY failure.key
 ORDER BY 2 DESC, 1
 
+-- name: suppressions
+-- A page of suppressed addresses, the newest first; those of one moment in the order of their digests.
+SELECT s.address, s.enhanced_code, s.reply, s.suppressed_at, md5(s.address)
+FROM duepost.suppression AS s
+WHERE %(at)s::timestamptz IS NULL OR (s.suppressed_at, md5(s.address)) < (%(at)s::timestamptz, %(digest)s::text)
+ORDER BY s.suppressed_at DESC, md5(s.address) DESC
+LIMIT %(limit)s
+
 -- name: suppressed
 SELECT count(*) FROM duepost.suppression
 

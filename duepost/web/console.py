@@ -40,7 +40,19 @@ class Screen:
     act_role: Role = Role.OPERATOR
 
 
-SCREENS: Sequence[Screen] = (Screen("/", screens.now),)
+SCREENS: Sequence[Screen] = (
+    Screen("/", screens.now),
+    Screen("/items", screens.items),
+    Screen("/items/{id}", screens.item),
+    Screen("/items/{id}/content", screens.content, Role.SUPPORT),
+    Screen("/person", screens.person),
+    Screen("/failures", screens.failures),
+    Screen("/forecast", screens.forecast),
+    Screen("/kinds", screens.kinds),
+    Screen("/routes", screens.ways),
+    Screen("/suppression", screens.suppression),
+    Screen("/journal", screens.journal),
+)
 
 
 def build(
@@ -60,7 +72,14 @@ def build(
         reading: for viewers: it can only read.
         mailbox: the mail catcher's folder, in `duepost up`.
     """
-    pages = Pages({"has_inbox": mailbox is not None, "has_login": gate.has_login_page})
+    pages = Pages(
+        {
+            "has_inbox": mailbox is not None,
+            "has_login": gate.has_login_page,
+            "action_words": {},
+            "group_actions": lambda _state: [],
+        }
+    )
     desk = Desk(gate, place, database, reading, pages)
     routes: list[BaseRoute] = [
         Route(HEALTH, _health),

@@ -58,6 +58,8 @@ class Asked:
         root: leads from this URL to the console's first page: links are relative.
         is_masked: whether addresses are masked, and content is not shown.
         request: the request itself.
+        gate: gives and knows permits.
+        pages: the templates.
     """
 
     visitor: Visitor
@@ -68,6 +70,7 @@ class Asked:
     root: str
     is_masked: bool
     request: Request
+    gate: Gate = field(repr=False)
     pages: Pages = field(repr=False)
 
     def page(self, template: str, *, status: int = 200, is_masked: bool | None = None, **facts: object) -> Response:
@@ -161,6 +164,7 @@ class Desk:
             root=root_of(request),
             is_masked=visitor.role < Role.OPERATOR,
             request=request,
+            gate=self.gate,
             pages=self.pages,
         )
 

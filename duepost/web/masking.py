@@ -2,8 +2,8 @@
 
 import re
 
-#: What may stand for an @.
-_AT = r"(?:@|%40|＠|﹫|&#64;)"
+#: What may stand for an @, in a URL that holds another one, too.
+_AT = r"(?:@|%(?:25)*40|＠|﹫|&#64;)"
 
 #: An address in a text, with what clings to it; in a quoted local part there may be white space.
 _ADDRESS = re.compile(rf'(?:"[^"\n]{{0,200}}"|[^\s<>()\[\]"\',;:]{{1,320}}?){_AT}[^\s<>()\[\]"\',;]*', re.IGNORECASE)

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import escape
 from starlette.responses import Response
 
 from duepost.commands.output import visible
@@ -15,8 +16,21 @@ from duepost.web.masking import masked
 
 FOLDER = Path(__file__).parent / "templates"
 
+#: Seconds from now within which a moment is told as a span of time, too.
+SOON = 86_400
+
 #: The screens, as every page leads to them.
-SCREENS = (("", "Now"),)
+SCREENS = (
+    ("", "Now"),
+    ("items", "Items"),
+    ("person", "Person"),
+    ("failures", "Failures"),
+    ("forecast", "Forecast"),
+    ("kinds", "Kinds and templates"),
+    ("routes", "Routes and workers"),
+    ("suppression", "Suppression"),
+    ("journal", "Journal"),
+)
 
 
 class Pages:
@@ -28,7 +42,7 @@ class Pages:
 
     def __init__(self, facts: Mapping[str, object]) -> None:
         self._full = _environment(_shown, facts)
-        self._masked = _environment(lambda value: _shown(value, masked), facts)
+        self._masked = _environment(_masked, facts)
 
     def render(self, template: str, facts: Mapping[str, object], *, is_masked: bool) -> str:
         """One page."""
@@ -45,9 +59,20 @@ def _environment(finalize: Callable[[object], object], facts: Mapping[str, objec
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(moment=moment, span=_span, counted=count, number=_number)
+    filters = {"moment": moment, "span": _span, "counted": count, "number": _number, "ago": ago}
+    # These make markup, which is not changed again: they do it themselves.
+    change = masked if finalize is _masked else str
+    filters |= {
+        "lines": lambda value: escape(lines(change(str(value)))),
+        "exact": lambda value: escape(change(str(value))),
+    }
+    environment.filters.update(filters)
     environment.globals.update(link=link, screens=SCREENS, **facts)
     return environment
+
+
+def _masked(value: object) -> object:
+    return _shown(value, masked)
 
 
 def _shown(value: object, change: Callable[[str], str] = str) -> object:
@@ -63,6 +88,21 @@ def _shown(value: object, change: Callable[[str], str] = str) -> object:
 
 def _span(seconds: object) -> str:
     return span(seconds) if isinstance(seconds, int | float) else ""
+
+
+def ago(then: object, at: datetime) -> str:
+    """How long ago a moment was, or how soon it is."""
+    if not isinstance(then, datetime):
+        return ""
+    seconds = (then - at).total_seconds()
+    if abs(seconds) > SOON:
+        return ""
+    return f"in {span(seconds)}" if seconds > 0 else f"{span(-seconds)} ago"
+
+
+def lines(value: object) -> str:
+    """A text whose lines stay lines: each is made visible by itself."""
+    return "\n".join(visible(line) for line in str(value).splitlines())
 
 
 def _number(value: object) -> str:

@@ -1,18 +1,33 @@
 """What can be looked at."""
 
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
 from starlette.responses import Response
 
-from duepost.commands import read
+from duepost import operations
+from duepost.commands import read, story
 from duepost.commands.checks import OVERDUE, PASS_TOLERANCE
+from duepost.operations import Filter, Forecast, Item
+from duepost.web.access import Role
+from duepost.web.boundary import CONTENT_POLICY
 from duepost.web.charts import last_hour
-from duepost.web.desk import Asked
-from models import control, reports, routes
+from duepost.web.desk import Asked, Refused
+from duepost.web.filters import filter_of, number_of, place_of, query_of, words_of
+from models import control, endpoints, reports, routes
+
+#: Rows of a page.
+ROWS = 50
+
+#: What makes a permit of Gate known in the URL of an item.
+PERMIT = "permit"
 
 
 def now(asked: Asked) -> Response:
     """The first page: what waits for a person, what goes out, what is in the way."""
     database = asked.database
-    troubles, minutes = reports.troubles(database), reports.last_hour(database)
     pause = control.read_pause(database)
     return asked.page(
         "now.html",
@@ -22,12 +37,212 @@ def now(asked: Asked) -> Response:
         overdue=OVERDUE,
         last_pass=reports.last_pass(database),
         pass_tolerance=PASS_TOLERANCE,
-        troubles=troubles,
-        pause=pause,
+        troubles=reports.troubles(database),
         paused=None if pause is None else read.paused_words(pause.seconds, pause.by, pause.reason),
         dead_letters=reports.dead_letters(database),
         states=routes.states(database),
         unserved=reports.unserved_routes(database),
         working=reports.workers(database),
-        hour=last_hour(minutes),
+        paused_kinds=operations.paused_kinds(database),
+        stopped_routes=operations.stopped_routes(database),
+        hour=last_hour(reports.last_hour(database)),
     )
+
+
+def items(asked: Asked) -> Response:
+    """What is pending and the ledger, in one list."""
+    wanted = filter_of(asked, asked.query)
+    page = operations.find_items(asked.database, wanted, place_of(asked.query.get("after", "")), ROWS)
+    query = query_of(wanted)
+    return asked.page(
+        "items.html",
+        found=page.items,
+        following=None if page.next is None else str(page.next),
+        searched_back_to=page.searched_back_to,
+        query=query,
+        given=asked.query,
+        described=words_of(wanted) if query else "",
+        pending=operations.count_pending(asked.database, wanted),
+        states=list(operations.State),
+        outcomes=list(operations.Outcome),
+        at=datetime.now(UTC),
+    )
+
+
+def item(asked: Asked) -> Response:
+    """One item's whole story."""
+    found = _item(asked)
+    is_shown = is_shown_in_full(asked, found.found.id)
+    told = story.read(asked.database, found.found.id)
+    return asked.page(
+        "item.html",
+        is_masked=not is_shown,
+        item=found,
+        head=[] if told is None else [line for line in told.head() if is_shown or not _is_content(line)],
+        foot=[] if told is None else list(told.foot()),
+        next=told.next if told is not None else "",
+        is_shown=is_shown,
+        permit=asked.query.get(PERMIT, ""),
+        context=None if found.content is None else _as_json(found.content.context),
+        payload=None if found.content is None else _as_json(found.content.payload),
+        may_reveal=asked.visitor.role is Role.SUPPORT and not is_shown,
+        may_act=asked.visitor.role >= Role.OPERATOR,
+        item_actions=[],
+    )
+
+
+def content(asked: Asked) -> Response:
+    """An item's own HTML, for a frame that runs nothing, loads nothing and leads nowhere."""
+    found = _item(asked)
+    if not is_shown_in_full(asked, found.found.id):
+        raise Refused(403, "What an item says is shown to those who may see it in full.")
+    if found.content is None or found.content.body_html is None:
+        raise Refused(404, "This item has no HTML of its own, or is concluded.")
+    return framed(found.content.body_html)
+
+
+def framed(html: str) -> Response:
+    """Foreign HTML with a policy of its own."""
+    return Response(
+        html.encode("utf-8", "backslashreplace"),
+        media_type="text/html; charset=utf-8",
+        headers={"Content-Security-Policy": CONTENT_POLICY},
+    )
+
+
+def person(asked: Asked) -> Response:
+    """Everything past and planned for an address, a user, or whom an item goes to."""
+    given = {
+        name: asked.query[name].strip() for name in ("address", "user", "key") if asked.query.get(name, "").strip()
+    }
+    if asked.visitor.role < Role.SUPPORT and any("@" in value for value in given.values()):
+        raise Refused(403, "A viewer looks for no address: it would stand in the URL.")
+    if not given and asked.query.get("item"):
+        given = _whom(asked, number_of(asked.query["item"]))
+    if len(given) > 1:
+        raise Refused(400, "Look for one of the three: an address, a user, or a key.")
+    found = None
+    if given:
+        found = operations.person(
+            asked.database, address=given.get("address"), user=given.get("user"), key=given.get("key"), limit=ROWS
+        )
+    return asked.page("person.html", found=found, given=given, at=datetime.now(UTC))
+
+
+def failures(asked: Asked) -> Response:
+    """What keeps items, and what did not arrive in the last day, by cause."""
+    causes = operations.failures(asked.database, limit=100)
+    return asked.page("failures.html", causes=[(cause, query_of(cause.filter)) for cause in causes])
+
+
+def forecast(asked: Asked) -> Response:
+    """What falls due in the next day, by kind."""
+    found = operations.forecast(asked.database)
+    kinds = sorted({each.kind for each in found})
+    return asked.page("forecast.html", kinds=kinds, hours=_by_hour(found), most=max_of(found))
+
+
+def kinds(asked: Asked) -> Response:
+    """Kinds, and what holds for each."""
+    return asked.page("kinds.html", kinds=operations.kinds(asked.database), may_act=asked.visitor.role >= Role.OPERATOR)
+
+
+def ways(asked: Asked) -> Response:
+    """Routes, endpoints and workers."""
+    return asked.page(
+        "ways.html",
+        states=routes.states(asked.database),
+        stopped={each.name: each for each in operations.stopped_routes(asked.database)},
+        endpoints=endpoints.known(asked.database),
+        working=reports.workers(asked.database),
+        unserved=reports.unserved_routes(asked.database),
+        may_act=asked.visitor.role >= Role.OPERATOR,
+    )
+
+
+def suppression(asked: Asked) -> Response:
+    """Addresses that nothing is sent to, the newest first."""
+    after = asked.query.get("after", "")
+    found = reports.suppressions(asked.database, _suppression_place(after), ROWS)
+    last = found[-1] if len(found) == ROWS else None
+    return asked.page(
+        "suppression.html",
+        found=found,
+        following=None if last is None else f"{last.suppressed_at.isoformat()}~{last.digest}",
+        total=reports.suppressed(asked.database) if not after else None,
+    )
+
+
+def journal(asked: Asked) -> Response:
+    """What operators have done, the newest first."""
+    before = number_of(asked.query["before"]) if asked.query.get("before") else None
+    found = operations.journal(asked.database, before=before, by=asked.query.get("by") or None, limit=ROWS)
+    return asked.page(
+        "journal.html",
+        found=[(each, _as_json(each.asked)) for each in found],
+        by=asked.query.get("by", ""),
+        following=found[-1].id if len(found) == ROWS else None,
+    )
+
+
+def is_shown_in_full(asked: Asked, item_id: int) -> bool:
+    """Whether this visitor sees this item's addresses and content: operators do, support with a permit."""
+    if asked.visitor.role >= Role.OPERATOR:
+        return True
+    permit = asked.query.get(PERMIT, "")
+    return asked.visitor.role >= Role.SUPPORT and asked.gate.is_permitted(asked.visitor, item_id, permit)
+
+
+def _item(asked: Asked) -> Item:
+    found = operations.item(asked.database, number_of(str(asked.path["id"])))
+    if found is None:
+        raise Refused(404, "There is no such item: it was never scheduled, or the ledger has dropped it by its age.")
+    return found
+
+
+def _is_content(line: str) -> bool:
+    """Whether a line of the story tells what the item says: a batch's items."""
+    return line.startswith(("  ", "Batch "))
+
+
+def _whom(asked: Asked, item_id: int) -> dict[str, str]:
+    """Whom an item goes to: its first user, else its address."""
+    page = operations.find_items(asked.database, Filter(ids=(item_id,)), limit=1)
+    if not page.items:
+        raise Refused(404, "There is no such item.")
+    [found] = page.items
+    if found.users:
+        return {"user": found.users[0]}
+    return {} if found.address is None else {"address": found.address}
+
+
+def _as_json(value: object) -> str | None:
+    return None if value is None or value == {} else json.dumps(value, ensure_ascii=False, indent=2, default=str)
+
+
+def _by_hour(found: tuple[Forecast, ...]) -> list[tuple[datetime, Mapping[str, int], int]]:
+    """Each of the next 24 hours, with what falls due of each kind, and of all."""
+    numbers: dict[datetime, dict[str, int]] = defaultdict(dict)
+    for each in found:
+        numbers[each.hour][each.kind] = each.items
+    first = min([datetime.now(UTC).replace(minute=0, second=0, microsecond=0), *numbers])
+    hours = [first + timedelta(hours=number) for number in range(24)]
+    return [(hour, numbers.get(hour, {}), sum(numbers.get(hour, {}).values())) for hour in hours]
+
+
+def max_of(found: tuple[Forecast, ...]) -> int:
+    """The number of the busiest hour; 1 where there is none."""
+    sums: dict[datetime, int] = defaultdict(int)
+    for each in found:
+        sums[each.hour] += each.items
+    return max([1, *sums.values()])
+
+
+def _suppression_place(text: str) -> tuple[datetime, str] | None:
+    if not text:
+        return None
+    at, _, digest = text.partition("~")
+    try:
+        return datetime.fromisoformat(at), digest
+    except ValueError:
+        raise Refused(400, "after: this is no place in the list.") from None
