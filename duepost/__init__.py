@@ -24,6 +24,7 @@ from duepost.client import (
     schedule_emails,
     schedule_message,
     schedule_messages,
+    statement,
     status,
 )
 
@@ -46,5 +47,6 @@ __all__ = [
     "schedule_emails",
     "schedule_message",
     "schedule_messages",
+    "statement",
     "status",
 ]

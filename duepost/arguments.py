@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from inspect import Parameter, Signature, signature
 from typing import Annotated, ClassVar, ParamSpec, Required, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,9 +80,9 @@ class ListArgument(Argument):
     def parameter(self, name: str, value: object) -> list[object]:
         """Returns the texts as a list."""
         # A text is a sequence of its letters, each of which may be somebody's id.
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             raise TypeError(f"{name}: must be a list of {self.items}, not {type(value).__name__}")
-        return list(value)
+        return [_id_of(f"{name}[{place}]", each) for place, each in enumerate(value)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,20 @@ ARGUMENTS: Mapping[str, Argument] = {name: argument for name, (_, argument) in _
 
 #: The same of a message, in the order of `duepost.schedule_message()`.
 MESSAGE_ARGUMENTS: Mapping[str, Argument] = {name: argument for name, (_, argument) in _declared(NewMessage).items()}
+
+
+def _id_of(name: str, value: object) -> str | None:
+    """Returns an id as a text: a table's key is a number or a UUID, and drivers send those as what they are.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    # That there is none at all the database says.
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise TypeError(f"{name}: must be a string, is a {type(value).__name__}")
 
 
 def takes_email(function: Callable[P, R]) -> Callable[P, R]:
