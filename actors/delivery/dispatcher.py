@@ -35,6 +35,9 @@ LINGER: Final = 0.02
 #: half of what it costs in a batch of eight. What a relay has answered meanwhile is in the journal.
 CONCLUDED_TOGETHER: Final = 32
 
+#: Seconds after which a delivery under way is not expected to end soon: a silent peer keeps no conclusion waiting.
+ENDS_SOON: Final = 0.25
+
 #: Seconds between two looks for messages that have come meanwhile, while a peer is waited for.
 LOOK_INTERVAL: Final = 0.02
 
@@ -144,6 +147,13 @@ class Ready(NamedTuple, Generic[W, P]):
 
     work: W
     payload: P
+
+
+class Delivering(NamedTuple, Generic[W, P]):
+    """What goes out over a session, and since when, by the monotonic clock."""
+
+    ready: Ready[W, P]
+    since: float
 
 
 class Pipelined(NamedTuple, Generic[W, P]):
@@ -270,7 +280,8 @@ class Dispatcher(Generic[W, P]):
         #: Work in a pool.
         self._in_pool: dict[int, tuple[W, Lane]] = {}
         self._ready: deque[Ready[W, P]] = deque()
-        self._delivering: dict[Slot[P], Ready[W, P]] = {}
+        #: In the order in which they began.
+        self._delivering: dict[Slot[P], Delivering[W, P]] = {}
         #: Items that are delivered next over a session, the oldest first.
         self._pipelined: dict[Slot[P], Pipelined[W, P]] = {}
         self._done: list[W] = []
@@ -317,7 +328,8 @@ class Dispatcher(Generic[W, P]):
         with self._lock:
             jobs = [job for _, job in (*self._claiming, *self._waiting)]
             self._waiting.clear()
-        ready = [*self._ready, *self._delivering.values(), *(each.ready for each in self._pipelined.values())]
+        delivering = [each.ready for each in self._delivering.values()]
+        ready = [*self._ready, *delivering, *(each.ready for each in self._pipelined.values())]
         works = [*(each.work for each in ready), *self._done, *(work for work, _ in self._in_pool.values())]
         for slot in (*self._delivering, *self._free):
             slot.session.abandon()
@@ -597,7 +609,7 @@ class Dispatcher(Generic[W, P]):
         return found
 
     def _deliver(self, slot: Slot[P], ready: Ready[W, P]) -> None:
-        self._delivering[slot] = ready
+        self._delivering[slot] = Delivering(ready, time.monotonic())
         if self._channel.pipelines:
             self._pipeline(slot)
         self._loop.drive(slot, slot.session.deliver(ready.payload), partial(self._delivered, slot, ready))
@@ -704,7 +716,9 @@ class Dispatcher(Generic[W, P]):
     @property
     def _is_worth_waiting(self) -> bool:
         """Whether more may come to an end soon."""
-        return bool(self._loop or self._ready or self._is_claiming)
+        latest = next(reversed(self._delivering.values()), None)
+        ends_soon = latest is not None and time.monotonic() - latest.since < ENDS_SOON
+        return bool(ends_soon or self._ready or self._is_claiming)
 
     def _conclude_together(self, works: list[W]) -> Callable[[], None]:
         left: list[W] = []

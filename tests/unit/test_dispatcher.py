@@ -409,6 +409,25 @@ def test_a_silent_connection_holds_up_nobody_and_what_came_first_goes_another_wa
     dispatcher.close()
 
 
+def test_a_peer_that_is_silent_in_a_delivery_keeps_no_conclusion_waiting(
+    relay: ScriptedRelay, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINGER", 3600.0)
+    monkeypatch.setattr(module, "ENDS_SOON", 0.0)
+    relay.on(Phase.RCPT, hang(), reply("250 Ok"), when=lambda line: "<0@" in line)
+    letters = Letters(2)
+    second = letters.in_memory.pop()
+    dispatcher = dispatcher_with(relay, letters, 4)
+    first = pool.submit(dispatcher.do, 0)
+    wait_until(lambda: len(dispatcher._delivering) == 1)
+    pool.submit(dispatcher.do, second[0]).result(10)
+    assert not first.done()
+    relay.release()
+    first.result(10)
+    assert taken(relay) == [0, 1]
+    dispatcher.close()
+
+
 def test_of_a_burst_all_leave_at_once_though_the_first_connection_is_silent(
     relay: ScriptedRelay, pool: ThreadPoolExecutor
 ) -> None:
