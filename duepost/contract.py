@@ -267,7 +267,7 @@ def clear_scheduled_messages(users: Sequence[str], kind: str | None = None) -> C
 
 
 def clear_scheduled_message(message_id: int) -> Call[str]:
-    """Clears one message: `cleared` (never sent) or `too_late`."""
+    """Clears one message: `cleared` (never sent) or `too_late`, also once some request of it may have arrived."""
     return Call("clear_scheduled_message", {"id": message_id}, {"id": "bigint"}, text_of)
 
 

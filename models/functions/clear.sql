@@ -5,6 +5,18 @@
 -- Statements are planned once in a session, by index, whatever a table looked like when they were, and never compiled:
 -- planning costs as much as running them, and compiling a hundred times that.
 
+-- Whether a request of a message has been answered with anything but that it is taken: nobody knows what was done about it. An
+-- email's refusal is a definite no. Volatile, so that it has a snapshot of its own: the caller holds the item's lock.
+CREATE OR REPLACE FUNCTION duepost.may_have_arrived(id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM duepost.message AS m WHERE m.item_id = may_have_arrived.id AND m.may_have_arrived);
+END
+$$;
+COMMENT ON FUNCTION duepost.may_have_arrived IS
+    'Whether some request of a message may have arrived. The caller holds the item''s lock.';
+
 -- Takes users off the items of one channel, or of both.
 CREATE OR REPLACE FUNCTION duepost.clear_users(users text[], kind text, channel text)
 RETURNS TABLE (id bigint, item_channel text, receipt text)
@@ -43,7 +55,9 @@ BEGIN
         item_channel := item.channel;
         receipt := 'too_late';
         -- What may have arrived already cannot be promised never to be sent.
-        IF NOT item.is_held AND item.unknowns = 0 AND NOT duepost.is_in_hand(item.id) THEN
+        IF NOT item.is_held AND item.unknowns = 0 AND NOT duepost.is_in_hand(item.id)
+            AND NOT duepost.may_have_arrived(item.id)
+        THEN
             PERFORM FROM duepost.scheduled_email_user AS u
             WHERE u.email_id = item.id ORDER BY u.user_id FOR UPDATE;
             late := EXISTS (
@@ -113,7 +127,7 @@ BEGIN
     PERFORM FROM duepost.item AS i
     WHERE i.id = clear_item.id AND i.channel = clear_item.channel AND NOT i.is_held AND i.unknowns = 0
     FOR UPDATE;
-    IF NOT FOUND OR duepost.is_in_hand(clear_item.id) THEN
+    IF NOT FOUND OR duepost.is_in_hand(clear_item.id) OR duepost.may_have_arrived(clear_item.id) THEN
         RETURN 'too_late';
     END IF;
     partly := EXISTS (

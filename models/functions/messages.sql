@@ -221,7 +221,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.clear_scheduled_message IS
-    'Clears one message: cleared (it is never sent), or too_late (it is being sent, finished or unknown).';
+    'Clears one message: cleared (it is never sent), or too_late (it is being sent, finished or unknown, or may have arrived).';
 
 CREATE OR REPLACE FUNCTION duepost.reschedule_message(id bigint, scheduled_at timestamptz) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER

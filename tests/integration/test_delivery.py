@@ -492,6 +492,18 @@ def test_a_retry_by_hand_before_its_time_leaves_no_date_in_the_future(harness: H
     assert "2999" not in message_from_bytes(relay.messages[0].content)["Date"]
 
 
+def test_what_the_relay_has_refused_for_now_is_a_definite_no_and_can_be_cleared(
+    harness: Harness, relay: ScriptedRelay
+) -> None:
+    relay.on(Phase.DOT, reply("451 4.3.0 later"), times=1)
+    email_id = harness.schedule()
+    harness.deliver()
+    assert harness.query("SELECT duepost.clear_scheduled_email(%(id)s)", id=email_id) == [("cleared",)]
+    harness.deliver()
+    assert harness.ledger(email_id) == ["cleared"]
+    assert relay.messages == []
+
+
 def test_a_relay_that_hangs_at_one_email_keeps_no_other_waiting(
     harness: Harness, relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,8 +76,13 @@ def test_the_id_of_an_email_is_no_messages(application: Connection) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [IN_HAND, "UPDATE duepost.item SET is_held = true, unknowns = 1", "UPDATE duepost.item SET unknowns = 1"],
-    ids=["sending", "unknown", "to be resent"],
+    [
+        IN_HAND,
+        "UPDATE duepost.item SET is_held = true, unknowns = 1",
+        "UPDATE duepost.item SET unknowns = 1",
+        "UPDATE duepost.message SET may_have_arrived = true",
+    ],
+    ids=["sending", "unknown", "to be resent", "answered"],
 )
 def test_what_may_have_arrived_is_too_late(application: Connection, change: str) -> None:
     message_id = schedule(application, "users => ARRAY['ann']")

@@ -249,6 +249,29 @@ def test_an_answer_that_got_lost_is_unknown_and_sent_again_only_where_receivers_
         assert len({each.headers["webhook-id"] for each in hook.requests}) == 1
 
 
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "429 Too Many Requests", "404 Not Found"])
+def test_what_was_answered_is_too_late_to_clear_and_goes_on(desk: Desk, hook: ScriptedServer, status: str) -> None:
+    desk.endpoint("orders", hook)
+    hook.script(answer(f"HTTP/1.1 {status}"))
+    message_id = desk.schedule("orders")
+    desk.harness.query("INSERT INTO duepost.scheduled_email_user VALUES (%(id)s, 'ann')", id=message_id)
+    desk.run()
+    assert desk.state(message_id) == "scheduled"
+    assert desk.harness.query("SELECT duepost.clear_scheduled_message(%(id)s)", id=message_id) == [("too_late",)]
+    assert desk.harness.query("SELECT receipt FROM duepost.clear_scheduled(ARRAY['ann'])") == [("too_late",)]
+    desk.harness.query("UPDATE duepost.route SET circuit_open = false, paused_until = NULL, pause = 0")
+    desk.harness.query("UPDATE duepost.item SET due_at = now()")
+    desk.run()
+    assert desk.state(message_id) == "sent"
+
+
+def test_what_a_request_never_reached_can_still_be_cleared(desk: Desk, hook: ScriptedServer) -> None:
+    desk.endpoint("orders", hook, url="http://127.0.0.1:1/")
+    message_id = desk.schedule("orders")
+    desk.run()
+    assert desk.harness.query("SELECT duepost.clear_scheduled_message(%(id)s)", id=message_id) == [("cleared",)]
+
+
 def test_what_a_request_never_reached_can_still_be_edited(desk: Desk, hook: ScriptedServer) -> None:
     desk.endpoint("orders", hook, url="http://127.0.0.1:1/")
     desk.schedule("orders")
