@@ -109,7 +109,7 @@ class Catcher:
             The envelope's recipients, and the email's bytes as they came in.
         """
         for path in sorted(self.mailbox.glob("*.eml")):
-            yield _unpack(path.read_bytes())
+            yield unpack(path.read_bytes())
 
     def __enter__(self) -> Self:
         self.start()
@@ -133,7 +133,8 @@ def _pack(recipients: Sequence[str], content: bytes) -> bytes:
     return RECIPIENTS_HEADER + _NEXT_RECIPIENT.join(lines) + b"\r\n" + content
 
 
-def _unpack(stored: bytes) -> tuple[list[str], bytes]:
+def unpack(stored: bytes) -> tuple[list[str], bytes]:
+    """The envelope's recipients of a stored email, and its bytes as they came in."""
     recipients: list[str] = []
     rest = stored.removeprefix(RECIPIENTS_HEADER)
     more = rest != stored

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from actors.content.addresses import parse_sender
@@ -24,6 +24,9 @@ from models.database.connections import Database
 from models.database.deadlines import Deadlines
 from models.database.migrate import migrate
 from models.endpoints import Setting
+
+if TYPE_CHECKING:
+    from duepost.web.server import Server
 
 #: What Duepost's own folder in a working directory is called.
 HOME = ".duepost"
@@ -72,6 +75,7 @@ class Stack:
     deadlines: Deadlines = field(default_factory=Deadlines, init=False)
     database: Database = field(init=False)
     smtp_url: str = field(default="", init=False)
+    _console: "Server | None" = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.database = Database("", deadlines=self.deadlines)
@@ -119,6 +123,31 @@ class Stack:
         )
         self._children.start("watch", duepost_command("trigger", "--watch"), self.environment, logs / "watch.log")
 
+    def start_console(self, port: int | None) -> str:
+        """Serves the console, in a thread of this process, and says its URL.
+
+        Args:
+            port: 0 is any that is free; None: the usual one, or any where that is taken.
+
+        Raises:
+            ServerError: it cannot listen there.
+            BadSettings: a setting of it is wrong.
+        """
+        # A web server is for this command alone.
+        from duepost.web.server import HOST, PORT, Address, Server, ServerError, build_console, listen  # noqa: PLC0415
+
+        try:
+            listener = listen(HOST, PORT if port is None else port)
+        except ServerError:
+            if port is not None:
+                raise
+            listener = listen(HOST, 0)
+        address = Address(HOST, listener.getsockname()[1])
+        mailbox = self.mailbox if self.catcher is not None else None
+        self._console = Server(build_console(settings(), address, self.database.url, mailbox), listener)
+        self._console.start()
+        return settings().web_url or address.url
+
     def ended(self) -> str | None:
         """The name of a process that has ended although it should run; None while all is well."""
         return self._children.poll()
@@ -126,6 +155,9 @@ class Stack:
     def stop(self) -> None:
         """Stops workers and watch, then the catchers, then the embedded PostgreSQL. Safe to repeat."""
         self._children.stop(timeout=PATIENCE)
+        if self._console is not None:
+            self._console.stop()
+            self._console = None
         if self.catcher is not None:
             self.catcher.stop()
             self.catcher = None

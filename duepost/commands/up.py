@@ -38,6 +38,12 @@ def up(
     processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
     threads: Annotated[int, typer.Option(help="ThreadPool of each worker process.", min=1)] = 8,
     port: Annotated[int, typer.Option(help="The mail catcher's port; 0 is any that is free.", min=0)] = PORT,
+    web_port: Annotated[
+        int | None,
+        typer.Option(
+            help="The console's port; 0 is any that is free, as is 8025 where that is taken.", min=0, max=65_535
+        ),
+    ] = None,
 ) -> None:
     """Runs everything on this machine: PostgreSQL and a mail catcher unless configured, workers, watch.
 
@@ -57,7 +63,7 @@ def up(
     signal.signal(signal.SIGTERM, stop)
     with hints(), Stack(FOLDER, settings().templates, catcher_port=port, catches_messages=True) as stack:
         stack.start_workers(processes=processes, threads=threads)
-        describe(stack)
+        describe(stack, stack.start_console(web_port))
         while not stopped.wait(INTERVAL):
             ended = stack.ended()
             if ended is not None:
@@ -82,9 +88,9 @@ def hints() -> Iterator[None]:
         raise Failed(f"{error}; duepost up --port 0 takes any port that is free") from error
 
 
-def describe(stack: Stack) -> None:
+def describe(stack: Stack, console: str) -> None:
     """Says where everything is and how to reach it."""
-    lines = ["Duepost is up. Ctrl-C ends it; the data stays."]
+    lines = ["Duepost is up. Ctrl-C ends it; the data stays.", f"  console    {console}"]
     if stack.postgres is not None:
         at = parse_dsn(stack.database.url)
         lines += [

@@ -15,6 +15,7 @@ from duepost.web import login, screens
 from duepost.web.access import Gate, Role
 from duepost.web.boundary import HEALTH, Boundary, Place
 from duepost.web.desk import Desk, Handler
+from duepost.web.inbox import Inbox, InboxScreens
 from duepost.web.pages import Pages
 from models.database.connections import Database
 
@@ -84,13 +85,28 @@ def build(
     routes: list[BaseRoute] = [
         Route(HEALTH, _health),
         *login.routes(desk),
-        *(route for screen in SCREENS for route in _routes(desk, screen)),
+        *(route for screen in (*SCREENS, *_inbox(mailbox)) for route in _routes(desk, screen)),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_so})
     # A page that moved a slash is another page.
     app.router.redirect_slashes = False
     return Boundary(app, place, is_open=gate.is_open)
+
+
+def _inbox(mailbox: Path | None) -> Sequence[Screen]:
+    """The screens of what was caught; none where nothing is."""
+    if mailbox is None:
+        return ()
+    screens = InboxScreens(Inbox(mailbox))
+    return (
+        Screen("/inbox", screens.listed, Role.OPERATOR),
+        Screen("/inbox/wait", screens.waited, Role.OPERATOR),
+        Screen("/inbox/{name}", screens.one, Role.OPERATOR),
+        Screen("/inbox/{name}/html", screens.html, Role.OPERATOR),
+        Screen("/inbox/{name}/source", screens.source, Role.OPERATOR),
+        Screen("/inbox/{name}/attachments/{number}", screens.attachment, Role.OPERATOR),
+    )
 
 
 def _routes(desk: Desk, screen: Screen) -> list[Route]:

@@ -22,6 +22,9 @@ from models.database.deadlines import Deadlines
 from models.database.read_only import ReadOnlyDatabase
 from models.errors import DuepostError
 
+#: The port where nothing else is said, and the address.
+PORT, HOST = 8025, "127.0.0.1"
+
 #: Connections to PostgreSQL, for viewers and for all others.
 CONNECTIONS = 8
 

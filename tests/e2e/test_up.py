@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +114,20 @@ def test_up_delivers_survives_being_killed_and_keeps_its_data(folder: Path) -> N
     gone = duepost("list", env=unconfigured(), cwd=folder)
     assert gone.returncode == 2
     assert "duepost up" in gone.stderr
+
+
+def test_the_console_of_up_has_an_inbox_and_a_test_waits_there_for_an_email(folder: Path) -> None:
+    with up(folder) as process:
+        wait_until(lambda: "duepost list; duepost stats" in process.output, state=lambda: process.output)
+        found = re.search(r"console +(http://127\.0\.0\.1:\d+/)", process.output)
+        assert found is not None
+        schedule(folder)
+        with urllib.request.urlopen(f"{found[1]}inbox/wait?to=ann@example.com&seconds=60") as answer:
+            assert json.load(answer)["subject"] == "s"
+        with urllib.request.urlopen(found[1]) as page:
+            assert "Nothing waits for a person" in page.read().decode()
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0
 
 
 def open_to_others(folder: Path) -> dict[str, str]:
