@@ -1,11 +1,20 @@
-"""Emails from JSON Lines: the arguments of schedule_email as keys, one email a line. A bad line is named."""
+"""Items from JSON Lines: the arguments of schedule_email or schedule_message as keys, a line each."""
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from duepost.arguments import ARGUMENTS, TimeArgument, checked_time
+from duepost.arguments import (
+    ARGUMENTS,
+    MESSAGE_ARGUMENTS,
+    Argument,
+    NewEmail,
+    NewMessage,
+    PayloadArgument,
+    TimeArgument,
+    checked_time,
+)
 from models.errors import DuepostError
 
 #: How a file is opened: with or without a byte order mark; what is not UTF-8 is left for its line to be named.
@@ -23,7 +32,7 @@ class BadLine(DuepostError):
 
 
 @dataclass(frozen=True, slots=True)
-class EmailLine:
+class ItemLine:
     """One line.
 
     Attributes:
@@ -39,13 +48,43 @@ class EmailLine:
     text: str = ""
 
 
-def read_emails(lines: Iterable[str], name: str, *, extra: Collection[str] = ()) -> Iterator[EmailLine]:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What lines hold.
+
+    Attributes:
+        arguments: the keys that a line may have.
+        required: those that it must have.
+        example: a line, for errors.
+    """
+
+    arguments: Mapping[str, Argument]
+    required: Collection[str]
+    example: str
+
+    def with_keys(self, extra: Collection[str]) -> "Form":
+        """The same with further keys, whose values are not checked here."""
+        return Form({**self.arguments, **dict.fromkeys(extra, ANYTHING)}, self.required, self.example)
+
+
+#: The value of a key that is checked elsewhere.
+ANYTHING = PayloadArgument("Any JSON.")
+
+EMAILS = Form(ARGUMENTS, sorted(NewEmail.__required_keys__), '{"kind": "welcome", "address": "ann@example.com"}')
+MESSAGES = Form(
+    MESSAGE_ARGUMENTS,
+    [name for name in MESSAGE_ARGUMENTS if name in NewMessage.__required_keys__],
+    '{"kind": "news", "endpoint": "team", "payload": {"text": "Hello"}}',
+)
+
+
+def read_items(lines: Iterable[str], name: str, form: Form) -> Iterator[ItemLine]:
     """Reads and checks lines; blank ones are skipped. What only the database can judge is left to it.
 
     Args:
         lines: the lines of a file, opened as `ENCODING` and `ON_ERROR` say.
         name: the file's name, for errors.
-        extra: further keys that are allowed; their values are not checked here.
+        form: what they hold.
 
     Raises:
         BadLine: a line is wrong.
@@ -53,10 +92,10 @@ def read_emails(lines: Iterable[str], name: str, *, extra: Collection[str] = ())
     for number, line in enumerate(lines, start=1):
         text = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
         if text:
-            yield EmailLine(number, len(text), _arguments(text, f"{name}: line {number}", extra), text)
+            yield ItemLine(number, len(text), _arguments(text, f"{name}: line {number}", form), text)
 
 
-def _arguments(line: str, place: str, extra: Collection[str]) -> dict[str, object]:
+def _arguments(line: str, place: str, form: Form) -> dict[str, object]:
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         doubled = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
@@ -74,23 +113,23 @@ def _arguments(line: str, place: str, extra: Collection[str]) -> dict[str, objec
     except (ValueError, RecursionError) as error:
         raise BadLine(f"{place}: not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise BadLine(f'{place}: must be an object such as {{"kind": "welcome", "address": "ann@example.com"}}')
+        raise BadLine(f"{place}: must be an object such as {form.example}")
     for key, value in found.items():
-        _check(key, value, f"{place}: {key}", extra)
-    if not isinstance(found.get("kind"), str):
-        raise BadLine(f"{place}: kind: must be given")
-    return {key: value for key, value in found.items() if value is not None}
+        _check(key, value, f"{place}: {key}", form.arguments)
+    given = {key: value for key, value in found.items() if value is not None}
+    for name in form.required:
+        if name not in given:
+            raise BadLine(f"{place}: {name}: must be given")
+    return given
 
 
-def _check(key: str, value: object, place: str, extra: Collection[str]) -> None:
-    if key in extra:
-        return
-    if key not in ARGUMENTS:
-        raise BadLine(f"{place}: unknown; known are {', '.join([*ARGUMENTS, *extra])}")
-    argument = ARGUMENTS[key]
+def _check(key: str, value: object, place: str, arguments: Mapping[str, Argument]) -> None:
+    if key not in arguments:
+        raise BadLine(f"{place}: unknown; known are {', '.join(arguments)}")
+    argument = arguments[key]
     if value is not None and not isinstance(value, argument.json_type):
         raise BadLine(f"{place}: must be {argument.json_form}")
-    if isinstance(value, list) and not all(isinstance(each, str) for each in value):
+    if argument.json_type is list and isinstance(value, list) and not all(isinstance(each, str) for each in value):
         raise BadLine(f"{place}: must be {argument.json_form}")
     if not all(_is_storable(text) for text in _texts(value)):
         raise BadLine(f"{place}: must not contain NUL or a lone surrogate")

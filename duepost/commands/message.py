@@ -17,6 +17,7 @@ from duepost.commands.schedule import (
     say_receipts,
     takes_options,
 )
+from duepost.commands.schedule_file import MESSAGES, FileOption, say_scheduled, schedule_file
 
 app = typer.Typer(help="Messages to endpoints: schedule, edit, clear, reschedule.", no_args_is_help=True)
 
@@ -25,12 +26,18 @@ MessageId = Annotated[int, typer.Argument(help="The message's id.", min=1, max=2
 
 @app.command()
 @takes_options(MESSAGE_ARGUMENTS)
-def schedule(*, as_json: Json = False, **message: str | list[str] | None) -> None:
-    """Schedules one message to an endpoint, and prints its id. --payload - reads the payload from stdin.
+def schedule(*, file: FileOption = None, as_json: Json = False, **message: str | list[str] | None) -> None:
+    """Schedules one message to an endpoint, or those of a file, and prints the ids. --payload - reads it from stdin.
 
     Examples: duepost message schedule --kind news --endpoint team --payload '{"text": "Hello"}';
-    duepost message schedule --kind news --endpoint team --at 2026-12-24T18:00:00+01:00 --payload - < payload.json
+    duepost message schedule --kind news --endpoint team --at 2026-12-24T18:00:00+01:00 --payload - < payload.json;
+    duepost message schedule --file messages.jsonl
     """
+    if file is not None:
+        if given := given_parameters(MESSAGE_ARGUMENTS, message):
+            raise BadInput(f"--file: goes without {', '.join(given)}: the lines say it all")
+        say_scheduled(schedule_file(file, MESSAGES), "message", as_json=as_json)
+        return
     parameters = given_parameters(MESSAGE_ARGUMENTS, {**message, "payload": _payload(message.get("payload"))})
     for name in ("kind", "endpoint", "payload"):
         if name not in parameters:

@@ -1,17 +1,11 @@
 """`duepost schedule`, `clear` and `reschedule`: the SQL functions from a shell."""
 
-import io
 import json
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from inspect import Parameter, Signature, signature
-from pathlib import Path
 from typing import Annotated
 
-import psycopg2
 import typer
 
 from duepost import client
@@ -24,20 +18,10 @@ from duepost.arguments import (
     TimeArgument,
     checked_time,
 )
-from duepost.commands.context import BAD_INPUT, BadInput, EmailId, Json, argument, client_database
-from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, EmailLine, read_emails
+from duepost.commands.context import BadInput, EmailId, Json, argument, client_database
 from duepost.commands.output import print_json, say, warn
+from duepost.commands.schedule_file import EMAILS, FileOption, say_scheduled, schedule_file
 from models.database.connections import Cursor
-
-#: Lines from which on a file shows its progress.
-LONG_FILE = 1000
-
-#: Emails of a file that are scheduled in one round trip, and characters of their lines.
-SET, LONGEST_SET = 1000, 16_000_000
-
-#: How the database names what is wrong in a set.
-PLACED = re.compile(r"emails\[(?P<place>\d+)\]: (?P<reason>.*)")
-
 
 #: Options that are not called as their argument is.
 OPTIONS = {"users": ("--user", "--users"), "scheduled_at": ("--at", "--scheduled-at"), "headers": ("--header",)}
@@ -85,10 +69,7 @@ def _option(name: str, argument: Argument) -> object:
 @takes_options(ARGUMENTS)
 def schedule(
     *,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", help="JSON Lines, the arguments as keys; all are scheduled, or none. - is stdin."),
-    ] = None,
+    file: FileOption = None,
     as_json: Json = False,
     **email: str | list[str] | None,
 ) -> None:
@@ -101,13 +82,11 @@ def schedule(
     if file is not None:
         if arguments:
             raise BadInput(f"--file: goes without {', '.join(arguments)}: the lines say it all")
-        ids = _schedule_file(file)
-    else:
-        ids = _schedule_one(arguments)
+        say_scheduled(schedule_file(file, EMAILS), "email", as_json=as_json)
+        return
+    ids = _schedule_one(arguments)
     if as_json:
         print_json({"ids": ids})
-    elif file is not None:
-        say(f"Scheduled {len(ids)} emails.")
     else:
         say(str(ids[0]))
 
@@ -198,82 +177,6 @@ def _schedule_one(arguments: dict[str, object]) -> list[int]:
         del arguments["scheduled_at"]
     with argument("schedule"), client_database().transaction() as cursor:
         return [client.schedule_encoded(cursor, arguments)]
-
-
-def _schedule_file(file: Path) -> list[int]:
-    if str(file) == "-":
-        return _schedule_lines(io.TextIOWrapper(sys.stdin.buffer, encoding=ENCODING, errors=ON_ERROR), "stdin")
-    try:
-        with file.open(encoding=ENCODING, errors=ON_ERROR) as lines:
-            return _schedule_lines(lines, file.name)
-    except OSError as error:
-        raise BadInput(f"--file: {file}: {error.strerror or error}") from error
-
-
-def _schedule_lines(lines: Iterable[str], name: str) -> list[int]:
-    emails = list(read_emails(lines, name))
-    ids: list[int] = []
-    with client_database().transaction() as cursor, progress(len(emails)) as advance:
-        for some in sets(emails):
-            ids += _schedule_set(cursor, some, name)
-            advance(len(some))
-    return ids
-
-
-def _schedule_set(cursor: Cursor, emails: Sequence[EmailLine], name: str) -> list[int]:
-    cursor.execute("SAVEPOINT one_set")
-    try:
-        return client.schedule_lines(cursor, [email.text for email in emails])
-    except psycopg2.Error as error:
-        if error.pgcode not in BAD_INPUT:
-            raise
-        reason = _reason(error)
-        placed = PLACED.fullmatch(reason)
-        if placed is not None:
-            raise BadLine(f"{name}: line {emails[int(placed['place'])].number}: {placed['reason']}") from error
-        # The set as a whole is no JSON to PostgreSQL: it does not say where.
-        cursor.execute("ROLLBACK TO SAVEPOINT one_set")
-        for email in emails:
-            _check_json(cursor, email, name)
-        raise BadInput(f"{name}: {reason}") from error
-
-
-def _check_json(cursor: Cursor, email: EmailLine, name: str) -> None:
-    """Makes sure that a line by itself is JSON to PostgreSQL, which has limits of its own."""
-    try:
-        cursor.execute("SELECT %(line)s::jsonb IS NULL", {"line": email.text})
-    except psycopg2.Error as error:
-        if error.pgcode not in BAD_INPUT:
-            raise
-        raise BadLine(f"{name}: line {email.number}: {_reason(error)}") from error
-
-
-def _reason(error: psycopg2.Error) -> str:
-    return " ".join((error.diag.message_primary or str(error)).split())
-
-
-def sets(emails: Iterable[EmailLine]) -> Iterator[list[EmailLine]]:
-    """Emails in sets that are each one round trip: not too many, and not too long."""
-    some: list[EmailLine] = []
-    length = 0
-    for email in emails:
-        if some and (len(some) >= SET or length + email.length > LONGEST_SET):
-            yield some
-            some, length = [], 0
-        some.append(email)
-        length += email.length
-    if some:
-        yield some
-
-
-@contextmanager
-def progress(length: int) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr while a long file is scheduled, on a terminal only; gives what moves it on."""
-    if sys.stderr.isatty() and length >= LONG_FILE:
-        with typer.progressbar(length=length, label="Scheduling", file=sys.stderr) as bar:
-            yield bar.update
-    else:
-        yield lambda _: None
 
 
 def given_parameters(arguments: Mapping[str, Argument], given: Mapping[str, object]) -> dict[str, object]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, EmailLine, read_emails
+from duepost.commands.jsonl import EMAILS, ENCODING, ON_ERROR, BadLine, ItemLine, read_items
 from models.words import Outcome
 
 HERE = Path(__file__).parent
@@ -59,10 +59,10 @@ def read_plan(path: Path | None) -> list[PlannedEmail]:
     """
     source = path or SAMPLE
     with source.open(encoding=ENCODING, errors=ON_ERROR) as lines:
-        return [_planned(line, source.name) for line in read_emails(lines, source.name, extra=EXTRA_KEYS)]
+        return [_planned(line, source.name) for line in read_items(lines, source.name, EMAILS.with_keys(EXTRA_KEYS))]
 
 
-def _planned(line: EmailLine, name: str) -> PlannedEmail:
+def _planned(line: ItemLine, name: str) -> PlannedEmail:
     arguments = dict(line.arguments)
     extra = {key: arguments.pop(key) for key in EXTRA_KEYS if key in arguments}
     for key, target in (("scheduled_in", "scheduled_at"), ("expires_in", "expires_at")):

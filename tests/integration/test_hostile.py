@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from actors.channels.smtp.replies import MalformedReply, ReplyParser
 from actors.content.templates import RenderError, Templates
 from actors.liveness.time_limit import TimeLimit
-from duepost.commands.jsonl import BadLine, read_emails
+from duepost.commands.jsonl import EMAILS, BadLine, read_items
 from tests.app_harness import Harness
 from tests.integration.conftest import settings_of
 from tests.recorder import END_OF_CONTENT, ByteRecorder
@@ -192,7 +192,7 @@ def test_a_line_of_a_file_is_an_email_or_one_clear_error(line: str) -> None:
     emails: list[object] = []
     fault = None
     try:
-        emails += read_emails([line], "emails.jsonl")
+        emails += read_items([line], "emails.jsonl", EMAILS)
     except BadLine as error:
         fault = str(error)
     assert len(emails) <= 1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from duepost.commands.jsonl import EmailLine
-from duepost.commands.schedule import LONGEST_SET, SET, sets
+from duepost.commands.jsonl import ItemLine
+from duepost.commands.schedule_file import LONGEST_SET, SET, sets
 from tests.integration.commands.shell import BYTECODE, PLAIN, Shell, at_once
 from tests.postgres import PostgresServer
 from tests.processes import Watch, duepost, environment
@@ -156,9 +156,9 @@ def test_numbers_are_stored_as_they_are_written(shell: Shell, tmp_path: Path) ->
 
 
 def test_long_lines_go_in_shorter_sets() -> None:
-    emails = [EmailLine(number, LONGEST_SET // 2, {}) for number in range(1, 6)]
+    emails = [ItemLine(number, LONGEST_SET // 2, {}) for number in range(1, 6)]
     assert [[email.number for email in some] for some in sets(emails)] == [[1, 2], [3, 4], [5]]
-    assert [len(some) for some in sets([EmailLine(1, LONGEST_SET * 2, {})] * 2)] == [1, 1]
+    assert [len(some) for some in sets([ItemLine(1, LONGEST_SET * 2, {})] * 2)] == [1, 1]
 
 
 def test_clear_and_reschedule_print_receipts(shell: Shell) -> None:

@@ -1,6 +1,7 @@
 """Messages and endpoints from a shell."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,45 @@ def test_every_option_of_a_message_reaches_the_row(shell: Shell) -> None:
     assert shell.query("SELECT payload, due_at <= now() FROM duepost.scheduled_message WHERE id = 2") == [
         ([{"a": 1}], True)
     ]
+
+
+def test_a_file_of_messages_is_scheduled_whole(shell: Shell, tmp_path: Path) -> None:
+    line = '{"kind": "k", "endpoint": "orders", "payload": {"n": 12345678901234567890.10, "ü": %s}, "users": ["ann"]}'
+    file = tmp_path / "messages.jsonl"
+    file.write_text("\n".join(["", line % 1, line % 2]))
+    assert shell.run("message", "schedule", "--file", str(file)) == "Scheduled 2 messages.\n"
+    assert json.loads(shell.run("message", "schedule", "--file", "-", "--json", stdin=line % 3)) == {"ids": [3]}
+    assert shell.query("SELECT id, payload ->> 'n', payload ->> 'ü' FROM duepost.scheduled_message ORDER BY id") == [
+        (number, "12345678901234567890.10", str(number)) for number in (1, 2, 3)
+    ]
+    said = shell.run("message", "schedule", "--file", str(file), "--kind", "k", status=2)
+    assert "--file: goes without kind: the lines say it all" in said
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ('{"kind": "k", "endpoint": "orders"}', "payload: must be given"),
+        ('{"kind": "k", "endpoint": "nobody", "payload": {}}', "endpoint: there is none called nobody"),
+        ('{"kind": "k", "endpoint": "orders", "payload": 3}', "payload: must be a JSON object or a list"),
+        ('{"kind": "k", "endpoint": "orders", "payload": {"a": "' + "x" * 262_144 + '"}}', "payload: must be at most"),
+        (r'{"kind": "k", "endpoint": "orders", "payload": {"a": "\u0000"}}', "payload: must not contain NUL"),
+        ('{"kind": "k", "endpoint": "orders", "payload": {"a": 1e200000}}', ""),
+        ('{"kind": "k", "endpoint": "orders", "payload": {}, "scheduled_at": "soon"}', "scheduled_at: must be a time"),
+        ('{"kind": "k", "endpoint": "orders", "payload": {"b": 2}, "key": "taken"}', ""),
+        ('{"kind": "k", "endpoint": "orders", "payload": ', "not JSON: "),
+    ],
+)
+def test_of_a_file_with_a_bad_line_nothing_is_scheduled_and_the_line_is_named(
+    shell: Shell, tmp_path: Path, bad: str, said: str
+) -> None:
+    good = '{"kind": "k", "endpoint": "orders", "payload": {"a": 1}, "key": "taken"}'
+    file = tmp_path / "messages.jsonl"
+    file.write_text(f"{good}\n\n{bad}\n")
+    found = shell.run("message", "schedule", "--file", str(file), status=2)
+    assert f"messages.jsonl: line 3: {said}" in found
+    assert len(found.splitlines()) == 1
+    assert shell.query("SELECT count(*) FROM duepost.scheduled_message") == [(0,)]
 
 
 def test_a_message_is_edited_moved_and_asked_for(shell: Shell) -> None:
