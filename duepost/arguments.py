@@ -8,7 +8,7 @@ names, conversions and help from here, as do those of messages. `models/function
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from inspect import Parameter, Signature, signature
@@ -273,13 +273,53 @@ def encoded(name: str, value: object) -> str:
 
     Raises:
         TypeError: something in it is not JSON serializable; it is named by argument and key.
+        ValueError: a text in it has NUL or a lone surrogate, as PostgreSQL's jsonb holds none; it is named so too.
     """
     try:
-        return json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         # The library does not say where.
         error = _json_error(name, value)
-    raise TypeError(error)
+        raise TypeError(error) from None
+    # As they are escaped; most texts have none such.
+    if ("\\u0000" in text or "\\ud" in text) and not all(map(is_storable, texts(value))):
+        raise ValueError(f"{_place_of_unstorable(name, value)}: must not contain NUL or a lone surrogate")
+    return text
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL takes a text: it has neither NUL nor a lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def texts(value: object) -> Iterator[str]:
+    """Every string in a JSON value, keys too, however deep."""
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, list | tuple):
+            left += each
+        elif isinstance(each, dict):
+            left += [*each, *each.values()]
+
+
+def _place_of_unstorable(name: str, value: object) -> str:
+    """Where in a value such a text is, by argument and key; of a key, what holds it."""
+    inners: Iterable[tuple[str, object]] = ()
+    if isinstance(value, dict) and all(is_storable(key) for key in value if isinstance(key, str)):
+        inners = ((f"{name}: {key}", inner) for key, inner in value.items())
+    elif isinstance(value, list | tuple):
+        inners = ((f"{name}[{index}]", inner) for index, inner in enumerate(value))
+    for place, inner in inners:
+        if not all(map(is_storable, texts(inner))):
+            return _place_of_unstorable(place, inner)
+    return name
 
 
 def _json_error(name: str, value: object) -> str:

@@ -1,8 +1,9 @@
 """What people look at: what is pending, one email's story, counts, and the state of the server."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from models.database.connections import Database
 from models.database.statements import statements
@@ -162,6 +163,12 @@ def email(database: Database, email_id: int) -> Mapping[str, object] | None:
     return rows[0][0] if rows else None  # type: ignore[return-value]  # jsonb
 
 
+def channels(database: Database, item_ids: Sequence[int]) -> dict[int, str]:
+    """The channel of each of these items of which something is known: `email` or `message`."""
+    rows = database.execute(SQL["channels"], {"ids": list(item_ids)})
+    return {int(str(item_id)): str(channel) for item_id, channel in rows}
+
+
 def deliveries(database: Database, email_id: int) -> list[Mapping[str, object]]:
     """How an email ended, for each recipient; empty while it is not finished."""
     return [row[0] for row in database.execute(SQL["deliveries"], {"id": email_id})]  # type: ignore[misc]  # jsonb
@@ -319,15 +326,30 @@ def sees_all_sessions(database: Database) -> bool:
     return database.execute(SQL["sees_all_sessions"]) == [(True,)]
 
 
-def roles(database: Database) -> dict[str, bool]:
-    """Duepost's roles that exist, and whether each may do its work."""
-    return {str(name): bool(able) for name, able in database.execute(SQL["roles"])}
+class Rights(NamedTuple):
+    """What a role may do of what it is there for.
+
+    Attributes:
+        role: its name.
+        exists: whether it is there.
+        lacking: what it lacks, such as `SELECT on duepost.recipient`; empty where it is not there.
+    """
+
+    role: str
+    exists: bool
+    lacking: Sequence[str]
 
 
-def lacking_rights(database: Database) -> tuple[str, list[str]]:
-    """Our own role, and which of a worker's rights it lacks, such as `SELECT on duepost.recipient`."""
-    [(role, lacking)] = database.execute(SQL["lacking_rights"])
-    return str(role), [str(each) for each in lacking] if isinstance(lacking, list) else []
+def rights(database: Database) -> list[Rights]:
+    """What each of Duepost's roles for clients, operators and workers may do."""
+    rows = database.execute(SQL["lacking_rights"], {"own": False})
+    return [Rights(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the fields
+
+
+def own_rights(database: Database) -> Rights:
+    """What our own role may do of what a worker does."""
+    [row] = database.execute(SQL["lacking_rights"], {"own": True})
+    return Rights(*row)  # type: ignore[arg-type]  # the statement's columns are the fields
 
 
 def templates_wanted(database: Database) -> bool:

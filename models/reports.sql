@@ -93,6 +93,12 @@ SELECT CASE
     )
 END
 
+-- name: channels
+-- What these ids stand for, finished or not.
+SELECT i.id, i.channel FROM duepost.item AS i WHERE i.id = ANY (%(ids)s::bigint[])
+UNION
+SELECT d.email_id, d.channel FROM duepost.delivery AS d WHERE d.email_id = ANY (%(ids)s::bigint[])
+
 -- name: email
 -- One email or message that is not finished, with its users; of its content only what a batch gathers.
 SELECT row.facts || jsonb_build_object('users', (
@@ -364,49 +370,63 @@ ORDER BY seconds DESC NULLS FIRST
 -- name: sees_all_sessions
 SELECT pg_has_role('pg_read_all_stats', 'USAGE')
 
--- name: roles
--- Which of Duepost's roles exist, and may do their work.
-SELECT rolname::text,
-       CASE rolname
-           WHEN 'duepost_client'
-               THEN has_function_privilege(rolname, 'duepost.clear_scheduled_email(bigint)', 'EXECUTE')
-           ELSE has_table_privilege(rolname, 'duepost.item', 'UPDATE')
-               AND coalesce(has_table_privilege(rolname, to_regclass('duepost.recipient'), 'SELECT'), true)
-       END
-FROM pg_roles
-WHERE rolname IN ('duepost_client', 'duepost_worker')
-ORDER BY rolname
-
 -- name: lacking_rights
--- Our role, and what it lacks of the rights of a worker.
-SELECT current_user::text, coalesce(array_agg(needed.privilege || ' on ' || needed.name ORDER BY needed.place) FILTER (
-    WHERE NOT CASE
-        WHEN needed.sort = 'sequence' THEN has_sequence_privilege(needed.name, needed.privilege)
-        WHEN needed.sort = 'table' THEN coalesce(has_table_privilege(to_regclass(needed.name), needed.privilege), true)
-        ELSE coalesce((
-            SELECT bool_and(has_function_privilege(f.oid, needed.privilege))
-            FROM pg_proc AS f
-            WHERE f.pronamespace = 'duepost'::regnamespace AND 'duepost.' || f.proname = needed.name
-        ), true)
-    END
-), '{}')
-FROM (VALUES
-    (1, 'table', 'duepost.item', 'SELECT'), (2, 'table', 'duepost.item', 'UPDATE'),
-    (3, 'table', 'duepost.item', 'DELETE'), (24, 'table', 'duepost.email', 'SELECT'),
-    (25, 'table', 'duepost.email', 'DELETE'), (26, 'table', 'duepost.in_hand', 'INSERT'),
-    (27, 'table', 'duepost.in_hand', 'DELETE'), (28, 'table', 'duepost.scheduled_email', 'SELECT'),
-    (4, 'table', 'duepost.scheduled_email_user', 'SELECT'),
-    (5, 'table', 'duepost.scheduled_email_user', 'UPDATE'), (6, 'table', 'duepost.recipient', 'SELECT'),
-    (7, 'table', 'duepost.delivery', 'INSERT'), (8, 'table', 'duepost.attempt', 'INSERT'),
-    (9, 'table', 'duepost.control', 'SELECT'), (10, 'table', 'duepost.control', 'UPDATE'),
-    (11, 'table', 'duepost.worker', 'SELECT'), (12, 'table', 'duepost.suppression', 'SELECT'),
-    (13, 'table', 'duepost.kind', 'SELECT'), (14, 'table', 'dramatiq.queue', 'SELECT'),
-    (15, 'table', 'dramatiq.queue', 'INSERT'), (16, 'table', 'dramatiq.queue', 'UPDATE'),
-    (17, 'table', 'dramatiq.queue', 'DELETE'), (18, 'sequence', 'duepost.claim_number', 'USAGE'),
-    (19, 'sequence', 'dramatiq.claim_number', 'USAGE'), (20, 'routine', 'duepost.claim_emails_v2', 'EXECUTE'),
-    (21, 'routine', 'duepost.conclude_emails', 'EXECUTE'), (22, 'routine', 'duepost.enqueue_items', 'EXECUTE'),
-    (23, 'routine', 'duepost.finish', 'EXECUTE'), (29, 'table', 'duepost.batch', 'DELETE')
-) AS needed (place, sort, name, privilege)
+-- What roles need for their work: whether each is there, and what it lacks; or, of this very role, what it lacks of a worker's.
+WITH needed (place, role, sort, name, privilege) AS (
+    SELECT row_number() OVER (), 'duepost_worker', sort, name, privilege
+    FROM (VALUES
+        ('table', 'duepost.item', 'SELECT'), ('table', 'duepost.item', 'UPDATE'), ('table', 'duepost.item', 'DELETE'),
+        ('table', 'duepost.scheduled_email_user', 'SELECT'), ('table', 'duepost.scheduled_email_user', 'UPDATE'),
+        ('table', 'duepost.recipient', 'SELECT'), ('table', 'duepost.delivery', 'INSERT'),
+        ('table', 'duepost.attempt', 'INSERT'), ('table', 'duepost.control', 'SELECT'),
+        ('table', 'duepost.control', 'UPDATE'), ('table', 'duepost.worker', 'SELECT'),
+        ('table', 'duepost.suppression', 'SELECT'), ('table', 'duepost.kind', 'SELECT'),
+        ('table', 'dramatiq.queue', 'SELECT'), ('table', 'dramatiq.queue', 'INSERT'),
+        ('table', 'dramatiq.queue', 'UPDATE'), ('table', 'dramatiq.queue', 'DELETE'),
+        ('sequence', 'duepost.claim_number', 'USAGE'), ('sequence', 'dramatiq.claim_number', 'USAGE'),
+        ('routine', 'duepost.claim_emails_v2', 'EXECUTE'), ('routine', 'duepost.conclude_emails', 'EXECUTE'),
+        ('routine', 'duepost.enqueue_items', 'EXECUTE'), ('routine', 'duepost.finish', 'EXECUTE'),
+        ('table', 'duepost.email', 'SELECT'), ('table', 'duepost.email', 'DELETE'),
+        ('table', 'duepost.in_hand', 'INSERT'), ('table', 'duepost.in_hand', 'DELETE'),
+        ('table', 'duepost.scheduled_email', 'SELECT'), ('table', 'duepost.batch', 'DELETE'),
+        ('table', 'duepost.message', 'SELECT'), ('table', 'duepost.message', 'UPDATE'),
+        ('table', 'duepost.message', 'DELETE'), ('table', 'duepost.scheduled_message', 'SELECT'),
+        ('table', 'duepost.endpoint', 'SELECT'), ('column', 'duepost.endpoint', 'UPDATE'),
+        ('routine', 'duepost.claim_messages_v1', 'EXECUTE'), ('routine', 'duepost.message_content', 'EXECUTE'),
+        ('routine', 'duepost.call_message_function', 'EXECUTE'), ('routine', 'duepost.endpoints', 'EXECUTE')
+    ) AS worker (sort, name, privilege)
+    UNION ALL
+    SELECT 1000 + row_number() OVER (), functions.role, 'routine', 'duepost.' || name, 'EXECUTE'
+    FROM (VALUES
+        ('duepost_client',
+         '{schedule_email,schedule_emails,clear_scheduled_emails,clear_scheduled_emails_to,clear_scheduled_email,reschedule_email,add_to_batch,remove_from_batch,
+           schedule_message,schedule_messages,edit_message,clear_scheduled_messages,clear_scheduled_message,reschedule_message,clear_scheduled,status}'::text[]),
+        ('duepost_operator', '{set_endpoint,disable_endpoint,remove_endpoint,endpoints,status}')
+    ) AS functions (role, names)
+    CROSS JOIN LATERAL unnest(functions.names) AS name
+    UNION ALL
+    SELECT 0, role, 'schema', 'duepost', 'USAGE'
+    FROM unnest('{duepost_client,duepost_worker,duepost_operator}'::text[]) AS role
+)
+SELECT coalesce(role.rolname::text, needed.role), role.oid IS NOT NULL,
+       coalesce(array_agg(needed.privilege || ' on ' || needed.name ORDER BY needed.place) FILTER (
+           WHERE NOT CASE needed.sort
+               WHEN 'schema' THEN has_schema_privilege(role.oid, needed.name, needed.privilege)
+               WHEN 'sequence' THEN has_sequence_privilege(role.oid, needed.name, needed.privilege)
+               WHEN 'table' THEN coalesce(has_table_privilege(role.oid, to_regclass(needed.name), needed.privilege), true)
+               WHEN 'column' THEN has_any_column_privilege(role.oid, needed.name, needed.privilege)
+               ELSE coalesce((
+                   SELECT bool_and(has_function_privilege(role.oid, f.oid, needed.privilege))
+                   FROM pg_proc AS f
+                   WHERE f.pronamespace = 'duepost'::regnamespace AND 'duepost.' || f.proname = needed.name
+               ), true)
+           END
+       ), '{}')
+FROM needed
+LEFT JOIN pg_roles AS role ON role.rolname = CASE WHEN %(own)s THEN current_user ELSE needed.role END
+WHERE needed.role = 'duepost_worker' OR NOT %(own)s
+GROUP BY needed.role, role.rolname, role.oid
+ORDER BY needed.role
 
 -- name: templates_wanted
 SELECT EXISTS (SELECT FROM duepost.email WHERE template IS NOT NULL)

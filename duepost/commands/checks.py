@@ -187,12 +187,31 @@ def queue(database: Database) -> Looked:
 
 def grants(database: Database) -> Looked:
     """Whether this very role may do what workers and operators do."""
-    role, lacking = reports.lacking_rights(database)
-    if not lacking:
-        return Health.OK, f"{role} has all rights of a worker"
-    named = ", ".join(lacking[:NAMED]) + (f" and {len(lacking) - NAMED} more" if lacking[NAMED:] else "")
-    remedy = f"GRANT duepost_worker TO {role}, or run duepost migrate as the schema's owner"
-    return Health.FAILED, f"{role} lacks {named}: {remedy}"
+    own = reports.own_rights(database)
+    if not own.lacking:
+        return Health.OK, f"{own.role} has all rights of a worker"
+    remedy = f"GRANT duepost_worker TO {own.role}, or run duepost migrate as the schema's owner"
+    return Health.FAILED, f"{lacks(own)}: {remedy}"
+
+
+def roles(database: Database) -> Looked:
+    """Whether the roles that people grant are there, and may do what they are for."""
+    known = reports.rights(database)
+    missing = [each.role for each in known if not each.exists]
+    unable = [lacks(each) for each in known if each.lacking]
+    grant = "run duepost migrate as the schema's owner, which grants their rights"
+    if unable:
+        return Health.FAILED, f"{'; '.join(unable)}: {grant}"
+    if missing:
+        made = "; ".join(f"CREATE ROLE {name} NOLOGIN" for name in missing)
+        return Health.WARNING, f"{', '.join(missing)}: not there; an administrator runs {made}; then {grant}"
+    return Health.OK, ", ".join(each.role for each in known)
+
+
+def lacks(known: reports.Rights) -> str:
+    """What a role lacks, in words."""
+    named, more = known.lacking[:NAMED], known.lacking[NAMED:]
+    return f"{known.role} lacks {', '.join(named)}" + (f" and {len(more)} more" if more else "")
 
 
 def _unserved_words(route: reports.UnservedRoute) -> str:

@@ -95,7 +95,7 @@ def examine(*, relay: bool) -> Iterator[Finding]:
         yield _checked("snapshots", lambda: _snapshots(database))
         if schema.health is Health.OK:
             migrated = database
-            yield _checked("roles", lambda: _roles(database))
+            yield _checked("roles", lambda: checks.roles(database))
             yield _checked("owner", lambda: _owner(database))
             yield _checked("locks", lambda: _locks(database))
             yield _checked("retention", lambda: _retention(database))
@@ -181,17 +181,6 @@ def _snapshots(database: Database) -> tuple[Health, str]:
     if not reports.sees_all_sessions(database):
         return Health.OK, "none of our own is old; those of others are seen by members of pg_read_all_stats"
     return Health.OK, f"none is older than {OLD_SNAPSHOT:.0f} s"
-
-
-def _roles(database: Database) -> tuple[Health, str]:
-    roles = reports.roles(database)
-    missing = [name for name in ("duepost_client", "duepost_worker") if name not in roles]
-    unable = [name for name, able in roles.items() if not able]
-    if missing:
-        return Health.WARNING, f"{', '.join(missing)}: not there; create them and run `duepost migrate` again"
-    if unable:
-        return Health.FAILED, f"{', '.join(unable)}: lacks rights; run `duepost migrate` as the schema's owner"
-    return Health.OK, "duepost_client and duepost_worker"
 
 
 def _owner(database: Database) -> tuple[Health, str]:

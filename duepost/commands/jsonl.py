@@ -14,6 +14,8 @@ from duepost.arguments import (
     PayloadArgument,
     TimeArgument,
     checked_time,
+    is_storable,
+    texts,
 )
 from models.errors import DuepostError
 
@@ -131,34 +133,13 @@ def _check(key: str, value: object, place: str, arguments: Mapping[str, Argument
         raise BadLine(f"{place}: must be {argument.json_form}")
     if argument.json_type is list and isinstance(value, list) and not all(isinstance(each, str) for each in value):
         raise BadLine(f"{place}: must be {argument.json_form}")
-    if not all(_is_storable(text) for text in _texts(value)):
+    if not all(is_storable(text) for text in texts(value)):
         raise BadLine(f"{place}: must not contain NUL or a lone surrogate")
     if isinstance(argument, TimeArgument) and isinstance(value, str):
         try:
             checked_time(value)
         except ValueError as error:
             raise BadLine(f"{place}: {error}") from error
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every string in a JSON value, keys too, however deep."""
-    left = [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, str):
-            yield each
-        elif isinstance(each, list):
-            left += each
-        elif isinstance(each, dict):
-            left += [*each, *each.values()]
-
-
-def _is_storable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def _whole(digits: str) -> int | float:

@@ -8,8 +8,10 @@ import typer
 from duepost import client
 from duepost.arguments import MESSAGE_ARGUMENTS
 from duepost.commands.context import BadInput, Failed, Json, argument, client_database
+from duepost.commands.items import check_channel
 from duepost.commands.output import print_facts, print_json, say
 from duepost.commands.schedule import (
+    check_json,
     checked_json,
     given_parameters,
     moment_of,
@@ -45,6 +47,7 @@ def schedule(*, file: FileOption = None, as_json: Json = False, **message: str |
     if parameters.get("scheduled_at") == "now":
         del parameters["scheduled_at"]
     with argument("schedule"), client_database().transaction() as cursor:
+        check_json(cursor, MESSAGE_ARGUMENTS, parameters)
         message_id = client.schedule_encoded_message(cursor, parameters)
     if as_json:
         print_json({"ids": [message_id]})
@@ -64,6 +67,8 @@ def edit(
     """
     text = checked_json("--payload", str(_payload(payload)))
     with client_database().transaction() as cursor:
+        check_json(cursor, MESSAGE_ARGUMENTS, {"payload": text})
+        check_channel(cursor, message_id, "message", "it cannot be edited: duepost show")
         receipt = client.edit_encoded_message(cursor, message_id, text)
     _say_receipt(message_id, receipt, as_json=as_json)
 
@@ -89,6 +94,7 @@ def clear(
         raise BadInput("--kind: goes with --user")
     with client_database().transaction() as cursor:
         if message_id is not None:
+            check_channel(cursor, message_id, "message", "duepost clear")
             receipts = [(message_id, client.clear_scheduled_message(cursor, message_id))]
         else:
             receipts = client.clear_scheduled_messages(cursor, user or [], kind)
@@ -107,6 +113,7 @@ def reschedule(
     """
     moment = moment_of(at)
     with client_database().transaction() as cursor:
+        check_channel(cursor, message_id, "message", "duepost reschedule")
         receipt = client.reschedule_message(cursor, message_id, or_now(cursor, moment))
     _say_receipt(message_id, receipt, as_json=as_json)
 

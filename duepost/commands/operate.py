@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from duepost.commands.context import BadInput, Failed, ask_for_pass, operator_database
+from duepost.commands.items import names_of
 from duepost.commands.output import say, warn
 from duepost.commands.read import paused_words
 from models import circuits, control, emails, reports, routes
@@ -32,7 +33,9 @@ RESOLVING: Mapping[Resolution, tuple[Callable[[Cursor, int], bool], str]] = {
     Resolution.DROP: (emails.resolve_drop, "dropped"),
 }
 
-EmailIds = Annotated[list[int] | None, typer.Argument(help="The emails' ids.", min=1, max=2**63 - 1, metavar="[ID]...")]
+EmailIds = Annotated[
+    list[int] | None, typer.Argument(help="The ids of emails or messages.", min=1, max=2**63 - 1, metavar="[ID]...")
+]
 Kind = Annotated[str | None, typer.Option(help="All of this kind, instead of ids.")]
 
 
@@ -53,7 +56,7 @@ def retry(
     kind: Kind = None,
     state: Annotated[FailedState | None, typer.Option(help="All that have failed, instead of ids.")] = None,
 ) -> None:
-    """Makes scheduled emails due at once, without waiting for their pause. With --kind or --state, those that failed.
+    """Makes scheduled emails or messages due at once, without their pause. With --kind or --state, those that failed.
 
     Examples: duepost retry 42 43; duepost retry --kind digest
     """
@@ -61,7 +64,7 @@ def retry(
     database = operator_database()
     ids = email_ids or emails.failed_ids(database, kind)
     done = [each for each in ids if _done(database, emails.retry_now, each)]
-    _say_done(done, "due now", "email {} is due now")
+    _say_done(database, done, "due now", "{} is due now")
     _say_others(database, ids, done, "cannot be retried")
 
 
@@ -73,7 +76,9 @@ def resolve(
     kind: Kind = None,
     state: Annotated[HeldState | None, typer.Option(help="All that wait for a person, instead of ids.")] = None,
 ) -> None:
-    """Decides about emails whose outcome is unknown: sent, to be sent once more, or dropped (the ledger says cleared).
+    """Decides about emails and messages whose outcome is unknown: sent, to be sent once more, or dropped.
+
+    Of what is dropped the ledger says cleared.
 
     Examples: duepost list --state unknown; duepost resolve 42 43 sent; duepost resolve --kind invoice resend
     """
@@ -82,7 +87,7 @@ def resolve(
     ids = email_ids or emails.unknown_ids(database, kind)
     act, word = RESOLVING[resolution]
     done = [each for each in ids if _done(database, act, each)]
-    _say_done(done, word, f"email {{}}: {word}")
+    _say_done(database, done, word, f"{{}}: {word}")
     _say_others(database, ids, done, "is not unknown")
 
 
@@ -117,11 +122,12 @@ def _done(database: Database, act: Callable[[Cursor, int], bool], email_id: int)
         return act(cursor, email_id)
 
 
-def _say_done(done: Sequence[int], word: str, one: str) -> None:
+def _say_done(database: Database, done: Sequence[int], word: str, one: str) -> None:
+    names = names_of(database, done)
     if len(done) == 1:
-        say(one.format(done[0]).capitalize() + ".")
+        say(one.format(names.one(done[0])).capitalize() + ".")
     elif done:
-        say(f"{len(done)} emails: {word}.")
+        say(f"{names.many(done)}: {word}.")
 
 
 def _say_others(database: Database, ids: Sequence[int], done: Sequence[int], why: str) -> None:
@@ -131,11 +137,12 @@ def _say_others(database: Database, ids: Sequence[int], done: Sequence[int], why
         Failed: there is one such email, or more.
     """
     if not ids:
-        warn("There is no such email.")
+        warn("There is no such email or message.")
     others = sorted(set(ids) - set(done))
     if others:
         more = f", and {len(others) - 1} others" if others[1:] else ""
-        raise Failed(f"email {others[0]} {why}: {standing(database, others[0])}{more}")
+        name = names_of(database, others[:1]).one(others[0])
+        raise Failed(f"{name} {why}: {standing(database, others[0])}{more}")
 
 
 def pause(
@@ -179,4 +186,4 @@ def standing(database: Database, email_id: int) -> str:
     if row is not None:
         return f"it is {State(str(row['state']))}"
     ledger = reports.deliveries(database, email_id)
-    return f"it is finished ({ledger[0]['outcome']})" if ledger else "there is no such email"
+    return f"it is finished ({ledger[0]['outcome']})" if ledger else "there is no such email or message"

@@ -77,7 +77,7 @@ def show(email_id: EmailId, as_json: Json = False) -> None:
     database = operator_database()
     found = story.read(database, email_id)
     if found is None:
-        raise Failed(f"email {email_id}: there is no such email")
+        raise Failed(f"{email_id}: there is no such email or message")
     if as_json:
         print_json(found.as_json())
         return

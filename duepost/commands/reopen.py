@@ -8,6 +8,7 @@ import typer
 from rich.progress import track
 
 from duepost.commands.context import BadInput, Failed, Json, operator_database
+from duepost.commands.items import Names, names_of
 from duepost.commands.output import print_json, say, warn
 from models import undeliverable
 from models.database.connections import Database
@@ -30,7 +31,7 @@ REASONS = {
 
 def reopen(
     email_ids: Annotated[
-        list[int] | None, typer.Argument(help="The emails' ids.", min=1, max=2**63 - 1, metavar="[ID]...")
+        list[int] | None, typer.Argument(help="The ids of emails or messages.", min=1, max=2**63 - 1, metavar="[ID]...")
     ] = None,
     kind: Annotated[str | None, typer.Option(help="All of this kind.")] = None,
     since: Annotated[
@@ -55,18 +56,19 @@ def reopen(
     moment = None if since is None else moment_of(since)
     database = operator_database()
     ids = sorted(set(email_ids or [])) or undeliverable.find(database, kind=kind, since=moment, reply=reply)
+    names = names_of(database, ids)
     if dry_run:
-        print_json(ids) if as_json else say(f"{len(ids)} emails: {' '.join(map(str, ids))}".rstrip(": "))
+        print_json(ids) if as_json else say(f"{names.many(ids)}: {' '.join(map(str, ids))}".rstrip(": "))
         return
     answers = {each: reopened(database, each) for each in track(ids, disable=as_json or len(ids) < MANY)}
     if as_json:
         print_json([{"email_id": each, "receipt": answer} for each, answer in answers.items()])
     else:
-        report(answers)
+        report(answers, names)
     failed = [each for each, answer in answers.items() if answer is not Reopening.REOPENED]
     if failed:
         rest = f", and {len(failed) - 1} others" if len(failed) > 1 else ""
-        raise Failed(f"email {failed[0]} is not reopened: {REASONS[answers[failed[0]]]}{rest}")
+        raise Failed(f"{names.one(failed[0])} is not reopened: {REASONS[answers[failed[0]]]}{rest}")
 
 
 def reopened(database: Database, email_id: int) -> Reopening:
@@ -75,15 +77,16 @@ def reopened(database: Database, email_id: int) -> Reopening:
         return undeliverable.reopen(cursor, email_id)
 
 
-def report(answers: dict[int, Reopening]) -> None:
+def report(answers: dict[int, Reopening], names: Names) -> None:
     """Says what has become of each, or how many where they are many."""
     counts = Counter(answers.values())
     if not answers:
         warn("Nothing that is kept fits.")
     elif len(answers) == 1 and counts[Reopening.REOPENED]:
-        say(f"Email {next(iter(answers))} is due now.")
+        say(f"{names.one(next(iter(answers))).capitalize()} is due now.")
     elif counts[Reopening.REOPENED]:
-        say(f"{counts[Reopening.REOPENED]} emails are due now.")
+        done = [each for each, answer in answers.items() if answer is Reopening.REOPENED]
+        say(f"{names.many(done)} {'is' if len(done) == 1 else 'are'} due now.")
 
 
 def moment_of(text: str) -> datetime:

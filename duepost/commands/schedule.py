@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from inspect import Parameter, Signature, signature
 from typing import Annotated
 
@@ -17,10 +18,13 @@ from duepost.arguments import (
     ListArgument,
     TimeArgument,
     checked_time,
+    is_storable,
+    texts,
 )
 from duepost.commands.context import BadInput, EmailId, Json, argument, client_database
+from duepost.commands.items import check_channel
 from duepost.commands.output import print_json, say, warn
-from duepost.commands.schedule_file import EMAILS, FileOption, say_scheduled, schedule_file
+from duepost.commands.schedule_file import EMAILS, FileOption, read_as_json, say_scheduled, schedule_file
 from models.database.connections import Cursor
 
 #: Options that are not called as their argument is.
@@ -112,6 +116,7 @@ def clear(
         raise BadInput("--kind: goes with --user or --address")
     with client_database().transaction() as cursor:
         if email_id is not None:
+            check_channel(cursor, email_id, "email", "duepost message clear")
             receipts = [(email_id, client.clear_scheduled_email(cursor, email_id))]
         elif address is not None:
             receipts = client.clear_scheduled_emails_to(cursor, address, kind)
@@ -142,6 +147,7 @@ def reschedule(
     """
     moment = moment_of(at)
     with client_database().transaction() as cursor:
+        check_channel(cursor, email_id, "email", "duepost message reschedule")
         receipt = client.reschedule_email(cursor, email_id, or_now(cursor, moment))
     if as_json:
         print_json({"email_id": email_id, "receipt": receipt})
@@ -176,6 +182,7 @@ def _schedule_one(arguments: dict[str, object]) -> list[int]:
     if arguments.get("scheduled_at") == "now":
         del arguments["scheduled_at"]
     with argument("schedule"), client_database().transaction() as cursor:
+        check_json(cursor, ARGUMENTS, arguments)
         return [client.schedule_encoded(cursor, arguments)]
 
 
@@ -200,10 +207,27 @@ def _parameter(name: str, of: Argument, value: object) -> object:
 def checked_json(option: str, text: str) -> str:
     """Makes sure that a text is JSON, and returns it as it is: its numbers stay as they are written."""
     try:
-        json.loads(text, parse_int=len)
+        found = json.loads(text, parse_int=len)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{option}: not JSON: {error}") from error
+    if not all(map(is_storable, texts(found))):
+        raise BadInput(f"{option}: must not contain NUL or a lone surrogate")
     return text
+
+
+def check_json(cursor: Cursor, arguments: Mapping[str, Argument], parameters: Mapping[str, object]) -> None:
+    """Makes sure that what is JSON is so to PostgreSQL too, which has limits of its own, and names no argument.
+
+    Raises:
+        BadInput: one is not; its option is named.
+    """
+    for name, value in parameters.items():
+        if isinstance(arguments[name], JsonArgument):
+            read_as_json(cursor, str(value), partial(_bad_option, option_names(name)[0]))
+
+
+def _bad_option(option: str, reason: str) -> BadInput:
+    return BadInput(f"{option}: {reason}")
 
 
 def _headers(option: str, lines: Sequence[str]) -> str:

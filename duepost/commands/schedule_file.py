@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from duepost.commands.jsonl import ENCODING, ON_ERROR, BadLine, Form, ItemLine, 
 from duepost.commands.output import print_json, say
 from duepost.commands.wording import count
 from models.database.connections import Cursor
+from models.errors import DuepostError
 
 FileOption = Annotated[
     Path | None,
@@ -100,18 +102,26 @@ def _schedule_set(cursor: Cursor, lines: Sequence[ItemLine], name: str, items: I
         # The set as a whole is no JSON to PostgreSQL: it does not say where.
         cursor.execute("ROLLBACK TO SAVEPOINT one_set")
         for line in lines:
-            _check_json(cursor, line, name)
+            read_as_json(cursor, line.text, partial(_bad_line, f"{name}: line {line.number}"))
         raise BadInput(f"{name}: {reason}") from error
 
 
-def _check_json(cursor: Cursor, line: ItemLine, name: str) -> None:
-    """Makes sure that a line by itself is JSON to PostgreSQL, which has limits of its own."""
+def read_as_json(cursor: Cursor, text: str, wrong: Callable[[str], DuepostError]) -> None:
+    """Has PostgreSQL read a text as JSON.
+
+    Raises:
+        DuepostError: it cannot: what `wrong` makes of the reason.
+    """
     try:
-        cursor.execute("SELECT %(line)s::jsonb IS NULL", {"line": line.text})
+        cursor.execute("SELECT %(text)s::jsonb IS NULL", {"text": text})
     except psycopg2.Error as error:
         if error.pgcode not in BAD_INPUT:
             raise
-        raise BadLine(f"{name}: line {line.number}: {_reason(error)}") from error
+        raise wrong(_reason(error)) from error
+
+
+def _bad_line(place: str, reason: str) -> BadLine:
+    return BadLine(f"{place}: {reason}")
 
 
 def _reason(error: psycopg2.Error) -> str:

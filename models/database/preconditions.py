@@ -151,10 +151,7 @@ def shortfalls(database: Database) -> list[str]:
     """What workers and clients still lack after a migrate, and what to do: a line for each."""
     with database.transaction() as cursor:
         cursor.execute(SQL["shortfalls"])
-        no_client, no_worker, cannot_read, no_schema, role = cursor.fetchone() or (False, False, False, False, "")
-    missing = [
-        name for name, is_missing in (("duepost_client", no_client), ("duepost_worker", no_worker)) if is_missing
-    ]
+        missing, cannot_read, no_schema, role = cursor.fetchone() or ([], False, False, "")
     found = []
     if missing:
         made = "; ".join(f"CREATE ROLE {name} NOLOGIN" for name in missing)

@@ -107,8 +107,12 @@ ORDER BY 1
 -- name: shortfalls
 -- Which roles are not there, and what those that are lack.
 SELECT
-    NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_client'),
-    NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_worker'),
+    ARRAY(
+        SELECT name
+        FROM unnest('{duepost_client,duepost_operator,duepost_viewer,duepost_worker}'::text[]) AS name
+        WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
+        ORDER BY name
+    ),
     EXISTS (
         SELECT FROM pg_roles AS role
         WHERE role.rolname = 'duepost_worker'
@@ -118,7 +122,8 @@ SELECT
     EXISTS (
         SELECT FROM pg_roles AS role, pg_namespace AS schema
         WHERE (role.rolname, schema.nspname) IN (
-            ('duepost_client', 'duepost'), ('duepost_worker', 'duepost'), ('duepost_worker', 'dramatiq')
+            ('duepost_client', 'duepost'), ('duepost_operator', 'duepost'), ('duepost_worker', 'duepost'),
+            ('duepost_worker', 'dramatiq')
         )
           AND NOT has_schema_privilege(role.oid, schema.oid, 'USAGE')
     ),

@@ -188,6 +188,11 @@ BEGIN
         AND NOT pg_has_role(session_user, found.proowner, 'USAGE')
     THEN
         PERFORM duepost.raise_bad_argument('function', 'must belong to you, or to the owner of the schema duepost');
+    ELSIF NOT pg_has_role(found.proowner, (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'duepost'), 'MEMBER') THEN
+        -- As `call_message_function` wants it: whoever owns it acts with the rights of the workers.
+        PERFORM duepost.raise_bad_argument(
+            'function', 'must belong to the owner of the schema duepost, or to a role that may act as it'
+        );
     END IF;
     RETURN found.name;
 END

@@ -232,7 +232,7 @@ def test_a_role_that_lacks_its_grant_is_told_which(shell: Shell, server: Postgre
     try:
         as_role = shell.url.replace("postgres@", f"{name}@", 1)
         assert found(checks.grants, as_role)[0] is Health.OK
-        shell.query("REVOKE SELECT ON duepost.recipient FROM duepost_worker")
+        shell.query("REVOKE SELECT ON duepost.recipient FROM duepost_worker, duepost_viewer")
         shell.query("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA duepost FROM duepost_worker")
         health, detail = found(checks.grants, as_role)
         assert health is Health.FAILED
@@ -241,6 +241,60 @@ def test_a_role_that_lacks_its_grant_is_told_which(shell: Shell, server: Postgre
         assert Shell(as_role).findings(status=1)["grants"][0] == "failed"
     finally:
         server.execute(f"DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("role", ["duepost_client", "duepost_operator", "duepost_worker"])
+def test_a_role_that_is_not_there_is_named_with_the_command_that_makes_it(
+    shell: Shell, server: PostgresServer, role: str
+) -> None:
+    assert found(checks.roles, shell.url) == (Health.OK, "duepost_client, duepost_operator, duepost_worker")
+    server.execute(f"ALTER ROLE {role} RENAME TO renamed")
+    try:
+        health, detail = found(checks.roles, shell.url)
+        assert health is Health.WARNING
+        assert detail.startswith(
+            f"{role}: not there; an administrator runs CREATE ROLE {role} NOLOGIN; then run duepost "
+        )
+    finally:
+        server.execute(f"ALTER ROLE renamed RENAME TO {role}")
+
+
+@pytest.mark.parametrize(
+    ("role", "right", "said"),
+    [
+        ("duepost_client", "EXECUTE ON FUNCTION duepost.edit_message", "EXECUTE on duepost.edit_message"),
+        ("duepost_operator", "EXECUTE ON FUNCTION duepost.set_endpoint", "EXECUTE on duepost.set_endpoint"),
+        ("duepost_operator", "USAGE ON SCHEMA duepost", "USAGE on duepost"),
+        ("duepost_worker", "SELECT ON duepost.message", "SELECT on duepost.message"),
+        ("duepost_worker", "UPDATE (failing_since, disabled_at, disabled_because) ON duepost.endpoint", "UPDATE on"),
+        ("duepost_worker", "EXECUTE ON FUNCTION duepost.claim_messages_v1", "EXECUTE on duepost.claim_messages_v1"),
+    ],
+)
+def test_a_role_that_lacks_a_right_is_named_with_the_right_and_the_command(
+    shell: Shell, role: str, right: str, said: str
+) -> None:
+    shell.query(f"REVOKE {right} FROM {role}, duepost_viewer")
+    health, detail = found(checks.roles, shell.url)
+    assert health is Health.FAILED
+    assert detail.startswith(f"{role} lacks {said}")
+    assert detail.endswith(": run duepost migrate as the schema's owner, which grants their rights")
+
+
+def test_what_is_asked_of_the_roles_is_what_they_are_granted(shell: Shell) -> None:
+    granted = shell.query(
+        """
+        SELECT role.rolname::text, 'EXECUTE on duepost.' || f.proname
+        FROM pg_proc AS f
+        CROSS JOIN LATERAL aclexplode(f.proacl) AS each
+        JOIN pg_roles AS role ON role.oid = each.grantee AND role.rolname IN ('duepost_client', 'duepost_operator')
+        WHERE f.pronamespace = 'duepost'::regnamespace
+        """
+    )
+    shell.query("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA duepost FROM duepost_client, duepost_operator")
+    database = Database(shell.url)
+    asked = [(each.role, right) for each in reports.rights(database) for right in each.lacking]
+    database.close()
+    assert sorted(asked) == sorted(granted)
 
 
 def test_a_database_that_takes_no_writes_fails(server: PostgresServer) -> None:

@@ -214,7 +214,8 @@ def test_what_the_database_refuses_is_bad_input(url: str) -> None:
     not_utf_8 = b"\xff".decode(errors="surrogateescape")
     cases: list[tuple[list[str], str]] = [
         (["schedule", *PLAIN, "--address", "nobody"], "address: must be one address"),
-        ([*template, "--context", r'{"a": "\u0000"}'], "Unicode"),
+        ([*template, "--context", r'{"a": "\u0000"}'], "--context: must not contain NUL"),
+        ([*template, "--context", '{"a": 1e200000}'], "--context: "),
         ([*template, "--context", r'{"a": "\ud800"}'], ""),
         ([*template, "--context", "[1]"], "context: must be a JSON object"),
         ([*template, "--context", "NaN"], "json"),

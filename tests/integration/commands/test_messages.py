@@ -98,6 +98,13 @@ def test_a_message_is_edited_moved_and_asked_for(shell: Shell) -> None:
     [
         ([*NEWS], "--payload: must be given"),
         ([*NEWS, "--payload", "{"], "--payload: not JSON"),
+        ([*NEWS, "--payload", r'{"a": "\u0000"}'], "--payload: must not contain NUL or a lone surrogate"),
+        ([*NEWS, "--payload", '{"a": 1e200000}'], "--payload: "),
+        (["message", "edit", "1", "--payload", r'{"a": "\u0000"}'], "--payload: must not contain NUL"),
+        (["endpoint", "test", "orders", "--payload", r'{"a": "\u0000"}'], "--payload: must not contain NUL"),
+        ([*HOOK[:5], "--url", "http://u:TOKEN@shop.example.com/"], "url: must have no user"),
+        ([*HOOK, "--secret", "whsec_VE9LRU4="], "secret: must have 24 to 64 bytes"),
+        (["endpoint", "add", "e", "--format", "function", "--function", "duepost.status"], "function: there is none"),
         ([*NEWS, "--payload", "3"], "payload: must be a JSON object or a list"),
         (["message", "schedule", "--kind", "k", "--payload", "{}"], "--endpoint: must be given"),
         ([*NEWS[:-1], "x", "--payload", "{}"], "endpoint: there is none called x"),
@@ -166,14 +173,35 @@ def test_messages_are_retried_and_resolved_as_emails_are(shell: Shell) -> None:
         shell.run(*NEWS, "--payload", "{}", "--user", "ann")
     shell.query("UPDATE duepost.item SET is_held = true, unknowns = 1, attempts = 1")
     for message_id, resolution, said in ((1, "sent", "sent"), (2, "drop", "dropped"), (3, "resend", "due once more")):
-        assert shell.run("resolve", str(message_id), resolution) == f"Email {message_id}: {said}.\n"
+        assert shell.run("resolve", str(message_id), resolution) == f"Message {message_id}: {said}.\n"
     assert shell.query("SELECT email_id, channel, outcome, user_id, endpoint FROM duepost.delivery ORDER BY 1") == [
         (1, "message", "sent", "ann", "orders"),
         (2, "message", "cleared", "ann", "orders"),
     ]
     shell.query("UPDATE duepost.item SET due_at = now() + interval '1 hour', unknowns = 0, last_error = 'http 500'")
-    assert shell.run("retry", "--kind", "news") == "Email 3 is due now.\n"
+    assert shell.run("retry", "--kind", "news") == "Message 3 is due now.\n"
     assert shell.query("SELECT due_at <= now(), count(*) OVER () FROM duepost.scheduled_message") == [(True, 1)]
+
+
+def test_a_message_is_called_one_whatever_the_command(shell: Shell) -> None:
+    shell.schedule()
+    shell.run(*NEWS, "--payload", "{}")
+    shell.run(*NEWS, "--payload", "{}")
+    assert shell.run("retry", "1", "2") == "2 emails and messages: due now.\n"
+    assert shell.run("retry", "2", "3") == "2 messages: due now.\n"
+    assert "message 2 is not unknown: it is scheduled" in shell.run("resolve", "2", "sent", status=1)
+    assert "there is no such email or message" in shell.run("retry", "99", status=1)
+    assert "99: there is no such email or message" in shell.run("show", "99", status=1)
+    assert "2 is a message: duepost message clear 2" in shell.run("clear", "2", status=2)
+    assert "2 is a message: duepost message reschedule 2" in shell.run("reschedule", "2", "now", status=2)
+    assert "1 is an email: duepost clear 1" in shell.run("message", "clear", "1", status=2)
+    assert "1 is an email: duepost reschedule 1" in shell.run("message", "reschedule", "1", "now", status=2)
+    assert "1 is an email: it cannot be edited" in shell.run("message", "edit", "1", "--payload", "{}", status=2)
+    shell.query("SELECT duepost.remove_endpoint('orders')")
+    assert shell.run("reopen", "2", "--dry-run") == "1 message: 2\n"
+    assert "message 2 is not reopened: " in shell.run("reopen", "2", status=1)
+    shell.run("clear", "1")
+    assert "email 1 is not reopened: nothing of it is undeliverable" in shell.run("reopen", "1", status=1)
 
 
 def test_what_nobody_knows_is_status_1(shell: Shell) -> None:

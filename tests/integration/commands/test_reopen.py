@@ -44,7 +44,7 @@ def test_show_says_how_it_is_brought_back(shell: Shell) -> None:
 
 
 def test_several_by_id_kind_time_and_words(shell: Shell) -> None:
-    assert shell.run("reopen", "--kind", "welcome", "--reply", "NO [/such]", "--dry-run") == "1 emails: 1\n"
+    assert shell.run("reopen", "--kind", "welcome", "--reply", "NO [/such]", "--dry-run") == "1 email: 1\n"
     assert shell.json("reopen", "--since", "2030-01-01T00:00:00Z") == []
     assert shell.run("reopen", "--since", "1h") == "2 emails are due now.\n"
     assert shell.json("reopen", "3") == [{"email_id": 3, "receipt": "reopened"}]

@@ -54,6 +54,18 @@ def test_schedule_messages_gives_the_ids_in_order(application: Connection, curso
         ({"scheduled_at": datetime(2030, 1, 1)}, ValueError, "scheduled_at: needs a time zone"),  # noqa: DTZ001 - the point
         ({"users": "ann"}, TypeError, "users: must be a list of user ids"),
         ({"payload": {"n": float("nan")}}, TypeError, "payload: n: not JSON serializable"),
+        (
+            {"payload": {"a": ["x", {"b": "\0"}]}},
+            ValueError,
+            r"payload: a\[1\]: b: must not contain NUL or a lone surrogate",
+        ),
+        ({"payload": {"a": "\ud800"}}, ValueError, "payload: a: must not contain NUL or a lone surrogate"),
+        ({"payload": {"a": {"\0": 1}}}, ValueError, "payload: a: must not contain NUL or a lone surrogate"),
+        (
+            {"payload": {"a": "x" * 262_144}},
+            psycopg2.errors.InvalidParameterValue,
+            "payload: must be at most 262144 bytes",
+        ),
         ({"payload": "text"}, psycopg2.errors.InvalidParameterValue, "payload: must be a JSON object or a list"),
         ({"endpoint": "nobody"}, psycopg2.errors.InvalidParameterValue, "endpoint: there is none called nobody"),
     ],
@@ -68,6 +80,23 @@ def test_what_is_wrong_is_named(
     run(application, "ROLLBACK TO before")
     with pytest.raises(error, match=rf"^messages\[1\]: {said}"):
         duepost.schedule_messages(cursor, [given, {**given, **wrong}])
+
+
+def test_what_only_looks_like_nul_is_text(application: Connection, cursor: Cursor) -> None:
+    payload = {"a": "write \\u0000 or \\ud800", "b": "\N{GRINNING FACE}"}
+    duepost.schedule_message(cursor, kind="k", endpoint="webhook", payload=payload)
+    assert run(application, "SELECT payload FROM duepost.scheduled_message") == [(payload,)]
+
+
+def test_an_edit_names_what_is_wrong_with_its_payload(application: Connection, cursor: Cursor) -> None:
+    message_id = duepost.schedule_message(cursor, kind="k", endpoint="webhook", payload={"n": 1})
+    with pytest.raises(ValueError, match=r"^payload: a: must not contain NUL"):
+        duepost.edit_message(cursor, message_id, {"a": "\0"})
+    run(application, "SAVEPOINT before")
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match=r"^payload: must be a JSON object or a list"):
+        duepost.edit_message(cursor, message_id, 3)
+    run(application, "ROLLBACK TO before")
+    assert run(application, "SELECT payload FROM duepost.scheduled_message") == [({"n": 1},)]
 
 
 def test_a_message_is_edited_moved_and_asked_for(cursor: Cursor) -> None:

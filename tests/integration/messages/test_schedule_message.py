@@ -186,9 +186,26 @@ def test_a_payload_that_no_worker_could_read_is_refused(application: Connection,
     assert messages(application) == []
 
 
-def test_a_character_that_no_text_can_hold_is_refused_by_the_server(application: Connection) -> None:
-    with pytest.raises(psycopg2.errors.UntranslatableCharacter):
-        schedule(application, payload='{"a": "\\u0000"}')
+@pytest.mark.parametrize(
+    ("payload", "sqlstate"),
+    [
+        ('{"a": "\\u0000"}', "22P05"),
+        ('{"a": "\\ud800"}', "22P02"),
+        ("{", "22P02"),
+        ("", "22P02"),
+        ('{"a": 1e200000}', "22003"),
+    ],
+)
+def test_what_is_no_jsonb_is_refused_by_the_server_before_we_are_called(
+    application: Connection, payload: str, sqlstate: str
+) -> None:
+    run(application, "SAVEPOINT before")
+    for call in ("schedule_message('k', 'webhook', %s)", "edit_message(1, %s)"):
+        with pytest.raises(psycopg2.Error) as caught:
+            run(application, f"SELECT duepost.{call}", payload)
+        assert caught.value.pgcode == sqlstate
+        run(application, "ROLLBACK TO before")
+    assert messages(application) == []
 
 
 @pytest.mark.parametrize(
