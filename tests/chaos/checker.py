@@ -33,15 +33,16 @@ class Evidence:
     taken: Sequence[Taken]
 
     @classmethod
-    def of(cls, query: Query, taken: Sequence[Taken]) -> "Evidence":
-        """Asks the database."""
+    def of(cls, query: Query, taken: Sequence[Taken], apart: str = "") -> "Evidence":
+        """Asks the database, but not of the kind that is checked `apart`."""
         ledger: dict[int, list[Row]] = defaultdict(list)
         for email_id, user, outcome, unknowns in query(
             "SELECT email_id, coalesce(user_id, ''), outcome, unknowns FROM duepost.delivery WHERE channel = 'email'"
-            " ORDER BY finished_at"
+            " AND kind <> %s ORDER BY finished_at",
+            apart,
         ):
             ledger[int(str(email_id))].append(Row(str(user), str(outcome), int(str(unknowns))))
-        pending = query("SELECT id, state, unknowns FROM duepost.scheduled_email")
+        pending = query("SELECT id, state, unknowns FROM duepost.scheduled_email WHERE kind <> %s", apart)
         return cls(
             ledger,
             {int(str(email_id)): int(str(unknowns)) for email_id, state, unknowns in pending if state == "unknown"},

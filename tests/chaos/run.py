@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psycopg2
 
-from tests.chaos import messages
+from tests.chaos import batches, messages
+from tests.chaos.batches import BatchBook, BatchClient
 from tests.chaos.checker import Evidence, check
 from tests.chaos.clients import USERS, Book, Client, address_of
 from tests.chaos.locks import AdvisoryLocks
@@ -58,6 +59,7 @@ class Report:
     outcomes: dict[str, int]
     resends: dict[str, int]
     messages: Mapping[str, int]
+    batches: str
     emails: int
     copies: int
     held: int
@@ -73,7 +75,8 @@ class Report:
         messages = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.messages.items()))
         return (
             f"seed {self.seed}, network cut by {self.cut_by}: {self.emails} emails ({outcomes};"
-            f" {self.held} held as unknown), {self.copies} copies at the relay; messages: {messages}; {troubles};"
+            f" {self.held} held as unknown), {self.copies} copies at the relay; messages: {messages};"
+            f" batches: {self.batches}; {troubles};"
             f" unknown outcomes: {resends}; slowest call {self.slowest:.2f} s;"
             f" {len(self.wrong) or 'nothing'} wrong" + "".join(f"\n{each}" for each in [*self.wrong, *self.stories])
         )
@@ -124,10 +127,12 @@ class Chaos:
             self._prepare()
             self.hook = stack.enter_context(ScriptedServer())
             messages.set_up(self.query, self.hook)
-            self.messages = MessageBook()
-            clients: list[Client | MessageClient | Mischief] = [
+            batches.set_up(self.query, self.folder / "templates")
+            self.messages, self.batches = MessageBook(), BatchBook()
+            clients: list[Client | MessageClient | BatchClient | Mischief] = [
                 *(Client(self.url, self.book, f"{self.seed}-{number}") for number in range(4)),
                 *(MessageClient(self.url, self.messages, f"{self.seed}-messages-{number}") for number in range(2)),
+                *(BatchClient(self.url, self.batches, f"{self.seed}-batches-{number}") for number in range(2)),
                 Mischief(self.hook, self.seed),
             ]
             for client in clients:
@@ -299,9 +304,12 @@ class Chaos:
             time.sleep(0.5)
 
     def _report(self) -> Report:
-        evidence = Evidence.of(self.query, self.relay.taken)
+        evidence = Evidence.of(
+            self.query, [copy for copy in self.relay.taken if not batches.is_gathered(copy)], batches.KIND
+        )
         wrong = check(self.book.emails, evidence) + self.book.errors
         wrong += messages.check(self.messages, self.query, self.hook)
+        wrong += batches.check(self.batches, self.query, self.relay.taken)
         if self.torn:
             wrong.append(f"{self.torn} times a queued email was seen without its message")
         [(deadlocks,)] = self.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
@@ -313,6 +321,7 @@ class Chaos:
             troubles=self.troubles,
             outcomes=self._counts("SELECT outcome, count(*) FROM duepost.delivery WHERE channel = 'email' GROUP BY 1"),
             messages=messages.summary(self.query),
+            batches=batches.summary(self.batches, self.query),
             resends=self._counts(
                 "SELECT coalesce(phase, 'its worker was gone'), count(*) FROM duepost.attempt"
                 " WHERE verdict = 'unknown' GROUP BY 1"

@@ -48,7 +48,7 @@ USERS = ("ann", "bob", "cleo")
 KINDS = ("resend", "hold")
 TABLES = (
     "duepost.item, duepost.email, duepost.in_hand, duepost.scheduled_email_user, duepost.email_key, duepost.delivery,"
-    " duepost.attempt, duepost.suppression, dramatiq.queue"
+    " duepost.attempt, duepost.suppression, duepost.message, duepost.batch, duepost.batch_item, dramatiq.queue"
 )
 
 verdicts = st.lists(st.sampled_from(Verdict), min_size=len(USERS), max_size=len(USERS))
