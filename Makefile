@@ -16,7 +16,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY) ## the main job on an embedded PostgreSQL: emails scheduled, cleared, delivered, dropped, retried
+demo: $(READY) ## the main job on an embedded PostgreSQL: emails and messages scheduled, cleared, delivered, retried
 	$(BIN)/duepost demo $(FILE)
 
 up: $(READY) ## everything on this machine, until Ctrl-C

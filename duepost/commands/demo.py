@@ -13,7 +13,10 @@ from actors.settings import settings
 from duepost.catcher import Refusal
 from duepost.commands.jsonl import BadLine
 from duepost.commands.output import print_table, say
+from duepost.commands.wording import count
+from duepost.demo import messages
 from duepost.demo.director import Director
+from duepost.demo.messages import PlannedMessage
 from duepost.demo.plan import TEMPLATES, PlannedEmail, read_plan
 from duepost.demo.show import display, doubled, outcome_table
 from duepost.private import make_private
@@ -52,9 +55,9 @@ def demo(
 ) -> None:
     """Shows the main job: schedules emails, delivers them through real workers, and compares what became of each.
 
-    Without FILE it uses a bundled sample of some 200 emails and its own mail catcher. Exit status 0 only if every
-    outcome is the expected one. A line of FILE may also have "expect", such as "undeliverable"; "sent" is the
-    default.
+    Without FILE it uses a bundled sample of some 200 emails, a few messages to a webhook and to a function of the
+    database, and catchers of its own. Exit status 0 only if every outcome is the expected one. A line of FILE may
+    also have "expect", such as "undeliverable"; "sent" is the default.
 
     Examples: duepost demo; duepost demo emails.jsonl
     """
@@ -64,17 +67,27 @@ def demo(
     if file is None:
         shutil.copytree(TEMPLATES, templates)
     say("Starting PostgreSQL, a relay and the workers …")
-    with Stack(FOLDER, templates, use_relay=file is not None, refusals=REFUSALS) as stack:
+    with Stack(
+        FOLDER, templates, use_relay=file is not None, refusals=REFUSALS, catches_messages=file is None
+    ) as stack:
         director = Director(stack.database, templates)
         if stack.postgres is not None or file is None:
             director.introduce(plan)
-        _schedule(director, plan, file)
+        # In a database that is not the demo's own there is neither a catcher's endpoint nor a function of ours.
+        message_plan = messages.plan() if stack.http_catcher is not None else []
+        if message_plan:
+            messages.introduce(stack.database)
+        _schedule(director, plan, message_plan, file)
         stack.start_workers(processes=processes, threads=threads)
         _deliver(stack, director, None if file else SAMPLE_PATIENCE)
-        table, well = outcome_table(director.emails, director.outcomes())
+        table, well = outcome_table(director.items, director.outcomes())
         print_table(table)
         if stack.catcher is not None:
             well &= _check_mailbox(stack, director)
+        if director.messages:
+            line, is_well = messages.check(stack.database, stack.caught_messages, director.messages)
+            say(line)
+            well &= is_well
     shutil.rmtree(FOLDER / "postgres", ignore_errors=True)
     if not well:
         raise DemoFailed("some outcomes are not as expected")
@@ -93,26 +106,29 @@ def _read(file: Path | None) -> list[PlannedEmail]:
 
 def _clear_folder() -> None:
     make_private(FOLDER)
-    for leftover in ("mailbox", "templates", "logs"):
+    for leftover in ("mailbox", "messages", "templates", "logs"):
         shutil.rmtree(FOLDER / leftover, ignore_errors=True)
 
 
-def _schedule(director: Director, plan: list[PlannedEmail], file: Path | None) -> None:
+def _schedule(
+    director: Director, plan: list[PlannedEmail], message_plan: list[PlannedMessage], file: Path | None
+) -> None:
     done = 0
     try:
-        for done in director.schedule(plan):  # noqa: B007 - it tells which line fails
+        for done in director.schedule(plan, message_plan):  # noqa: B007 - it tells which line fails
             pass
     except (psycopg2.Error, TypeError) as error:
         line = plan[min(done, len(plan) - 1)].line
         message = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
         reason = (message or str(error)).splitlines()[0]
         raise BadLine(f"{file.name if file else 'sample'}: line {line}: {reason}") from error
-    say(f"Scheduled {len(plan)} emails in one transaction.")
+    and_messages = f" and {count(len(message_plan), 'message')}" if message_plan else ""
+    say(f"Scheduled {count(len(plan), 'email')}{and_messages} in one transaction.")
 
 
 def _deliver(stack: Stack, director: Director, patience: float | None) -> None:
     deadline = time.monotonic() + patience if patience else float("inf")
-    total = len(director.emails)
+    total = len(director.items)
     with display(total) as shown:
         while True:
             standing = director.progress()
@@ -137,7 +153,7 @@ def _check_mailbox(stack: Stack, director: Director) -> bool:
         for recipients, content in stack.catcher.messages()
         for recipient in recipients
     ]
-    sent = sum(outcomes["sent"] for outcomes in director.outcomes().values())
+    sent = sum(found["sent"] for item_id, found in director.outcomes().items() if item_id in director.emails)
     twice = doubled(received)
     say(f"The mailbox {stack.mailbox} holds {len(received)} copies, the ledger says {sent}; {len(twice)} came twice.")
     return len(received) == sent and not twice

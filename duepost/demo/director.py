@@ -1,4 +1,4 @@
-"""What happens to the demo's emails while the workers deliver them: clears, an operator's hand, a mended template."""
+"""What happens to the demo's items while the workers deliver them: clears, an operator's hand, a mended template."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from duepost import client
+from duepost.demo import messages
+from duepost.demo.messages import PlannedMessage
 from duepost.demo.plan import PlannedEmail
 from models import emails
 from models.database.connections import Database
@@ -16,7 +18,7 @@ SQL = statements(__file__)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How many of the demo's emails stand where."""
+    """How many of the demo's emails and messages stand where."""
 
     scheduled: int
     queued: int
@@ -32,6 +34,7 @@ class Director:
     database: Database
     templates: Path
     emails: Mapping[int, PlannedEmail] = field(default_factory=dict)
+    messages: Mapping[int, PlannedMessage] = field(default_factory=dict)
     _done: set[int] = field(default_factory=set)
 
     def introduce(self, plan: Sequence[PlannedEmail]) -> None:
@@ -39,37 +42,52 @@ class Director:
         users = {user for planned in plan for user in _users(planned)}
         self.database.execute(SQL["introduce"], {"users": sorted(users)})
 
-    def schedule(self, plan: Sequence[PlannedEmail]) -> Iterator[int]:
-        """Schedules all in one transaction: all of the plan, or nothing. Yields how many are done."""
+    def schedule(self, plan: Sequence[PlannedEmail], message_plan: Sequence[PlannedMessage] = ()) -> Iterator[int]:
+        """Schedules all in one transaction: all of the plan, or nothing. Yields how many emails are done."""
         scheduled: dict[int, PlannedEmail] = {}
+        scheduled_messages: dict[int, PlannedMessage] = {}
         with self.database.transaction() as cursor:
             for planned in plan:
                 email_id = client.schedule_email(cursor, **planned.arguments)  # type: ignore[arg-type]
                 scheduled[email_id] = planned
                 yield len(scheduled)
-        self.emails = scheduled
+            for message in message_plan:
+                is_changed = message.edit is not None or message.is_cleared
+                scheduled_messages[messages.schedule(cursor, message, messages.LATER if is_changed else 0)] = message
+        self.emails, self.messages = scheduled, scheduled_messages
+
+    @property
+    def items(self) -> Mapping[int, PlannedEmail | PlannedMessage]:
+        """Emails and messages."""
+        return {**self.emails, **self.messages}
 
     def progress(self) -> Progress:
         """How things stand."""
-        [row] = self.database.execute(SQL["progress"], {"ids": list(self.emails)})
+        [row] = self.database.execute(SQL["progress"], {"ids": list(self.items)})
         return Progress(*row)  # type: ignore[arg-type]  # five counts
 
     def outcomes(self) -> dict[int, Counter[str]]:
-        """What each email came to, by id, from the ledger."""
-        found: dict[int, Counter[str]] = {email_id: Counter() for email_id in self.emails}
-        for email_id, outcome, count in self.database.execute(SQL["outcomes"], {"ids": list(self.emails)}):
+        """What each email and message came to, by id, from the ledger."""
+        found: dict[int, Counter[str]] = {item_id: Counter() for item_id in self.items}
+        for email_id, outcome, count in self.database.execute(SQL["outcomes"], {"ids": list(self.items)}):
             found[int(str(email_id))][str(outcome)] = int(str(count))
         return found
 
     def act(self) -> Iterator[str]:
         """Does what is to be done now; yields a line for each thing done."""
+        for message_id, message in self.messages.items():
+            if message_id not in self._done and (message.edit is not None or message.is_cleared):
+                self._done.add(message_id)
+                with self.database.transaction() as cursor:
+                    line = messages.change(cursor, message_id, message)
+                yield line
         for email_id, planned in self.emails.items():
             if email_id in self._done or not (planned.clear or planned.hasten or planned.mend):
                 continue
-            line = self._clear(email_id, planned) if planned.clear else self._hasten(email_id, planned)
-            if line:
+            done = self._clear(email_id, planned) if planned.clear else self._hasten(email_id, planned)
+            if done:
                 self._done.add(email_id)
-                yield line
+                yield done
 
     def _clear(self, email_id: int, planned: PlannedEmail) -> str | None:
         standing = self._standing(email_id)

@@ -1,12 +1,18 @@
 -- What the demo looks at, in the tables that anyone may read.
 
 -- name: progress
+-- Emails and messages: one sequence numbers both.
 SELECT
-    (SELECT count(*) FROM duepost.scheduled_email WHERE id = ANY (%(ids)s) AND state = 'scheduled'),
-    (SELECT count(*) FROM duepost.scheduled_email WHERE id = ANY (%(ids)s) AND state = 'queued'),
-    (SELECT count(*) FROM duepost.scheduled_email WHERE id = ANY (%(ids)s) AND state = 'sending'),
-    (SELECT count(*) FROM duepost.scheduled_email WHERE id = ANY (%(ids)s) AND state = 'unknown'),
+    count(*) FILTER (WHERE pending.state = 'scheduled'),
+    count(*) FILTER (WHERE pending.state = 'queued'),
+    count(*) FILTER (WHERE pending.state = 'sending'),
+    count(*) FILTER (WHERE pending.state = 'unknown'),
     (SELECT count(DISTINCT email_id) FROM duepost.delivery WHERE email_id = ANY (%(ids)s))
+FROM (
+    SELECT id, state FROM duepost.scheduled_email WHERE id = ANY (%(ids)s)
+    UNION ALL
+    SELECT id, state FROM duepost.scheduled_message WHERE id = ANY (%(ids)s)
+) AS pending
 
 -- name: standing
 SELECT state, attempts, coalesce(last_error, '') FROM duepost.scheduled_email WHERE id = %(id)s

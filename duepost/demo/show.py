@@ -12,7 +12,6 @@ from rich.text import Text
 
 from duepost.commands.output import Table, console, say, visible
 from duepost.demo.director import Progress as Standing
-from duepost.demo.plan import PlannedEmail
 
 #: Seconds between two plain lines of progress.
 PLAIN_INTERVAL = 1.0
@@ -79,11 +78,23 @@ def display(total: int) -> Iterator[Display]:
         yield LiveDisplay(progress, total)
 
 
-def outcome_table(emails: Mapping[int, PlannedEmail], outcomes: Mapping[int, Counter[str]]) -> tuple[Table, bool]:
-    """The outcomes beside what was expected, a row for each sort of email; and whether all are as expected."""
+class Planned(Protocol):
+    """An email or a message of the demo."""
+
+    @property
+    def what(self) -> str:
+        """What it shows, in a few words."""
+
+    @property
+    def expected(self) -> Mapping[str, int]:
+        """How many recipients end how."""
+
+
+def outcome_table(items: Mapping[int, Planned], outcomes: Mapping[int, Counter[str]]) -> tuple[Table, bool]:
+    """The outcomes beside what was expected, a row for each sort of item; and whether all are as expected."""
     rows: list[tuple[str | int, ...]] = []
     groups: dict[tuple[str, str], list[int]] = {}
-    for email_id, planned in emails.items():
+    for email_id, planned in items.items():
         groups.setdefault((planned.what, worded(planned.expected)), []).append(email_id)
     all_well = True
     for (what, expected), ids in groups.items():
@@ -92,7 +103,7 @@ def outcome_table(emails: Mapping[int, PlannedEmail], outcomes: Mapping[int, Cou
         all_well &= well
         described = expected if well else "; ".join(f"{count} × {outcome}" for outcome, count in found.items())
         rows.append((what, len(ids), expected, described, "ok" if well else "NOT AS EXPECTED"))
-    return Table(("email", "count", "expected", "outcome", ""), rows), all_well
+    return Table(("email or message", "count", "expected", "outcome", ""), rows), all_well
 
 
 def worded(outcomes: Mapping[str, int]) -> str:

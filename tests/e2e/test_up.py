@@ -165,6 +165,12 @@ def test_the_bundled_demo_ends_as_expected(folder: Path) -> None:
     assert "Every outcome is as expected." in done.stdout
     assert "\x1b" not in done.stdout, "plain lines where there is no terminal"
     assert "NOT AS EXPECTED" not in done.stdout
+    assert "emails and 22 messages in one transaction." in done.stdout
+    assert "is edited: the receipt says edited" in done.stdout
+    assert "took 13 signed messages, each once; the function took 8, each exactly once." in done.stdout
+    caught = [json.loads(path.read_text()) for path in (folder / ".duepost" / "demo" / "messages").glob("*.json")]
+    assert [each["payload"] for each in caught if each["payload"]["order"] == 42] == [{"order": 42, "total": "18.90"}]
+    assert 43 not in {each["payload"]["order"] for each in caught}
     for path in (folder / ".duepost", folder / ".duepost" / "demo", folder / ".duepost" / "demo" / "mailbox"):
         assert path.stat().st_mode & 0o077 == 0, path
 
