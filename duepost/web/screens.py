@@ -1,6 +1,7 @@
 """What can be looked at."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -101,10 +102,14 @@ def content(asked: Asked) -> Response:
     return framed(found.content.body_html)
 
 
+#: Elements that no policy keeps from opening connections (a preconnect), or that lead elsewhere.
+_LEADING_ELEMENTS = re.compile(r"<(?=link|meta|base|i?frame|object|embed)", re.IGNORECASE)
+
+
 def framed(html: str) -> Response:
-    """Foreign HTML with a policy of its own."""
+    """Foreign HTML with a policy of its own; what a policy does not reach is another element's name."""
     return Response(
-        html.encode("utf-8", "backslashreplace"),
+        _LEADING_ELEMENTS.sub("<off-", html).encode("utf-8", "backslashreplace"),
         media_type="text/html; charset=utf-8",
         headers={"Content-Security-Policy": CONTENT_POLICY},
     )

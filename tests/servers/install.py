@@ -28,7 +28,12 @@ DEBIAN = {
     "postgrey": ("postgrey",),
     "spamassassin": ("spamassassin",),
     "rspamd": ("rspamd",),
+    "chromium": ("chromium", "chromium-common", "fonts-dejavu-core"),
+    "nginx": ("nginx-light",),
 }
+
+#: What Python drives a browser with; its own copies of browsers are not fetched.
+PYTHON = {"playwright": ("playwright>=1.50,<2",)}
 
 #: The npm packages of package.json: Haraka, and two readers of messages.
 NPM = "npm"
@@ -49,7 +54,7 @@ def folder() -> Path:
 
 
 def installed(name: str) -> Path:
-    """The folder of one of `DEBIAN`, which holds `usr` and `etc`, or of `NPM`, which holds `node_modules`.
+    """The folder of one of `DEBIAN`, which holds `usr` and `etc`, of `PYTHON` (`usr`), or of `NPM` (`node_modules`).
 
     Raises:
         NotInstalled: it is not there, or not wholly, or from another version of the recipe.
@@ -69,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "names", nargs="*", default=[*DEBIAN, NPM], help="of a server or judge; all where none is named"
+        "names", nargs="*", default=[*DEBIAN, *PYTHON, NPM], help="of a server or judge; all where none is named"
     )
     names = parser.parse_args(arguments).names
     with _alone():
@@ -82,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             place.mkdir(parents=True)
             if name == NPM:
                 _install_npm(place)
+            elif name in PYTHON:
+                where = str(place / "usr")
+                _run(sys.executable, "-m", "pip", "install", "--quiet", "--target", where, *PYTHON[name])
             else:
                 _unpack(DEBIAN[name], place)
             (place / RECIPE).write_text(_recipe(name))
@@ -97,7 +105,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _recipe(name: str) -> str:
-    return (HERE / "package.json").read_text() if name == NPM else f"{' '.join(DEBIAN[name])}\n"
+    return (HERE / "package.json").read_text() if name == NPM else f"{' '.join({**DEBIAN, **PYTHON}[name])}\n"
 
 
 @contextmanager
