@@ -17,6 +17,7 @@ from actors.delivery.attempt import Records
 from actors.delivery.composer import Composer
 from actors.delivery.conclude import Conclusions
 from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.due_line import DueLine
 from actors.delivery.email_work import EmailDispatcher, EmailWork
 from actors.delivery.in_flight import InFlightClaims
 from actors.delivery.inbox import ItemInbox
@@ -32,12 +33,13 @@ from actors.liveness.time_limit import TimeLimit
 from actors.lookout import Lookout, Served
 from actors.queue.broker import Life, PostgresBroker
 from actors.scheduler import Scheduler, declare_scheduler
-from actors.sender import SEND_MESSAGE, actor_of, declare_message_sender, declare_sender
+from actors.sender import SEND_MESSAGE, actor_of, declare_message_sender, declare_sender, message_for
 from actors.settings import BadSettings, RelaySettings, Settings, settings
 from actors.startup import BAD_SETTINGS, Delivering, Startup, end
 from actors.version import RELEASE
 from models.database.connections import Database, Limits
 from models.database.deadlines import Deadlines
+from models.emails import PRIORITY
 from models.items import ENDPOINT_PREFIX, endpoint_of, is_endpoint, route_of
 
 #: Seconds between two looks at a queue that stays empty. What is due is looked for more often, by the lookout; where
@@ -72,8 +74,15 @@ class EmailRoute:
             route=self.route,
         )
         self.conclusions = application.conclusions_of(self.route)
+        line = DueLine()
         self.email_work = EmailWork(
-            application.shared, application.composer, application.records, self.conclusions, way=name
+            application.shared,
+            application.composer,
+            application.records,
+            self.conclusions,
+            way=name,
+            line=line,
+            tell_failed=lambda email_id, failure: broker.tell_failed(message_for(email_id, name), PRIORITY, failure),
         )
         self.dispatcher: EmailDispatcher = Dispatcher(
             self.email_work,
@@ -81,12 +90,13 @@ class EmailRoute:
             self.channel,
             relay.connections,
             self.route,
+            due=self.email_work,
             # Other relays and endpoints need its threads.
             detach=broker.detach,
         )
         self.watch = Watch(self.route, self.dispatcher.tidy)
         self.send_email = declare_sender(broker, name, self.dispatcher, relay.connections)
-        self.served = Served(name, relay.connections, self.dispatcher.has_line)
+        self.served = Served(name, relay.connections, self.dispatcher.has_line, line)
 
 
 class Messages:

@@ -15,6 +15,8 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from actors.delivery.dispatcher import failure_of
+from actors.delivery.due_line import DueLine
+from actors.delivery.fairness import TokenBuckets
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.sender import actor_of, message_for, queue_of
 from actors.tick import QUEUE as SCHEDULERS_QUEUE
@@ -41,6 +43,9 @@ JITTER: Final = 0.25
 #: Seconds between two counts of the workers.
 COUNT_INTERVAL: Final = 5.0
 
+#: Seconds between two looks for the newest beside a long line.
+NEWEST_INTERVAL: Final = 0.1
+
 #: Seconds for which an email is not handed over once more: longer than `duepost.due_now` gives it.
 REMEMBERED: Final = 2.0
 
@@ -56,11 +61,18 @@ class Served(NamedTuple):
         name: its name.
         connections: how many this process may have at the most: no more is handed over at once.
         has_line: whether messages wait beside those in a worker's memory. Never waits.
+        due_line: what its sender claims without messages; None where it claims nothing so.
     """
 
     name: str
     connections: int
     has_line: Callable[[], bool]
+    due_line: DueLine | None = None
+
+    @property
+    def is_claimed_directly(self) -> bool:
+        """Whether its sender goes through a long line just now."""
+        return self.due_line is not None and self.due_line.is_long
 
 
 @dataclass
@@ -115,6 +127,9 @@ class Lookout:
         self._pace = Pace()
         #: By email, when it was handed over.
         self._handed_over: dict[int, float] = {}
+        #: By route, when the newest are taken next beside a long line.
+        self._takes_newest_at: dict[str, float] = {}
+        self._token_buckets = TokenBuckets()
         self._counts_at = -float("inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duepost-lookout", daemon=True)
@@ -147,7 +162,9 @@ class Lookout:
         if len(free) < len(read):
             # There is a line: a pass that somebody asks for is not to wait.
             self._broker.look_soon(SCHEDULERS_QUEUE)
-        return self._pace.after(self._clock(), found=bool(free) and self._take_due(free))
+        found = [self._take_newest(name) for name in free if self._routes[name].is_claimed_directly]
+        names = [name for name in free if not self._routes[name].is_claimed_directly]
+        return self._pace.after(self._clock(), found=bool(names) and self._take_due(names) and not found)
 
     def _has_line(self, name: str) -> bool:
         return self._broker.has_more(actor_of(name)) or self._routes[name].has_line()
@@ -163,6 +180,7 @@ class Lookout:
 
     def _count_workers(self) -> None:
         now = self._clock()
+        self._handed_over = {each: at for each, at in self._handed_over.items() if now - at < REMEMBERED}
         if now >= self._counts_at:
             self._counts_at = now + COUNT_INTERVAL
             self._tidy()
@@ -173,18 +191,34 @@ class Lookout:
         now = self._clock()
         found = emails.due_now(self._database, names)
         due = {name: [each for each in ids if each not in self._handed_over] for name, ids in found.items()}
-        self._handed_over = {each: at for each, at in self._handed_over.items() if now - at < REMEMBERED}
         for name, ids in due.items():
             self._hand_over(name, ids, now)
         return any(due.values())
 
+    def _take_newest(self, name: str) -> bool:
+        """Beside a long line, which its sender goes through: hands over what has only just fallen due, ahead of it.
+
+        Of each kind no more than its token bucket holds.
+        """
+        now = self._clock()
+        if now < self._takes_newest_at.get(name, now):
+            return False
+        self._takes_newest_at[name] = now + NEWEST_INTERVAL
+        newest = emails.newest_due(self._database, self._routes[name].connections, route=name)
+        ahead = [due.id for due in newest if due.id not in self._handed_over and self._token_buckets.take(due.kind)]
+        self._hand_over(name, ahead, now)
+        return bool(ahead)
+
     def _hand_over(self, name: str, email_ids: Sequence[int], now: float) -> None:
-        connections = self._routes[name].connections
-        for email_id in email_ids[:connections]:
+        route = self._routes[name]
+        for email_id in email_ids[: route.connections]:
             if self._broker.hand_over(message_for(email_id, name), emails.PRIORITY):
                 self._handed_over[email_id] = now
-        if len(email_ids) > connections:
-            tick(self._broker)
+        if len(email_ids) > route.connections:
+            if route.due_line is not None:
+                route.due_line.look_soon()
+            else:
+                tick(self._broker)
             self._broker.look_soon(queue_of(name))
 
     def _run(self) -> None:

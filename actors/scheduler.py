@@ -179,8 +179,11 @@ class Scheduler:
             self._places[route] = (line.place[0] - OVERLAP, 0)
 
     def _ways(self, lines: dict[str, "Line"], *, is_full_scan: bool) -> list[Way]:
-        """The routes whose emails may leave now, and for whose senders not enough waits; each with its line."""
-        open_ways = [way for way in routes.ways(self._database) if way.way is not None]
+        """The routes whose emails may leave now, and for whose senders not enough waits; each with its line.
+
+        Not those whose senders claim what is due without messages.
+        """
+        open_ways = [way for way in routes.ways(self._database) if way.way is not None and not way.is_claimed_directly]
         full = {
             name
             for name in {way.way for way in open_ways if way.way is not None}

@@ -51,6 +51,17 @@ _ENOUGH = {"enough": ENOUGH_WAITING, "priorities": [PRIORITY, LATE_PRIORITY]}
 #: Before any row in due order.
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
 
+
+class Place(NamedTuple):
+    """A place in due order: a moment as PostgreSQL writes it, and an id."""
+
+    due_at: str
+    id: int
+
+
+#: Before any row in due order.
+FIRST_PLACE = Place("-infinity", 0)
+
 #: The phase that the journal gives to an attempt whose worker died: nobody knows how far it came.
 LOST = "lost"
 
@@ -254,6 +265,69 @@ def claim_unread(
     """
     rows = database.execute(SQL["claim"], {"ids": list(email_ids), "worker_id": worker_id, "way": way})
     return [_claimed(row[:8], row[8:20], row[20]) for row in rows]
+
+
+class DueClaim(NamedTuple):
+    """What was claimed of a route's due emails.
+
+    Attributes:
+        emails: those that this worker has now; the recipients of those that name users are still to be read.
+        found: how many were due, as far as was asked for; what was past its time is in the ledger.
+        place: where the next claim goes on; None where nothing was found.
+    """
+
+    emails: list[ClaimedEmail]
+    found: int
+    place: Place | None
+
+
+def claim_due(
+    database: Database, size: int, worker_id: int, way: str, place: Place = FIRST_PLACE, *, overlap: float = 0.0
+) -> DueClaim:
+    """Scheduled → sending for a route's oldest due emails, without a message: at most `size`.
+
+    One statement in a transaction of its own, which locks the rows in due order; those that another transaction holds
+    are passed over. Nothing where nothing may be sent.
+
+    Args:
+        database: where.
+        size: how many at the most.
+        worker_id: the worker that has them then.
+        way: the route.
+        place: where in due order it goes on.
+        overlap: seconds by which it goes back from there, for what became visible late.
+    """
+    rows = database.execute(
+        SQL["claim_due"],
+        {
+            "way": way,
+            "size": size,
+            "worker_id": worker_id,
+            "after_due_at": place.due_at,
+            "after_id": place.id if not overlap else 0,
+            "overlap": overlap,
+        },
+    )
+    claimed = [_claimed(row[:8], row[8:20], row[20]) for row in rows if row[0] is not None]
+    if not rows or rows[0][22] is None:
+        return DueClaim(claimed, 0, None)
+    *_, found, due_at, last_id = rows[0]
+    return DueClaim(claimed, int(str(found)), Place(str(due_at), int(str(last_id))))
+
+
+def claimed_since(database: Database, worker_id: int, after_claim: int, known: Sequence[int]) -> list[int]:
+    """The ids of what a worker has claimed without knowing it.
+
+    Args:
+        database: where.
+        worker_id: the worker.
+        after_claim: the latest claim that it knew of then.
+        known: claims that it has learnt of since, or is at work on.
+    """
+    rows = database.execute(
+        SQL["claimed_since"], {"worker_id": worker_id, "after_claim": after_claim, "known": list(known)}
+    )
+    return [int(str(item_id)) for (item_id,) in rows]
 
 
 def claimed_unread(

@@ -64,7 +64,9 @@ WITH way AS MATERIALIZED (
 SELECT extract(epoch FROM min(soonest.at) - now())::double precision
 FROM (
     SELECT least(
-        CASE WHEN way.opens_at IS NOT NULL AND full_way.way IS NULL THEN greatest(next.due_at, way.opens_at) END,
+        CASE WHEN way.opens_at IS NOT NULL AND full_way.way IS NULL
+            THEN greatest(next.due_at, way.opens_at, duepost.claimed_directly_until(way.route, way.way))
+        END,
         CASE WHEN way.probe_at IS NOT NULL THEN greatest(next.due_at, way.probe_at) END
     ) AS at
     FROM way
@@ -133,6 +135,22 @@ SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
        template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users
 FROM duepost.claim_emails_v2(%(ids)s::bigint[], %(worker_id)s, %(way)s)
+
+-- name: claim_due
+-- scheduled → sending for a route's oldest due emails after a place in due order, and where the next claim goes on. A place that
+-- somebody goes back from is earlier by `overlap` seconds. Served by item_due.
+SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
+       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, found, last_due_at,
+       last_id
+FROM duepost.claim_due_emails_v1(
+    %(way)s, %(size)s, %(worker_id)s, %(after_due_at)s::timestamptz - make_interval(secs => %(overlap)s), %(after_id)s
+)
+
+-- name: claimed_since
+-- What a worker has claimed without knowing it: claims later than all that it knew of then, but for those that it knows of now.
+SELECT h.item_id
+FROM duepost.in_hand AS h
+WHERE h.worker_id = %(worker_id)s AND h.claim > %(after_claim)s AND h.claim <> ALL (%(known)s::bigint[])
 
 -- name: read_recipients
 SELECT known::text, failures::text FROM duepost.recipient_rows(%(users)s::text[])

@@ -107,7 +107,8 @@ BEGIN
             duepost.clear_scheduled_message, duepost.reschedule_message, duepost.clear_scheduled, duepost.status,
             duepost.endpoints, duepost.finish,
             duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
-            duepost.due_now, duepost.claim_emails_v2, duepost.close_batch, duepost.batch_date,
+            duepost.due_now, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.close_batch,
+            duepost.batch_date,
             duepost.users_to_go, duepost.recipient_row, duepost.recipient_rows, duepost.conclude_emails,
             duepost.is_too_late, duepost.usual_on_unknown,
             duepost.claim_messages_v1, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
@@ -115,7 +116,7 @@ BEGIN
             duepost.forget_undeliverable,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
             duepost.slow_route, duepost.pause_route, duepost.register_route, duepost.is_route_blocked,
-            duepost.is_way_of, duepost.ways, duepost.pending_routes,
+            duepost.is_way_of, duepost.ways, duepost.claimed_directly_until, duepost.pending_routes,
             duepost.maintain_partitions
         TO duepost_worker;
         -- An index of theirs is asked for each row that a worker changes.

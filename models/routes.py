@@ -43,11 +43,13 @@ class Way(NamedTuple):
         route: the route's name.
         way: the route that they leave by: itself or its fallback; None where neither takes any.
         is_probe_due: the circuit is open, and it is time to look whether the relay takes mail again.
+        is_claimed_directly: the route's own senders claim what is due by themselves: messages would be in their way.
     """
 
     route: str
     way: str | None
     is_probe_due: bool
+    is_claimed_directly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,14 @@ def register(database: Database, route: str, worker_id: int, *, target: str, fal
 def ways(database: Database) -> list[Way]:
     """For each route the way by which its emails leave now; none while Duepost is paused."""
     return [
-        Way(str(route), None if way is None else str(way), probe_is_due is True)
-        for route, way, probe_is_due in database.execute(SQL["ways"])
+        Way(str(route), None if way is None else str(way), probe_is_due is True, is_claimed_directly is True)
+        for route, way, probe_is_due, is_claimed_directly in database.execute(SQL["ways"])
     ]
+
+
+def end_direct_claims(database: Database, route: str) -> None:
+    """A route's senders no longer claim what is due by themselves: its line is the scheduler's again."""
+    database.execute(SQL["end_direct_claims"], {"route": route})
 
 
 def states(database: Database) -> list[RouteState]:

@@ -4,7 +4,8 @@
 SELECT duepost.register_route(%(route)s, %(target)s, %(fallback)s, %(worker_id)s)
 
 -- name: ways
-SELECT route, way, is_probe_due FROM duepost.ways() ORDER BY route
+-- And whether the route's own senders claim what is due by themselves.
+SELECT route, way, is_probe_due, duepost.claimed_directly_until(route, way) IS NOT NULL FROM duepost.ways() ORDER BY route
 
 -- name: take_connection
 SELECT duepost.take_connection(%(route)s, %(worker_id)s, %(opened)s)
@@ -71,3 +72,7 @@ ORDER BY r.name <> 'default', r.name
 
 -- name: pause
 SELECT duepost.pause_route(%(route)s, %(seconds)s, %(because)s)
+
+-- name: end_direct_claims
+-- The scheduler is to enqueue what is due, although there is a long line.
+UPDATE duepost.route SET claimed_directly_until = NULL WHERE name = %(route)s AND claimed_directly_until IS NOT NULL

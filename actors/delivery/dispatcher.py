@@ -23,6 +23,7 @@ from actors.delivery.event_loop import EventLoop, Slot
 from actors.delivery.job import Job, OwnJob
 from actors.delivery.lanes import SLOW, THREADS, UNCOUNTED, Blocking, Lane
 from actors.delivery.thread_pool import ThreadPool
+from actors.delivery.throughput import Throughput
 from actors.ruling import Phase, Ruling, Scope
 from models.words import Verdict
 
@@ -37,6 +38,10 @@ CONCLUDED_TOGETHER: Final = 32
 
 #: Seconds after which a delivery under way is not expected to end soon: a silent peer keeps no conclusion waiting.
 ENDS_SOON: Final = 0.25
+
+#: Items that are claimed at once, however few sessions there are, where each is begun within this many seconds.
+CLAIMED_TOGETHER: Final = 32
+CLAIMED_AHEAD: Final = 0.05
 
 #: Seconds between two looks for messages that have come meanwhile, while a peer is waited for.
 LOOK_INTERVAL: Final = 0.02
@@ -104,6 +109,17 @@ class ItemWork(Protocol[W, P_co]):
 
     def fail(self, work: W, failure: BaseException) -> None:
         """Ends the job of one that something was raised for, or that a stopped thread had."""
+
+
+class DueItems(Protocol[W]):
+    """Due items that can be claimed without a message."""
+
+    @property
+    def may_claim_due(self) -> bool:
+        """Whether something may be due. Never waits."""
+
+    def claim_due(self, room: int) -> list[W]:
+        """Claims due items: at most `room`. Runs in a pool."""
 
 
 class Inbox(Protocol):
@@ -175,6 +191,7 @@ class Dispatcher(Generic[W, P]):
         channel: opens sessions.
         size: how many sessions at the most.
         pacing: how many of them the route takes just now.
+        due: due items, claimed without a message where no job waits; none without it.
         detach: makes a job of the caller's message that the caller need not wait for, or gives None. With it a thread
             that comes while dialogues are driven goes on at once: where others need it, as there are other routes.
     """
@@ -187,8 +204,10 @@ class Dispatcher(Generic[W, P]):
         size: int,
         pacing: Pacing,
         *,
+        due: DueItems[W] | None = None,
         detach: Callable[[], Job | None] | None = None,
     ) -> None:
+        self._due = due
         self._detach = detach
         self._items = items
         self._inbox = inbox
@@ -272,6 +291,7 @@ class Dispatcher(Generic[W, P]):
         self._connect_pause = FIRST_CONNECT_PAUSE
         #: Since when there has been no place for a session, though something waits for one; None while there is.
         self._starved_since: float | None = None
+        self._throughput = Throughput()
         #: When the route has last done something for an item.
         self._worked_at = -float("inf")
         #: Jobs whose claim is under way: one claim at a time, so that it serves many.
@@ -407,16 +427,23 @@ class Dispatcher(Generic[W, P]):
     # Claim, and prepare.
 
     def _claim(self) -> None:
-        """Claims the next items, once it is worth it: what waits for a session is no more than what has one."""
-        room = 2 * self._most - self._under_way
+        """Claims the next items, once it is worth it."""
+        room = self._most + self._ahead - self._under_way
         if self._is_claiming or self._route_failures or not self._has_room or room <= 0 or self._pacing.hold:
             return
         with self._lock:
             while self._waiting and len(self._claiming) < room:
                 self._claiming.append(self._waiting.popleft())
-        if self._claiming or self._inbox.has_more():
+        if self._claiming or self._inbox.has_more() or self._may_claim_due:
             self._is_claiming = True
             self._run(Lane.CLAIM, partial(self._claim_several, self._loop, self._claiming, room, self._era))
+
+    @property
+    def _may_claim_due(self) -> bool:
+        return self._due is not None and self._due.may_claim_due
+
+    def _claim_due(self, room: int) -> list[W]:
+        return self._due.claim_due(room) if self._due is not None else []
 
     def _claim_several(
         self, loop: EventLoop[P], jobs: list[tuple[int, Job]], room: int, era: int
@@ -424,7 +451,7 @@ class Dispatcher(Generic[W, P]):
         while len(jobs) < room and (more := self._inbox.next()) is not None:
             jobs.append(more)
         works: list[W] = []
-        failure = failure_of(lambda: works.extend(self._items.claim(jobs)) if jobs else None)
+        failure = failure_of(lambda: works.extend(self._items.claim(jobs) if jobs else self._claim_due(room)))
         if failure is not None:
             for _, job in jobs:
                 job.end(failure)
@@ -683,6 +710,7 @@ class Dispatcher(Generic[W, P]):
             self._items.take(ready.work, rulings)
             if not ready.work.has_route_failed:
                 self._worked_at = time.monotonic()
+                self._throughput.note()
             self._advance(ready.work, self._era)
 
     # Conclude.
@@ -757,7 +785,12 @@ class Dispatcher(Generic[W, P]):
 
     @property
     def _has_room(self) -> bool:
-        return self._under_way <= self._most * 5 // 4
+        return self._under_way <= self._most + self._ahead // 4
+
+    @property
+    def _ahead(self) -> int:
+        """How many items may wait for a session: as many as there are of those; more where that is not for long."""
+        return max(self._most, min(CLAIMED_TOGETHER, int(CLAIMED_AHEAD * self._throughput.a_second)))
 
     @property
     def _most(self) -> int:

@@ -1,6 +1,7 @@
 """How emails are claimed and attempted."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
@@ -9,9 +10,16 @@ from actors.delivery.attempt import TOGETHER, EmailAttempt, Records
 from actors.delivery.composer import Composer, EmailPayload
 from actors.delivery.conclude import Conclusions
 from actors.delivery.dispatcher import Dispatcher
-from actors.delivery.item_work import ItemWork, Shared, Work
-from models import emails
-from models.emails import ClaimedEmail
+from actors.delivery.due_line import DueLine
+from actors.delivery.item_work import ItemWork, Shared, Work, name_of
+from actors.delivery.job import DirectJob
+from actors.queue.waiting import BrokerUnreachable
+from actors.tick import tick
+from models import emails, routes
+from models.emails import ClaimedEmail, DueClaim, Place, queue_of
+from models.errors import DatabaseUnreachable
+
+logger = logging.getLogger(__name__)
 
 #: Delivers emails.
 EmailDispatcher: TypeAlias = Dispatcher[Work[ClaimedEmail, EmailPayload], EmailPayload]
@@ -26,16 +34,28 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         records: what attempts read and write under way.
         conclusions: writes down what came of them.
         way: the route that they are sent by.
+        line: of its due emails.
+        tell_failed: told what an email failed of that was claimed without a message.
     """
 
     def __init__(
-        self, shared: Shared, composer: Composer, records: Records, conclusions: Conclusions, *, way: str
+        self,
+        shared: Shared,
+        composer: Composer,
+        records: Records,
+        conclusions: Conclusions,
+        *,
+        way: str,
+        line: DueLine,
+        tell_failed: Callable[[int, BaseException], None],
     ) -> None:
         super().__init__(shared, way)
         self._route = way
         self._composer = composer
         self._records = records
         self._conclusions = conclusions
+        self._tell_failed = tell_failed
+        self._line = line
 
     def attempt(self, item: ClaimedEmail) -> EmailAttempt:
         """An attempt at a claimed email that is about to begin."""
@@ -49,12 +69,46 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
             for attempt, email in zip(attempts, found, strict=True):
                 attempt.know(email)
 
+    @property
+    def may_claim_due(self) -> bool:
+        """Whether something may be due that is not enqueued. Never waits."""
+        return self._line.is_look_due and not self._disabled and self._broker.is_reading(queue_of(self._route))
+
+    def claim_due(self, room: int) -> list[Work[ClaimedEmail, EmailPayload]]:
+        """Claims the route's due emails without messages: at most `room`. A failure leaves it to the scheduler."""
+        worker_id = self._broker.worker_session.worker_id
+        try:
+            self._journal.begin(worker_id)
+            claimed = self._in_flight.claim(
+                self._database,
+                worker_id,
+                lambda: self._line.claim(room, partial(self._claim_from, room, worker_id)).emails,
+                lambda claimed, known: emails.claimed_unread(self._database, claimed, worker_id, known),
+            )
+        except Exception as failure:  # noqa: BLE001 - the scheduler takes it apart
+            logger.warning("Due emails could not be claimed together: %s; a pass enqueues them.", name_of(failure))
+            self._leave_to_the_scheduler()
+            return []
+        return [Work(self.attempt(item), self._direct_job(item), None) for item in claimed]
+
+    def _leave_to_the_scheduler(self) -> None:
+        # Where the database is away, it comes with the next tick.
+        with suppress(DatabaseUnreachable, BrokerUnreachable):
+            routes.end_direct_claims(self._database, self._route)
+            tick(self._broker)
+
+    def _claim_from(self, room: int, worker_id: int, place: Place, overlap: float) -> DueClaim:
+        return emails.claim_due(self._database, room, worker_id, self._route, place, overlap=overlap)
+
+    def _direct_job(self, item: ClaimedEmail) -> DirectJob:
+        return DirectJob(self._broker.progress.moved, partial(self._tell_failed, item.id))
+
     def _claim(self, item_ids: Sequence[int], worker_id: int) -> Sequence[ClaimedEmail]:
         return self._in_flight.claim(
             self._database,
-            item_ids,
+            worker_id,
             partial(emails.claim_unread, self._database, item_ids, worker_id, self._route),
-            partial(emails.claimed_unread, self._database, item_ids, worker_id),
+            lambda claimed, known: emails.claimed_unread(self._database, claimed, worker_id, known),
         )
 
     def _conclusions_of(self, item: ClaimedEmail) -> Conclusions:  # noqa: ARG002 - all are sent by one route

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from models import emails
@@ -20,13 +21,29 @@ class LostClaim(Exception):
     """The row went to another worker while this one was away: nothing may be concluded."""
 
 
+@dataclass(slots=True)
+class Doubt:
+    """A claim had no answer: it may have been carried out, or still be.
+
+    Attributes:
+        after: the latest claim that was known before. Their numbers only grow.
+        until: until when it may still be carried out, by the monotonic clock.
+        learnt: claims that were learnt of since, at work or over.
+    """
+
+    after: int
+    until: float
+    learnt: set[int] = field(default_factory=set)
+
+
 class InFlightClaims:
     """What a worker process has claimed. One thread claims at a time; any may look."""
 
     def __init__(self) -> None:
         self._claims: set[int] = set()
-        #: Emails whose claim had no answer, and until when it may still be carried out, by the monotonic clock.
-        self._doubtful: dict[int, float] = {}
+        #: The latest claim that is known of, and the claim that is in doubt, if any: under `_claiming`.
+        self._latest = 0
+        self._doubt: Doubt | None = None
         self._lock = threading.Lock()
         self._claiming = threading.Lock()
 
@@ -37,18 +54,18 @@ class InFlightClaims:
     def claim(
         self,
         database: Database,
-        item_ids: Sequence[int],
+        worker_id: int,
         claim: Callable[[], Sequence[C]],
-        claimed_unread: Callable[[Sequence[int]], Sequence[C]],
+        claimed_unread: Callable[[Sequence[int], Sequence[int]], Sequence[C]],
     ) -> Sequence[C]:
-        """Queued → sending for those that are still to be sent; each is held until it is dropped.
+        """Scheduled, queued → sending for items that are still to be sent; each is held until it is dropped.
 
         Args:
             database: where.
-            item_ids: which.
+            worker_id: the worker that claims them.
             claim: claims them.
-            claimed_unread: of what a claim has taken, whose answer could not be read, each alone; without those claims
-                that it is given.
+            claimed_unread: of what a claim has taken, whose answer could not be read, each alone: given the items' ids,
+                and those claims that it is without.
 
         Raises:
             DatabaseUnreachable: nobody knows whether they are claimed.
@@ -56,19 +73,25 @@ class InFlightClaims:
         """
         with self._claiming:
             try:
-                found = self._claimed(claim, claimed_unread)
+                found = self._claimed(database, worker_id, claim, claimed_unread)
             except DatabaseUnreachable:
-                until = time.monotonic() + database.limits.answer + MARGIN
-                self._doubtful.update(dict.fromkeys(item_ids, until))
+                self._doubt = self._doubt or Doubt(self._latest, 0.0)
+                self._doubt.until = time.monotonic() + database.limits.answer + MARGIN
                 raise
+            numbers = [item.claim for item in found]
             with self._lock:
-                self._claims.update(item.claim for item in found)
-            for item in found:
-                self._doubtful.pop(item.id, None)
+                self._claims.update(numbers)
+            self._latest = max(numbers, default=self._latest)
+            if self._doubt is not None:
+                self._doubt.learnt.update(numbers)
             return found
 
     def _claimed(
-        self, claim: Callable[[], Sequence[C]], claimed_unread: Callable[[Sequence[int]], Sequence[C]]
+        self,
+        database: Database,
+        worker_id: int,
+        claim: Callable[[], Sequence[C]],
+        claimed_unread: Callable[[Sequence[int], Sequence[int]], Sequence[C]],
     ) -> Sequence[C]:
         try:
             return claim()
@@ -76,10 +99,11 @@ class InFlightClaims:
             raise
         except Exception:
             # It may be committed, and only its answer not be understood.
-            found = claimed_unread(self._held())
-            if not found:
+            held = self._held()
+            item_ids = emails.claimed_since(database, worker_id, self._latest, held)
+            if not item_ids:
                 raise
-            return found
+            return claimed_unread(item_ids, held)
 
     def _held(self) -> list[int]:
         with self._lock:
@@ -99,11 +123,14 @@ class InFlightClaims:
         Raises:
             DatabaseUnreachable: they stay in doubt, for as long as their claims may still be carried out.
         """
-        if not self._doubtful:
+        if self._doubt is None:
             return 0
         with self._claiming:
+            doubt = self._doubt
             try:
-                return len(emails.return_orphaned(database, list(self._doubtful), worker_id, self._held()))
+                known = [*doubt.learnt, *self._held()]
+                item_ids = emails.claimed_since(database, worker_id, doubt.after, known)
+                return len(emails.return_orphaned(database, item_ids, worker_id, known)) if item_ids else 0
             finally:
-                now = time.monotonic()
-                self._doubtful = {email_id: until for email_id, until in self._doubtful.items() if until > now}
+                if time.monotonic() >= doubt.until:
+                    self._doubt = None

@@ -47,3 +47,32 @@ class OwnJob:
         self._over.acquire()
         if self._failure is not None:
             raise self._failure
+
+
+class DirectJob:
+    """The work on an item that was claimed without a message.
+
+    Args:
+        moved: called as it begins, and as it ends: there is progress.
+        fail: told what it failed of, once.
+    """
+
+    def __init__(self, moved: Callable[[], None], fail: Callable[[BaseException], None]) -> None:
+        self._context = contextvars.Context()
+        self._moved = moved
+        self._fail = fail
+        self._is_over = False
+        moved()
+
+    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does some of it in a context of its own, in which no message is in process."""
+        return self._context.run(work, *args, **kwargs)
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """Ends it, well or by a failure."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._moved()
+        if failure is not None:
+            self._fail(failure)

@@ -262,9 +262,9 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
     def _claim(self, item_ids: Sequence[int], worker_id: int) -> Sequence[ClaimedMessage]:
         return self._in_flight.claim(
             self._database,
-            item_ids,
+            worker_id,
             partial(scheduled_messages.claim, self._database, item_ids, worker_id),
-            partial(scheduled_messages.claimed_unread, self._database, item_ids, worker_id),
+            lambda claimed, known: scheduled_messages.claimed_unread(self._database, claimed, worker_id, known),
         )
 
     def _conclusions_of(self, item: ClaimedMessage) -> MessageConclusions:

@@ -360,6 +360,20 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         worker.work_queue.put((actor.priority, consumer.take_in(message, priority)))
         return True
 
+    def tell_failed(self, message: Message, priority: int, failure: BaseException) -> None:
+        """Tells the middleware what work failed of that was done without a message, as if it had been asked for by one.
+
+        Any thread may call this.
+        """
+        worker, consumer = self._reader_of(message.queue_name)
+        if worker is None or consumer is None or not isinstance(worker.work_queue, _WorkQueue):
+            logger.error("Failed to process message %s.", message, exc_info=failure)
+            return
+        worker.work_queue.keep_unfinished()
+        told = BatchedMessage(self, worker, consumer.take_in(message, priority))
+        if told.begin():
+            told.end(failure)
+
     def is_reading(self, queue_name: str) -> bool:
         """Whether a worker of this process reads a queue, and may begin something new."""
         _, consumer = self._reader_of(queue_name)

@@ -25,7 +25,7 @@ LOOK_INTERVAL = 0.2
 
 #: Seconds for which what is due is left to the workers, who look for themselves (`actors/lookout.py`): a pass is for
 #: what they leave.
-GRACE = 0.1
+GRACE = 0.2
 
 #: Seconds between two ticks while rows stay due: the pass that was asked for is at work.
 TICK_INTERVAL = 0.02

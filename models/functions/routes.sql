@@ -232,6 +232,15 @@ COMMENT ON FUNCTION duepost.ways IS
     'neither takes any. When one will, where that is known (-infinity: it does); and when the next probe is due, while the '
     'circuit is open, and whether it is. Nothing while Duepost is paused.';
 
+CREATE OR REPLACE FUNCTION duepost.claimed_directly_until(route text, way text) RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+    SELECT r.claimed_directly_until
+    FROM duepost.route AS r
+    WHERE r.name = $1 AND $2 = $1 AND r.claimed_directly_until BETWEEN now() AND now() + interval '3 s'
+$$;
+COMMENT ON FUNCTION duepost.claimed_directly_until IS
+    'Until when the senders of a route, where its emails leave by itself, claim them without messages; NULL: they do not.';
+
 -- One look at the index for each, however many emails there are.
 CREATE OR REPLACE FUNCTION duepost.pending_routes() RETURNS SETOF text
 LANGUAGE plpgsql STABLE ROWS 10

@@ -203,11 +203,13 @@ BEGIN
     ), taken AS (
         INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at, route)
         SELECT item.id, nextval('duepost.claim_number'), claim_emails_v2.worker_id, now(), claim_emails_v2.way
-        FROM item, duepost.control AS control
+        FROM item
+        CROSS JOIN duepost.control AS control
+        LEFT JOIN duepost.kind AS kind ON kind.kind = item.kind
         WHERE NOT item.is_held
           AND item.due_at <= now()
           AND (item.expires_at IS NULL OR item.expires_at > now())
-          AND NOT duepost.is_too_late(item.kind, item.scheduled_at)
+          AND (kind.catch_up = 'expire' AND kind.late_after < now() - item.scheduled_at) IS NOT TRUE
           AND NOT control.paused
           AND (item.route = claim_emails_v2.way OR duepost.is_way_of(claim_emails_v2.way, item.route))
           AND (item.probe OR NOT (SELECT duepost.is_route_blocked(claim_emails_v2.way)))
@@ -240,6 +242,78 @@ COMMENT ON FUNCTION duepost.claim_emails_v2 IS
     'scheduled, queued → sending for those of these emails that nobody holds and that are still to be sent, by a way that is '
     'their route or its fallback: locks them by ascending id, takes them in hand, and gives them with the address, or the '
     'users, that are still to get them.';
+
+-- A line of due emails, the oldest first, claimed without a message: the scheduler need not lock, and the broker need not store,
+-- read and delete, what a sender takes at once. `after_due_at` and `after_id` are a place in due order: where nothing else keeps a
+-- snapshot open it may be the beginning. What is past its time goes to the ledger. As long as there is more than asked
+-- for, the route is marked, and the scheduler leaves its line to the senders; a failure is for the scheduler to take apart.
+CREATE OR REPLACE FUNCTION duepost.claim_due_emails_v1(
+    way text, size integer, worker_id integer, after_due_at timestamptz, after_id bigint
+) RETURNS TABLE (
+    id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
+    message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
+    context text, subject text, body_text text, body_html text, mailbox_full_seconds double precision,
+    address text, suppressed boolean, users text[], found integer, last_due_at text, last_id bigint
+)
+LANGUAGE plpgsql ROWS 10
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    ids        bigint[];
+    moments    timestamptz[];
+    expired    bigint[];
+    expired_id bigint;
+BEGIN
+    IF (SELECT c.paused FROM duepost.control AS c) OR duepost.is_route_blocked(claim_due_emails_v1.way) THEN
+        RETURN;
+    END IF;
+    WITH due AS MATERIALIZED (
+        SELECT i.id, i.due_at, i.expires_at, i.kind, i.scheduled_at
+        FROM duepost.item AS i
+        WHERE i.route = claim_due_emails_v1.way
+          AND NOT i.is_held
+          AND i.due_at <= now()
+          AND (i.due_at, i.id) > (claim_due_emails_v1.after_due_at, claim_due_emails_v1.after_id)
+          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+          AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+        ORDER BY i.due_at, i.id
+        LIMIT claim_due_emails_v1.size
+        FOR NO KEY UPDATE OF i SKIP LOCKED
+    )
+    SELECT array_agg(due.id), array_agg(due.due_at), array_agg(due.id ORDER BY due.id) FILTER (
+               WHERE due.expires_at <= now() OR (k.catch_up = 'expire' AND k.late_after < now() - due.scheduled_at)
+           )
+    INTO ids, moments, expired
+    FROM due
+    LEFT JOIN duepost.kind AS k ON k.kind = due.kind;
+    FOREACH expired_id IN ARRAY coalesce(expired, '{}') LOOP
+        IF NOT duepost.is_in_hand(expired_id) THEN
+            PERFORM duepost.finish(expired_id, 'expired', NULL);
+        END IF;
+    END LOOP;
+    IF cardinality(ids) = claim_due_emails_v1.size THEN
+        UPDATE duepost.route AS r
+        SET claimed_directly_until = now() + interval '3 s'
+        WHERE r.name = (
+            SELECT o.name
+            FROM duepost.route AS o
+            WHERE o.name = claim_due_emails_v1.way
+              AND o.claimed_directly_until BETWEEN now() + interval '2 s' AND now() + interval '3 s' IS NOT TRUE
+            FOR NO KEY UPDATE SKIP LOCKED
+        );
+    END IF;
+    RETURN QUERY
+    SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.message_id_header, c.date_seconds,
+           c.sender, c.reply_to, c.headers, c.template, c.context, c.subject, c.body_text, c.body_html,
+           c.mailbox_full_seconds, c.address, c.suppressed, c.users, coalesce(cardinality(ids), 0),
+           moments[cardinality(moments)]::text, ids[cardinality(ids)]
+    FROM (SELECT) AS always
+    LEFT JOIN duepost.claim_emails_v2(ids, claim_due_emails_v1.worker_id, claim_due_emails_v1.way) AS c ON true;
+END
+$$;
+COMMENT ON FUNCTION duepost.claim_due_emails_v1 IS
+    'scheduled → sending for the oldest due emails of a route after a place in due order, at most size; in each row how many '
+    'were found, and the place of the last. One row without an id where none could be claimed; none where nothing may be sent.';
 
 CREATE OR REPLACE FUNCTION duepost.claim_messages_v1(ids bigint[], worker_id integer)
 RETURNS TABLE (
@@ -436,11 +510,14 @@ DECLARE
 BEGIN
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     FOR expired IN
-        SELECT i.id FROM duepost.item AS i
-        WHERE i.id = ANY (enqueue_items.ids) AND (i.expires_at <= now() OR duepost.is_too_late(i.kind, i.scheduled_at))
+        SELECT i.id
+        FROM duepost.item AS i
+        LEFT JOIN duepost.kind AS k ON k.kind = i.kind
+        WHERE i.id = ANY (enqueue_items.ids)
+          AND (i.expires_at <= now() OR (k.catch_up = 'expire' AND k.late_after < now() - i.scheduled_at))
           AND NOT i.is_held
         ORDER BY i.id
-        FOR UPDATE SKIP LOCKED
+        FOR UPDATE OF i SKIP LOCKED
     LOOP
         IF NOT duepost.is_in_hand(expired.id) THEN
             PERFORM duepost.finish(expired.id, 'expired', NULL);

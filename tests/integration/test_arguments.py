@@ -65,7 +65,7 @@ EDITS = [
         "models/functions/rules.sql",
         "`duepost.email_error`",
         {
-            r"( +)(duepost\.line_\w+\('kind', email\.kind, 100\),\n)": (
+            r"( +)(duepost\.kind_error\(email\.kind\),\n)": (
                 r"\1\2\1CASE WHEN email.campaign = '' THEN 'campaign: must not be empty' END,\n"
             )
         },
@@ -349,8 +349,8 @@ def is_gate_asked_for(database: Database) -> bool:
 #: What a call holds until its transaction ends.
 GATE = "LOCK TABLE duepost.migration IN ACCESS SHARE MODE"
 
-#: Until this is undone, nobody is given an id: a call stands still in the middle.
-NO_IDS = "ALTER SEQUENCE duepost.scheduled_email_id_seq CACHE 1"
+#: Until this is undone, no item is stored: a call stands still in the middle.
+NO_ITEMS = "LOCK TABLE duepost.item IN SHARE MODE"
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["new sessions", "sessions that have called before"])
@@ -358,7 +358,7 @@ def test_calls_that_are_under_way_while_an_argument_is_added_end_well(
     url: str, database: Database, next_release: Path, *, is_first: bool
 ) -> None:
     early, late = ([Call(url, statement, is_first=is_first) for statement in CALLS] for _ in range(2))
-    with held(url, NO_IDS):
+    with held(url, NO_ITEMS):
         for call in early:
             call.start()
         wait_until_all_wait(database, early)
@@ -380,7 +380,7 @@ def test_calls_may_begin_before_and_end_after_the_functions_are_replaced(
     url: str, database: Database, next_release: Path, *, is_first: bool
 ) -> None:
     calls = [Call(url, statement, is_first=is_first) for statement in CALLS]
-    with held(url, NO_IDS):
+    with held(url, NO_ITEMS):
         with held(url, GATE):
             upgrade = Upgrade(url, next_release)
             wait_until(lambda: is_gate_asked_for(database))

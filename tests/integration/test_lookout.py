@@ -173,16 +173,21 @@ def test_nothing_is_looked_for_while_emails_wait_in_memory_and_a_pass_is_read_at
     looked_soon.assert_called_once_with("duepost_scheduler")
 
 
-def test_of_a_line_it_takes_what_there_are_connections_for_and_asks_for_a_pass(
+def test_of_a_line_it_takes_what_there_are_connections_for_and_the_sender_looks_for_the_rest(
     hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, handed = Mock(return_value=True), Mock(return_value=True)
     monkeypatch.setattr(PostgresBroker, "enqueue_unless_one_waits", asked)
     monkeypatch.setattr(PostgresBroker, "hand_over", handed)
     ids = [hand.harness.schedule() for _ in range(20)]
+    line = hand.harness.app.routes["default"].served.due_line
+    assert line is not None
+    line.claim(1, lambda *_: emails.DueClaim([], 0, None))
     hand.look_at_what_is_due_now()
     assert [call.args[0].args[0] for call in handed.mock_calls] == ids[: hand.harness.app.settings.smtp_connections]
-    assert [call.args[0].actor_name for call in asked.mock_calls] == ["enqueue_due_emails"]
+    # The sender goes on with the rest by itself.
+    assert not asked.mock_calls
+    assert line.is_look_due
 
 
 @pytest.mark.parametrize(
@@ -244,6 +249,7 @@ def test_what_fails_here_is_nobody_elses_and_leaves_no_message(hand: Hand, monke
         return claim(database, ids, worker_id, way)
 
     monkeypatch.setattr(emails, "claim_unread", fail)
+    monkeypatch.setattr(emails, "claim_due", Mock(return_value=emails.DueClaim([], 0, None)))
     hand.look_at_what_is_due_now()
     hand.wait_until_idle()
     hand.harness.schedule()
