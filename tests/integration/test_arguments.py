@@ -176,7 +176,7 @@ def test_one_more_argument_works_for_every_caller(url: str, next_release: Path) 
         )
         line = json.dumps({**email, "campaign": "by line"})
         said = run(next_release, url, "-m", "duepost", "schedule", "--file", "-", stdin=line)
-        assert said == "Scheduled 1 emails.\n"
+        assert said == "Scheduled 1 email.\n"
         assert "What it is counted with." in run(next_release, url, "-m", "duepost", "schedule", "--help")
 
         cursor.execute(f"SELECT campaign FROM {table_of(next_release)} ORDER BY item_id")
