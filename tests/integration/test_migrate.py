@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg2
@@ -220,7 +221,7 @@ ONE_CHANNEL = """
     INSERT INTO duepost.delivery (email_id, kind, outcome, attempts, unknowns, scheduled_at, message_id_header)
     VALUES (2, 'k', 'sent', 1, 0, now(), '<2@x>');
     INSERT INTO duepost.undeliverable_email (id, kind, email, kept_until) VALUES (3, 'k', '{}', now());
-    INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('k', 'hold');
+    INSERT INTO duepost.email_kind (kind, on_unknown, expire_after) VALUES ('k', 'hold', '3 days');
     INSERT INTO duepost.email_kind (kind) VALUES ('l');
 """
 
@@ -238,9 +239,11 @@ def test_what_is_there_before_messages_are_known_is_emails_and_goes_on(each_serv
             ("email", None, "<2@x>")
         ]
         assert database.execute("SELECT channel FROM duepost.undeliverable_email") == [("email",)]
-        assert database.execute("SELECT kind, on_unknown, catch_up FROM duepost.kind ORDER BY kind") == [
-            ("k", "hold", "send"),
-            ("l", "resend", "send"),
+        assert database.execute(
+            "SELECT kind, on_unknown, expire_after, late_after, catch_up, on_outcome FROM duepost.kind ORDER BY kind"
+        ) == [
+            ("k", "hold", timedelta(days=3), None, "send", None),
+            ("l", "resend", None, None, "send", None),
         ]
         database.execute("INSERT INTO duepost.email_kind (kind, on_unknown) VALUES ('m', 'hold')")
         database.execute("INSERT INTO duepost.email_kind (kind) VALUES ('n')")
