@@ -250,11 +250,6 @@ def expire(cursor: Cursor, email_id: int) -> bool:
     return True
 
 
-def claim(database: Database, email_ids: Sequence[int], worker_id: int) -> list[ClaimedEmail]:
-    """Queued → sending by the default route, with the recipients read; see `claim_unread` and `read_recipients`."""
-    return read_recipients(database, claim_unread(database, email_ids, worker_id))
-
-
 def claim_unread(
     database: Database, email_ids: Sequence[int], worker_id: int, way: str = DEFAULT
 ) -> list[ClaimedEmail]:

@@ -107,7 +107,7 @@ BEGIN
             duepost.clear_scheduled_message, duepost.reschedule_message, duepost.clear_scheduled, duepost.status,
             duepost.endpoints, duepost.finish,
             duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
-            duepost.due_now, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.close_batch,
+            duepost.due_now, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.lock_due, duepost.close_batch,
             duepost.batch_date,
             duepost.users_to_go, duepost.recipient_row, duepost.recipient_rows, duepost.conclude_emails,
             duepost.is_too_late, duepost.usual_on_unknown,

@@ -21,15 +21,6 @@ class Outcome(StrEnum):
     EXPIRED = "expired"
 
 
-class Receipt(StrEnum):
-    """What a clear or a reschedule answers."""
-
-    CLEARED = "cleared"
-    USER_REMOVED = "user_removed"
-    RESCHEDULED = "rescheduled"
-    TOO_LATE = "too_late"
-
-
 class Verdict(StrEnum):
     """What one attempt came to, for one recipient."""
 

@@ -243,6 +243,33 @@ COMMENT ON FUNCTION duepost.claim_emails_v2 IS
     'their route or its fallback: locks them by ascending id, takes them in hand, and gives them with the address, or the '
     'users, that are still to get them.';
 
+-- The beginning of a route's line, locked. Read in the index's order and no further than is asked for, whatever the planner
+-- believes of a table that has just been filled: it would rather read and sort the whole line for each claim.
+CREATE OR REPLACE FUNCTION duepost.lock_due(way text, size integer, after_due_at timestamptz, after_id bigint)
+RETURNS TABLE (id bigint, due_at timestamptz, expires_at timestamptz, kind text, scheduled_at timestamptz)
+LANGUAGE plpgsql ROWS 32
+SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT i.id, i.due_at, i.expires_at, i.kind, i.scheduled_at
+    FROM duepost.item AS i
+    WHERE i.route = lock_due.way
+      AND NOT i.is_held
+      AND i.due_at <= now()
+      AND (i.due_at, i.id) > (lock_due.after_due_at, lock_due.after_id)
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+    ORDER BY i.due_at, i.id
+    LIMIT lock_due.size
+    FOR NO KEY UPDATE OF i SKIP LOCKED;
+END
+$$;
+COMMENT ON FUNCTION duepost.lock_due IS
+    'The oldest due items of a route after a place in due order that nobody has, locked, at most size; those that another '
+    'transaction holds are passed over.';
+
 -- A line of due emails, the oldest first, claimed without a message: the scheduler need not lock, and the broker need not store,
 -- read and delete, what a sender takes at once. `after_due_at` and `after_id` are a place in due order: where nothing else keeps a
 -- snapshot open it may be the beginning. What is past its time goes to the ledger. As long as there is more than asked
@@ -267,24 +294,13 @@ BEGIN
     IF (SELECT c.paused FROM duepost.control AS c) OR duepost.is_route_blocked(claim_due_emails_v1.way) THEN
         RETURN;
     END IF;
-    WITH due AS MATERIALIZED (
-        SELECT i.id, i.due_at, i.expires_at, i.kind, i.scheduled_at
-        FROM duepost.item AS i
-        WHERE i.route = claim_due_emails_v1.way
-          AND NOT i.is_held
-          AND i.due_at <= now()
-          AND (i.due_at, i.id) > (claim_due_emails_v1.after_due_at, claim_due_emails_v1.after_id)
-          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-          AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
-        ORDER BY i.due_at, i.id
-        LIMIT claim_due_emails_v1.size
-        FOR NO KEY UPDATE OF i SKIP LOCKED
-    )
     SELECT array_agg(due.id), array_agg(due.due_at), array_agg(due.id ORDER BY due.id) FILTER (
                WHERE due.expires_at <= now() OR (k.catch_up = 'expire' AND k.late_after < now() - due.scheduled_at)
            )
     INTO ids, moments, expired
-    FROM due
+    FROM duepost.lock_due(
+        claim_due_emails_v1.way, claim_due_emails_v1.size, claim_due_emails_v1.after_due_at, claim_due_emails_v1.after_id
+    ) AS due
     LEFT JOIN duepost.kind AS k ON k.kind = due.kind;
     FOREACH expired_id IN ARRAY coalesce(expired, '{}') LOOP
         IF NOT duepost.is_in_hand(expired_id) THEN

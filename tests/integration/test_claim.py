@@ -82,7 +82,11 @@ def stopped_claim(
     worker_id = workers.register(database.connect(), workers.Process("here", 1))
     run(application, "SELECT pg_advisory_lock(4711)")
     claimed: list[emails.ClaimedEmail] = []
-    claiming = threading.Thread(target=lambda: claimed.extend(emails.claim(database, email_ids, worker_id)))
+
+    def claim() -> None:
+        claimed.extend(emails.read_recipients(database, emails.claim_unread(database, email_ids, worker_id)))
+
+    claiming = threading.Thread(target=claim)
     claiming.start()
     wait_until(lambda: run(application, WAITING, "advisory") != [], what="the claim to be at the email")
     yield claimed

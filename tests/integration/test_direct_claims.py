@@ -305,6 +305,18 @@ def test_beside_a_long_line_what_has_only_just_fallen_due_goes_ahead(
     assert [each.args[0].args for each in hand_over.call_args_list] == [(urgent,)]
 
 
+def test_a_claim_reads_no_more_of_a_line_that_was_just_filled_than_it_takes(harness: Harness) -> None:
+    schedule_line(harness, 3_000)
+    fetched = "SELECT coalesce(sum(idx_tup_fetch), 0)::integer FROM pg_stat_xact_user_tables WHERE relname = 'item'"
+    with harness.application.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM duepost.lock_due('default', 32, '-infinity', 0)")
+        assert cursor.fetchone() == (32,)
+        cursor.execute(fetched)
+        [count] = cursor.fetchone() or (0,)
+    assert isinstance(count, int)
+    assert 32 <= count <= 96
+
+
 def test_no_statement_of_it_waits_for_a_lock(harness: Harness) -> None:
     email_ids = schedule_line(harness, 3)
     with ExitStack() as stack:

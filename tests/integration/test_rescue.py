@@ -26,7 +26,7 @@ def claim_as_a_worker_that_dies(harness: Harness, email_id: int) -> None:
     other = Database(harness.database.url)
     connection = other.connect()
     worker_id = workers.register(connection, workers.Process("elsewhere", 1))
-    assert len(emails.claim(harness.application, [email_id], worker_id)) == 1
+    assert len(emails.claim_unread(harness.application, [email_id], worker_id)) == 1
     connection.close()
 
 

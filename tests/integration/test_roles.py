@@ -58,6 +58,7 @@ WORKERS_FUNCTIONS = [
     "is_too_late",
     "is_way_of",
     "keep_undeliverable",
+    "lock_due",
     "lock_undeliverable",
     "lower_case",
     "mailbox_key",
