@@ -28,7 +28,7 @@ test: $(READY) ## the tests: unit, integration on a real PostgreSQL, end to end;
 check: lint ## style, types and unit tests: in less than a minute
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests/unit
 
-pythons: ## unit and integration tests on Python 3.12 and 3.13, where they can be had
+pythons: ## unit and integration tests on Python 3.12 to 3.14, where they can be had
 	WORKERS=$(WORKERS) ARGS="$(ARGS)" .ci/pythons
 
 servers: $(READY) ## real mail servers: installs them beside the machine's own, and runs their tests; as root, on Debian

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 #: A row as a sequence of its values, in the order of the columns.
 Row = Sequence[object]
@@ -23,6 +24,21 @@ _PLACEHOLDERS: Mapping[str, str] = {
 
 #: The styles whose parameters have names.
 _NAMED = frozenset({"pyformat", "named"})
+
+
+class Statement(Protocol[R_co]):
+    """What can be run with any driver."""
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """What it is given, by name."""
+
+    @property
+    def read(self) -> Callable[[Sequence[Row]], R_co]:
+        """Makes the result of the rows."""
+
+    def text(self, style: Paramstyle) -> str:
+        """Returns its SQL, with its parameters' places in a driver's style."""
 
 
 @dataclass(frozen=True, slots=True)

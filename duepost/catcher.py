@@ -7,12 +7,10 @@ import asyncio
 import itertools
 import logging
 import os
-import re
 import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Self
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from duepost.catching import CatcherError, Refusal
 from duepost.private import make_private, write_private
 
 #: Bytes; announced in the EHLO reply.
@@ -30,35 +29,6 @@ RECIPIENTS_HEADER = b"X-RcptTo: "
 _NEXT_RECIPIENT = b",\r\n "
 #: Connections that the kernel holds while the catcher is busy.
 _BACKLOG = 512
-_REFUSING_REPLY = re.compile(r"[45]\d\d [^\r\n]+")
-
-
-class CatcherError(RuntimeError):
-    """The mail catcher cannot run; the message says why, in one line."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Makes the catcher refuse some recipients, as a difficult relay would.
-
-    Attributes:
-        pattern: which recipients: a shell pattern on the whole address in lower case, as `dead*`.
-        reply: the reply line to RCPT TO, with a code from 400 to 599.
-        times: how often each address is refused before it is accepted; None: always.
-
-    Raises:
-        ValueError: the reply refuses nothing, or `times` is below one.
-    """
-
-    pattern: str
-    reply: str
-    times: int | None = None
-
-    def __post_init__(self) -> None:
-        if not _REFUSING_REPLY.fullmatch(self.reply):
-            raise ValueError(f"a refusal's reply is one line with a code from 400 to 599, not {self.reply!r}")
-        if self.times is not None and self.times < 1:
-            raise ValueError(f"a refusal happens at least once, not {self.times} times")
 
 
 class Catcher:

@@ -10,7 +10,7 @@ from inspect import Parameter, Signature, signature
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from duepost import contract
-from duepost.call import Call, Paramstyle, Row
+from duepost.call import Call, Paramstyle, Row, Statement
 from duepost.contract import Status
 from duepost.handles import Cursor, Handle, asynchronous, check_cursor, is_sqlalchemy, values
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 _HANDLE = "        cursor: a DB-API cursor of the application's own, or SQLAlchemy's Session or Connection."
 
 
-def run(cursor: Handle, call: Call[R]) -> R:
+def run(cursor: Handle, call: Statement[R]) -> R:
     """Makes a call in the transaction of a cursor, Session or Connection; commits nothing.
 
     Raises:
@@ -31,14 +31,14 @@ def run(cursor: Handle, call: Call[R]) -> R:
     return call.read(_by_sqlalchemy(cursor, call) if is_sqlalchemy(cursor) else _by_cursor(cursor, call))
 
 
-def _by_sqlalchemy(handle: object, call: Call[R]) -> list[Row]:
+def _by_sqlalchemy(handle: object, call: Statement[object]) -> list[Row]:
     from sqlalchemy import text  # noqa: PLC0415 - who has such a handle has loaded it
 
     found = handle.execute(text(call.text("named")), dict(call.parameters))  # type: ignore[attr-defined]
     return [values(row) for row in found.fetchall()]
 
 
-def _by_cursor(handle: object, call: Call[R]) -> list[Row]:
+def _by_cursor(handle: object, call: Statement[object]) -> list[Row]:
     check_cursor(handle)
     found = handle.execute(call.text("pyformat"), dict(call.parameters))  # type: ignore[attr-defined]
     if hasattr(found, "__await__"):

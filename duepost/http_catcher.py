@@ -20,7 +20,7 @@ from socketserver import TCPServer
 from typing import Final
 
 from actors.content.formats.webhook import secret_key
-from duepost.catcher import CatcherError
+from duepost.catching import CatcherError
 from duepost.private import make_private, write_private
 
 #: It never listens to other machines.

@@ -14,9 +14,10 @@ from urllib.parse import quote, unquote, urlsplit
 from actors.content.addresses import parse_sender
 from actors.queue.schema import queue_schema
 from actors.settings import settings
-from duepost.catcher import Catcher, Refusal
+from duepost.catching import Refusal
 from duepost.children import Children, FolderLock, end_leftovers
 from duepost.embedded import EmbeddedPostgres
+from duepost.extras import needs
 from duepost.http_catcher import HOST, HttpCatcher
 from duepost.private import make_private
 from models import control, endpoints
@@ -26,6 +27,7 @@ from models.database.migrate import migrate
 from models.endpoints import Setting
 
 if TYPE_CHECKING:
+    from duepost.catcher import Catcher
     from duepost.web.server import Server
 
 #: What Duepost's own folder in a working directory is called.
@@ -70,7 +72,7 @@ class Stack:
     catcher_port: int = 0
     catches_messages: bool = False
     postgres: EmbeddedPostgres | None = field(default=None, init=False)
-    catcher: Catcher | None = field(default=None, init=False)
+    catcher: "Catcher | None" = field(default=None, init=False)
     http_catcher: HttpCatcher | None = field(default=None, init=False)
     deadlines: Deadlines = field(default_factory=Deadlines, init=False)
     database: Database = field(init=False)
@@ -207,6 +209,8 @@ class Stack:
             settings().need_sender()
             self.smtp_url = configured.get_secret_value()
             return
+        with needs("up", "the mail catcher"):
+            from duepost.catcher import Catcher  # noqa: PLC0415 - no worker has it
         self.catcher = Catcher(self.mailbox, port=self.catcher_port, rules=self.refusals)
         self.smtp_url = self.catcher.start()
 

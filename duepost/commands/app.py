@@ -11,7 +11,7 @@ from actors.liveness.maintenance import TOO_OLD
 from actors.queue.broker import BrokerUnreachable
 from actors.settings import BadSettings
 from actors.version import VERSION
-from duepost.catcher import CatcherError
+from duepost.catching import CatcherError
 from duepost.children import ChildError, FolderInUse
 from duepost.commands import (
     dead_letters,
@@ -34,6 +34,7 @@ from duepost.commands import (
 from duepost.commands.context import BadInput, explain
 from duepost.commands.output import give_up_output, prepare_streams, warn
 from duepost.embedded import EmbeddedError
+from duepost.extras import MissingExtra
 from models.errors import DuepostError, ReleaseTooOld
 
 #: Done.
@@ -156,7 +157,7 @@ def judged(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message"):
         said = error.format_message().rstrip(".").replace("Value error, ", "")
         return f"{said} (see `{_path_of(error)} --help`)", BAD_USAGE
-    if isinstance(error, BadSettings | BadInput | jsonl.BadLine):
+    if isinstance(error, BadSettings | BadInput | jsonl.BadLine | MissingExtra):
         return str(error), BAD_USAGE
     if isinstance(error, ReleaseTooOld):
         return str(error), TOO_OLD

@@ -10,7 +10,7 @@ import psycopg2
 import typer
 
 from actors.settings import settings
-from duepost.catcher import Refusal
+from duepost.catching import Refusal
 from duepost.commands.jsonl import BadLine
 from duepost.commands.output import print_table, say
 from duepost.commands.wording import count

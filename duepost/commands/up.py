@@ -13,7 +13,7 @@ import typer
 from psycopg2.extensions import parse_dsn
 
 from actors.settings import settings
-from duepost.catcher import CatcherError
+from duepost.catching import CatcherError
 from duepost.children import FolderInUse
 from duepost.commands.context import Failed
 from duepost.commands.output import say

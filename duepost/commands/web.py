@@ -9,6 +9,7 @@ import typer
 from actors.settings import settings
 from duepost.commands.context import BadInput, operator_database
 from duepost.commands.output import say
+from duepost.extras import needs
 
 #: The port where nothing else is said, and the address.
 PORT, HOST = 8025, "127.0.0.1"
@@ -36,7 +37,8 @@ def web(
         say(_login(password, role), to_copy=True)
         return
     # A web server is for this command alone.
-    from duepost.web.server import Address, Server, build_console, listen  # noqa: PLC0415
+    with needs("web", "duepost web"):
+        from duepost.web.server import Address, Server, build_console, listen  # noqa: PLC0415
 
     address = Address(host, port)
     database = operator_database()

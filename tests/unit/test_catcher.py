@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from duepost.catcher import Catcher, CatcherError, Refusal
+from duepost.catcher import Catcher
+from duepost.catching import CatcherError, Refusal
 
 MESSAGE = b"Subject: hello\r\n\r\n.a dot\r\nend\r\n"
 
