@@ -100,7 +100,8 @@ def test_files_and_tests_that_are_named_exist(page: Path) -> None:
     for test in re.findall(r"\b(test_[a-z0-9_]+)\b(?!\.py)", text):
         if test.startswith("test_invariant_") and not INVARIANTS.exists():
             pytest.skip("tests/e2e/test_invariants.py is not there yet")
-        assert f"def {test}(" in TESTS, test
+        # A page that shows tests of the reader's own has them itself.
+        assert f"def {test}(" in TESTS or f"def {test}(" in text, test
 
 
 @cache
