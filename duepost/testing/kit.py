@@ -62,6 +62,17 @@ SELECT duepost.move_to_ledger(ARRAY[CAST(:id AS bigint)], ARRAY(
 ))
 """
 
+#: All that comes of scheduling. What the team has set up stays: users, kinds, endpoints, routes.
+_CLEAR = """
+WITH batch AS (DELETE FROM duepost.batch), in_hand AS (DELETE FROM duepost.in_hand),
+    item AS (DELETE FROM duepost.item), email AS (DELETE FROM duepost.email), message AS (DELETE FROM duepost.message),
+    app_user AS (DELETE FROM duepost.scheduled_email_user), email_key AS (DELETE FROM duepost.email_key),
+    undeliverable AS (DELETE FROM duepost.undeliverable_email), delivery AS (DELETE FROM duepost.delivery),
+    attempt AS (DELETE FROM duepost.attempt), suppression AS (DELETE FROM duepost.suppression),
+    queue AS (DELETE FROM dramatiq.queue)
+SELECT 1
+"""
+
 _RECIPIENTS = """
 SELECT CAST(to_jsonb(r) AS text) FROM duepost.recipient AS r
 WHERE r.user_id = ANY (ARRAY(SELECT jsonb_array_elements_text(CAST(CAST(:users AS text) AS jsonb))))
@@ -197,6 +208,10 @@ class Kit:
                 sent += self._send(item, row)
         self.outbox += sent
         return sent
+
+    def clear(self) -> None:
+        """Removes all that was scheduled or sent, keys and ledger included: for a test that has committed."""
+        client.run(self._handle, Query(_CLEAR, nothing))
 
     def _send(self, item: Item, row: Mapping[str, object]) -> list[EmailMessage]:
         results: list[dict[str, object]] = []
