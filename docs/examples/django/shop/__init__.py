@@ -1,0 +1,1 @@
+"""A shop where one can register."""
