@@ -32,7 +32,7 @@ RETURNING probe_pause
 -- One scheduler may enqueue one probe in each pause.
 UPDATE duepost.route
 SET probe_at = now() + make_interval(secs => probe_pause)
-WHERE name = %(route)s AND circuit_open
+WHERE name = %(route)s AND circuit_open AND stopped_at IS NULL
   AND probe_at NOT BETWEEN now() AND now() + make_interval(secs => probe_pause)
   AND EXISTS (SELECT FROM duepost.control WHERE NOT paused)
 RETURNING name

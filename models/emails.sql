@@ -104,7 +104,7 @@ FROM (
         WHERE NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = due.id)
           AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = due.id)
     ) AS next
-    WHERE r.channel = 'message'
+    WHERE r.channel = 'message' AND r.stopped_at IS NULL
 ) AS soonest
 CROSS JOIN duepost.control AS control
 WHERE NOT control.paused AND control.passing_until BETWEEN now() AND now() + interval '2 s' IS NOT TRUE
@@ -195,6 +195,8 @@ SELECT EXISTS (
       AND i.due_at <= now()
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
       AND NOT control.paused
+      AND NOT duepost.is_kind_paused(i.kind)
+      AND NOT duepost.is_stopped(coalesce(%(way)s, i.route), i.route)
       AND NOT EXISTS (
           SELECT FROM duepost.endpoint AS e WHERE 'endpoint:' || e.name = i.route AND e.disabled_at IS NOT NULL
       )

@@ -227,6 +227,21 @@ def pending_ids(
     return [(_moment(at), int(str(item_id))) for at, item_id in database.execute(statement, parameters)]
 
 
+def all_pending(database: Database, wanted: Filter, size: int, upto: int) -> list[int]:
+    """The ids of all that is not finished and fits, `size` read at once; none above `upto`."""
+    wanted, is_known = _resolved(database, wanted)
+    found: list[int] = []
+    for section in (Section.HELD, Section.DUE):
+        after = Place(section)
+        while is_known and _may_be_in(wanted, section):
+            places = pending_ids(database, wanted, section, after, size, upto=upto)
+            found += [item_id for _, item_id in places]
+            if len(places) < size:
+                break
+            after = Place(section, *places[-1])
+    return found
+
+
 def _resolved(database: Database, wanted: Filter) -> tuple[Filter, bool]:
     """The same with the id in place of the key; whether there can be anything."""
     if wanted.key is None:
@@ -596,7 +611,6 @@ def person(
     past = [_finished(database, each, Place(Section.FINISHED), limit) for each in filters]
     all_planned = {each.id: each for page in planned for each in page.items}
     all_past = {(each.id, each.finished_at): each for page in past for each in page.items}
-    suppressed = database.execute(SQL["suppressions"], {"addresses": sorted(addresses)})
     first = sorted(all_planned.values(), key=lambda each: (each.state is not State.UNKNOWN, each.due_at, each.id))
     newest = sorted(all_past.values(), key=lambda each: (each.finished_at, each.id), reverse=True)
     return Person(
@@ -604,12 +618,18 @@ def person(
         addresses=tuple(sorted(addresses)),
         recipients=tuple(recipients),
         is_view_unread=is_view_unread,
-        suppressions=tuple(Suppression(*row) for row in suppressed),  # type: ignore[arg-type]  # its columns
+        suppressions=suppressed(database, sorted(addresses)),
         planned=tuple(first[:limit]),
         more_planned=len(first) > limit or any(page.next for page in planned),
         past=tuple(newest[:limit]),
         more_past=len(newest) > limit or any(page.next for page in past),
     )
+
+
+def suppressed(database: Database, addresses: Sequence[str]) -> tuple[Suppression, ...]:
+    """Those of these addresses that are suppressed."""
+    rows = database.execute(SQL["suppressions"], {"addresses": list(addresses)}) if addresses else []
+    return tuple(Suppression(*row) for row in rows)  # type: ignore[arg-type]  # its columns
 
 
 def _both(database: Database, wanted: Filter, limit: int) -> Page:

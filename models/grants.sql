@@ -43,7 +43,9 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_operator') THEN
         GRANT USAGE ON SCHEMA duepost TO duepost_operator;
         GRANT EXECUTE ON FUNCTION
-            duepost.set_endpoint, duepost.disable_endpoint, duepost.remove_endpoint, duepost.endpoints, duepost.status
+            duepost.set_endpoint, duepost.disable_endpoint, duepost.remove_endpoint, duepost.endpoints, duepost.status,
+            duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
+            duepost.request_probe, duepost.forget_some
         TO duepost_operator;
     END IF;
 
@@ -117,6 +119,9 @@ BEGIN
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
             duepost.slow_route, duepost.pause_route, duepost.register_route, duepost.is_route_blocked,
             duepost.is_way_of, duepost.ways, duepost.claimed_directly_until, duepost.pending_routes,
+            duepost.is_kind_paused, duepost.is_stopped, duepost.park_paused,
+            duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
+            duepost.request_probe,
             duepost.maintain_partitions
         TO duepost_worker;
         -- An index of theirs is asked for each row that a worker changes.

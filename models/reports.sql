@@ -220,7 +220,7 @@ CROSS JOIN LATERAL (
     ORDER BY i.due_at
     LIMIT 1
 ) AS oldest
-WHERE pending.route NOT LIKE 'endpoint:%%'
+WHERE pending.route NOT LIKE 'endpoint:%%' AND pending.route NOT LIKE 'paused:%%'
 
 -- name: due_count
 -- Emails that are due and not yet being sent. Served by item_due.
@@ -232,7 +232,7 @@ CROSS JOIN LATERAL (
     WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
 ) AS due
-WHERE pending.route NOT LIKE 'endpoint:%%'
+WHERE pending.route NOT LIKE 'endpoint:%%' AND pending.route NOT LIKE 'paused:%%'
 
 -- name: unserved_routes
 -- Routes that no living worker serves, of which something is due or a kind makes use, with how many emails are due.
@@ -243,7 +243,7 @@ FROM (
     SELECT pending.route
     FROM duepost.pending_routes() AS pending (route)
     -- Endpoints are served by every worker.
-    WHERE pending.route NOT LIKE 'endpoint:%%'
+    WHERE pending.route NOT LIKE 'endpoint:%%' AND pending.route NOT LIKE 'paused:%%'
       AND EXISTS (SELECT FROM duepost.item AS i WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now())
     UNION
     SELECT k.route FROM duepost.kind AS k WHERE k.route IS NOT NULL

@@ -51,7 +51,7 @@ SELECT r.name
 FROM duepost.route AS r
 JOIN duepost.endpoint AS e ON 'endpoint:' || e.name = r.name
 CROSS JOIN duepost.control AS control
-WHERE r.channel = 'message' AND r.circuit_open AND e.disabled_at IS NULL AND NOT control.paused
+WHERE r.channel = 'message' AND r.circuit_open AND r.stopped_at IS NULL AND e.disabled_at IS NULL AND NOT control.paused
   AND r.probe_at NOT BETWEEN now() AND now() + make_interval(secs => r.probe_pause)
 
 -- name: note_arrival

@@ -80,12 +80,6 @@ def reopen(cursor: Cursor, email_id: int) -> Reopening:
     return Reopening(answer)
 
 
-def find(database: Database, *, kind: str | None, since: datetime | None, reply: str | None) -> list[int]:
-    """The ids of what is kept, by ascending id: of a kind, finished since then (UTC), with these words in a reply."""
-    rows = database.execute(SQL["find"], {"kind": kind, "since": since, "reply": reply})
-    return [int(str(email_id)) for (email_id,) in rows]
-
-
 def kept_until(database: Database, email_id: int) -> datetime | None:
     """Until when (UTC) an undeliverable email can be reopened; None where it cannot."""
     for (until,) in database.execute(SQL["kept_until"], {"id": email_id}):

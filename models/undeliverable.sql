@@ -22,19 +22,6 @@ SELECT duepost.lock_undeliverable(%(ids)s::bigint[])
 -- name: reopen
 SELECT duepost.reopen_email(%(id)s)
 
--- name: find
--- Served by the primary key: the table holds a few days.
-SELECT k.id
-FROM duepost.undeliverable_email AS k
-WHERE k.kept_until >= now()
-  AND (%(kind)s::text IS NULL OR k.kind = %(kind)s::text)
-  AND (%(since)s::timestamptz IS NULL OR k.finished_at >= %(since)s::timestamptz)
-  AND (%(reply)s::text IS NULL OR EXISTS (
-      SELECT FROM duepost.undeliverable_recipient AS r
-      WHERE r.email_id = k.id AND strpos(lower(r.reply), lower(%(reply)s::text)) > 0
-  ))
-ORDER BY k.id
-
 -- name: kept_until
 SELECT kept_until FROM duepost.undeliverable_email WHERE id = %(id)s AND email IS NOT NULL AND kept_until >= now()
 

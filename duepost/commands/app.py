@@ -18,6 +18,8 @@ from duepost.commands import (
     demo,
     doctor,
     endpoint,
+    erase,
+    find,
     interrupts,
     jsonl,
     message,
@@ -69,6 +71,13 @@ app.add_typer(message.app, name="message")
 app.add_typer(endpoint.app, name="endpoint")
 app.command("list")(read.list_)
 app.command()(read.show)
+app.command()(find.find)
+app.command()(find.why)
+app.command()(find.forecast)
+app.command()(find.top)
+app.command()(find.journal)
+app.command()(erase.forget)
+app.command()(erase.export)
 app.command()(read.stats)
 app.command("dead-letters")(dead_letters.dead_letters)
 app.command()(dead_letters.requeue)

@@ -6,6 +6,7 @@ Each check returns its health and a line that says what happened and which comma
 from collections.abc import Sequence
 
 from actors.settings import DEFAULT_RELAY, settings, variable_of
+from duepost import operations
 from duepost.commands.health import Health
 from duepost.commands.read import paused_words
 from duepost.commands.routes import circuit_words, route_facts
@@ -69,10 +70,9 @@ def delivery(database: Database) -> Looked:
     stopped += [_unserved_words(route) for route in reports.unserved_routes(database) if route.name != DEFAULT_RELAY]
     if stopped:
         return Health.FAILED, "; ".join(stopped)
-    if settings().disabled:
-        return Health.WARNING, "DUEPOST_DISABLED is set: nothing is sent"
-    if control.is_paused(database):
-        return Health.WARNING, f"paused {_pause(database)}: duepost resume goes on"
+    halted = _halted(database)
+    if halted is not None:
+        return Health.WARNING, halted
     number, seconds = reports.sending(database)
     if seconds > LONG_SENDING:
         said = (
@@ -86,6 +86,19 @@ def delivery(database: Database) -> Looked:
         return Health.OK, "on time"
     lateness = f"{count(due, 'email')} due, the oldest for {span(late)}; look with duepost list"
     return (Health.FAILED if late > OVERDUE else Health.WARNING), lateness
+
+
+def _halted(database: Database) -> str | None:
+    """What somebody has ordered to wait, and how it goes on; None where nothing is."""
+    if settings().disabled:
+        return "DUEPOST_DISABLED is set: nothing is sent"
+    if control.is_paused(database):
+        return f"paused {_pause(database)}: duepost resume goes on"
+    halted = [f"kind {each.name}" for each in operations.paused_kinds(database)]
+    halted += [f"route {each.name}" for each in operations.stopped_routes(database)]
+    if not halted:
+        return None
+    return f"paused: {', '.join(halted[:NAMED])}; duepost resume --{halted[0]} goes on"
 
 
 def pace(database: Database) -> Looked:

@@ -124,8 +124,9 @@ def explain(error: psycopg2.Error) -> DuepostError:
     if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
         return Failed(
             f"this database role may not do that: {text}; an administrator makes it a member of duepost_client "
-            "(schedule, clear, reschedule, message, status), of duepost_operator (endpoint, but not its test) or of "
-            "duepost_worker (all else)"
+            "(schedule, clear, reschedule, message, status), of duepost_viewer (list, show, find, why), of that and "
+            "duepost_operator (endpoint, but not its test; retry, resolve, reopen, pause, forget) or of duepost_worker "
+            "(all else)"
         )
     return Failed(f"database: {text}")
 

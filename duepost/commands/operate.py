@@ -1,20 +1,32 @@
 """`duepost retry`, `resolve`, `probe`, `pause` and `resume`: an operator's hands."""
 
-import getpass
-import os
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from duepost.commands.context import BadInput, Failed, ask_for_pass, operator_database
-from duepost.commands.items import names_of
-from duepost.commands.output import say, warn
+from duepost import operations
+from duepost.commands.acting import (
+    Address,
+    By,
+    DryRun,
+    Ids,
+    Kind,
+    Reason,
+    Route,
+    User,
+    Words,
+    carry_out,
+    chosen,
+    order_of,
+)
+from duepost.commands.context import BadInput, Json, ask_for_pass, operator_database
+from duepost.commands.output import say
 from duepost.commands.read import paused_words
-from models import circuits, control, emails, reports, routes
-from models.database.connections import Cursor, Database
+from duepost.operations import Doing, Filter, Stop
+from models import control, routes
+from models.database.connections import Database
 from models.words import State
 
 
@@ -27,16 +39,11 @@ class Resolution(StrEnum):
 
 
 #: How each resolution is carried out, and told.
-RESOLVING: Mapping[Resolution, tuple[Callable[[Cursor, int], bool], str]] = {
-    Resolution.SENT: (emails.resolve_sent, "sent"),
-    Resolution.RESEND: (emails.resolve_resend, "due once more"),
-    Resolution.DROP: (emails.resolve_drop, "dropped"),
+RESOLVING: Mapping[Resolution, tuple[Doing, str]] = {
+    Resolution.SENT: (Doing.RESOLVE_SENT, "sent"),
+    Resolution.RESEND: (Doing.RESOLVE_RESEND, "due once more"),
+    Resolution.DROP: (Doing.RESOLVE_DROP, "dropped"),
 }
-
-EmailIds = Annotated[
-    list[int] | None, typer.Argument(help="The ids of emails or messages.", min=1, max=2**63 - 1, metavar="[ID]...")
-]
-Kind = Annotated[str | None, typer.Option(help="All of this kind, instead of ids.")]
 
 
 class FailedState(StrEnum):
@@ -52,29 +59,47 @@ class HeldState(StrEnum):
 
 
 def retry(
-    email_ids: EmailIds = None,
+    ids: Ids = None,
     kind: Kind = None,
     state: Annotated[FailedState | None, typer.Option(help="All that have failed, instead of ids.")] = None,
+    route: Route = None,
+    user: User = None,
+    address: Address = None,
+    reply: Words = None,
+    dry_run: DryRun = False,
+    reason: Reason = None,
+    by: By = None,
+    as_json: Json = False,
 ) -> None:
-    """Makes scheduled emails or messages due at once, without their pause. With --kind or --state, those that failed.
+    """Makes scheduled emails or messages due at once, without their pause: by ids, or with a filter those that failed.
 
-    Examples: duepost retry 42 43; duepost retry --kind digest
+    Each call is one line of the journal of operators, with who and --reason.
+
+    Examples: duepost retry 42 43; duepost retry --kind digest --dry-run; duepost retry --reply 'quota exceeded'
     """
-    _either("retry", email_ids, kind, state)
-    database = operator_database()
-    ids = email_ids or emails.failed_ids(database, kind)
-    done = [each for each in ids if _done(database, emails.retry_now, each)]
-    _say_done(database, done, "due now", "{} is due now")
-    _say_others(database, ids, done, "cannot be retried")
+    asked = State.SCHEDULED if state else None
+    wanted = Filter(kind=kind, state=asked, route=route, user=user, address=address, reply=reply, failed=bool(state))
+    wanted = chosen("retry", ids, wanted)
+    carry_out(
+        Doing.RETRY, wanted, order_of(by, reason), word="due now", one="{} is due now", why="cannot be retried",
+        dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
 
 
 def resolve(
-    email_ids: EmailIds = None,
+    ids: Ids = None,
     resolution: Annotated[
         Resolution, typer.Argument(help="sent: it arrived; resend: send it once more; drop: never send it again.")
     ] = ...,  # type: ignore[assignment]  # it must be given, behind the ids
     kind: Kind = None,
     state: Annotated[HeldState | None, typer.Option(help="All that wait for a person, instead of ids.")] = None,
+    route: Route = None,
+    user: User = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    reason: Reason = None,
+    by: By = None,
+    as_json: Json = False,
 ) -> None:
     """Decides about emails and messages whose outcome is unknown: sent, to be sent once more, or dropped.
 
@@ -82,108 +107,101 @@ def resolve(
 
     Examples: duepost list --state unknown; duepost resolve 42 43 sent; duepost resolve --kind invoice resend
     """
-    _either("resolve", email_ids, kind, state)
-    database = operator_database()
-    ids = email_ids or emails.unknown_ids(database, kind)
-    act, word = RESOLVING[resolution]
-    done = [each for each in ids if _done(database, act, each)]
-    _say_done(database, done, word, f"{{}}: {word}")
-    _say_others(database, ids, done, "is not unknown")
+    asked = State.UNKNOWN if state else None
+    wanted = chosen("resolve", ids, Filter(kind=kind, state=asked, route=route, user=user, address=address))
+    doing, word = RESOLVING[resolution]
+    carry_out(
+        doing, wanted, order_of(by, reason), word=word, one=f"{{}}: {word}", why="is not unknown",
+        dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
 
 
 def probe(
-    route: Annotated[
-        str | None, typer.Option(help="Of this route alone; without it, of each whose circuit is open.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Of this route alone.", metavar="[ROUTE]")] = None,
+    route: Annotated[str | None, typer.Option(help="The same; without it, of each whose circuit is open.")] = None,
+    reason: Reason = None,
+    by: By = None,
 ) -> None:
     """Asks for the next probe of an open circuit at once: one email looks whether the relay takes mail again.
 
-    Examples: duepost probe; duepost probe --route marketing
+    Examples: duepost probe; duepost probe marketing
     """
+    if name is not None and route is not None:
+        raise BadInput("probe: name the route once")
+    wanted = name or route
     database = operator_database()
-    known = [state.name for state in routes.states(database)]
-    if route is not None and route not in known:
-        raise BadInput(f"--route: there is no route {route}; known are {', '.join(known)}")
-    if not circuits.probe_now(database, route):
+    if wanted is not None:
+        _known_route(database, wanted, "--route")
+    if not operations.probe(database, order_of(by, reason), wanted):
         say("The circuit is closed: there is nothing to probe.")
         return
     ask_for_pass(database)
     say("A probe is asked for: duepost stats tells whether the circuit has closed.")
 
 
-def _either(command: str, email_ids: list[int] | None, kind: str | None, state: StrEnum | None) -> None:
-    if bool(email_ids) == (kind is not None or state is not None):
-        raise BadInput(f"{command}: give either ids, or --kind or --state")
+def _known_route(database: Database, route: str, option: str) -> None:
+    known = [state.name for state in routes.states(database)]
+    if route not in known and not route.startswith("endpoint:"):
+        raise BadInput(f"{option}: there is no route {route}; known are {', '.join(known)}")
 
 
-def _done(database: Database, act: Callable[[Cursor, int], bool], email_id: int) -> bool:
-    """Does one email in a transaction of its own: no other waits for it, or fails with it."""
-    with database.transaction() as cursor:
-        return act(cursor, email_id)
-
-
-def _say_done(database: Database, done: Sequence[int], word: str, one: str) -> None:
-    names = names_of(database, done)
-    if len(done) == 1:
-        say(one.format(names.one(done[0])).capitalize() + ".")
-    elif done:
-        say(f"{names.many(done)}: {word}.")
-
-
-def _say_others(database: Database, ids: Sequence[int], done: Sequence[int], why: str) -> None:
-    """What was asked for and not done.
-
-    Raises:
-        Failed: there is one such email, or more.
-    """
-    if not ids:
-        warn("There is no such email or message.")
-    others = sorted(set(ids) - set(done))
-    if others:
-        more = f", and {len(others) - 1} others" if others[1:] else ""
-        name = names_of(database, others[:1]).one(others[0])
-        raise Failed(f"{name} {why}: {standing(database, others[0])}{more}")
+PausedKind = Annotated[str | None, typer.Option("--kind", help="Of this kind alone.")]
+PausedRoute = Annotated[
+    str | None, typer.Option("--route", help="By this route alone; an endpoint is duepost endpoint disable's.")
+]
 
 
 def pause(
+    kind: PausedKind = None,
+    route: PausedRoute = None,
     reason: Annotated[str | None, typer.Option(help="Why; others see it in stats and doctor.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who; this machine's user by default.")] = None,
+    by: By = None,
 ) -> None:
     """Stops enqueueing and sending for all workers; scheduling and clearing go on. What is being sent is finished.
 
-    Example: duepost pause --reason "the digest has a wrong link"
+    Examples: duepost pause --reason "the digest has a wrong link"; duepost pause --kind digest
     """
     database = operator_database()
-    if control.pause(database, by=by or whoever(), reason=reason):
-        say("Paused. `duepost resume` goes on.")
+    goes_on = _what("resume", kind, route)
+    if _checked(database, kind, route) and operations.pause(database, order_of(by, reason), kind=kind, route=route):
+        say(f"Paused. `{goes_on}` goes on.")
         return
-    found = control.read_pause(database)
-    known = paused_words(found.seconds, found.by, found.reason) if found else ""
-    say(f"Paused already, {known}. `duepost resume` goes on.")
+    say(f"Paused already, {_known_pause(database, kind, route)}. `{goes_on}` goes on.")
 
 
-def resume() -> None:
+def resume(kind: PausedKind = None, route: PausedRoute = None, reason: Reason = None, by: By = None) -> None:
     """Goes on after a pause: what is due leaves with the next tick, the oldest first.
 
-    Example: duepost resume
+    Examples: duepost resume; duepost resume --kind digest
     """
-    say("Resumed." if control.resume(operator_database()) else "It was not paused.")
+    database = operator_database()
+    _checked(database, kind, route)
+    was_paused = operations.resume(database, order_of(by, reason), kind=kind, route=route)
+    say("Resumed." if was_paused else "It was not paused.")
 
 
-def whoever() -> str:
-    """Who gives this command: user and machine, as far as they are known."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        # In a container a user id may have no name.
-        user = f"user {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
+def _what(command: str, kind: str | None, route: str | None) -> str:
+    named = f" --kind {kind}" if kind is not None else f" --route {route}" if route is not None else ""
+    return f"duepost {command}{named}"
 
 
-def standing(database: Database, email_id: int) -> str:
-    """Where an email stands, in a few words."""
-    row = reports.email(database, email_id)
-    if row is not None:
-        return f"it is {State(str(row['state']))}"
-    ledger = reports.deliveries(database, email_id)
-    return f"it is finished ({ledger[0]['outcome']})" if ledger else "there is no such email or message"
+def _checked(database: Database, kind: str | None, route: str | None) -> bool:
+    """Makes sure that it is all, one kind, or one route that is there."""
+    if kind is not None and route is not None:
+        raise BadInput("--kind: goes without --route")
+    if route is not None:
+        _known_route(database, route, "--route")
+    return True
+
+
+def _known_pause(database: Database, kind: str | None, route: str | None) -> str:
+    if kind is None and route is None:
+        found = control.read_pause(database)
+        return paused_words(found.seconds, found.by, found.reason) if found else ""
+    stops = operations.paused_kinds(database) if kind is not None else operations.stopped_routes(database)
+    return next((stop_words(each) for each in stops if each.name in (kind, route)), "")
+
+
+def stop_words(stop: Stop) -> str:
+    """Who has paused a kind or a route, and why, as far as that is known."""
+    return paused_words(None, stop.by, stop.reason)

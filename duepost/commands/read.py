@@ -6,16 +6,18 @@ from typing import Annotated
 
 import typer
 
-from duepost.commands import story
-from duepost.commands.context import EmailId, Failed, Json, operator_database
+from duepost import operations
+from duepost.commands import ages, listing, story
+from duepost.commands.context import BadInput, EmailId, Failed, Json, operator_database
 from duepost.commands.output import Cell, Table, print_facts, print_json, print_table, say, visible
 from duepost.commands.routes import next_probe, route_facts
 from duepost.commands.wording import count, counts, span
+from duepost.operations import Filter
 from models import control, reports, routes, workers
 from models.database.connections import Database
 from models.reports import PendingEmail
 from models.routes import RouteState
-from models.words import State
+from models.words import Outcome, State
 
 #: Seconds from now within which a moment is told as a span of time.
 SOON = 86_400
@@ -24,14 +26,34 @@ SOON = 86_400
 def list_(
     state: Annotated[State | None, typer.Option(help="Only emails in this state.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only emails of this kind.")] = None,
+    finished: Annotated[bool, typer.Option("--finished", help="The ledger instead, the newest first.")] = False,
+    outcome: Annotated[Outcome | None, typer.Option(help="The ledger's with this outcome.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Due or finished no earlier: ISO 8601 with its zone, or an age such as 2h.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Due or finished earlier, written in the same way.")] = None,
+    route: Annotated[str | None, typer.Option(help="Only by this route; endpoint:NAME for messages.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only about this user.")] = None,
+    address: Annotated[str | None, typer.Option(help="Only to this mailbox.")] = None,
     limit: Annotated[int, typer.Option(help="At most this many.", min=1, max=1_000_000)] = 50,
     as_json: Json = False,
 ) -> None:
     """Lists what is not finished, emails and messages: what waits for a person first, then the next due.
 
-    Examples: duepost list; duepost list --state unknown --json
+    With --finished, --outcome, --since, --until, --route, --user or --address also the ledger, or the ledger alone.
+
+    Examples: duepost list; duepost list --state unknown --json; duepost list --outcome undeliverable --since 2h
     """
     database = operator_database()
+    wanted = Filter(
+        kind=kind, state=state, outcome=outcome, since=ages.moment_of(since) if since else None,
+        until=ages.moment_of(until, "--until") if until else None, route=route, user=user, address=address,
+    )  # fmt: skip
+    if finished or wanted != Filter(kind=kind, state=state):
+        if state is not None and (finished or outcome is not None):
+            raise BadInput("--state: goes without --finished and --outcome: it is of what is not finished")
+        listing.print_found(database, wanted, limit, finished=finished, as_json=as_json)
+        return
     found = reports.pending(database, state=state, kind=kind, limit=limit)
     if as_json:
         print_json([asdict(email) for email in found])
@@ -131,6 +153,8 @@ def numbers(database: Database) -> dict[str, object]:
         "paused_by": pause.by if pause else None,
         "pause_reason": pause.reason if pause else None,
         "paused_seconds": pause.seconds if pause else None,
+        "paused_kinds": [stop.name for stop in operations.paused_kinds(database)],
+        "paused_routes": [stop.name for stop in operations.stopped_routes(database)],
         "workers": workers.present(database),
         "sent_last_minute": minute,
         "sent_last_hour": hour,
@@ -201,12 +225,18 @@ def described(found: Mapping[str, object]) -> list[tuple[str, str]]:
         "paused": paused_words(found["paused_seconds"], found["paused_by"], found["pause_reason"])
         if found["paused"]
         else None,
+        "paused kinds": _names(found["paused_kinds"]),
+        "paused routes": _names(found["paused_routes"]),
         "workers": f"{found['workers']}",
         "messages": f"{found['messages_waiting']} waiting, {found['messages_in_hand']} in hand",
         "dead letters": f"{found['dead_letters']}",
         "suppressed": f"{found['suppressed']}",
     }
     return [(name, visible(value)) for name, value in lines.items() if value is not None]
+
+
+def _names(found: object) -> str | None:
+    return ", ".join(map(str, found)) if isinstance(found, list) and found else None
 
 
 def paused_words(seconds: object, by: object, reason: object) -> str:

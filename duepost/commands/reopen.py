@@ -1,27 +1,24 @@
 """`duepost reopen`: what was undeliverable is scheduled again."""
 
-from collections import Counter
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
-from duepost.commands.context import BadInput, Failed, Json, operator_database
+from duepost import operations
+from duepost.commands.acting import Address, By, Reason, Route, User, chosen, order_of
+from duepost.commands.ages import moment_of
+from duepost.commands.context import Failed, Json, operator_database
 from duepost.commands.items import Names, names_of
 from duepost.commands.output import print_json, say, warn
-from models import undeliverable
-from models.database.connections import Database
+from duepost.operations import Doing, Filter
 from models.words import Reopening
 
-#: Emails from which on a terminal shows the progress.
-MANY = 1000
-
-#: Seconds of the units of `--since`.
-UNITS = {"m": 60, "h": 3600, "d": 86_400}
+#: What JSON says of one that is scheduled again.
+REOPENED = Reopening.REOPENED.value
 
 #: Why an email is not reopened.
-REASONS = {
+REASONS: Mapping[str, str] = {
     Reopening.EXPIRED: "its time is over (expires_at)",
     Reopening.NOT_KEPT: "its content is not kept any more (DUEPOST_KEEP_UNDELIVERABLE_DAYS)",
     Reopening.NOT_UNDELIVERABLE: "nothing of it is undeliverable (duepost show tells what became of it)",
@@ -39,7 +36,12 @@ def reopen(
         typer.Option(help="All that ended since then: ISO 8601 with its zone, or an age such as 90m, 2h, 3d."),
     ] = None,
     reply: Annotated[str | None, typer.Option(help="All with these words in the relay's reply.")] = None,
+    route: Route = None,
+    user: User = None,
+    address: Address = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which ones, and reopen none.")] = False,
+    reason: Reason = None,
+    by: By = None,
     as_json: Json = False,
 ) -> None:
     """Schedules undeliverable emails once more, for those who could not be reached: due now, with the same Message-ID.
@@ -48,62 +50,38 @@ def reopen(
 
     Examples: duepost reopen 42 43; duepost reopen --since 2h --reply 'relay access denied'
     """
-    is_filtered = not (kind is None and since is None and reply is None)
-    if bool(email_ids) == is_filtered:
-        raise BadInput("reopen: give either ids, or --kind, --since or --reply")
-    if reply is not None and not reply.strip():
-        raise BadInput("--reply: must not be empty")
     moment = None if since is None else moment_of(since)
+    asked = Filter(kind=kind, since=moment, reply=reply, route=route, user=user, address=address)
+    wanted = chosen("reopen", email_ids, asked, "--kind, --since or --reply")
     database = operator_database()
-    ids = sorted(set(email_ids or [])) or undeliverable.find(database, kind=kind, since=moment, reply=reply)
-    names = names_of(database, ids)
     if dry_run:
-        print_json(ids) if as_json else say(f"{names.many(ids)}: {' '.join(map(str, ids))}".rstrip(": "))
+        ids = sorted(set(email_ids or [])) or operations.reopenable(database, wanted)
+        number = names_of(database, ids).many(ids)
+        print_json(ids) if as_json else say(f"{number}: {' '.join(map(str, ids))}".rstrip(": "))
         return
-    answers = {each: reopened(database, each) for each in track(ids, disable=as_json or len(ids) < MANY)}
+    answers = operations.act(database, Doing.REOPEN, wanted, order_of(by, reason)).receipts
+    names = names_of(database, list(answers))
     if as_json:
-        print_json([{"email_id": each, "receipt": answer} for each, answer in answers.items()])
+        receipts = {each: REOPENED if answer == "done" else answer for each, answer in answers.items()}
+        print_json([{"email_id": each, "receipt": receipt} for each, receipt in receipts.items()])
     else:
         report(answers, names)
-    failed = [each for each, answer in answers.items() if answer is not Reopening.REOPENED]
+    failed = [each for each, answer in answers.items() if answer != "done"]
     if failed:
         rest = f", and {len(failed) - 1} others" if len(failed) > 1 else ""
-        raise Failed(f"{names.one(failed[0])} is not reopened: {REASONS[answers[failed[0]]]}{rest}")
+        raise Failed(f"{names.one(failed[0])} is not reopened: {_reason(answers[failed[0]])}{rest}")
 
 
-def reopened(database: Database, email_id: int) -> Reopening:
-    """Reopens one email, in a transaction of its own."""
-    with database.transaction() as cursor:
-        return undeliverable.reopen(cursor, email_id)
+def _reason(answer: str) -> str:
+    return REASONS.get(answer) or operations.REASONS.get(answer, answer)
 
 
-def report(answers: dict[int, Reopening], names: Names) -> None:
+def report(answers: Mapping[int, str], names: Names) -> None:
     """Says what has become of each, or how many where they are many."""
-    counts = Counter(answers.values())
+    done = [each for each, answer in answers.items() if answer == "done"]
     if not answers:
         warn("Nothing that is kept fits.")
-    elif len(answers) == 1 and counts[Reopening.REOPENED]:
-        say(f"{names.one(next(iter(answers))).capitalize()} is due now.")
-    elif counts[Reopening.REOPENED]:
-        done = [each for each, answer in answers.items() if answer is Reopening.REOPENED]
+    elif len(answers) == 1 and done:
+        say(f"{names.one(done[0]).capitalize()} is due now.")
+    elif done:
         say(f"{names.many(done)} {'is' if len(done) == 1 else 'are'} due now.")
-
-
-def moment_of(text: str) -> datetime:
-    """The moment of `--since`, in UTC.
-
-    Raises:
-        BadInput: it is neither an ISO 8601 time with its zone nor an age.
-    """
-    number, unit = text[:-1], text[-1:]
-    if unit in UNITS and number.isascii() and number.isdigit() and len(number) <= 6:
-        return datetime.now(UTC) - timedelta(seconds=int(number) * UNITS[unit])
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise BadInput(
-            "--since: must be an ISO 8601 time with its zone such as 2026-11-25T18:00Z, or an age such as 2h"
-        )
-    return moment.astimezone(UTC)

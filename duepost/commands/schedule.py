@@ -21,10 +21,12 @@ from duepost.arguments import (
     is_storable,
     texts,
 )
+from duepost.commands.acting import By, DryRun, Reason, Route, Words, carry_out, chosen, order_of
 from duepost.commands.context import BadInput, EmailId, Json, argument, client_database
 from duepost.commands.items import check_channel
 from duepost.commands.output import print_json, say, warn
 from duepost.commands.schedule_file import EMAILS, FileOption, read_as_json, say_scheduled, schedule_file
+from duepost.operations import Doing, Filter
 from models.database.connections import Cursor
 
 #: Options that are not called as their argument is.
@@ -96,28 +98,46 @@ def schedule(
 
 
 def clear(
-    email_id: Annotated[int | None, typer.Argument(help="One email's id.", min=1, max=2**63 - 1)] = None,
+    email_id: Annotated[
+        list[int] | None, typer.Argument(help="Emails' ids.", min=1, max=2**63 - 1, metavar="[ID]...")
+    ] = None,
     user: Annotated[
         list[str] | None, typer.Option("--user", "--users", help="Takes this user off; may be repeated.")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Clears what is scheduled to this address.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only emails of this kind.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only emails of this kind; alone: all of it.")] = None,
+    route: Route = None,
+    reply: Words = None,
+    dry_run: DryRun = False,
+    reason: Reason = None,
+    by: By = None,
     as_json: Json = False,
 ) -> None:
-    """Clears scheduled emails: one by id, or those of users or of an address. Prints a receipt for each.
+    """Clears scheduled emails: by id, or those of users or of an address. Prints a receipt for each.
 
-    Receipts: cleared (never sent), user_removed (the others still get it), too_late.
+    Receipts: cleared (never sent), user_removed (the others still get it), too_late. With several ids, or --kind,
+    --route or --reply alone, an operator acts: it is journalled, and what was left alone is told with its reason.
 
-    Examples: duepost clear 42; duepost clear --user ann --kind reminder
+    Examples: duepost clear 42; duepost clear --user ann --kind reminder; duepost clear --kind digest --dry-run
     """
-    if [email_id is not None, bool(user), address is not None].count(True) != 1:
+    is_operators = len(email_id or []) > 1 or dry_run or reason is not None or not (email_id or user or address)
+    if is_operators and not user and address is None:
+        wanted = chosen("clear", email_id, Filter(kind=kind, route=route, reply=reply), "--user, --address or --kind")
+        carry_out(
+            Doing.CLEAR, wanted, order_of(by, reason), word="cleared", one="{}: cleared", why="is not cleared",
+            dry_run=dry_run, as_json=as_json,
+        )  # fmt: skip
+        return
+    if [bool(email_id), bool(user), address is not None].count(True) != 1:
         raise BadInput("clear: give one of an id, --user or --address")
-    if email_id is not None and kind is not None:
+    if route is not None or reply is not None or dry_run:
+        raise BadInput("clear: --route, --reply and --dry-run go without --user and --address")
+    if email_id and kind is not None:
         raise BadInput("--kind: goes with --user or --address")
     with client_database().transaction() as cursor:
-        if email_id is not None:
-            check_channel(cursor, email_id, "email", "duepost message clear")
-            receipts = [(email_id, client.clear_scheduled_email(cursor, email_id))]
+        if email_id:
+            check_channel(cursor, email_id[0], "email", "duepost message clear")
+            receipts = [(email_id[0], client.clear_scheduled_email(cursor, email_id[0]))]
         elif address is not None:
             receipts = client.clear_scheduled_emails_to(cursor, address, kind)
         else:

@@ -9,7 +9,7 @@ from actors.settings import variable_of
 from duepost.commands.output import Cell
 from duepost.commands.routes import next_probe
 from duepost.commands.wording import count, counts, moment, seconds_until, span
-from models import control, endpoints, reports, routes, undeliverable, workers
+from models import control, endpoints, finding, reports, routes, undeliverable, workers
 from models.database.connections import Database
 from models.routes import RouteState
 from models.words import State
@@ -195,12 +195,26 @@ def _obstacles(database: Database, row: Row) -> Iterator[str]:
         yield f"mend {PLACES.get(place, place)}, then duepost retry {row['id']}"
     if control.is_paused(database):
         yield "but Duepost is paused (duepost resume)"
-    elif row.get("endpoint"):
-        yield from _endpoint_obstacles(database, str(row["endpoint"]))
     else:
-        yield from _route_obstacles(routes.states(database), str(row["route"]))
+        yield from _stops(database, row)
+        if row.get("endpoint"):
+            yield from _endpoint_obstacles(database, str(row["endpoint"]))
+        else:
+            yield from _route_obstacles(routes.states(database), _route_of(row))
     if workers.present(database) == 0:
         yield "but no worker is running (duepost worker)"
+
+
+def _route_of(row: Row) -> str:
+    return str(row["route"]).removeprefix(finding.PARKED)
+
+
+def _stops(database: Database, row: Row) -> Iterator[str]:
+    """What an operator has paused of it."""
+    if any(stop.name == row["kind"] for stop in finding.paused_kinds(database)):
+        yield f"but its kind is paused (duepost resume --kind {row['kind']})"
+    if any(stop.name == _route_of(row) for stop in finding.stopped_routes(database)):
+        yield f"but its route is paused (duepost resume --route {_route_of(row)})"
 
 
 def _endpoint_obstacles(database: Database, name: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ BEGIN
             SELECT i.id, asked
             FROM duepost.item AS i
             WHERE i.channel = 'message' AND NOT i.is_held AND i.due_at BETWEEN now() - interval '1 s' AND now()
+              AND strpos(i.route, 'paused:') <> 1
               AND (i.expires_at IS NULL OR i.expires_at > now())
               AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
               AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)

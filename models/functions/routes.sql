@@ -185,11 +185,15 @@ LANGUAGE sql STABLE AS $$
     SELECT EXISTS (
         SELECT FROM duepost.route AS r
         WHERE r.name = $1
-          AND (r.circuit_open OR r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause))
+          AND (
+              r.circuit_open OR r.stopped_at IS NOT NULL
+              OR r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause)
+          )
     )
 $$;
 COMMENT ON FUNCTION duepost.is_route_blocked IS
-    'Whether nothing but a probe is claimed for a route now: its circuit is open, or its relay has had too much of us.';
+    'Whether nothing but a probe is claimed for a route now: its circuit is open, its relay has had too much of us, or an operator '
+    'has paused it, when there is no probe either.';
 
 -- Whether emails of a route may leave by this way: it is theirs, or their fallback. Asked again by the claim, as a message may
 -- be older than what it was enqueued by.
@@ -203,9 +207,9 @@ CREATE OR REPLACE FUNCTION duepost.ways()
 RETURNS TABLE (route text, way text, opens_at timestamptz, probe_at timestamptz, is_probe_due boolean)
 LANGUAGE sql STABLE ROWS 10 AS $$
     WITH known AS MATERIALIZED (
-        SELECT r.name, r.fallback, r.circuit_open,
-               CASE WHEN r.circuit_open THEN least(r.probe_at, now() + make_interval(secs => r.probe_pause)) END AS probe_at,
-               r.circuit_open
+        SELECT r.name, r.fallback, r.circuit_open, r.stopped_at IS NOT NULL AS is_stopped,
+               CASE WHEN r.circuit_open AND r.stopped_at IS NULL THEN least(r.probe_at, now() + make_interval(secs => r.probe_pause)) END AS probe_at,
+               r.circuit_open AND r.stopped_at IS NULL
                    AND r.probe_at NOT BETWEEN now() AND now() + make_interval(secs => r.probe_pause) AS is_probe_due,
                CASE
                    WHEN r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause) THEN r.paused_until
@@ -213,7 +217,7 @@ LANGUAGE sql STABLE ROWS 10 AS $$
         FROM duepost.route AS r
         WHERE r.channel = 'email'
         UNION ALL
-        SELECT 'default', NULL, false, NULL, false, NULL
+        SELECT 'default', NULL, false, false, NULL, false, NULL
         WHERE NOT EXISTS (SELECT FROM duepost.route AS r WHERE r.name = 'default')
     )
     SELECT known.name,
@@ -221,7 +225,7 @@ LANGUAGE sql STABLE ROWS 10 AS $$
            CASE WHEN via.name IS NOT NULL THEN coalesce(via.paused_until, '-infinity') END,
            known.probe_at, known.is_probe_due
     FROM known
-    LEFT JOIN known AS via ON NOT via.circuit_open
+    LEFT JOIN known AS via ON NOT via.circuit_open AND NOT via.is_stopped AND NOT known.is_stopped
         AND via.name = CASE WHEN known.circuit_open THEN known.fallback ELSE known.name END
     CROSS JOIN duepost.control AS control
     WHERE NOT control.paused
@@ -229,7 +233,7 @@ LANGUAGE sql STABLE ROWS 10 AS $$
 $$;
 COMMENT ON FUNCTION duepost.ways IS
     'For each relay the way by which what is due on it leaves now: itself, or its fallback while its circuit is open; NULL where '
-    'neither takes any. When one will, where that is known (-infinity: it does); and when the next probe is due, while the '
+    'neither takes any, or where an operator has paused it. When one will, where that is known (-infinity: it does); and when the next probe is due, while the '
     'circuit is open, and whether it is. Nothing while Duepost is paused.';
 
 CREATE OR REPLACE FUNCTION duepost.claimed_directly_until(route text, way text) RETURNS timestamptz

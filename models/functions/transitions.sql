@@ -211,6 +211,8 @@ BEGIN
           AND (item.expires_at IS NULL OR item.expires_at > now())
           AND (kind.catch_up = 'expire' AND kind.late_after < now() - item.scheduled_at) IS NOT TRUE
           AND NOT control.paused
+          AND kind.paused_at IS NULL
+          AND NOT duepost.is_stopped(claim_emails_v2.way, item.route)
           AND (item.route = claim_emails_v2.way OR duepost.is_way_of(claim_emails_v2.way, item.route))
           AND (item.probe OR NOT (SELECT duepost.is_route_blocked(claim_emails_v2.way)))
         ON CONFLICT DO NOTHING
@@ -302,8 +304,13 @@ BEGIN
         claim_due_emails_v1.way, claim_due_emails_v1.size, claim_due_emails_v1.after_due_at, claim_due_emails_v1.after_id
     ) AS due
     LEFT JOIN duepost.kind AS k ON k.kind = due.kind;
+    IF EXISTS (SELECT FROM duepost.kind AS k WHERE k.paused_at IS NOT NULL) THEN
+        PERFORM duepost.park_paused(ids);
+    END IF;
     FOREACH expired_id IN ARRAY coalesce(expired, '{}') LOOP
-        IF NOT duepost.is_in_hand(expired_id) THEN
+        IF NOT duepost.is_in_hand(expired_id)
+            AND NOT EXISTS (SELECT FROM duepost.item AS i WHERE i.id = expired_id AND strpos(i.route, 'paused:') = 1)
+        THEN
             PERFORM duepost.finish(expired_id, 'expired', NULL);
         END IF;
     END LOOP;
@@ -359,6 +366,9 @@ BEGIN
           AND (item.expires_at IS NULL OR item.expires_at > now())
           AND NOT duepost.is_too_late(item.kind, item.scheduled_at)
           AND NOT control.paused
+          AND NOT duepost.is_kind_paused(item.kind)
+          AND NOT duepost.is_stopped(item.route, item.route)
+          AND strpos(item.route, 'paused:') <> 1
           AND NOT EXISTS (
               SELECT FROM duepost.endpoint AS e WHERE 'endpoint:' || e.name = item.route AND e.disabled_at IS NOT NULL
           )
@@ -525,13 +535,16 @@ DECLARE
     expired record;
 BEGIN
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+    IF EXISTS (SELECT FROM duepost.kind AS k WHERE k.paused_at IS NOT NULL) THEN
+        PERFORM duepost.park_paused(enqueue_items.ids);
+    END IF;
     FOR expired IN
         SELECT i.id
         FROM duepost.item AS i
         LEFT JOIN duepost.kind AS k ON k.kind = i.kind
         WHERE i.id = ANY (enqueue_items.ids)
           AND (i.expires_at <= now() OR (k.catch_up = 'expire' AND k.late_after < now() - i.scheduled_at))
-          AND NOT i.is_held
+          AND NOT i.is_held AND strpos(i.route, 'paused:') <> 1
         ORDER BY i.id
         FOR UPDATE OF i SKIP LOCKED
     LOOP
@@ -543,7 +556,7 @@ BEGIN
         UPDATE duepost.item AS i SET probe = true
         FROM duepost.route AS r, duepost.control AS c
         WHERE i.id = ANY (enqueue_items.ids) AND i.route = enqueue_items.way AND r.name = enqueue_items.way
-          AND r.circuit_open AND NOT c.paused;
+          AND r.circuit_open AND r.stopped_at IS NULL AND NOT c.paused;
     END IF;
     RETURN QUERY
     WITH item AS MATERIALIZED (
@@ -569,6 +582,7 @@ BEGIN
       AND (i.expires_at IS NULL OR i.expires_at > now())
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
       AND NOT c.paused
+      AND strpos(i.route, 'paused:') <> 1
       AND CASE
           WHEN enqueue_items.way IS NULL THEN NOT duepost.is_route_blocked(i.route)
           ELSE (i.route = enqueue_items.way OR duepost.is_way_of(enqueue_items.way, i.route)) AND (

@@ -38,6 +38,15 @@ FUNCTIONS = [
 #: What a worker may call.
 WORKERS_FUNCTIONS = [
     *FUNCTIONS,
+    "act_on_items",
+    "begin_action",
+    "end_action",
+    "is_kind_paused",
+    "is_stopped",
+    "park_paused",
+    "request_probe",
+    "set_pause",
+    "unpark",
     "batch_date",
     "call_message_function",
     "claim_due_emails_v1",
@@ -88,7 +97,20 @@ WORKERS_FUNCTIONS = [
 ]
 
 #: What an operator may call.
-OPERATIONS = ["disable_endpoint", "endpoints", "remove_endpoint", "set_endpoint", "status"]
+OPERATIONS = [
+    "act_on_items",
+    "begin_action",
+    "disable_endpoint",
+    "end_action",
+    "endpoints",
+    "forget_some",
+    "remove_endpoint",
+    "request_probe",
+    "set_endpoint",
+    "set_pause",
+    "status",
+    "unpark",
+]
 
 SCHEDULE = "SELECT duepost.schedule_email(kind => 'k', users => ARRAY['ann'], subject => 's', body_text => 'b')"
 OBJECTS = "('duepost'::regnamespace, 'dramatiq'::regnamespace)"
@@ -272,7 +294,8 @@ class Nulls(dict[str, object]):
 
 
 @pytest.mark.parametrize(
-    "module", ["circuits", "control", "emails", "finding", "messages", "reports", "routes", "watching", "workers"]
+    "module",
+    ["circuits", "control", "emails", "finding", "messages", "operations", "reports", "routes", "watching", "workers"],
 )
 def test_a_worker_has_the_rights_that_each_statement_needs(worker: Connection, module: str) -> None:
     run(worker, "SET jit = off")

@@ -1,13 +1,13 @@
 """No drop is final at once: what was undeliverable can be reopened, and refusals of everybody are about us."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 
 from actors.ruling import Phase
-from models import undeliverable
+from models import operations, undeliverable
+from models.finding import Filter
 from models.words import Reopening
 from tests.app_harness import Harness
 from tests.relays import ScriptedRelay, reply
@@ -22,7 +22,7 @@ def reopen(harness: Harness, email_id: int) -> Reopening:
 
 
 def kept(harness: Harness) -> list[int]:
-    return undeliverable.find(harness.application, kind=None, since=None, reply=None)
+    return operations.reopenable(harness.application, Filter())
 
 
 def refused(harness: Harness, relay: ScriptedRelay, *, text: str = REFUSED, **arguments: object) -> int:
@@ -305,9 +305,10 @@ def test_the_sign_in_code_has_its_turn_at_the_probe_beside_a_refused_campaign(
 def test_what_is_kept_is_found_by_kind_time_and_words(harness: Harness, relay: ScriptedRelay, url: str) -> None:
     first = refused(harness, relay, kind="invoice", text="550 5.7.1 Mailbox ON holiday 100%_")
     second = refused(harness, relay, kind="digest", text="550 5.6.0 bad content", address="bob@example.com")
-    find: Callable[..., list[int]] = lambda **given: undeliverable.find(  # noqa: E731
-        harness.application, **{"kind": None, "since": None, "reply": None, **given}
-    )
+
+    def find(kind: str | None = None, reply: str | None = None) -> list[int]:
+        return operations.reopenable(harness.application, Filter(kind=kind, reply=reply))
+
     assert find(kind="invoice") == [first]
     assert find(reply="mailbox on") == [first]
     assert find(reply="100%_") == [first]

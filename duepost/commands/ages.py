@@ -1,0 +1,28 @@
+"""Moments on the command line: ISO 8601 with a zone, or an age."""
+
+from datetime import UTC, datetime, timedelta
+
+from duepost.commands.context import BadInput
+
+#: Seconds of the units of `--since`.
+UNITS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def moment_of(text: str, option: str = "--since") -> datetime:
+    """The moment that an option such as `--since` means, in UTC.
+
+    Raises:
+        BadInput: it is neither an ISO 8601 time with its zone nor an age.
+    """
+    number, unit = text[:-1], text[-1:]
+    if unit in UNITS and number.isascii() and number.isdigit() and len(number) <= 6:
+        return datetime.now(UTC) - timedelta(seconds=int(number) * UNITS[unit])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise BadInput(
+            f"{option}: must be an ISO 8601 time with its zone such as 2026-11-25T18:00Z, or an age such as 2h"
+        )
+    return moment.astimezone(UTC)
