@@ -43,15 +43,6 @@ def close_circuit(database: Database, route: str) -> bool:
     return bool(database.execute(SQL["close"], {"route": route}))
 
 
-def probe_now(database: Database, route: str | None = None) -> list[str]:
-    """Makes the next probe of a route's open circuit due at once; without a route, of each open circuit.
-
-    Returns:
-        the names of the routes whose circuit is open.
-    """
-    return sorted(str(name) for (name,) in database.execute(SQL["probe_now"], {"route": route}))
-
-
 def probe_another(cursor: Cursor, route: str) -> None:
     """Makes the next probe of a route's open circuit due at once, in the caller's transaction; its pause stays."""
     cursor.execute(SQL["probe_now"], {"route": route})

@@ -38,10 +38,10 @@ WHERE name = %(route)s AND circuit_open AND stopped_at IS NULL
 RETURNING name
 
 -- name: probe_now
--- The next probe of an open circuit is due at once; its pause stays. Of one route, or of all.
+-- The next probe of an open circuit is due at once; its pause stays.
 UPDATE duepost.route
 SET probe_at = now()
-WHERE circuit_open AND (%(route)s::text IS NULL OR name = %(route)s::text)
+WHERE circuit_open AND name = %(route)s
 RETURNING name
 
 -- name: close

@@ -25,24 +25,6 @@ class Pause:
     reason: str | None
 
 
-def pause(database: Database, *, by: str | None = None, reason: str | None = None) -> bool:
-    """Stops enqueueing and sending; scheduling and clearing go on.
-
-    Returns:
-        whether it was going on until now; a pause that is there already is left as it is.
-    """
-    return bool(database.execute(SQL["pause"], {"by": by, "reason": reason}))
-
-
-def resume(database: Database) -> bool:
-    """Goes on after a pause.
-
-    Returns:
-        whether it was paused until now.
-    """
-    return bool(database.execute(SQL["resume"]))
-
-
 def read_pause(database: Database) -> Pause | None:
     """The pause, if there is one."""
     for row in database.execute(SQL["read_pause"]):

@@ -4,19 +4,6 @@
 -- name: is_paused
 SELECT paused FROM duepost.control
 
--- name: pause
--- Whoever was first keeps the pause.
-UPDATE duepost.control
-SET paused = true, paused_at = now(), paused_by = %(by)s, pause_reason = %(reason)s
-WHERE NOT paused
-RETURNING one
-
--- name: resume
-UPDATE duepost.control
-SET paused = false, paused_at = NULL, paused_by = NULL, pause_reason = NULL
-WHERE paused
-RETURNING one
-
 -- name: read_pause
 -- Nothing where it is not paused. A pause of an older release has no time.
 SELECT extract(epoch FROM now() - paused_at)::double precision, paused_by, pause_reason FROM duepost.control WHERE paused

@@ -643,54 +643,6 @@ def retry_now(cursor: Cursor, email_id: int) -> bool:
     return cursor.rowcount == 1
 
 
-def resolve_resend(cursor: Cursor, email_id: int) -> bool:
-    """Unknown → scheduled, due at once; False where it is not unknown."""
-    cursor.execute(SQL["resolve_resend"], {"id": email_id})
-    return cursor.rowcount == 1
-
-
-def resolve_sent(cursor: Cursor, email_id: int) -> bool:
-    """Unknown → ledger as sent (or scheduled for users who were refused meanwhile); False where it is not unknown."""
-    cursor.execute(SQL["lock_unknown"], {"id": email_id})
-    row = cursor.fetchone()
-    if row is None:
-        return False
-    if row[1] is not None:
-        outcome: tuple[Outcome | None, str | None] = (Outcome.SENT, "resolved by an operator")
-    else:
-        cursor.execute(SQL["resolve_sent_users"], {"id": email_id})
-        cursor.execute(SQL["users_to_go"], {"id": email_id})
-        if cursor.fetchone() != (0,):
-            return resolve_resend(cursor, email_id)
-        outcome = (None, None)
-    cursor.execute(SQL["finish"], {"id": email_id, "outcome": outcome[0], "reply": outcome[1]})
-    return True
-
-
-def resolve_drop(cursor: Cursor, email_id: int) -> bool:
-    """Unknown → ledger as cleared, for those who have no outcome yet; False where it is not unknown."""
-    cursor.execute(SQL["lock_unknown"], {"id": email_id})
-    row = cursor.fetchone()
-    if row is None:
-        return False
-    outcome: tuple[Outcome | None, str | None] = (Outcome.CLEARED, "dropped by an operator")
-    if row[1] is None:
-        cursor.execute(SQL["resolve_drop_users"], {"id": email_id})
-        outcome = (None, None)
-    cursor.execute(SQL["finish"], {"id": email_id, "outcome": outcome[0], "reply": outcome[1]})
-    return True
-
-
-def failed_ids(database: Database, kind: str | None) -> list[int]:
-    """Scheduled emails that have failed before, of a kind or of all."""
-    return [int(str(row[0])) for row in database.execute(SQL["failed_ids"], {"kind": kind})]
-
-
-def unknown_ids(database: Database, kind: str | None) -> list[int]:
-    """Emails that wait for a person, of a kind or of all."""
-    return [int(str(row[0])) for row in database.execute(SQL["unknown_ids"], {"kind": kind})]
-
-
 def _of(email: Claimed | Lost, results: Sequence[Result]) -> dict[str, object]:
     return {
         "id": email.id,

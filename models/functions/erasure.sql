@@ -96,7 +96,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = to_regclass('duepost.recipient') AND c.relkind = 'r') THEN
         DELETE FROM duepost.recipient AS r
         WHERE (mailbox IS NULL AND r.user_id = forget_some.user_id)
-           OR (mailbox IS NOT NULL AND lower(r.address) = lower(duepost.mailbox_address(forget_some.address)));
+           OR (mailbox IS NOT NULL AND duepost.mailbox_key(r.address::text) = mailbox);
         GET DIAGNOSTICS number = ROW_COUNT;
     END IF;
     total := total + number;

@@ -32,6 +32,7 @@ from actors.ruling import Phase
 from actors.scheduler import probe_order
 from models import circuits, emails
 from models.emails import ClaimedEmail, DueEmail, Lost
+from tests import operators
 from tests.app_harness import Harness
 from tests.chaos.model import ADDRESS, Email, Model, Verdict
 from tests.integration.conftest import settings_of
@@ -250,7 +251,7 @@ class Life(RuleBasedStateMachine):
     @rule(email_id=ids, arrived=st.booleans())
     def resolve(self, email_id: int, arrived: bool) -> None:
         with self.harness.application.transaction() as cursor:
-            done = (emails.resolve_sent if arrived else emails.resolve_resend)(cursor, email_id)
+            done = (operators.resolve_sent if arrived else operators.resolve_resend)(cursor, email_id)
         resolve = self.model.resolve_sent if arrived else self.model.resolve_resend
         assert done == (email_id in self.model.emails and resolve(email_id))
 

@@ -10,6 +10,7 @@ import pytest
 from models import emails, undeliverable, workers
 from models.database.connections import Cursor, Database
 from models.words import Reopening
+from tests import operators
 from tests.postgres import Connection, run
 from tests.waiting import wait_until
 
@@ -177,7 +178,7 @@ def beside_a_claim(database: Database, application: Connection, email_id: int, c
         return called.result(timeout=30)
 
 
-@pytest.mark.parametrize("resolve", [emails.resolve_sent, emails.resolve_drop])
+@pytest.mark.parametrize("resolve", [operators.resolve_sent, operators.resolve_drop])
 def test_an_email_that_is_claimed_just_now_is_not_resolved_as_one_that_waits(
     application: Connection, url: str, resolve: Callable[[Cursor, int], bool]
 ) -> None:

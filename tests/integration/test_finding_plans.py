@@ -1,8 +1,8 @@
 """What operators look for is found by an index, among a million pending items and two million rows of the ledger."""
 
-import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from tests.postgres import PostgresServer
 
 #: Pages of 8 KiB that a look at one person, or at one item, may touch.
 FEW = 2_000
+
+#: Pages of a table that is as well read from end to end.
+SHORT = 20
 
 #: Pages that a screen may touch: what is kept in memory is read within a second.
 MANY = 60_000
@@ -87,6 +90,14 @@ LOOKS: list[tuple[str, Callable[[Database], object], int]] = [
 ]
 
 
+def long_scans(node: dict[str, Any]) -> Iterator[str]:
+    """The tables that a plan has read from end to end; an empty partition is read like that too, and costs nothing."""
+    if node["Node Type"] == "Seq Scan" and node["Shared Hit Blocks"] + node["Shared Read Blocks"] > SHORT:
+        yield str(node["Relation Name"])
+    for child in node.get("Plans", []):
+        yield from long_scans(child)
+
+
 @pytest.mark.parametrize(("look", "most"), [each[1:] for each in LOOKS], ids=[each[0] for each in LOOKS])
 def test_a_look_touches_few_pages_and_reads_no_table_from_end_to_end(
     large: Database, look: Callable[[Database], object], most: int, monkeypatch: pytest.MonkeyPatch
@@ -108,8 +119,5 @@ def test_a_look_touches_few_pages_and_reads_no_table_from_end_to_end(
         assert isinstance(plan, list)
         top = plan[0]["Plan"]
         touched += int(top["Shared Hit Blocks"]) + int(top["Shared Read Blocks"])
-        scans = re.findall(r"'Node Type': 'Seq Scan'.*?'Relation Name': '(\w+)'", str(plan))
-        assert not [table for table in scans if re.match(r"item$|email$|delivery_\d|attempt_\d|scheduled_", table)], (
-            text
-        )
+        assert most > FEW or list(long_scans(top)) == [], text
     assert touched < most

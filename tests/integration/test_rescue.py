@@ -15,6 +15,7 @@ from models import control, emails, workers
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable
 from models.workers import Process
+from tests import operators
 from tests.app_harness import Harness
 from tests.postgres import Connection
 from tests.relays import ScriptedRelay, close, reply
@@ -361,7 +362,7 @@ def test_resolve_sent_moves_an_unknown_email_to_the_ledger(harness: Harness, rel
     harness.deliver()
     harness.deliver()
     with harness.application.transaction() as cursor:
-        assert emails.resolve_sent(cursor, email_id)
+        assert operators.resolve_sent(cursor, email_id)
     assert harness.ledger(email_id) == ["sent"]
 
 
@@ -371,7 +372,7 @@ def test_resolve_resend_sends_it_again(harness: Harness, relay: ScriptedRelay) -
     harness.deliver()
     harness.deliver()
     with harness.application.transaction() as cursor:
-        assert emails.resolve_resend(cursor, email_id)
+        assert operators.resolve_resend(cursor, email_id)
     harness.deliver()
     assert harness.ledger(email_id) == ["sent"]
 
@@ -382,7 +383,7 @@ def test_a_resend_that_waits_can_be_called_off(harness: Harness, relay: Scripted
     harness.deliver()
     assert harness.row(email_id)["state"] == "scheduled"
     with harness.application.transaction() as cursor:
-        assert emails.resolve_sent(cursor, email_id)
+        assert operators.resolve_sent(cursor, email_id)
     assert harness.ledger(email_id) == ["sent"]
     harness.deliver()
     assert relay.messages == []
@@ -391,5 +392,5 @@ def test_a_resend_that_waits_can_be_called_off(harness: Harness, relay: Scripted
 def test_what_never_was_unknown_cannot_be_resolved(harness: Harness) -> None:
     email_id = harness.schedule()
     with harness.application.transaction() as cursor:
-        assert not emails.resolve_sent(cursor, email_id)
-        assert not emails.resolve_resend(cursor, email_id)
+        assert not operators.resolve_sent(cursor, email_id)
+        assert not operators.resolve_resend(cursor, email_id)
