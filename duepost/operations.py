@@ -350,6 +350,14 @@ def _set_pause(database: Database, order: Order, kind: str | None, route: str | 
     return answer != "already"
 
 
+def note(database: Database, action: str, order: Order, wanted: Filter) -> int:
+    """Writes down what somebody has done that changes no item, such as looking at one in full; gives its number."""
+    action_id, is_new = orders.begin(database, action, order, wanted.asked())
+    if is_new:
+        orders.end(database, action_id)
+    return action_id
+
+
 def probe(database: Database, order: Order, route: str | None = None) -> int:
     """The next probe of an open circuit is due at once, of one route or of all.
 

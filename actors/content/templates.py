@@ -133,6 +133,10 @@ class Templates:
             raise RenderError(name + TEXT, "it gives nothing, and so does any HTML: an email needs a body", None)
         return Content(subject, text, html)
 
+    def names(self) -> list[str]:
+        """The templates that have a subject, by name; none for a folder that does not exist."""
+        return [file.removesuffix(SUBJECT) for file in self._names() if file.endswith(SUBJECT)]
+
     def check(self) -> list[str]:
         """Compiles each `.txt` and `.html` file of the folder.
 

@@ -6,7 +6,9 @@
     pages.py     a page out of a template
     desk.py      one request: who asks, with which database session, and what is shown where something fails
     screens.py   what can be looked at
-    actions.py   what can be done
+    actions.py   what is done, and doings.py which to which, in words
+    filters.py   a filter of items as a URL has it
+    trying.py    templates with a context, before anything is sent
     inbox.py     what the mail catcher of `duepost up` took
     console.py   builds it all
     server.py    listens; refuses to where that would be open to others

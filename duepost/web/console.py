@@ -11,12 +11,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from duepost.web import login, screens
+from actors.content.templates import Templates
+from duepost.web import actions, doings, login, screens
 from duepost.web.access import Gate, Role
 from duepost.web.boundary import HEALTH, Boundary, Place
 from duepost.web.desk import Desk, Handler
 from duepost.web.inbox import Inbox, InboxScreens
 from duepost.web.pages import Pages
+from duepost.web.trying import TemplateScreens
 from models.database.connections import Database
 
 STATIC = Path(__file__).parent / "static"
@@ -46,6 +48,7 @@ SCREENS: Sequence[Screen] = (
     Screen("/items", screens.items),
     Screen("/items/{id}", screens.item),
     Screen("/items/{id}/content", screens.content, Role.SUPPORT),
+    Screen("/items/{id}/reveal", actions.ask_to_reveal, Role.SUPPORT, actions.reveal, Role.SUPPORT),
     Screen("/person", screens.person),
     Screen("/failures", screens.failures),
     Screen("/forecast", screens.forecast),
@@ -53,6 +56,9 @@ SCREENS: Sequence[Screen] = (
     Screen("/routes", screens.ways),
     Screen("/suppression", screens.suppression),
     Screen("/journal", screens.journal),
+    Screen("/confirm", actions.confirm, Role.OPERATOR),
+    Screen("/act", None, act=actions.act),
+    Screen("/done/{id}", actions.done),
 )
 
 
@@ -62,6 +68,7 @@ def build(
     place: Place,
     database: Database,
     reading: Database,
+    templates: Templates,
     mailbox: Path | None = None,
 ) -> ASGIApp:
     """The application that a server runs.
@@ -71,27 +78,37 @@ def build(
         place: where browsers find it.
         database: for what support and operators do.
         reading: for viewers: it can only read.
+        templates: what emails are rendered from.
         mailbox: the mail catcher's folder, in `duepost up`.
     """
     pages = Pages(
         {
             "has_inbox": mailbox is not None,
             "has_login": gate.has_login_page,
-            "action_words": {},
-            "group_actions": lambda _state: [],
+            "action_words": doings.WORDS,
+            "group_actions": doings.group_actions,
         }
     )
     desk = Desk(gate, place, database, reading, pages)
     routes: list[BaseRoute] = [
         Route(HEALTH, _health),
         *login.routes(desk),
-        *(route for screen in (*SCREENS, *_inbox(mailbox)) for route in _routes(desk, screen)),
+        *(route for screen in (*SCREENS, *_tried(templates), *_inbox(mailbox)) for route in _routes(desk, screen)),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_so})
     # A page that moved a slash is another page.
     app.router.redirect_slashes = False
     return Boundary(app, place, is_open=gate.is_open)
+
+
+def _tried(templates: Templates) -> Sequence[Screen]:
+    """The screens on which templates are tried."""
+    screens = TemplateScreens(templates)
+    return (
+        Screen("/templates", screens.one, Role.SUPPORT),
+        Screen("/templates/html", screens.html, Role.SUPPORT),
+    )
 
 
 def _inbox(mailbox: Path | None) -> Sequence[Screen]:

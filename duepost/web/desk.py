@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from actors.alerts.redaction import private_traceback
 from actors.settings import BadSettings
-from duepost.commands.context import explain
+from duepost.commands.context import BadInput, explain
 from duepost.web.access import Gate, Role, Visitor
 from duepost.web.boundary import SAFE, Place, header_values
 from duepost.web.pages import Pages, with_etag
@@ -184,8 +184,9 @@ class Desk:
             LOGGER.warning("the database does not answer")
             status, message = 503, f"The database does not answer: {error}"
         elif isinstance(error, psycopg2.Error):
-            LOGGER.warning("a statement of %s failed: SQLSTATE %s", asked.request.url.path, error.pgcode)
-            status, message = 500, f"{explain(error)}."
+            LOGGER.info("a statement of %s failed: SQLSTATE %s", asked.request.url.path, error.pgcode)
+            told = explain(error)
+            status, message = (400 if isinstance(told, BadInput) else 500), f"{told}."
         else:
             # Not `exception`: its traceback would hold values.
             LOGGER.error("%s failed\n%s", asked.request.url.path, private_traceback(error))

@@ -16,6 +16,7 @@ from duepost.web.access import Role
 from duepost.web.boundary import CONTENT_POLICY
 from duepost.web.charts import last_hour
 from duepost.web.desk import Asked, Refused
+from duepost.web.doings import item_actions
 from duepost.web.filters import filter_of, number_of, place_of, query_of, words_of
 from models import control, endpoints, reports, routes
 
@@ -88,7 +89,7 @@ def item(asked: Asked) -> Response:
         payload=None if found.content is None else _as_json(found.content.payload),
         may_reveal=asked.visitor.role is Role.SUPPORT and not is_shown,
         may_act=asked.visitor.role >= Role.OPERATOR,
-        item_actions=[],
+        item_actions=item_actions(found.found.state, found.found.outcomes),
     )
 
 

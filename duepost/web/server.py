@@ -13,6 +13,8 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from actors.content.templates import Templates
+from actors.liveness.time_limit import TimeLimit
 from actors.settings import BadSettings, Settings
 from duepost.web.access import Gate, Logins
 from duepost.web.boundary import LOOPBACK, Place, without_port
@@ -138,6 +140,7 @@ def build_console(settings: Settings, address: Address, database_url: str, mailb
             deadlines=deadlines,
         ),
         reading=reading,
+        templates=Templates(settings.templates, TimeLimit(), min(settings.render_timeout, LIMITS.statement)),
         mailbox=mailbox,
     )
 

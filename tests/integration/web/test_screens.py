@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlencode
 
-from tests.integration.web.site import Answer, Browser, ConsoleSite
+from tests.integration.web.site import Answer, Browser, ConsoleSite, Start
 
 CORPUS = json.loads((Path(__file__).parents[2] / "corpus" / "hostile.json").read_text(encoding="utf-8"))
 
@@ -22,7 +22,7 @@ TAGS = frozenset({
     "html", "head", "meta", "title", "link", "script", "body", "a", "header", "nav", "ul", "li", "div", "span",
     "form", "button", "main", "h1", "h2", "h3", "section", "p", "strong", "code", "dl", "dt", "dd", "figure",
     "figcaption", "svg", "rect", "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "footer", "label",
-    "input", "select", "option", "br", "pre", "iframe",
+    "input", "select", "option", "br", "pre", "iframe", "datalist", "textarea",
 })  # fmt: skip
 
 
@@ -257,3 +257,21 @@ def test_every_time_that_is_shown_names_its_zone(console: ConsoleSite) -> None:
     for path in (*SCREENS, "/items/1", "/person?user=k"):
         for found in re.finditer(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?[^<]{0,5}", console.browser().get(path).words):
             assert "UTC" in found[0] or "T18:00" in found[0], (path, found[0])
+
+
+def test_a_template_is_tried_with_a_context_and_nothing_is_sent(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "welcome.subject.txt").write_text("Hello {{ recipient.name }}")
+    (tmp_path / "welcome.html").write_text("<p>{{ plan }}</p>")
+    (tmp_path / "broken.subject.txt").write_text("{% if")
+    browser = start(DUEPOST_TEMPLATES=str(tmp_path)).browser()
+    plan = {"name": "welcome", "context": json.dumps({"plan": "<b>gold</b>"})}
+    page = browser.get(f"/templates?{urlencode(plan)}")
+    assert "Hello Ann Example" in page.words
+    assert "broken.subject.txt" in page.words
+    assert browser.get(f"/templates/html?{urlencode(plan)}").text == "<p>&lt;b&gt;gold&lt;/b&gt;</p>"
+    assert "'plan' is undefined" in browser.get("/templates?name=welcome").words
+    for wrong in ("no json", "[]", "[" * 5_000):
+        assert "context" in browser.get(f"/templates?{urlencode({'name': 'welcome', 'context': wrong})}").words
+    for name in (*CORPUS["template_names"], *ATTACKS):
+        if "\0" not in name:
+            assert browser.get(f"/templates?{urlencode({'name': name})}").status == 200, name
