@@ -29,7 +29,7 @@ DEBIAN = {
     "spamassassin": ("spamassassin",),
     "rspamd": ("rspamd",),
     "chromium": ("chromium", "chromium-common", "fonts-dejavu-core"),
-    "nginx": ("nginx-light",),
+    "nginx": ("nginx", "nginx-common"),
 }
 
 #: What Python drives a browser with; its own copies of browsers are not fetched.

@@ -1,7 +1,9 @@
 """The console in a real browser: what is shown runs nothing and loads nothing; keyboard, no script, small screens."""
 
 import re
+import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -10,11 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duepost.web.access import Role, line_of
 from tests.integration.web.conftest import console, start, with_logins
-from tests.integration.web.site import ConsoleSite
+from tests.integration.web.site import ConsoleSite, Start
 from tests.integration.web.test_screens import ATTACKS, SCREENS, fill
 from tests.servers.browsers import axe, chromium
+from tests.servers.certificates import self_signed
 from tests.servers.conftest import need
+from tests.servers.install import installed
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -254,3 +259,120 @@ def test_the_first_page_is_pictured(browser: "Browser", console: ConsoleSite, tm
     page.screenshot(path=tmp_path / "console.png")
     assert (tmp_path / "console.png").stat().st_size > 20_000
     context.close()
+
+
+def tab_to(page: "Page", wanted: str, key: str = "Tab") -> None:
+    """Goes there with the keyboard: `wanted` is a condition on the element that has the focus."""
+    for _ in range(300):
+        page.keyboard.press(key)
+        if page.evaluate(f"(e => {wanted})(document.activeElement)"):
+            return
+    raise AssertionError(f"no element where {wanted}")
+
+
+def test_with_the_keyboard_alone_an_item_is_found_and_retried(page: "Page", console: ConsoleSite) -> None:
+    busy(console)
+    console.query("UPDATE duepost.item SET last_error = 'rcpt: 450', attempts = 1 WHERE NOT is_held")
+    page.goto(console.origin)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    tab_to(page, "e.textContent === 'Items'")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/items")
+    tab_to(page, "e.name === 'kind'")
+    page.keyboard.type("digest")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**kind=digest**")
+    tab_to(page, "e.name === 'ids'")
+    page.keyboard.press("Space")
+    tab_to(page, "e.textContent.startsWith('Go on')", "Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/confirm?**")
+    assert "Retry now: 1 item" in page.inner_text("h1")
+    page.keyboard.type("the relay is well again")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/done/*")
+    assert "1 item done" in page.inner_text("h1")
+    page.reload()
+    page.go_back()
+    page.go_forward()
+    [(number,)] = console.query("SELECT count(*) FROM duepost.operator_action")
+    assert number == 1
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
+    uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
+    server {{
+        listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key};
+        location {location} {{
+            proxy_pass http://127.0.0.1:{console}{target};
+            proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
+        }}
+    }}
+}}
+"""
+
+
+@pytest.mark.parametrize(("location", "target"), [("/ops/due/", "/"), ("/ops/due", "")], ids=["stripped", "whole"])
+def test_behind_nginx_with_tls_below_a_prefix_people_log_in_and_act(
+    browser: "Browser", start: Start, location: str, target: str, tmp_path: Path
+) -> None:
+    need("nginx")
+    folder = Path(tempfile.mkdtemp(prefix="duepost-nginx-", dir="/tmp"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    users = tmp_path / "users"
+    users.write_text(line_of("olga", Role.OPERATOR, "correct horse") + "\n")
+    console = start(DUEPOST_WEB_USERS=str(users), DUEPOST_WEB_URL=f"https://localhost:{port}/ops/due")
+    console.query("UPDATE duepost.control SET checked_in_at = now()")
+    item_id = console.schedule(scheduled_at="2100-01-01T00:00Z", body_html="<b>Hello</b>")
+    certificate = folder / "certificate.pem"
+    certificate.write_text(self_signed("localhost"))
+    configuration = folder / "nginx.conf"
+    configuration.write_text(
+        NGINX.format(
+            folder=folder,
+            port=port,
+            certificate=certificate,
+            key=certificate,
+            location=location,
+            console=console.port,
+            target=target,
+        )
+    )
+    program = installed("nginx") / "usr/sbin/nginx"
+    nginx = subprocess.Popen([program, "-c", configuration, "-p", folder])
+    context = browser.new_context(ignore_https_errors=True)
+    try:
+        wait_until(lambda: listens(port), what="nginx")
+        page = context.new_page()
+        page.goto(f"https://localhost:{port}/ops/due")
+        page.get_by_label("Name").fill("olga")
+        page.get_by_label("Password").fill("correct horse")
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(f"https://localhost:{port}/ops/due/")
+        page.get_by_role("link", name="Items", exact=True).click()
+        page.get_by_role("link", name=str(item_id), exact=True).click()
+        assert page.frame_locator("iframe.content").locator("b").inner_text() == "Hello"
+        page.get_by_role("link", name="Clear", exact=True).click()
+        page.get_by_role("button", name="Clear").click()
+        page.wait_for_url(f"https://localhost:{port}/ops/due/done/*")
+        assert "1 item done" in page.inner_text("h1")
+        [cookie] = context.cookies()
+        assert (cookie["secure"], cookie["httpOnly"], cookie["path"]) == (True, True, "/ops/due/")
+        page.get_by_role("button", name="Log out").click()
+        page.wait_for_url(f"https://localhost:{port}/ops/due/login")
+    finally:
+        context.close()
+        nginx.terminate()
+        nginx.wait()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -127,9 +127,6 @@ def test_kinds_routes_and_everything_are_paused_and_resumed(console: ConsoleSite
         assert "because" not in browser.get("/").words
 
 
-ACTIONS = ("/act", "/items/1/reveal")
-
-
 @pytest.mark.parametrize("name", ["vera", "sue"])
 def test_who_is_no_operator_replays_an_operators_form_in_vain(with_logins: ConsoleSite, name: str) -> None:
     [item_id] = failed(with_logins, 1)
