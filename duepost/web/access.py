@@ -32,6 +32,9 @@ WINDOW = 15 * 60
 #: Passwords that are checked at a time: each takes 64 MiB.
 AT_ONCE = 2
 
+#: Seconds that a password waits for its turn: a flood of them keeps no thread for longer.
+BUSY = 5.0
+
 #: Stands for the password of somebody whom a reverse proxy names.
 BY_PROXY = "-"
 
@@ -226,8 +229,12 @@ class Gate:
         login = self._logins.read().get(name) if self._logins is not None else None
         self._count_try(name)
         known = login is not None and login.hash != BY_PROXY
-        with self._checking:
+        if not self._checking.acquire(timeout=BUSY):
+            raise TooManyTries(BUSY)
+        try:
             is_right = self._verified(login.hash if login is not None and known else self._nobody, password)
+        finally:
+            self._checking.release()
         if login is None or not known or not is_right:
             return None
         with self._lock:

@@ -126,9 +126,9 @@ def build_console(settings: Settings, address: Address, database_url: str, mailb
         most=CONNECTIONS,
         deadlines=deadlines,
     )
-    if not gate.is_open:
-        # A viewer's session must be one that cannot write: else nobody is let in.
-        reading.execute("SELECT 1")
+    # A viewer's session must be one that cannot write: else nobody is let in.
+    if not gate.is_open and reading.may_write():
+        raise BadSettings(f"{reading.variable}: its login may write: make it a member of duepost_viewer alone")
     return build(
         gate=gate,
         place=Place.at(settings.web_url, is_loopback=address.is_loopback),

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 
 from models.database.connections import Connection, Cursor, Database, Limits, Row
 from models.database.deadlines import Deadlines
+from models.database.statements import statements
+
+SQL = statements(__file__)
 
 #: The role that may only read.
 ROLE = "duepost_viewer"
@@ -43,6 +46,10 @@ class ReadOnlyDatabase(Database):
             url, application_name=application_name, limits=limits, variable=variable, most=most, deadlines=deadlines
         )
         self._reading = OWN_LOGIN if own_login else OPENING
+
+    def may_write(self) -> bool:
+        """Whether the role that it reads with has a right to change something."""
+        return self.execute(SQL["may_write"]) == [(True,)]
 
     def _cursor(self, connection: Connection, limits: Limits) -> Cursor:
         cursor = super()._cursor(connection, limits)

@@ -13,6 +13,7 @@ from duepost.web.server import Address, gate_of
 from models.database.read_only import ReadOnlyDatabase
 from models.errors import DatabaseUnreachable
 from tests.integration.web.site import ConsoleSite, Start
+from tests.postgres import PostgresServer
 from tests.processes import duepost
 
 PASSWORD = "correct horse battery"
@@ -273,6 +274,21 @@ def test_a_viewers_database_session_cannot_write_whatever_is_said_in_it(url: str
             cursor.execute(statement)
         cursor.execute("ROLLBACK")
     reading.close()
+
+
+def test_a_login_for_viewers_that_may_write_is_refused(
+    start: Start, users: Path, url: str, server: PostgresServer
+) -> None:
+    with pytest.raises(BadSettings, match="its login may write"):
+        start(DUEPOST_WEB_USERS=str(users), DUEPOST_WEB_VIEWER_DATABASE_URL=url)
+    server.execute("CREATE ROLE viewer_login LOGIN IN ROLE duepost_viewer")
+    try:
+        own = url.replace("postgres@", "viewer_login@", 1)
+        browser = start(DUEPOST_WEB_USERS=str(users), DUEPOST_WEB_VIEWER_DATABASE_URL=own).browser()
+        browser.post("/login", {"name": "vera", "password": PASSWORD})
+        assert browser.get("/items").status == 200
+    finally:
+        server.execute("DROP ROLE viewer_login")
 
 
 def test_a_viewers_pages_are_read_with_a_session_that_cannot_write(with_logins: ConsoleSite) -> None:
