@@ -427,6 +427,7 @@ def _exported(database: Database, item_id: int, address: str | None, user: str |
         "state": found.found.state,
         "scheduled_at": found.found.scheduled_at,
         "key": found.found.key,
+        "address": found.found.address if found.found.state is not None else None,
         "content": asdict(found.content) if found.content else None,
         "attempts": [asdict(each) for each in found.tries if each.user_id in users],
         "endings": [asdict(each) for each in endings],

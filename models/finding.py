@@ -324,7 +324,7 @@ def _finished(database: Database, wanted: Filter, begin: Place, limit: int) -> P
     before = {"before_at": begin.at or "infinity", "before_id": begin.id if begin.at else _LATEST}
     conditions = {**_conditions(wanted), **before}
     horizon = None
-    if not (wanted.ids or wanted.user or wanted.address):
+    if _is_led_by_time_alone(wanted):
         rows = database.execute(SQL["ledger_horizon"], {**conditions, "budget": BUDGET})
         horizon = _moment(rows[0][0]) if rows else None
     rows = database.execute(SQL["ledger_page"], {**conditions, "horizon": horizon, "limit": limit + 1})
@@ -341,6 +341,12 @@ def _finished(database: Database, wanted: Filter, begin: Place, limit: int) -> P
         # All of the horizon's own moment has been looked at.
         return Page(items, Place(Section.FINISHED, horizon, 0), horizon)
     return Page(items, None)
+
+
+def _is_led_by_time_alone(wanted: Filter) -> bool:
+    """Whether rows of the ledger may fit so rarely that a page looks at many that do not."""
+    is_led = wanted.ids or wanted.user or wanted.address or wanted.failed or wanted.outcome not in (None, Outcome.SENT)
+    return not is_led and any((wanted.kind, wanted.channel, wanted.route, wanted.reply))
 
 
 def _ledger_card(row: Sequence[object]) -> Found:

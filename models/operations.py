@@ -93,9 +93,14 @@ def set_pause(database: Database, scope: str, name: str | None, *, is_on: bool, 
     parameters = {**order.parameters(), "scope": scope, "name": name, "is_on": is_on}
     [(answer,)] = database.execute(SQL["set_pause"], parameters)
     if not is_on:
-        while database.execute(SQL["unpark"]) != [(0,)]:
-            pass
+        unpark(database)
     return str(answer)
+
+
+def unpark(database: Database) -> None:
+    """Moves what fell due of kinds that are not paused any more back to its routes, in batches of 1,000."""
+    while database.execute(SQL["unpark"]) != [(0,)]:
+        pass
 
 
 def request_probe(database: Database, route: str | None, order: Order) -> int:

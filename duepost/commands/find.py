@@ -150,7 +150,7 @@ def top() -> None:
 
 
 def _frame(database: Database) -> tuple[list[tuple[str, str]], Sequence[Cause]]:
-    return described(numbers(database)), operations.failures(database, limit=CAUSES)
+    return described(numbers(database, counts_ledger=False)), operations.failures(database, limit=CAUSES)
 
 
 def _cause_row(cause: Cause) -> Sequence[str | int]:

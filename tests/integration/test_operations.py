@@ -262,3 +262,15 @@ def test_senders_that_claim_a_long_line_leave_a_paused_kind_where_it_is(harness:
         place = claim.place or emails.FIRST_PLACE
     assert claimed == others
     assert len(operations.find_items(harness.database, Filter(kind="digest", route="default")).items) == len(paused)
+
+
+def test_what_was_parked_of_a_kind_whose_row_is_deleted_comes_back(harness: Harness) -> None:
+    operations.pause(harness.database, ORDER, kind="digest")
+    email = harness.schedule(kind="digest")
+    harness.enqueue()
+    assert harness.query("SELECT route FROM duepost.item") == [("paused:default",)]
+    harness.query("DELETE FROM duepost.kind")
+    harness.query("UPDATE duepost.control SET maintained_at = NULL")
+    harness.app.scheduler.keep_house()
+    harness.deliver()
+    assert harness.ledger(email) == ["sent"]

@@ -99,3 +99,29 @@ def test_many_are_cleared_by_filter_and_the_journal_says_who_and_why(url: str) -
     assert [(row[2], row[4], row[6], row[7]) for row in journal[-1:]] == [("ann", "clear", "2", "1 unknown")]
     assert [row[4] for row in journal[1:]] == ["pause", "pause", "retry", "clear"]
     assert journal[-1][8] == "a [/wrong] link"
+
+
+def test_after_a_restore_what_was_due_is_held_and_said(url: str) -> None:
+    shell = Shell(url)
+    shell.schedule()
+    shell.schedule(at="now() + interval '1 h'")
+    said = shell.run("migrate", "--after-restore", "--reason", "db1 lost", "--by", "ann")
+    assert "1 held: they were due, and may have been sent after the backup was made; 1 are due later and stay." in said
+    assert "duepost resolve --kind KIND" in said
+    assert shell.query("SELECT id, state FROM duepost.scheduled_email ORDER BY id") == [
+        (1, "unknown"),
+        (2, "scheduled"),
+    ]
+    assert shell.query("SELECT action, by_whom, reason, done FROM duepost.operator_action") == [
+        ("after_restore", "ann", "db1 lost", 1)
+    ]
+    assert "goes with --after-restore" in shell.run("migrate", "--due-by", "1h", status=2)
+
+
+def test_a_person_is_exported_and_forgotten_from_a_shell(url: str) -> None:
+    shell = Shell(url)
+    shell.schedule(at="now() + interval '1 h'")
+    assert "ann@example.com" in shell.run("export", "Ann@example.com")
+    assert "1 scheduled items cleared" in shell.run("forget", "Ann@example.com", "--by", "eve")
+    assert shell.query("SELECT outcome, address FROM duepost.delivery") == [("cleared", None)]
+    assert shell.run("forget", " ", status=2).count("\n") == 1
