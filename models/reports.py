@@ -355,3 +355,41 @@ def own_rights(database: Database) -> Rights:
 def templates_wanted(database: Database) -> bool:
     """Whether any email that is not finished names a template."""
     return database.execute(SQL["templates_wanted"]) == [(True,)]
+
+
+#: Emails that are not finished, the newest ones, among which each kind's context is looked for.
+RECENT = 1_000
+
+
+class RecentContext(NamedTuple):
+    """What an email that is not finished gives its template.
+
+    Attributes:
+        kind: what sort of email it is.
+        template: the template's name.
+        context: the context, as JSON in text.
+        to_users: whether it goes to users, who have names; else to an address.
+    """
+
+    kind: str
+    template: str
+    context: str | None
+    to_users: bool
+
+
+def recent_contexts(database: Database) -> list[RecentContext]:
+    """The newest context of each kind and template, among the newest emails that are not finished."""
+    rows = database.execute(SQL["recent_contexts"], {"limit": RECENT})
+    return [RecentContext(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the fields
+
+
+def context_of(database: Database, email_id: int) -> str | None:
+    """The context of an email that is not finished, as JSON in text; None if there is no such email with a template."""
+    rows = database.execute(SQL["context_of"], {"id": email_id})
+    return str(rows[0][0] or "{}") if rows else None
+
+
+def recipient_of(database: Database, user: str) -> Mapping[str, object] | None:
+    """What templates see of a user; None if `duepost.recipient` has no such one."""
+    rows = database.execute(SQL["recipient_of"], {"user": user})
+    return dict(zip(("user_id", "address", "name", "locale", "timezone"), rows[0], strict=True)) if rows else None

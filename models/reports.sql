@@ -430,3 +430,20 @@ ORDER BY needed.role
 
 -- name: templates_wanted
 SELECT EXISTS (SELECT FROM duepost.email WHERE template IS NOT NULL)
+
+-- What the newest emails that are not finished give their templates: one of each kind and template. Of a batch that is still
+-- open, the items are in no context yet.
+-- name: recent_contexts
+SELECT DISTINCT ON (i.kind, e.template) i.kind, e.template, e.context::text, e.address IS NULL AS to_users
+FROM (
+    SELECT id, kind FROM duepost.item WHERE channel = 'email' ORDER BY id DESC LIMIT %(limit)s
+) AS i
+JOIN duepost.email AS e ON e.item_id = i.id
+WHERE e.template IS NOT NULL AND e.batch IS NULL
+ORDER BY i.kind, e.template, i.id DESC
+
+-- name: context_of
+SELECT e.context::text FROM duepost.email AS e WHERE e.item_id = %(id)s AND e.template IS NOT NULL
+
+-- name: recipient_of
+SELECT r.user_id, r.address, r.name, r.locale, r.timezone FROM duepost.recipient AS r WHERE r.user_id = %(user)s

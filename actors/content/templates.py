@@ -12,6 +12,7 @@ from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedEr
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from actors.content.addresses import AROUND
+from actors.content.filters import FILTERS, BadValue
 from actors.liveness.time_limit import TimeLimit, TookTooLong
 from models.errors import DuepostError
 
@@ -96,6 +97,7 @@ class Templates:
             auto_reload=True,
             keep_trailing_newline=True,
         )
+        self._environment.filters.update(FILTERS)
 
     @property
     def timeout(self) -> float:
@@ -207,6 +209,8 @@ class Templates:
             name = (found[1] or found[2]) if found else ""
             shown = f"'{name}'" if name in re.findall(r"\w+", self._source(file)) else "a value"
             yield f"{shown} is undefined"
+        elif isinstance(error, BadValue):
+            yield str(error)
         elif isinstance(error, LeadsOut):
             yield "a link leads out of the folder of the templates"
         elif isinstance(error, TookTooLong):

@@ -25,6 +25,7 @@ from duepost.commands import (
     message,
     operate,
     read,
+    render,
     reopen,
     schedule,
     schema,
@@ -87,6 +88,7 @@ app.command()(reopen.reopen)
 app.command()(operate.probe)
 app.command()(operate.pause)
 app.command()(operate.resume)
+app.command()(render.render)
 app.command()(doctor.doctor)
 app.command()(web.web)
 

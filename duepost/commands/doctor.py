@@ -19,6 +19,7 @@ from duepost.commands import checks, relay_check
 from duepost.commands.context import UP, Json, client_database, explain, session_database, uses_up
 from duepost.commands.health import STYLES, Finding, Health
 from duepost.commands.output import print_json, say_coloured
+from duepost.commands.render import trial
 from models import control, reports, workers
 from models.database import preconditions
 from models.database.connections import Database
@@ -238,8 +239,19 @@ def _templates(database: Database | None) -> tuple[Health, str]:
     if not folder.is_dir():
         wanted = database is not None and _wanted(database)
         return (Health.FAILED if wanted else Health.WARNING), f"{folder}: there is no such folder"
-    problems = Templates(folder, TimeLimit()).check()
+    templates = Templates(folder, TimeLimit())
+    problems = templates.check() or (_unrendered(templates, database) if database is not None else [])
     return (Health.FAILED, "; ".join(problems)) if problems else (Health.OK, str(folder))
+
+
+def _unrendered(templates: Templates, database: Database) -> list[str]:
+    """What the newest emails of each kind will fail of: names of variables, never values."""
+    try:
+        recent = reports.recent_contexts(database)
+    except psycopg2.Error:
+        return []
+    problems = [(each.kind, problem) for each in recent if (problem := trial(templates, each)) is not None]
+    return [f"{kind}: {problem}; duepost render tries it" for kind, problem in problems]
 
 
 def _wanted(database: Database) -> bool:

@@ -145,10 +145,12 @@ def manage(project: Path, empty_url: str) -> Manage:
 
     def manage(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
         own = {name: value for name, value in os.environ.items() if not name.startswith("DUEPOST_")}
+        # Another Django, or another driver, may be in front.
+        path = os.pathsep.join([str(project), *filter(None, [os.environ.get("PYTHONPATH")])])
         return subprocess.run(
             [sys.executable, "-m", "django", *arguments],
             cwd=project,
-            env=own | {"DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": str(project), "SHOP_URL": empty_url, **env},
+            env=own | {"DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": path, "SHOP_URL": empty_url, **env},
             capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
 

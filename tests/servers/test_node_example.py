@@ -11,7 +11,7 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "node"
 
 
 def test_the_shop_registers_schedules_refuses_and_clears(tmp_path: Path, url: str) -> None:
-    need("npm")
+    need()
     project = Path(shutil.copytree(EXAMPLE, tmp_path / "node", ignore=shutil.ignore_patterns("node_modules")))
     subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=project, check=True, timeout=280)
     done = subprocess.run(
