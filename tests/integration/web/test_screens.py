@@ -94,7 +94,10 @@ def fill(console: ConsoleSite, text: str) -> list[int]:
         SELECT i.id, 1, 1, %(t)s, now(), %(t)s, 'retry', 450, %(t)s FROM duepost.item AS i WHERE i.kind = %(t)s;
         INSERT INTO duepost.suppression (address, enhanced_code, reply) VALUES (lower(%(t)s), %(t)s, %(t)s)
         ON CONFLICT DO NOTHING;
-        INSERT INTO duepost.kind (kind, on_unknown) VALUES (%(t)s, 'hold') ON CONFLICT DO NOTHING;
+        INSERT INTO duepost.kind (kind, on_unknown, paused_at, paused_by, pause_reason)
+        VALUES (%(t)s, 'hold', now(), %(t)s, %(t)s) ON CONFLICT DO NOTHING;
+        INSERT INTO duepost.operator_action (action, by_whom, via, reason, asked, skipped)
+        VALUES ('retry', %(t)s, %(t)s, %(t)s, jsonb_build_object(%(t)s, %(t)s), jsonb_build_object(%(t)s, 3));
         """,
         t=text,
     )
@@ -104,9 +107,10 @@ def fill(console: ConsoleSite, text: str) -> list[int]:
 
 def look_at_all(browser: Browser, ids: list[int], texts: list[str]) -> list[Answer]:
     """Each screen; each with each text looked for."""
-    paths = [*SCREENS, *(f"/items/{each}" for each in ids)]
+    paths = [*SCREENS, *(f"/items/{each}" for each in ids), "/done/1"]
     for text in texts:
         paths += [f"/items?{urlencode({name: text})}" for name in ("kind", "key", "user", "reply", "route")]
+        paths += [f"/confirm?{urlencode({'action': 'clear', 'scope': 'all', 'kind': text})}"]
         paths += [f"/person?{urlencode({'user': text})}", f"/journal?{urlencode({'by': text})}"]
     return [browser.get(path) for path in paths]
 
