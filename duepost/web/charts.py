@@ -1,15 +1,40 @@
 """Numbers as charts: bars whose corners the server has worked out, so that a page needs no script for them."""
 
 import math
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models import reports
+from models.database.connections import Database
 from models.reports import Minute
 
 #: Units of a chart, in its own coordinates: the page stretches it.
 WIDTH, HEIGHT = 600.0, 120.0
 
 MINUTES = 60
+
+
+#: Seconds for which the last hour is not read again: many tabs ask for it.
+FRESH = 5.0
+
+
+class Minutes:
+    """The last hour's minutes, read once for all who ask at about the same time. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read_at: float | None = None
+        self._found: Sequence[Minute] = ()
+
+    def read(self, database: Database) -> Sequence[Minute]:
+        """As they were at most `FRESH` seconds ago; the lock is held while they are read, so that one thread does."""
+        with self._lock:
+            if self._read_at is None or time.monotonic() - self._read_at > FRESH:
+                self._found = reports.last_hour(database)
+                self._read_at = time.monotonic()
+            return self._found
 
 
 @dataclass(frozen=True, slots=True)

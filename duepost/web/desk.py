@@ -16,6 +16,7 @@ from actors.settings import BadSettings
 from duepost.commands.context import BadInput, explain
 from duepost.web.access import Gate, Role, Visitor
 from duepost.web.boundary import SAFE, Place, header_values
+from duepost.web.charts import Minutes
 from duepost.web.pages import Pages, with_etag
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable, DuepostError
@@ -60,6 +61,7 @@ class Asked:
         request: the request itself.
         gate: gives and knows permits.
         pages: the templates.
+        minutes: the last hour.
     """
 
     visitor: Visitor
@@ -72,6 +74,7 @@ class Asked:
     request: Request
     gate: Gate = field(repr=False)
     pages: Pages = field(repr=False)
+    minutes: Minutes = field(repr=False)
 
     def page(self, template: str, *, status: int = 200, is_masked: bool | None = None, **facts: object) -> Response:
         """A page; 304 where the browser has it already."""
@@ -108,6 +111,7 @@ class Desk:
         database: for what support and operators do.
         reading: for viewers: it can only read.
         pages: the templates.
+        minutes: the last hour, for all who ask.
     """
 
     gate: Gate
@@ -115,6 +119,7 @@ class Desk:
     database: Database
     reading: Database
     pages: Pages
+    minutes: Minutes = field(default_factory=Minutes)
 
     def endpoint(self, handler: Handler, role: Role) -> Callable[[Request], Awaitable[Response]]:
         """What the server calls for a URL: the handler, for those who may."""
@@ -166,6 +171,7 @@ class Desk:
             request=request,
             gate=self.gate,
             pages=self.pages,
+            minutes=self.minutes,
         )
 
     def _unknown(self, request: Request) -> Response:

@@ -47,7 +47,7 @@ def now(asked: Asked) -> Response:
         working=reports.workers(database),
         paused_kinds=operations.paused_kinds(database),
         stopped_routes=operations.stopped_routes(database),
-        hour=last_hour(reports.last_hour(database)),
+        hour=last_hour(asked.minutes.read(database)),
     )
 
 
@@ -106,11 +106,15 @@ def content(asked: Asked) -> Response:
 #: Elements that no policy keeps from opening connections (a preconnect), or that lead elsewhere.
 _LEADING_ELEMENTS = re.compile(r"<(?=link|meta|base|i?frame|object|embed)", re.IGNORECASE)
 
+#: Where links lead: a browser may connect there as soon as a button of the mouse is pressed, whatever is then refused.
+_LEADING_ATTRIBUTES = re.compile(r"(?<=[\s\"'/])((?:xlink:)?href)(?=\s*=)", re.IGNORECASE)
+
 
 def framed(html: str) -> Response:
-    """Foreign HTML with a policy of its own; what a policy does not reach is another element's name."""
+    """Foreign HTML with a policy of its own; what a policy does not reach has another name."""
+    tame = _LEADING_ATTRIBUTES.sub(r"data-\1", _LEADING_ELEMENTS.sub("<off-", html))
     return Response(
-        _LEADING_ELEMENTS.sub("<off-", html).encode("utf-8", "backslashreplace"),
+        tame.encode("utf-8", "backslashreplace"),
         media_type="text/html; charset=utf-8",
         headers={"Content-Security-Policy": CONTENT_POLICY},
     )

@@ -6,6 +6,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlencode
 
+import pytest
+
+from duepost.web.screens import framed
 from tests.integration.web.site import Answer, Browser, ConsoleSite, Start
 
 CORPUS = json.loads((Path(__file__).parents[2] / "corpus" / "hostile.json").read_text(encoding="utf-8"))
@@ -279,3 +282,24 @@ def test_a_template_is_tried_with_a_context_and_nothing_is_sent(start: Start, tm
     for name in (*CORPUS["template_names"], *ATTACKS):
         if "\0" not in name:
             assert browser.get(f"/templates?{urlencode({'name': name})}").status == 200, name
+
+
+def test_the_last_hour_is_read_once_for_many_tabs(console: ConsoleSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+
+    def read(database: object) -> list[object]:
+        reads.append(database)
+        return []
+
+    monkeypatch.setattr("duepost.web.charts.reports.last_hour", read)
+    for _ in range(3):
+        assert console.browser().get("/").status == 200
+    assert len(reads) == 1
+
+
+def test_what_would_lead_away_from_a_frame_has_another_name() -> None:
+    html = '<LINK rel=preconnect href=x><a\nHREF = "x">a</a><svg><a xlink:href="x"/></svg><a id=""href=x><b>href</b>'
+    html += '<iframe srcdoc="<link href=x>"></iframe>'
+    tame = bytes(framed(html).body).decode()
+    assert not re.search(r"<(?:link|iframe)|(?<!data-)(?:xlink:)?(?<![\w:-])href\s*=", tame, re.IGNORECASE), tame
+    assert "<b>href</b>" in tame
