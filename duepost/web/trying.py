@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from starlette.responses import Response
 
 from actors.content.templates import Content, RenderError, Templates
+from duepost.web.access import Role
 from duepost.web.desk import Asked, Refused
-from duepost.web.screens import framed
+from duepost.web.filters import number_of
+from duepost.web.screens import framed, is_shown_in_full
+from models import reports
+from models.numbers import Number
 
 #: Whom it is rendered for where the context names nobody.
 SOMEBODY: Mapping[str, object] = {
@@ -33,11 +37,11 @@ class TemplateScreens:
 
     def one(self, asked: Asked) -> Response:
         """A template with a context: subject, text, HTML; or what is wrong."""
-        name, text = asked.query.get("name", ""), asked.query.get("context", "")
-        content, error = None, ""
+        query = asked.query
+        name, content, error = query.get("name", ""), None, ""
         if name:
             try:
-                content = self._rendered(name, text)
+                content = self._rendered(asked)
             except (RenderError, Refused) as flaw:
                 error = str(flaw)
         html = content.html if content is not None else None
@@ -46,7 +50,9 @@ class TemplateScreens:
             names=self.templates.names(),
             flaws=self.templates.check(),
             name=name,
-            context=text,
+            context=query.get("context", ""),
+            item=query.get("item", ""),
+            user=query.get("user", ""),
             content=content,
             error=error,
             # Another one where a file has changed: the frame is then loaded again.
@@ -56,16 +62,41 @@ class TemplateScreens:
     def html(self, asked: Asked) -> Response:
         """Its HTML, in a frame that runs nothing and loads nothing."""
         try:
-            content = self._rendered(asked.query.get("name", ""), asked.query.get("context", ""))
+            content = self._rendered(asked)
         except RenderError as error:
             raise Refused(400, str(error)) from None
         return framed(content.html or "")
 
-    def _rendered(self, name: str, text: str) -> Content:
-        try:
-            context = json.loads(text) if text.strip() else {}
-        except (ValueError, RecursionError):
-            raise Refused(400, "context: this is no JSON.") from None
-        if not isinstance(context, dict):
-            raise Refused(400, "context: must be a JSON object.")
-        return self.templates.render(name, {"recipient": SOMEBODY, **context})
+    def _rendered(self, asked: Asked) -> Content:
+        query = asked.query
+        context = dict(_object(query.get("context", "")))
+        if query.get("item"):
+            context = {**_context_of(asked, number_of(query["item"])), **context}
+        user = query.get("user", "").strip()
+        if user and asked.visitor.role < Role.OPERATOR:
+            raise Refused(403, "user: what duepost.recipient says of somebody is shown to operators.")
+        recipient = reports.recipient_of(asked.database, user) if user else SOMEBODY
+        if recipient is None:
+            raise Refused(400, "user: duepost.recipient has no such user.")
+        return self.templates.render(query.get("name", ""), {"recipient": recipient, **context})
+
+
+def _context_of(asked: Asked, item_id: int) -> Mapping[str, object]:
+    """The context of an email that is not finished: for those who see it in full."""
+    if not is_shown_in_full(asked, item_id):
+        raise Refused(403, "item: what an item says is shown to those who may see it in full.")
+    found = reports.context_of(asked.database, item_id)
+    if found is None:
+        raise Refused(400, "item: no email with a template that is not finished has this id.")
+    return _object(found)
+
+
+def _object(text: str) -> Mapping[str, object]:
+    """A context, read as a worker reads it."""
+    try:
+        found = json.loads(text, parse_float=Number) if text.strip() else {}
+    except (ValueError, OverflowError, RecursionError):
+        raise Refused(400, "context: this is no JSON.") from None
+    if not isinstance(found, dict):
+        raise Refused(400, "context: must be a JSON object.")
+    return found

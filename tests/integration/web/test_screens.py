@@ -284,6 +284,33 @@ def test_a_template_is_tried_with_a_context_and_nothing_is_sent(start: Start, tm
             assert browser.get(f"/templates?{urlencode({'name': name})}").status == 200, name
 
 
+def test_what_a_pending_email_would_say_now_is_for_those_who_see_it_in_full(
+    start: Start, with_logins: ConsoleSite, tmp_path: Path
+) -> None:
+    (tmp_path / "welcome.subject.txt").write_text("Hello {{ recipient.user_id }}")
+    (tmp_path / "welcome.html").write_text("<p>{{ plan }}</p>")
+    console = start(DUEPOST_TEMPLATES=str(tmp_path))
+    console.query("INSERT INTO duepost.recipient (user_id, address) VALUES ('u1', 'u1@example.com')")
+    [(item_id,)] = console.query(
+        "SELECT duepost.schedule_email('k', users => ARRAY['u1'], scheduled_at => '2100-01-01Z', template => 'welcome',"
+        ' context => \'{"plan": "gold"}\')'
+    )
+    olga = console.named("olga")
+    found = re.search(r'href="\.\./(templates\?[^"]*)"', olga.get(f"/items/{item_id}").text)
+    assert found is not None
+    page = olga.get("/" + found[1].replace("&amp;", "&"))
+    assert "Hello u1" in page.words
+    frame = re.search(r'src="\./(templates/html[^"]*)"', page.text)
+    assert frame is not None
+    assert olga.get("/" + frame[1].replace("&amp;", "&")).text == "<p>gold</p>"
+    sue = console.named("sue").get(f"/templates?name=welcome&item={item_id}")
+    assert "gold" not in sue.text
+    assert "may see it in full" in sue.words
+    assert "Hello u1" not in console.named("sue").get("/templates?name=welcome&user=u1").words
+    assert console.named("sue").get("/templates/html?name=welcome&user=u1").status == 403
+    assert "no such user" in olga.get("/templates?name=welcome&user=nobody").words
+
+
 def test_the_last_hour_is_read_once_for_many_tabs(console: ConsoleSite, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[object] = []
 
