@@ -172,7 +172,9 @@ class Application:
             longest_poll=min(LONGEST_POLL, settings.stall_timeout / 4),
         )
         time_limit = TimeLimit()
-        self.templates = Templates(settings.templates, time_limit, settings.render_timeout)
+        self.templates = Templates(
+            settings.templates, time_limit, settings.render_timeout, trim_blocks=settings.trim_blocks
+        )
         self.in_flight = InFlightClaims()
         self.journal = Journal(settings.state_folder, self.database)
         self.composer = Composer(

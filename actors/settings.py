@@ -193,6 +193,9 @@ class Settings(BaseSettings):
     )
     sender: Annotated[str | None, BeforeValidator(_mailbox)] = Field(default=None, validation_alias="DUEPOST_FROM")
     templates: Path = Field(default=Path("templates"), validation_alias="DUEPOST_TEMPLATES")
+    trim_blocks: Annotated[bool, BeforeValidator(_switch)] = Field(
+        default=False, validation_alias="DUEPOST_TRIM_BLOCKS"
+    )
     state_dir: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, validation_alias="DUEPOST_STATE_DIR"
     )

@@ -84,9 +84,12 @@ class Templates:
         folder: where the files are; need not exist yet.
         time_limit: ends what takes too long.
         timeout: seconds that one email may take.
+        trim_blocks: whether a line that holds nothing but a `{% … %}` leaves no empty line.
     """
 
-    def __init__(self, folder: Path, time_limit: TimeLimit, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, folder: Path, time_limit: TimeLimit, timeout: float = TIMEOUT, *, trim_blocks: bool = False
+    ) -> None:
         self._folder = folder
         self._time_limit = time_limit
         self._timeout = timeout
@@ -96,6 +99,8 @@ class Templates:
             autoescape=select_autoescape(enabled_extensions=("html",), default=False),
             auto_reload=True,
             keep_trailing_newline=True,
+            trim_blocks=trim_blocks,
+            lstrip_blocks=trim_blocks,
         )
         self._environment.filters.update(FILTERS)
 

@@ -239,7 +239,7 @@ def _templates(database: Database | None) -> tuple[Health, str]:
     if not folder.is_dir():
         wanted = database is not None and _wanted(database)
         return (Health.FAILED if wanted else Health.WARNING), f"{folder}: there is no such folder"
-    templates = Templates(folder, TimeLimit())
+    templates = Templates(folder, TimeLimit(), trim_blocks=settings().trim_blocks)
     problems = templates.check() or (_unrendered(templates, database) if database is not None else [])
     return (Health.FAILED, "; ".join(problems)) if problems else (Health.OK, str(folder))
 

@@ -40,7 +40,9 @@ def render(
     given = _object(context)
     if email is not None:
         given = {**_context_of(email), **given}
-    templates = Templates(settings().templates, TimeLimit())
+    templates = Templates(
+        settings().templates, TimeLimit(), settings().render_timeout, trim_blocks=settings().trim_blocks
+    )
     content = templates.render(name, {**given, "recipient": _recipient(user)})
     if as_json:
         print_json({"subject": content.subject, "text": content.text, "html": content.html})

@@ -80,7 +80,7 @@ class Renderer:
             content = Content(row["subject"] or "", row["body_text"], row["body_html"])
         else:
             context = row["context"] if isinstance(row["context"], dict) else {}
-            templates = Templates(self._folder, TimeLimit())
+            templates = Templates(self._folder, TimeLimit(), trim_blocks=_is_on("DUEPOST_TRIM_BLOCKS"))
             content = templates.render(str(row["template"]), {**context, "recipient": recipient.told})
         written = build_message(
             content=content,
@@ -92,6 +92,11 @@ class Renderer:
             headers=row["headers"] or {},
         )
         return parsed(written)
+
+
+def _is_on(variable: str) -> bool:
+    """Whether a switch of the environment is on, as workers read it."""
+    return os.environ.get(variable, "").strip().lower() in {"1", "true", "yes", "on"}
 
 
 def parsed(written: bytes) -> EmailMessage:

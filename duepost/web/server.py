@@ -140,7 +140,12 @@ def build_console(settings: Settings, address: Address, database_url: str, mailb
             deadlines=deadlines,
         ),
         reading=reading,
-        templates=Templates(settings.templates, TimeLimit(), min(settings.render_timeout, LIMITS.statement)),
+        templates=Templates(
+            settings.templates,
+            TimeLimit(),
+            min(settings.render_timeout, LIMITS.statement),
+            trim_blocks=settings.trim_blocks,
+        ),
         mailbox=mailbox,
     )
 

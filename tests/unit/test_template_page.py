@@ -40,3 +40,11 @@ def test_the_digest_of_the_page_has_no_empty_lines(templates: Templates) -> None
     items = [{"when": f"2026-11-2{n}", "text": f"news {n}"} for n in range(2)]
     content = templates.render("digest", {"items": items, "recipient": {"locale": "de"}})
     assert content.text == "20.11.26  news 0\n21.11.26  news 1\n"
+
+
+@pytest.mark.parametrize(("is_on", "text"), [(False, "\n\na\n\nb\n\nend\n"), (True, "a\nb\nend\n")])
+def test_lines_of_blocks_leave_no_empty_lines_where_that_is_asked_for(tmp_path: Path, is_on: bool, text: str) -> None:
+    (tmp_path / "t.subject.txt").write_text("s")
+    (tmp_path / "t.txt").write_text("{% set x = 1 %}\n{% for c in 'ab' %}\n{{ c }}\n  {% endfor %}\nend\n")
+    rendered = Templates(tmp_path, TimeLimit(), trim_blocks=is_on).render("t", {})
+    assert [line.strip() for line in (rendered.text or "").splitlines()] == text.splitlines()
