@@ -13,6 +13,7 @@ TYPES = {
     "id": "bigint", "email_id": "bigint", "users": "text[]", "payload": "jsonb", "context": "jsonb", "headers": "jsonb",
     "item": "jsonb", "emails": "jsonb", "messages": "jsonb", "options": "jsonb", "scheduled_at": "timestamptz",
     "expires_at": "timestamptz", "wait": "interval", "longest_wait": "interval", "allow_private": "boolean",
+    "action_id": "bigint", "ids": "bigint[]", "is_on": "boolean", "asked": "jsonb",
 }  # fmt: skip
 
 #: Functions of which only these columns are looked at: the others are times, or secrets.
@@ -21,6 +22,7 @@ COLUMNS = {
     "endpoints": "name, format, target, secret IS NOT NULL, allow_private, pending",
     "disable_endpoint": "true",
     "set_endpoint": "set_endpoint ~ '^whsec_'",
+    "end_action": "true",
 }
 
 LATER = "2030-01-01T12:00:00+01:00"
@@ -60,6 +62,8 @@ class Call:
 EMAIL = {"kind": "k", "address": "ann@example.com", "subject": "Grüße", "body_text": "it's", "scheduled_at": LATER}
 MESSAGE = {"kind": "k", "endpoint": "orders", "payload": {"n": 1, "ü": ["it's", None]}, "scheduled_at": LATER}
 BATCH = {"kind": "digest", "template": "digest", "address": "bob@example.com"}
+
+BY = {"by_whom": "ann", "via": "sql"}
 
 #: What operators call: the Python client has none of it.
 OPERATORS = [
@@ -113,6 +117,30 @@ ENDING = [
     Call("schedule_message", MESSAGE, raises=("22023", "endpoint: is disabled (it moves)")),
     Call("remove_endpoint", {"name": "orders"}, [["2"]]),
     Call("remove_endpoint", {"name": "orders"}, raises=("22023", "name: there is no endpoint of this name")),
+    Call("begin_action", {**BY, "action": "clear", "reason": "it's over", "asked": {"ids": [1]}}, [["1", "t"]]),
+    Call("begin_action", {**BY, "action": "sing"}, raises=("22023", "action: there is no such action")),
+    Call("act_on_items", {"action_id": 1, "ids": [1, 999]}, [["1", "finished"], ["999", "not_found"]]),
+    Call("end_action", {"action_id": 1}, [["t"]]),
+    Call("act_on_items", {"action_id": 1, "ids": [1]}, raises=("22023", "action_id: no such action on items")),
+    Call("set_pause", {**BY, "scope": "kind", "name": "k", "is_on": True}, [["paused"]]),
+    Call("set_pause", {**BY, "scope": "kind", "name": "k", "is_on": True}, [["already"]]),
+    Call("set_pause", {**BY, "scope": "kind", "name": "k", "is_on": False}, [["resumed"]]),
+    Call("unpark", {}, [["0"]]),
+    Call("request_probe", {"route": None, **BY}, [["0"]]),
+    Call("begin_action", {**BY, "action": "forget"}, [["6", "t"]]),
+    Call(
+        "forget_some",
+        {"action_id": 6, "user_id": "nobody"},
+        [
+            ["cleared", "0"],
+            ["ledger", "0"],
+            ["kept", "0"],
+            ["suppression", "0"],
+            ["recipient", "0"],
+            ["orders", "0"],
+            ["left", "0"],
+        ],
+    ),
 ]
 
 CALLS = [*OPERATORS, *CLIENTS, *ENDING]

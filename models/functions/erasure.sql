@@ -4,8 +4,9 @@
 -- A batch of what is kept of a person; called until it gives nothing any more. What is pending to them alone is cleared first;
 -- what is being sent, or waits for a person, is left until that is over. Rows of the ledger and of the journal stay, and count,
 -- without whom they were about; so do keys, so that nothing is scheduled twice.
-CREATE OR REPLACE FUNCTION duepost.forget_some(action_id bigint, address text, user_id text, most integer DEFAULT 1000)
-RETURNS TABLE (what text, number bigint)
+CREATE OR REPLACE FUNCTION duepost.forget_some(
+    action_id bigint, address text DEFAULT NULL, user_id text DEFAULT NULL, most integer DEFAULT 1000
+) RETURNS TABLE (what text, number bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -18,6 +19,9 @@ BEGIN
     WHERE a.id = forget_some.action_id AND a.action = 'forget' AND a.ended_at IS NULL;
     IF NOT FOUND THEN
         PERFORM duepost.raise_bad_argument('action_id', 'no such action is under way');
+    END IF;
+    IF (forget_some.most > 0) IS NOT TRUE THEN
+        PERFORM duepost.raise_bad_argument('most', 'must be at least 1');
     END IF;
     IF (forget_some.address IS NULL) = (forget_some.user_id IS NULL) OR mailbox = '' THEN
         PERFORM duepost.raise_bad_argument('address', 'give either an address or a user_id');

@@ -299,6 +299,9 @@ DECLARE
     parked text;
     number bigint;
 BEGIN
+    IF (most > 0) IS NOT TRUE THEN
+        PERFORM duepost.raise_bad_argument('most', 'must be at least 1');
+    END IF;
     FOR parked IN SELECT r FROM duepost.pending_routes() AS r WHERE strpos(r, 'paused:') = 1 LOOP
         WITH item AS MATERIALIZED (
             SELECT i.id
@@ -335,6 +338,9 @@ DECLARE
 BEGIN
     IF coalesce(scope, '') NOT IN ('all', 'kind', 'route') OR (scope = 'all') <> (name IS NULL) THEN
         PERFORM duepost.raise_bad_argument('scope', 'must be all, or kind or route with a name');
+    END IF;
+    IF is_on IS NULL THEN
+        PERFORM duepost.raise_bad_argument('is_on', 'must be true or false');
     END IF;
     IF scope = 'route' AND NOT EXISTS (SELECT FROM duepost.route AS r WHERE r.name = set_pause.name) THEN
         PERFORM duepost.raise_bad_argument('name', 'there is no such route');

@@ -25,6 +25,10 @@ TEXTS: Final = (
 VALUES: Final[Mapping[str, Sequence[str]]] = {
     "text": TEXTS,
     "bigint": ("0", "-1", "1", "9223372036854775807", "-9223372036854775808"),
+    "integer": ("0", "-1", "1", "2147483647", "-2147483648"),
+    "bigint[]": (
+        "{}", "{NULL}", "{1,1}", "{{1,2},{3,4}}", "[0:1]={1,2}", "{" + ",".join(map(str, range(20_000))) + "}",
+    ),
     "boolean": ("true", "false"),
     TIME: (
         "infinity", "-infinity", "4713-01-01 00:00:00 BC", "0001-01-01", "1970-01-01", "9999-12-31 23:59:59.999999+00",
@@ -56,7 +60,9 @@ VALUES: Final[Mapping[str, Sequence[str]]] = {
 
 #: For each function a call that is right, in SQL: of each argument but one it is what is given.
 RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
+    "act_on_items": {"action_id": "1", "ids": "ARRAY[1]::bigint[]"},
     "add_to_batch": {"batch": "'b'", "item": "'1'", "kind": "'k'", "endpoint": "'hook'", "item_key": "'1'"},
+    "begin_action": {"action": "'clear'", "by_whom": "'ann'", "via": "'sql'"},
     "clear_scheduled": {"users": "ARRAY['ann']"},
     "clear_scheduled_email": {"email_id": "1"},
     "clear_scheduled_emails": {"users": "ARRAY['ann']"},
@@ -65,9 +71,12 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
     "clear_scheduled_messages": {"users": "ARRAY['ann']"},
     "disable_endpoint": {"name": "'hook'", "reason": "'moved'"},
     "edit_message": {"id": "2", "payload": "'{}'"},
+    "end_action": {"action_id": "1"},
     "endpoints": {},
+    "forget_some": {"action_id": "2", "user_id": "'ann'"},
     "remove_endpoint": {"name": "'hook'"},
     "remove_from_batch": {"batch": "'b'", "item_key": "'1'"},
+    "request_probe": {"route": "NULL", "by_whom": "'ann'", "via": "'sql'"},
     "reschedule_email": {"email_id": "1", "scheduled_at": "'2030-01-01Z'"},
     "reschedule_message": {"id": "2", "scheduled_at": "'2030-01-01Z'"},
     "schedule_email": {"kind": "'k'", "address": "'ann@example.com'", "template": "'t'"},
@@ -75,7 +84,9 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
     "schedule_message": {"kind": "'k'", "endpoint": "'hook'", "payload": "'{}'"},
     "schedule_messages": {"messages": '\'[{"kind": "k", "endpoint": "hook", "payload": {}}]\''},
     "set_endpoint": {"name": "'hook'", "format": "'webhook'", "url": "'https://hooks.example.com/'"},
+    "set_pause": {"scope": "'kind'", "name": "'k'", "is_on": "true", "by_whom": "'ann'", "via": "'sql'"},
     "status": {"id": "1"},
+    "unpark": {},
 }
 
 #: Further calls of the same: other arguments go with them.
@@ -89,6 +100,8 @@ OTHERWISE: Final[Mapping[str, Sequence[Mapping[str, str]]]] = {
             ("zulip", "'{\"content\": \"a\", \"to\": \"b\"}'"), ("matrix", "'{\"body\": \"a\"}'"),
         )
     ],
+    "forget_some": [{"action_id": "2", "address": "'ann@example.com'"}],
+    "set_pause": [{"scope": "'all'", "name": "NULL", "is_on": "true", "by_whom": "'ann'", "via": "'sql'"}],
     "set_endpoint": [
         {"name": "'zulip'", "format": "'zulip'", "url": "'https://z.example'", "secret": "'k'",
          "options": "'{\"user\": \"bot@x.org\"}'"},
@@ -109,6 +122,8 @@ SET_UP = """
     SELECT duepost.schedule_email('k', users => ARRAY['ann', 'bob'], template => 't', key => 'x');
     SELECT duepost.schedule_message('k', 'hook', '{}', users => ARRAY['ann'], key => 'y');
     SELECT duepost.add_to_batch('b', '1', 'k', endpoint => 'hook', item_key => '1');
+    SELECT setval('duepost.operator_action_id_seq', 1, false);
+    SELECT duepost.begin_action('retry', 'ann', 'sql'), duepost.begin_action('forget', 'ann', 'sql');
 """
 
 CALLABLE = """
