@@ -7,12 +7,16 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.responses import Response
 
 from duepost import operations
+from duepost.commands.context import ask_for_pass
 from duepost.operations import Count, Doing, Filter, Order, Preview
 from duepost.web import screens
 from duepost.web.access import fresh_key
 from duepost.web.desk import Asked, Refused
 from duepost.web.doings import MEANINGS, WORDS
 from duepost.web.filters import filter_of, number_of, query_of, words_of
+
+#: What is done to everything, a kind or a route, and not to items.
+SWITCHES = frozenset({"pause", "resume", "probe"})
 
 #: Fields of a URL that are no part of a filter.
 _OTHERS = frozenset({"action", "scope", "ids"})
@@ -24,7 +28,7 @@ LONGEST_REASON = 500
 def confirm(asked: Asked) -> Response:
     """Asks before something is done: names the filter and the number. Looks only."""
     action = asked.query.get("action", "")
-    if action in {"pause", "resume"}:
+    if action in SWITCHES:
         scope, name = _scope(asked.query)
         what = "everything" if scope == "all" else f"the {scope} {name}"
         return _dialog(asked, action, f"{action.capitalize()} {what}", fields={"scope": scope, "name": name})
@@ -53,12 +57,11 @@ def act(asked: Asked) -> Response:
     if not 16 <= len(token) <= 100:
         raise Refused(400, "The form is not whole: begin again.")
     order = Order(by=asked.visitor.name, via="console", reason=reason or None, token=token)
-    if action in {"pause", "resume"}:
+    if action in SWITCHES:
         scope, name = asked.value("scope"), asked.value("name")
         if scope not in {"all", "kind", "route"}:
             raise Refused(400, "The form is not whole: begin again.")
-        do = operations.pause if action == "pause" else operations.resume
-        do(asked.database, order, kind=name if scope == "kind" else None, route=name if scope == "route" else None)
+        _switch(asked, action, order, kind=name if scope == "kind" else None, route=name if scope == "route" else None)
         return asked.go({"kind": "kinds", "route": "routes"}.get(scope, ""))
     doing = _doing(action)
     report = operations.act(
@@ -70,6 +73,17 @@ def act(asked: Asked) -> Response:
         seen=_seen(asked),
     )
     return asked.go(f"done/{report.action_id}")
+
+
+def _switch(asked: Asked, action: str, order: Order, *, kind: str | None, route: str | None) -> None:
+    """Pauses, resumes, or asks for the next probe of an open circuit at once."""
+    if action == "probe":
+        operations.probe(asked.database, order, route)
+        ask_for_pass(asked.database)
+    elif action == "pause":
+        operations.pause(asked.database, order, kind=kind, route=route)
+    else:
+        operations.resume(asked.database, order, kind=kind, route=route)
 
 
 def done(asked: Asked) -> Response:

@@ -25,6 +25,7 @@ MEANINGS: Mapping[str, str] = {
     Doing.RESOLVE_DROP: "They are never sent again: the ledger says cleared.",
     Doing.REOPEN: "They are scheduled once more, for those who could not be reached, with the same Message-ID.",
     "pause": "Nothing is enqueued or claimed; scheduling and clearing go on, and what is being sent is finished.",
+    "probe": "One email looks at once whether the relay takes mail again; nothing else leaves until it does.",
     "resume": "What is due leaves with the next tick, the oldest first.",
 }
 

@@ -127,6 +127,20 @@ def test_kinds_routes_and_everything_are_paused_and_resumed(console: ConsoleSite
         assert "because" not in browser.get("/").words
 
 
+def test_an_open_circuit_is_probed_at_once(console: ConsoleSite) -> None:
+    console.query(
+        "UPDATE duepost.route SET circuit_open = true, circuit_opened_at = now(), circuit_reason = 'auth: 535',"
+        " probe_at = now() + interval '10 minutes'"
+    )
+    browser = console.browser()
+    found = re.search(r'href="\./(confirm\?action=probe[^"]*)"', browser.get("/").text)
+    assert found is not None
+    told = browser.follow(agree(browser, browser.get("/" + found[1].replace("&amp;", "&"))))
+    assert told.url == "/routes"
+    assert console.query("SELECT probe_at <= now() FROM duepost.route WHERE circuit_open") == [(True,)]
+    assert [row[0] for row in journal(console)] == ["probe"]
+
+
 @pytest.mark.parametrize("name", ["vera", "sue"])
 def test_who_is_no_operator_replays_an_operators_form_in_vain(with_logins: ConsoleSite, name: str) -> None:
     [item_id] = failed(with_logins, 1)
