@@ -165,7 +165,7 @@ class Kit:
         The database's own `now()` stays what it is; the times of all that is pending are moved, and are told as if they
         were not. What is scheduled from then on is scheduled by the database's time.
         """
-        client.run(self._handle, Query(_MOVE + "RETURNING id", nothing, {"by": f"{by.total_seconds()} seconds"}))
+        client.run(self._handle, Query(_MOVE + "RETURNING id", nothing, {"by": by}))
         self._moved += by
 
     def advance_to(self, moment: datetime) -> None:

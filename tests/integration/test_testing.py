@@ -1,5 +1,6 @@
 """`duepost.testing`: what an application's tests see and do, in a transaction of their own and with real workers."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -12,8 +13,10 @@ import psycopg2
 import pytest
 import sqlalchemy
 from sqlalchemy import orm
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import duepost
+import duepost.aio
 from duepost.testing import Kit
 from tests.postgres import Connection, PostgresServer, run
 
@@ -165,6 +168,26 @@ def test_the_kit_takes_a_session_of_sqlalchemy(module_url: str, driver: str) -> 
         assert len(kit.drain()) == 1
         kit.assert_not_scheduled()
     engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_the_kit_looks_into_an_asynchronous_session_s_transaction(module_url: str, driver: str) -> None:
+    def look(session: orm.Session) -> int:
+        kit = Kit(session)
+        kit.assert_scheduled(key="k")
+        return len(kit.drain(advance=timedelta(days=1)))
+
+    async def main() -> int:
+        engine = create_async_engine(module_url.replace("postgresql", f"postgresql+{driver}", 1))
+        async with AsyncSession(engine) as session:
+            await duepost.aio.schedule_email(
+                session, kind="k", address="a@example.com", subject="s", body_text="b", key="k"
+            )
+            sent = await session.run_sync(look)
+        await engine.dispose()
+        return sent
+
+    assert asyncio.run(main()) == 1
 
 
 @pytest.fixture
