@@ -1,11 +1,13 @@
 """`duepost web`: the console, until Ctrl-C."""
 
 import getpass
+import logging
 import sys
 from typing import Annotated
 
 import typer
 
+from actors.alerts import redaction
 from actors.settings import settings
 from duepost.commands.context import BadInput, operator_database
 from duepost.commands.output import say
@@ -40,6 +42,9 @@ def web(
     with needs("web", "duepost web"):
         from duepost.web.server import Address, Server, build_console, listen  # noqa: PLC0415
 
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # No traceback in the log has a value of a row, or of a URL.
+    redaction.install()
     address = Address(host, port)
     database = operator_database()
     database.close()

@@ -2,6 +2,9 @@
 
 import logging
 import re
+import signal
+import sys
+import urllib.request
 from pathlib import Path
 
 import psycopg2
@@ -14,7 +17,8 @@ from models.database.read_only import ReadOnlyDatabase
 from models.errors import DatabaseUnreachable
 from tests.integration.web.site import ConsoleSite, Start
 from tests.postgres import PostgresServer
-from tests.processes import duepost
+from tests.processes import Process, duepost, environment
+from tests.waiting import wait_until
 
 PASSWORD = "correct horse battery"
 
@@ -295,6 +299,26 @@ def test_a_viewers_pages_are_read_with_a_session_that_cannot_write(with_logins: 
     with_logins.query("REVOKE SELECT ON duepost.worker FROM duepost_viewer")
     assert with_logins.named("vera").get("/").status == 500
     assert with_logins.named("sue").get("/").status == 200
+
+
+def test_the_command_serves_until_it_is_stopped_and_refuses_what_would_be_open(url: str, tmp_path: Path) -> None:
+    env = environment(url, "smtp://127.0.0.1:1")
+    refused = duepost("web", "--host", "0.0.0.0", "--port", "0", env=env)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("duepost: DUEPOST_WEB_USERS: must be set")
+    arguments = [sys.executable, "-m", "duepost", "web", "--port", "0"]
+    with Process(arguments, env, tmp_path / "web.log") as process:
+        wait_until(lambda: "The console is at http://" in process.output, timeout=60, state=lambda: process.output)
+        found = re.search(r"http://127\.0\.0\.1:\d+/", process.output)
+        assert found is not None
+        with urllib.request.urlopen(f"{found[0]}items") as page:
+            assert "Nothing here" in page.read().decode()
+        taken = duepost("web", "--port", found[0].rstrip("/").rpartition(":")[2], env=env)
+        assert (taken.returncode, len(taken.stderr.splitlines())) == (1, 1)
+        assert "Address already in use" in taken.stderr
+        process.signal(signal.SIGTERM)
+        process.wait()
+        assert len(process.output.splitlines()) == 1
 
 
 def test_the_command_makes_a_login_that_works(tmp_path: Path) -> None:

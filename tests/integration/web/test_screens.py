@@ -268,9 +268,9 @@ def test_every_time_that_is_shown_names_its_zone(console: ConsoleSite) -> None:
 
 def test_a_template_is_tried_with_a_context_and_nothing_is_sent(start: Start, tmp_path: Path) -> None:
     (tmp_path / "welcome.subject.txt").write_text("Hello {{ recipient.name }}")
-    (tmp_path / "welcome.html").write_text("<p>{{ plan }}</p>")
+    (tmp_path / "welcome.html").write_text("{% if true %}\n<p>{{ plan }}</p>{% endif %}")
     (tmp_path / "broken.subject.txt").write_text("{% if")
-    browser = start(DUEPOST_TEMPLATES=str(tmp_path)).browser()
+    browser = start(DUEPOST_TEMPLATES=str(tmp_path), DUEPOST_TRIM_BLOCKS="1").browser()
     plan = {"name": "welcome", "context": json.dumps({"plan": "<b>gold</b>"})}
     page = browser.get(f"/templates?{urlencode(plan)}")
     assert "Hello Ann Example" in page.words
