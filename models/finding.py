@@ -216,8 +216,9 @@ def pending_ids(
     parameters = {
         **_conditions(wanted),
         "held": section is Section.HELD,
-        "after_at": after.at or "-infinity",
-        "after_id": after.id,
+        # A page begins where what is asked for begins: the index is read from there.
+        "after_at": after.at or wanted.since or "-infinity",
+        "after_id": after.id if after.at else 0,
         "upto": upto,
         "limit": limit,
         "source": _source(wanted, section),
@@ -321,7 +322,9 @@ def _pending_card(row: Sequence[object]) -> Found:
 
 
 def _finished(database: Database, wanted: Filter, begin: Place, limit: int) -> Page:
-    before = {"before_at": begin.at or "infinity", "before_id": begin.id if begin.at else _LATEST}
+    before: dict[str, object] = {"before_at": begin.at or wanted.until or "infinity", "before_id": begin.id}
+    if begin.at is None:
+        before["before_id"] = _LATEST if wanted.until is None else 0
     conditions = {**_conditions(wanted), **before}
     horizon = None
     if _is_led_by_time_alone(wanted):
