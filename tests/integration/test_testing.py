@@ -244,3 +244,12 @@ def _databases(server: PostgresServer) -> set[object]:
         }
     finally:
         connection.close()
+
+
+def test_a_project_that_uses_none_of_it_loads_nothing_but_the_client() -> None:
+    code = (
+        "import sys, duepost.testing.plugin\n"
+        "heavy = {'actors', 'models', 'dramatiq', 'psycopg2', 'jinja2', 'psutil', 'aiosmtpd', 'sqlalchemy', 'babel'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PAGE.parent)
