@@ -43,6 +43,9 @@ ENDS_SOON: Final = 0.25
 CLAIMED_TOGETHER: Final = 32
 CLAIMED_AHEAD: Final = 0.05
 
+#: Items that are begun, one after the other, until claims and conclusions have their turn.
+BEGUN_TOGETHER: Final = 8
+
 #: Seconds between two looks for messages that have come meanwhile, while a peer is waited for.
 LOOK_INTERVAL: Final = 0.02
 
@@ -301,6 +304,7 @@ class Dispatcher(Generic[W, P]):
         self._in_pool: dict[int, tuple[W, Lane]] = {}
         self._ready: deque[Ready[W, P]] = deque()
         #: In the order in which they began.
+        self._has_more_to_begin = False
         self._delivering: dict[Slot[P], Delivering[W, P]] = {}
         #: Items that are delivered next over a session, the oldest first.
         self._pipelined: dict[Slot[P], Pipelined[W, P]] = {}
@@ -611,8 +615,13 @@ class Dispatcher(Generic[W, P]):
     # Deliver.
 
     def _deliver_ready(self) -> None:
-        while self._ready and (slot := self._ready_slot()):
+        begun = 0
+        while self._ready and begun < BEGUN_TOGETHER and (slot := self._ready_slot()):
             self._deliver(slot, self._ready.popleft())
+            begun += 1
+            # What has been answered comes before what is begun: if this process is killed now, it comes twice.
+            self._loop.go_on()
+        self._has_more_to_begin = begun == BEGUN_TOGETHER
         if self._ready and not self._route_failures:
             self._connect_for_ready()
             if self._channel.pipelines:
@@ -764,7 +773,7 @@ class Dispatcher(Generic[W, P]):
     # How long to wait.
 
     def _patience(self) -> float:
-        if self._results:
+        if self._results or self._has_more_to_begin:
             return 0.0
         now = time.monotonic()
         if self._done and not self._is_concluding:

@@ -77,11 +77,21 @@ class EventLoop(Generic[P]):
         self._busy.add(slot)
         self._resume(slot, None)
 
+    def go_on(self) -> None:
+        """Goes on with what can go on at once; waits for nothing."""
+        self._go_on_within(0.0)
+
     def wait(self, seconds: float) -> None:
         """Goes on with what can go on; waits until something can, but for no longer than that."""
         nearest = min((slot.deadline for slot in self._busy), default=_NEVER)
         patience = max(0.0, min(seconds, nearest - time.monotonic()))
-        for key, _ in self._selector.select(None if patience == _NEVER else patience):
+        self._go_on_within(None if patience == _NEVER else patience)
+        # What has arrived counts, however late we looked: so this comes last.
+        if time.monotonic() >= nearest:
+            self._end_the_late()
+
+    def _go_on_within(self, seconds: float | None) -> None:
+        for key, _ in self._selector.select(seconds):
             if key.data is None:
                 self._be_woken()
             elif key.data in self._busy:
@@ -89,9 +99,6 @@ class EventLoop(Generic[P]):
             else:
                 # The peer says something unasked, or hangs up: that is found out when the session is used next.
                 self.forget(key.data)
-        # What has arrived counts, however late we looked: so this comes last.
-        if time.monotonic() >= nearest:
-            self._end_the_late()
 
     def wake(self) -> None:
         """Ends a wait; any thread may call this."""
