@@ -7,7 +7,7 @@ from typing import Final
 import dramatiq
 from dramatiq.middleware import Retries
 
-from actors.alerts import alerts
+from actors.alerts import alerts, logs
 from actors.alerts.redaction import PrivateRetries
 from actors.channels.http.channel import HttpChannel
 from actors.channels.http.resolver import Resolver
@@ -31,6 +31,7 @@ from actors.delivery.route import Registration, SharedRoute, Watch
 from actors.liveness.maintenance import Patience
 from actors.liveness.time_limit import TimeLimit
 from actors.lookout import Lookout, Served
+from actors.metrics import MetricsServer, WorkerMetrics
 from actors.queue.broker import Life, PostgresBroker
 from actors.scheduler import Scheduler, declare_scheduler
 from actors.sender import SEND_MESSAGE, actor_of, declare_message_sender, declare_sender, message_for
@@ -181,7 +182,9 @@ class Application:
             self.templates, time_limit, sender=settings.need_sender() if settings.sender is not None else None
         )
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
-        self.shared = Shared(self.database, self.broker, self.in_flight, self.journal, settings.disabled)
+        #: What is counted; None where nobody asks for it.
+        self.metrics = None if settings.metrics_port is None else WorkerMetrics()
+        self.shared = Shared(self.database, self.broker, self.in_flight, self.journal, settings.disabled, self.metrics)
         are_several = len(settings.relays) > 1
         #: By name.
         self.routes = {
@@ -216,6 +219,9 @@ class Application:
                 self.rescuer,
                 self.lookout,
                 self.journal,
+                None
+                if self.metrics is None or settings.metrics_port is None
+                else MetricsServer(self.metrics, settings.metrics_host, settings.metrics_port),
             ),
             before=Life,
         )
@@ -255,6 +261,7 @@ def build() -> Application:
     Ends the process with one line and an exit status where a setting is wrong.
     """
     try:
+        logs.start(settings().log)
         application = Application(settings())
     except BadSettings as error:
         end(error, BAD_SETTINGS)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationE
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sentry_sdk.utils import BadDsn, Dsn
 
+from actors.alerts.logs import LogFormat
 from actors.channels.smtp.greeting import is_hello_name
 from actors.channels.smtp.relay import Relay, Timeouts
 from actors.channels.tls import trouble_with
@@ -154,6 +155,27 @@ def _header(value: object) -> object:
     return value
 
 
+def _log(value: object) -> object:
+    text = str(value).strip().lower()
+    if text not in {each.value for each in LogFormat}:
+        raise ValueError("must be text or json")
+    return text
+
+
+def _ip(value: object) -> object:
+    try:
+        return str(ip_address(str(value).strip()))
+    except ValueError:
+        raise ValueError("must be an IP address of this machine such as 127.0.0.1 or 0.0.0.0") from None
+
+
+def _token(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,200}", str(value)):
+        raise ValueError("must be 16 to 200 letters and digits, as of `openssl rand -hex 32`")
+    return value
+
+
 def _dsn(value: object) -> object:
     value = _blank_is_none(value)
     if value is not None:
@@ -237,6 +259,16 @@ class Settings(BaseSettings):
     ] = Field(default=None, validation_alias="DUEPOST_WEB_PROXIES")
     web_viewer_database_url: Annotated[SecretStr | None, BeforeValidator(_database_url)] = Field(
         default=None, validation_alias="DUEPOST_WEB_VIEWER_DATABASE_URL"
+    )
+    log: Annotated[LogFormat, BeforeValidator(_log)] = Field(default=LogFormat.TEXT, validation_alias="DUEPOST_LOG")
+    web_metrics_token: Annotated[SecretStr | None, BeforeValidator(_token)] = Field(
+        default=None, validation_alias="DUEPOST_WEB_METRICS_TOKEN"
+    )
+    metrics_port: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(
+        default=None, ge=1, le=65_535, validation_alias="DUEPOST_METRICS_PORT"
+    )
+    metrics_host: Annotated[str, BeforeValidator(_ip)] = Field(
+        default="127.0.0.1", validation_alias="DUEPOST_METRICS_HOST"
     )
     sentry_dsn: Annotated[SecretStr | None, BeforeValidator(_dsn)] = Field(default=None, validation_alias="SENTRY_DSN")
     sentry_environment: str = Field(default="production", validation_alias="SENTRY_ENVIRONMENT")

@@ -16,6 +16,7 @@ from actors.delivery.route import SharedRoute, Watch
 from actors.liveness import memory_limit
 from actors.liveness.maintenance import TOO_OLD
 from actors.lookout import Lookout
+from actors.metrics import MetricsServer
 from actors.queue.broker import PostgresBroker
 from actors.settings import BadSettings, Settings
 from models import control
@@ -55,6 +56,7 @@ class Startup(Middleware):
         rescuer: looks after emails of workers that are gone.
         lookout: looks for what has fallen due; None where nothing is sent.
         journal: what is deleted at a clean end.
+        metrics: serves what is counted; None where nobody asks for it.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Startup(Middleware):
         rescuer: Rescuer,
         lookout: Lookout | None,
         journal: Journal,
+        metrics: MetricsServer | None = None,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -76,6 +79,7 @@ class Startup(Middleware):
         self._rescuer = rescuer
         self._lookout = lookout
         self._journal = journal
+        self._metrics = metrics
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
@@ -105,6 +109,8 @@ class Startup(Middleware):
             each.watch.start()
         if self._lookout is not None:
             self._lookout.start()
+        if self._metrics is not None:
+            self._metrics.start()
         memory_limit.limit(self._settings.memory_limit)
         # What has been loaded by now stays: collections need not go through it again and again.
         gc.freeze()
@@ -113,6 +119,8 @@ class Startup(Middleware):
         """Looks no more, and takes leave of the relays."""
         if self._lookout is not None:
             self._lookout.stop()
+        if self._metrics is not None:
+            self._metrics.stop()
         self._rescuer.stop()
         for each in self._routes:
             each.watch.stop()

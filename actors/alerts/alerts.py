@@ -17,6 +17,7 @@ from sentry_sdk.integrations.dedupe import DedupeIntegration
 from sentry_sdk.integrations.dramatiq import DramatiqIntegration
 from sentry_sdk.types import Event, Hint, MonitorConfig
 
+from actors.alerts.logs import fields_of
 from actors.alerts.redaction import FAILURES
 from actors.ruling import Ruling
 from models.words import Verdict
@@ -267,7 +268,10 @@ def _report(
 def _log(sentence: str, *, level: Literal["info", "warning", "error"], tags: Mapping[str, str | int | None]) -> None:
     """Writes one log line: the sentence, then `name=value` for each tag that is not None."""
     told = " ".join(f"{name}={_bare(str(value))}" for name, value in tags.items() if value is not None)
-    logger.log(_LEVELS[level], "%s: %s", sentence, told)
+    fields = {
+        name: value if isinstance(value, int) else str(value) for name, value in tags.items() if value is not None
+    }
+    logger.log(_LEVELS[level], "%s: %s", sentence, told, extra=fields_of(sentence, fields))
 
 
 def _bare(value: str) -> str:

@@ -5,6 +5,7 @@ What one of them raises ends that one's job, and no other's.
 
 import logging
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,8 +20,9 @@ from actors.delivery.in_flight import InFlightClaims, LostClaim
 from actors.delivery.job import Job
 from actors.delivery.journal import Journal
 from actors.delivery.lanes import Blocking
-from actors.delivery.report import report, report_lost_claim
+from actors.delivery.report import count, report, report_lost_claim
 from actors.delivery.thread_pool import ThreadPool
+from actors.metrics import WorkerMetrics
 from actors.queue.broker import PostgresBroker
 from actors.queue.consumer import ClaimedMessage
 from actors.queue.waiting import wait_for_database
@@ -85,15 +87,17 @@ class Work(Generic[C_co, P_co]):
 
     Attributes:
         journalled: how many of the attempt's rulings are in the journal.
+        begun_at: when it was claimed, by the monotonic clock.
     """
 
-    __slots__ = ("attempt", "job", "journalled", "message")
+    __slots__ = ("attempt", "begun_at", "job", "journalled", "message")
 
     def __init__(self, attempt: Attempt[C_co, P_co], job: Job, message: ClaimedMessage | None) -> None:
         self.attempt = attempt
         self.job = job
         self.message = message
         self.journalled = 0
+        self.begun_at = time.monotonic()
 
     @property
     def is_unread(self) -> bool:
@@ -120,6 +124,7 @@ class Shared(NamedTuple):
         in_flight: what this process has claimed.
         journal: what was answered is in it before anything else is done about it.
         disabled: nothing is claimed.
+        metrics: what counts; None where nobody asks.
     """
 
     database: Database
@@ -127,6 +132,7 @@ class Shared(NamedTuple):
     in_flight: InFlightClaims
     journal: Journal
     disabled: bool
+    metrics: WorkerMetrics | None = None
 
 
 class ItemWork(ABC, Generic[C, P_co]):
@@ -144,6 +150,7 @@ class ItemWork(ABC, Generic[C, P_co]):
         self._in_flight = shared.in_flight
         self._journal = shared.journal
         self._disabled = shared.disabled
+        self._metrics = shared.metrics
         self._leaving = ThreadPool("duepost-leaving", LEAVING)
 
     @abstractmethod
@@ -309,7 +316,9 @@ class ItemWork(ABC, Generic[C, P_co]):
         self._report(work, conclusion)
 
     def _report(self, work: Work[C, P_co], conclusion: Conclusion) -> None:
-        """Tells an operator what there is to tell, in the message's own context."""
+        """Counts, and tells an operator what there is to tell, in the message's own context."""
+        if self._metrics is not None:
+            count(self._metrics, conclusion, self._way, time.monotonic() - work.begun_at)
         work.job.run(report, conclusion)
         work.job.run(work.attempt.report)
 

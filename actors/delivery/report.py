@@ -1,6 +1,7 @@
 """What an operator hears of an attempt, once it is committed. That an alert fails changes nothing of that."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
@@ -8,8 +9,10 @@ from actors.alerts import alerts
 from actors.content.templates import RenderError
 from actors.delivery.conclude import Conclusion
 from actors.delivery.route import described
-from models.emails import Lost
-from models.items import Claimed, endpoint_of, is_endpoint
+from actors.metrics import Told, WorkerMetrics
+from models.emails import ClaimedEmail, Lost
+from models.items import Claimed, endpoint_of, is_endpoint, route_of
+from models.scheduled_messages import ClaimedMessage
 from models.words import State
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,28 @@ def report(conclusion: Conclusion) -> None:
         refusal, pause = conclusion.slowed_down
         called = "The relay" if conclusion.route is None else f"The relay {conclusion.route}"
         logger.info("%s has had too much of us (%s): it gets nothing for %.0f s.", called, described(refusal), pause)
+
+
+def count(metrics: WorkerMetrics, conclusion: Conclusion, way: str | None, seconds: float) -> None:
+    """Counts an attempt that is committed. Nothing waits, and what fails of it changes nothing.
+
+    Args:
+        metrics: what counts.
+        conclusion: what was committed.
+        way: the relay's route; None where each item has its own.
+        seconds: how long it took.
+    """
+    _tell(_count, metrics, conclusion, way, seconds)
+
+
+def _count(metrics: WorkerMetrics, conclusion: Conclusion, way: str | None, seconds: float) -> None:
+    item = conclusion.decision.item
+    route = route_of(item.endpoint) if isinstance(item, ClaimedMessage) else way or ""
+    told = [Told(each.phase, each.verdict, each.outcome) for each in conclusion.decision.results]
+    # An email's date is the time that it was scheduled for, or when that was done, if it was later.
+    late = time.time() - item.date_header.timestamp() if isinstance(item, ClaimedEmail) else None
+    channel = "message" if isinstance(item, ClaimedMessage) else "email"
+    metrics.concluded(channel, item.kind, route, told, seconds=seconds, late=late)
 
 
 def _report_message(conclusion: Conclusion, endpoint: str) -> None:

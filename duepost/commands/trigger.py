@@ -1,5 +1,6 @@
 """`duepost trigger`: the tick."""
 
+import logging
 import signal
 import threading
 import time
@@ -8,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from actors.alerts.logs import LogFormat, start_of_command
 from actors.queue.broker import BrokerUnreachable
 from actors.settings import settings
 from duepost.commands.context import ask_for_pass, client_database, operator_database, session_database
@@ -19,6 +21,8 @@ from models.database.levels import check_level
 from models.database.migrate import check_schema
 from models.database.preconditions import check_writable
 from models.errors import DatabaseUnreachable, PooledSession
+
+LOGGER = logging.getLogger("duepost.watch")
 
 #: Seconds between two looks for something that falls due earlier than what is known.
 LOOK_INTERVAL = 0.2
@@ -55,6 +59,8 @@ def trigger(
             say("DUEPOST_DISABLED is set: nothing is enqueued.")
         return
     if watch:
+        if settings().log is LogFormat.JSON:
+            start_of_command(LogFormat.JSON, logging.INFO)
         Watch(client_database(), session_database()).run()
         return
     database = operator_database()
@@ -110,7 +116,10 @@ class Watch:
 
     def _say(self, what: str) -> None:
         """A line for whoever looks at the log."""
-        warn(f"duepost: {what}")
+        if settings().log is LogFormat.JSON:
+            LOGGER.info(what)
+        else:
+            warn(f"duepost: {what}")
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopped.set()

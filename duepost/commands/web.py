@@ -1,13 +1,12 @@
 """`duepost web`: the console, until Ctrl-C."""
 
 import getpass
-import logging
 import sys
 from typing import Annotated
 
 import typer
 
-from actors.alerts import redaction
+from actors.alerts.logs import start_of_command
 from actors.settings import settings
 from duepost.commands.context import BadInput, operator_database
 from duepost.commands.output import say
@@ -42,9 +41,8 @@ def web(
     with needs("web", "duepost web"):
         from duepost.web.server import Address, Server, build_console, listen  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # No traceback in the log has a value of a row, or of a URL.
-    redaction.install()
+    start_of_command(settings().log)
     address = Address(host, port)
     database = operator_database()
     database.close()

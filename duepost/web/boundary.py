@@ -39,6 +39,9 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: Asked by whatever watches over this server, by any name; tells nothing.
 HEALTH = "/health"
 
+#: Shown to whoever has a token, by whatever name it is asked: no browser of a stranger's has one.
+METRICS = "/metrics"
+
 #: What a proxy adds: then the request is not from this machine.
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
@@ -132,6 +135,8 @@ class Boundary:
         if request.url.path == HEALTH and request.method in SAFE:
             return None
         headers = request.headers
+        if request.url.path == METRICS and request.method in SAFE and "authorization" in headers:
+            return None
         if len(headers.getlist("host")) != 1 or without_port(headers["host"]) not in self._place.hosts:
             return "This is not one of the names that the console may be asked by: see DUEPOST_WEB_URL."
         if self._is_open and any(name in headers for name in FORWARDED):

@@ -14,9 +14,10 @@ from starlette.types import ASGIApp
 from actors.content.templates import Templates
 from duepost.web import actions, doings, login, screens
 from duepost.web.access import Gate, Role
-from duepost.web.boundary import HEALTH, Boundary, Place
+from duepost.web.boundary import HEALTH, METRICS, Boundary, Place
 from duepost.web.desk import Desk, Handler
 from duepost.web.inbox import Inbox, InboxScreens
+from duepost.web.metrics import Metrics
 from duepost.web.pages import Pages
 from duepost.web.trying import TemplateScreens
 from models.database.connections import Database
@@ -70,6 +71,7 @@ def build(
     reading: Database,
     templates: Templates,
     mailbox: Path | None = None,
+    metrics_token: str | None = None,
 ) -> ASGIApp:
     """The application that a server runs.
 
@@ -80,6 +82,7 @@ def build(
         reading: for viewers: it can only read.
         templates: what emails are rendered from.
         mailbox: the mail catcher's folder, in `duepost up`.
+        metrics_token: what somebody shows who scrapes metrics and does not log in.
     """
     pages = Pages(
         {
@@ -90,8 +93,10 @@ def build(
         }
     )
     desk = Desk(gate, place, database, reading, pages)
+    metrics = Metrics(reading, metrics_token, lambda request: desk.visitor(request) is not None)
     routes: list[BaseRoute] = [
         Route(HEALTH, _health),
+        Route(METRICS, metrics.endpoint),
         *login.routes(desk),
         *(route for screen in (*SCREENS, *_tried(templates), *_inbox(mailbox)) for route in _routes(desk, screen)),
         Mount("/static", StaticFiles(directory=STATIC)),

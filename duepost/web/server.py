@@ -115,6 +115,7 @@ def build_console(settings: Settings, address: Address, database_url: str, mailb
         BadSettings: it would be open, or a setting is wrong.
     """
     gate = gate_of(settings, address)
+    token = settings.web_metrics_token
     deadlines = Deadlines()
     viewer_url = settings.web_viewer_database_url
     reading = ReadOnlyDatabase(
@@ -147,6 +148,7 @@ def build_console(settings: Settings, address: Address, database_url: str, mailb
             trim_blocks=settings.trim_blocks,
         ),
         mailbox=mailbox,
+        metrics_token=None if token is None else token.get_secret_value(),
     )
 
 
