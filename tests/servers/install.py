@@ -30,6 +30,7 @@ DEBIAN = {
     "rspamd": ("rspamd",),
     "chromium": ("chromium", "chromium-common", "fonts-dejavu-core"),
     "nginx": ("nginx", "nginx-common"),
+    "prometheus": ("prometheus",),
 }
 
 #: What Python drives a browser with; its own copies of browsers are not fetched.
