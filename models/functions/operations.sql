@@ -249,14 +249,20 @@ COMMENT ON FUNCTION duepost.end_action IS
 -- Pauses ---------------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION duepost.is_kind_paused(kind text) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (SELECT FROM duepost.kind AS k WHERE k.kind = $1 AND k.paused_at IS NOT NULL)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM duepost.kind AS k WHERE k.kind = is_kind_paused.kind AND k.paused_at IS NOT NULL);
+END
 $$;
 COMMENT ON FUNCTION duepost.is_kind_paused IS 'Whether an operator has paused a kind: nothing of it is enqueued or claimed.';
 
 CREATE OR REPLACE FUNCTION duepost.is_stopped(way text, route text) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (SELECT FROM duepost.route AS r WHERE r.name IN ($1, $2) AND r.stopped_at IS NOT NULL)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM duepost.route AS r WHERE r.name IN (is_stopped.way, is_stopped.route) AND r.stopped_at IS NOT NULL
+    );
+END
 $$;
 COMMENT ON FUNCTION duepost.is_stopped IS 'Whether an operator has paused the route of an item, or the way by which it would leave.';
 

@@ -180,16 +180,20 @@ $$;
 COMMENT ON FUNCTION duepost.slow_route IS
     'The relay has had too much of us: nothing is claimed for as many seconds as this gives; NULL where it pauses already.';
 
+-- Not in SQL, as it is with all that a claim asks: before PostgreSQL 18 a function in SQL that reads a table is planned anew by
+-- each statement that calls it, which takes longer than the rest of a claim.
 CREATE OR REPLACE FUNCTION duepost.is_route_blocked(route text) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (
         SELECT FROM duepost.route AS r
-        WHERE r.name = $1
+        WHERE r.name = is_route_blocked.route
           AND (
               r.circuit_open OR r.stopped_at IS NOT NULL
               OR r.paused_until BETWEEN now() AND now() + make_interval(secs => 2 * r.pause)
           )
-    )
+    );
+END
 $$;
 COMMENT ON FUNCTION duepost.is_route_blocked IS
     'Whether nothing but a probe is claimed for a route now: its circuit is open, its relay has had too much of us, or an operator '

@@ -212,7 +212,11 @@ BEGIN
           AND (kind.catch_up = 'expire' AND kind.late_after < now() - item.scheduled_at) IS NOT TRUE
           AND NOT control.paused
           AND kind.paused_at IS NULL
-          AND NOT duepost.is_stopped(claim_emails_v2.way, item.route)
+          AND NOT CASE
+              WHEN item.route = claim_emails_v2.way
+                  THEN (SELECT duepost.is_stopped(claim_emails_v2.way, claim_emails_v2.way))
+              ELSE duepost.is_stopped(claim_emails_v2.way, item.route)
+          END
           AND (item.route = claim_emails_v2.way OR duepost.is_way_of(claim_emails_v2.way, item.route))
           AND (item.probe OR NOT (SELECT duepost.is_route_blocked(claim_emails_v2.way)))
         ON CONFLICT DO NOTHING

@@ -112,6 +112,10 @@ class Chaos:
             self.server = PostgresServer(self.binaries, namespace=namespace)
             self.server.start()
             stack.callback(self._remove_server)
+            # Else each network that is cut leaves sessions that the server believes in for two hours.
+            for setting in ("idle = 20", "interval = 5", "count = 2"):
+                self.server.execute(f"ALTER SYSTEM SET tcp_keepalives_{setting}")
+            self.server.execute("SELECT pg_reload_conf()")
             self.url = stack.enter_context(self.server.fresh_database())
             self.relay = stack.enter_context(ChaosRelay())
             self.network: Network | NamespaceNetwork = (
