@@ -21,7 +21,7 @@ from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.sender import actor_of, message_for, queue_of
 from actors.tick import QUEUE as SCHEDULERS_QUEUE
 from actors.tick import SCHEDULER, tick
-from models import emails, workers
+from models import emails, routes, workers
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable
 
@@ -40,7 +40,7 @@ FARTHEST_APART: Final = 1.0
 #: The share by which a pause is shortened or lengthened, so that workers do not look in step.
 JITTER: Final = 0.25
 
-#: Seconds between two counts of the workers.
+#: Seconds between two counts of the workers, and between two looks for a long line that nobody goes on with.
 COUNT_INTERVAL: Final = 5.0
 
 #: Seconds between two looks for the newest beside a long line.
@@ -153,7 +153,7 @@ class Lookout:
         Raises:
             DatabaseUnreachable, BrokerUnreachable: the database is away.
         """
-        self._count_workers()
+        self._look_around()
         read = [name for name in self._routes if self._broker.is_reading(queue_of(name))]
         if not read:
             return AWAY_PAUSE
@@ -178,13 +178,16 @@ class Lookout:
         if asked is not None:
             asked.end(failure_of(partial(asked.run, self._enqueue_due_emails)))
 
-    def _count_workers(self) -> None:
+    def _look_around(self) -> None:
         now = self._clock()
         self._handed_over = {each: at for each, at in self._handed_over.items() if now - at < REMEMBERED}
         if now >= self._counts_at:
             self._counts_at = now + COUNT_INTERVAL
             self._tidy()
             self._pace.workers = max(1, workers.count(self._database))
+            # A pass that came while its senders claimed it has left it alone.
+            if routes.take_left_lines(self._database, list(self._routes)):
+                tick(self._broker)
 
     def _take_due(self, names: Sequence[str]) -> bool:
         """Hands over what is due, of each route no more than it has connections; gives whether anything was."""

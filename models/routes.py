@@ -1,5 +1,6 @@
 """What workers share about a route, known by its name: connections, pace, and what may go out behind a dot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -109,6 +110,11 @@ def ways(database: Database) -> list[Way]:
 def end_direct_claims(database: Database, route: str) -> None:
     """A route's senders no longer claim what is due by themselves: its line is the scheduler's again."""
     database.execute(SQL["end_direct_claims"], {"route": route})
+
+
+def take_left_lines(database: Database, routes: Sequence[str]) -> list[str]:
+    """Of these routes those whose long line no sender goes on with, whatever has become of it; each is given once."""
+    return [str(name) for (name,) in database.execute(SQL["take_left_lines"], {"routes": list(routes)})]
 
 
 def states(database: Database) -> list[RouteState]:

@@ -76,3 +76,15 @@ SELECT duepost.pause_route(%(route)s, %(seconds)s, %(because)s)
 -- name: end_direct_claims
 -- The scheduler is to enqueue what is due, although there is a long line.
 UPDATE duepost.route SET claimed_directly_until = NULL WHERE name = %(route)s AND claimed_directly_until IS NOT NULL
+
+-- name: take_left_lines
+-- Of these routes those whose line no sender goes on with: at its end, or because the worker is gone. Each is told once.
+UPDATE duepost.route AS r SET claimed_directly_until = NULL
+WHERE r.name IN (
+    SELECT o.name
+    FROM duepost.route AS o
+    WHERE o.name = ANY (%(routes)s::text[])
+      AND o.claimed_directly_until NOT BETWEEN now() AND now() + interval '3 s'
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+RETURNING r.name

@@ -103,6 +103,15 @@ def test_sigterm_returns_at_once_what_was_only_prefetched(site: Site) -> None:
     assert "sending" not in site.pending()
 
 
+def test_a_long_line_that_stopped_workers_have_left_is_gone_on_with_without_a_tick(site: Site) -> None:
+    site.schedule(40, scheduled_at="'2001-01-01'")
+    # As a worker leaves it that has claimed without messages, and was stopped or killed.
+    site.query("UPDATE duepost.route SET claimed_directly_until = now() + interval '3 s'")
+    with site.workers():
+        site.wait_until_finished(40)
+    assert site.outcomes() == {"sent": 40}
+
+
 def test_a_restarted_database_costs_nothing(own_server: PostgresServer, relay: ScriptedRelay, tmp_path: Path) -> None:
     with own_server.fresh_database() as url:
         site = Site(url, relay, environment(url, relay.url), tmp_path)

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import dramatiq
 import pytest
 
-from actors.lookout import Lookout
+from actors.lookout import COUNT_INTERVAL, Lookout
 from actors.queue.broker import PostgresBroker
 from actors.ruling import Phase
 from actors.tick import SCHEDULER, tick
@@ -257,6 +257,22 @@ def test_what_fails_here_is_nobody_elses_and_leaves_no_message(hand: Hand, monke
     hand.finish(1)
     assert hand.harness.row(failing)["state"] == "scheduled"
     assert hand.harness.query("SELECT count(*) FROM dramatiq.queue") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("since", "is_left"), [("2 s", False), ("-1 s", True), ("1 h", True)], ids=["marked", "over", "clock set back"]
+)
+def test_a_long_line_that_no_sender_goes_on_with_is_told_once(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch, since: str, *, is_left: bool
+) -> None:
+    hand.look()
+    asked = Mock(return_value=True)
+    monkeypatch.setattr(PostgresBroker, "enqueue_unless_one_waits", asked)
+    hand.harness.query("UPDATE duepost.route SET claimed_directly_until = now() + %(since)s::interval", since=since)
+    for _ in range(2):
+        hand.seconds += COUNT_INTERVAL
+        hand.look()
+        assert [call.args[0].actor_name for call in asked.mock_calls] == [SCHEDULER] * is_left
 
 
 # The watch.
