@@ -619,7 +619,7 @@ class Dispatcher(Generic[W, P]):
         while self._ready and begun < BEGUN_TOGETHER and (slot := self._ready_slot()):
             self._deliver(slot, self._ready.popleft())
             begun += 1
-            # What has been answered comes before what is begun: if this process is killed now, it comes twice.
+            # Answers are read first: an email whose answer is unread comes twice if this process is killed.
             self._loop.go_on()
         self._has_more_to_begin = begun == BEGUN_TOGETHER
         if self._ready and not self._route_failures:

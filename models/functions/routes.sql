@@ -180,8 +180,8 @@ $$;
 COMMENT ON FUNCTION duepost.slow_route IS
     'The relay has had too much of us: nothing is claimed for as many seconds as this gives; NULL where it pauses already.';
 
--- Not in SQL, as it is with all that a claim asks: before PostgreSQL 18 a function in SQL that reads a table is planned anew by
--- each statement that calls it, which takes longer than the rest of a claim.
+-- Not in SQL, as it is with all that a claim asks: before PostgreSQL 18 a function in SQL that reads a table is planned
+-- by each statement that calls it, which takes longer than the rest of a claim.
 CREATE OR REPLACE FUNCTION duepost.is_route_blocked(route text) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
