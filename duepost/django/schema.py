@@ -52,8 +52,11 @@ def install(using: str) -> None:
         import duepost.app  # noqa: F401, PLC0415 - finds the workers' modules, whatever the project's are called
         from duepost.app.actors.queue.schema import queue_schema  # noqa: PLC0415
         from duepost.app.models.database.connections import Database  # noqa: PLC0415
+        from duepost.app.models.database.deadlines import Deadlines  # noqa: PLC0415
         from duepost.app.models.database.migrate import migrate  # noqa: PLC0415
-    database = Database(url_of(connections[using].get_connection_params()), application_name="duepost migrate")
+    database = Database(
+        url_of(connections[using].get_connection_params()), application_name="duepost migrate", deadlines=Deadlines()
+    )
     try:
         for _ in migrate(database, queue_schema=queue_schema()):
             pass

@@ -21,8 +21,12 @@ from dataclasses import is_dataclass
 from enum import Enum
 from weakref import WeakSet
 
+import django.conf
+
 PACKAGES = ("actors", "models", "duepost")
 
+# A project has settings before it imports an app.
+django.conf.settings.configure()
 for name in sys.argv[1:]:
     importlib.import_module(name)
 

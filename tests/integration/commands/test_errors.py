@@ -57,7 +57,7 @@ BAD_USAGE: list[tuple[list[str], str]] = [
     (["schedule", "--file", "missing.jsonl"], "missing.jsonl: No such file"),
     (["schedule", "--file", "x.jsonl", "--kind", "k"], "--file: goes without kind"),
     (["reschedule", "1", "soon"], "AT: must be a time with its zone"),
-    (["clear"], "clear: give one of an id, --user or --address"),
+    (["clear"], "clear: give either ids, or --user, --address or --kind"),
     (["clear", "1", "--user", "ann"], "clear: give one of an id, --user or --address"),
     (["schedule", "--kind", "k", "--context", "[" * 100_000], "--context: not JSON"),
     (["worker", "--nonsense"], "no such option: --nonsense (see `duepost worker --help`)"),
