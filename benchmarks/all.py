@@ -18,6 +18,7 @@ SECTIONS = {
     "lateness": "From the insert to the relay",
     "on_time": "On time",
     "crash": "Everything killed",
+    "messages": "Messages to endpoints",
     "growth": "As it grows",
     "snapshots": "Old snapshots held",
     "scheduling": "Scheduling",
