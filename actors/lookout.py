@@ -23,6 +23,7 @@ from actors.tick import QUEUE as SCHEDULERS_QUEUE
 from actors.tick import SCHEDULER, tick
 from models import emails, routes, workers
 from models.database.connections import Database
+from models.database.full_scan_throttle import FullScanThrottle
 from models.errors import DatabaseUnreachable
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,9 @@ JITTER: Final = 0.25
 
 #: Seconds between two counts of the workers, and between two looks for a long line that nobody goes on with.
 COUNT_INTERVAL: Final = 5.0
+
+#: Seconds between two looks of all workers together at the beginnings of the lines.
+LINES_INTERVAL: Final = 0.5
 
 #: Seconds between two looks for the newest beside a long line.
 NEWEST_INTERVAL: Final = 0.1
@@ -130,6 +134,9 @@ class Lookout:
         #: By route, when the newest are taken next beside a long line.
         self._takes_newest_at: dict[str, float] = {}
         self._token_buckets = TokenBuckets()
+        #: When the beginnings of the lines are looked at next, and whether that is cheap.
+        self._begins_lines_at = -float("inf")
+        self._full_scan_throttle = FullScanThrottle()
         self._counts_at = -float("inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duepost-lookout", daemon=True)
@@ -164,7 +171,10 @@ class Lookout:
             self._broker.look_soon(SCHEDULERS_QUEUE)
         found = [self._take_newest(name) for name in free if self._routes[name].is_claimed_directly]
         names = [name for name in free if not self._routes[name].is_claimed_directly]
-        return self._pace.after(self._clock(), found=bool(names) and self._take_due(names) and not found)
+        is_found = bool(names) and self._take_due(names)
+        if names and not is_found:
+            is_found = self._begin_lines(names)
+        return self._pace.after(self._clock(), found=is_found and not found)
 
     def _has_line(self, name: str) -> bool:
         return self._broker.has_more(actor_of(name)) or self._routes[name].has_line()
@@ -197,6 +207,26 @@ class Lookout:
         for name, ids in due.items():
             self._hand_over(name, ids, now)
         return any(due.values())
+
+    def _begin_lines(self, names: Sequence[str]) -> bool:
+        """Hands over a route's oldest email where that has been due for longer, however long; gives whether any was.
+
+        Its sender goes on with the rest: what a long transaction has committed, or workers have left, needs no tick.
+        """
+        now = self._clock()
+        if now < self._begins_lines_at or not self._full_scan_throttle.is_due:
+            return False
+        self._begins_lines_at = now + LINES_INTERVAL * self._pace.workers
+        begun = [name for name in names if self._routes[name].due_line is not None and self._begin_line(name, now)]
+        return bool(begun)
+
+    def _begin_line(self, name: str, now: float) -> bool:
+        with self._full_scan_throttle.measured():
+            oldest = emails.oldest_due(self._database, name)
+        if oldest is None or oldest in self._handed_over:
+            return False
+        self._hand_over(name, [oldest], now)
+        return True
 
     def _take_newest(self, name: str) -> bool:
         """Beside a long line, which its sender goes through: hands over what has only just fallen due, ahead of it.

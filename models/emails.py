@@ -185,6 +185,15 @@ def due_now(database: Database, routes: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
+def oldest_due(database: Database, route: str) -> int | None:
+    """The id of a route's oldest due email that nobody has, however long it has been due; None where there is none.
+
+    None, too, where nothing may be sent. Its row is locked for the statement alone; one that is locked is passed over.
+    """
+    rows = database.execute(SQL["oldest_due"], {"route": route})
+    return int(str(rows[0][0])) if rows else None
+
+
 def seconds_until_due(database: Database, *, full_scan: bool = True) -> float | None:
     """Seconds until the scheduler has something to do; None while there is nothing, while paused, or in a long pass.
 

@@ -33,6 +33,13 @@ LIMIT %(size)s
 -- What has fallen due within the last second on these routes and is not enqueued, each route's oldest first.
 SELECT id, route FROM duepost.due_now(%(routes)s::text[])
 
+-- name: oldest_due
+-- A route's oldest due email that nobody has, however long it has been due; nothing where nothing may be sent.
+SELECT due.id
+FROM duepost.control AS control
+CROSS JOIN LATERAL duepost.lock_due(%(route)s, 1, '-infinity', 0) AS due
+WHERE NOT control.paused AND NOT duepost.is_route_blocked(%(route)s)
+
 -- name: are_enough_waiting
 -- Counted no further than it matters; served by queue_claimable.
 SELECT count(*) >= %(enough)s

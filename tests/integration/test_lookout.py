@@ -134,6 +134,29 @@ def test_an_idle_second_costs_twenty_looks_of_all_workers_together(hand: Hand, s
     assert sent.count(workers.SQL["count"]) <= 1
 
 
+def test_what_has_been_due_for_long_is_begun_without_a_tick(hand: Hand) -> None:
+    first, second = hand.harness.schedule(), hand.harness.schedule()
+    hand.harness.query("UPDATE duepost.item SET due_at = now() - interval '1 h', scheduled_at = now() - interval '1 h'")
+    hand.look()
+    hand.finish(2)
+    assert hand.harness.ledger(first) == hand.harness.ledger(second) == ["sent"]
+    assert hand.harness.query("SELECT count(*) FROM dramatiq.queue") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE duepost.control SET paused = true", "UPDATE duepost.route SET circuit_open = true, probe_at = now()"],
+)
+def test_but_not_where_nothing_may_be_sent(hand: Hand, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    handed = Mock(return_value=True)
+    monkeypatch.setattr(PostgresBroker, "hand_over", handed)
+    hand.harness.schedule()
+    hand.harness.query("UPDATE duepost.item SET due_at = now() - interval '1 h', scheduled_at = now() - interval '1 h'")
+    hand.harness.query(change)
+    hand.look()
+    assert not handed.mock_calls
+
+
 def test_two_workers_look_half_as_often_each(hand: Hand) -> None:
     alone = hand.look()
     hand.harness.query("INSERT INTO duepost.worker (host, pid) VALUES ('elsewhere', 1)")
