@@ -40,7 +40,7 @@ FINE = [
 #: Frozen, or not ours: what was released, migrations, decisions of their day, relays' words, addresses and replies.
 LEFT_ALONE = (
     "tests/releases", "models/migrations", "docs/decisions", "tests/corpus", "actors/channels/smtp/phrases.txt",
-    "tests/unit/test_plain_words.py",
+    "tests/unit/test_plain_words.py", "benchmarks/.environments",
 )  # fmt: skip
 SUFFIXES = {".py", ".sql", ".md", ".yaml", ".example", ".service", ".timer", ".conf", ".cron", ".toml", ".txt"}
 FOLDERS = ("actors", "models", "duepost", "tests", "docs", "benchmarks", "deploy")
