@@ -14,6 +14,7 @@ from typing import Any
 import psycopg2
 
 from duepost import client
+from tests.chaos.clients import is_disconnect
 from tests.chaos.relay import Taken
 
 #: The kind of emails and messages that gather, the endpoint, the template, and where emails go.
@@ -79,9 +80,9 @@ class BatchClient(threading.Thread):
             act = self._random.choices([self._add, self._remove], [3, 1])[0]
             try:
                 act()
-            except psycopg2.OperationalError:
-                continue
             except psycopg2.Error as error:
+                if is_disconnect(error):
+                    continue
                 with self._book.lock:
                     self._book.errors.append(f"batches: {type(error).__name__}: {error}")
 

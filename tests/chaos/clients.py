@@ -104,6 +104,13 @@ class Book:
             self.slowest = max(self.slowest, seconds)
 
 
+def is_disconnect(error: psycopg2.Error) -> bool:
+    """Whether the server, or the connection, is gone: the driver has no better name for an end in mid-answer."""
+    return (
+        isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or type(error) is psycopg2.DatabaseError
+    )
+
+
 class Client(threading.Thread):
     """One application, at its own pace, until it is told to stop."""
 
@@ -141,14 +148,10 @@ class Client(threading.Thread):
                 ask()
             except (psycopg2.errors.DeadlockDetected, psycopg2.errors.LockNotAvailable) as error:
                 self._book.errors.append(f"{ask.__name__}: {error!r}")
-            except psycopg2.OperationalError:
-                self._hang_up()
             except psycopg2.Error as error:
-                if type(error) is psycopg2.DatabaseError or isinstance(error, psycopg2.InterfaceError):
-                    self._hang_up()
-                else:
+                if not is_disconnect(error):
                     self._book.errors.append(f"{ask.__name__}: {error!r}")
-                    self._hang_up()
+                self._hang_up()
             self.stopping.wait(self._pause)
         self._hang_up()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import psycopg2
 
+from tests.chaos.clients import is_disconnect
 from tests.http_servers import Action, ScriptedServer, answer, close, hang, reset
 
 #: The endpoints: a function of the application's, and a server that misbehaves.
@@ -91,9 +92,9 @@ class MessageClient(threading.Thread):
             act = self._random.choices([self._schedule, self._edit, self._clear], [6, 2, 1])[0]
             try:
                 act()
-            except psycopg2.OperationalError:
-                continue
             except psycopg2.Error as error:
+                if is_disconnect(error):
+                    continue
                 with self._book.lock:
                     self._book.errors.append(f"{type(error).__name__}: {error}")
 
