@@ -169,12 +169,12 @@ class Lookout:
         if len(free) < len(read):
             # There is a line: a pass that somebody asks for is not to wait.
             self._broker.look_soon(SCHEDULERS_QUEUE)
-        found = [self._take_newest(name) for name in free if self._routes[name].is_claimed_directly]
-        names = [name for name in free if not self._routes[name].is_claimed_directly]
-        is_found = bool(names) and self._take_due(names)
-        if names and not is_found:
-            is_found = self._begin_lines(names)
-        return self._pace.after(self._clock(), found=is_found and not found)
+        long_lines = [name for name in free if self._routes[name].is_claimed_directly]
+        for name in long_lines:
+            self._take_newest(name)
+        others = [name for name in free if name not in long_lines]
+        is_found = bool(others) and (self._take_due(others) or self._begin_lines(others))
+        return self._pace.after(self._clock(), found=is_found and not long_lines)
 
     def _has_line(self, name: str) -> bool:
         return self._broker.has_more(actor_of(name)) or self._routes[name].has_line()
@@ -228,19 +228,18 @@ class Lookout:
         self._hand_over(name, [oldest], now)
         return True
 
-    def _take_newest(self, name: str) -> bool:
+    def _take_newest(self, name: str) -> None:
         """Beside a long line, which its sender goes through: hands over what has only just fallen due, ahead of it.
 
         Of each kind no more than its token bucket holds.
         """
         now = self._clock()
         if now < self._takes_newest_at.get(name, now):
-            return False
+            return
         self._takes_newest_at[name] = now + NEWEST_INTERVAL
         newest = emails.newest_due(self._database, self._routes[name].connections, route=name)
         ahead = [due.id for due in newest if due.id not in self._handed_over and self._token_buckets.take(due.kind)]
         self._hand_over(name, ahead, now)
-        return bool(ahead)
 
     def _hand_over(self, name: str, email_ids: Sequence[int], now: float) -> None:
         route = self._routes[name]

@@ -303,8 +303,8 @@ class Dispatcher(Generic[W, P]):
         #: Work in a pool.
         self._in_pool: dict[int, tuple[W, Lane]] = {}
         self._ready: deque[Ready[W, P]] = deque()
-        #: In the order in which they began.
         self._has_more_to_begin = False
+        #: In the order in which they began.
         self._delivering: dict[Slot[P], Delivering[W, P]] = {}
         #: Items that are delivered next over a session, the oldest first.
         self._pipelined: dict[Slot[P], Pipelined[W, P]] = {}

@@ -8,7 +8,7 @@ from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from duepost.extras import needs
+from duepost import schema
 
 #: Options of a database that libpq has too.
 _LIBPQ = frozenset(
@@ -48,20 +48,7 @@ def install(using: str) -> None:
         MissingExtra: the workers' packages are not installed.
     """
     need_postgres(using)
-    with needs("django", "Duepost's schema"):
-        import duepost.app  # noqa: F401, PLC0415 - finds the workers' modules, whatever the project's are called
-        from duepost.app.actors.queue.schema import queue_schema  # noqa: PLC0415
-        from duepost.app.models.database.connections import Database  # noqa: PLC0415
-        from duepost.app.models.database.deadlines import Deadlines  # noqa: PLC0415
-        from duepost.app.models.database.migrate import migrate  # noqa: PLC0415
-    database = Database(
-        url_of(connections[using].get_connection_params()), application_name="duepost migrate", deadlines=Deadlines()
-    )
-    try:
-        for _ in migrate(database, queue_schema=queue_schema()):
-            pass
-    finally:
-        database.close()
+    schema.install(url_of(connections[using].get_connection_params()), extra="django")
 
 
 def bring_up_to_date(using: str, plan: Sequence[object] | None = None, **_: object) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from duepost.extras import needs
+from duepost.schema import install
 
 #: How the names of databases begin that tests make.
 PREFIX = "duepost_test_"
@@ -40,7 +41,7 @@ class Databases:
             name = _fresh_name()
             self._execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
             self._template = name
-            install(self.url_of(name))
+            install(self.url_of(name), extra="worker")
         return self._template
 
     def close(self) -> None:
@@ -65,26 +66,6 @@ class Databases:
                 cursor.execute(statement)
         finally:
             connection.close()
-
-
-def install(url: str) -> None:
-    """Makes the schema, or brings it up to date, as `duepost migrate` does.
-
-    Raises:
-        MissingExtra: the workers' packages are not installed.
-    """
-    with needs("worker", "the schema"):
-        import duepost.app  # noqa: F401, PLC0415 - finds the workers' modules, whatever the host's are called
-        from duepost.app.actors.queue.schema import queue_schema  # noqa: PLC0415
-        from duepost.app.models.database.connections import Database  # noqa: PLC0415
-        from duepost.app.models.database.deadlines import Deadlines  # noqa: PLC0415
-        from duepost.app.models.database.migrate import migrate  # noqa: PLC0415
-    database = Database(url, application_name="duepost migrate", deadlines=Deadlines())
-    try:
-        for _ in migrate(database, queue_schema=queue_schema()):
-            pass
-    finally:
-        database.close()
 
 
 @contextmanager

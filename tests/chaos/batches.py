@@ -1,20 +1,16 @@
 """Applications that gather events into emails and messages, and take some out; and what must have come of each."""
 
-import random
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-
 from duepost import client
-from tests.chaos.clients import is_disconnect
+from tests.chaos.clients import Asking
 from tests.chaos.relay import Taken
 
 #: The kind of emails and messages that gather, the endpoint, the template, and where emails go.
@@ -62,51 +58,30 @@ class BatchBook:
             self.items[key] = answer
 
 
-class BatchClient(threading.Thread):
+class BatchClient(Asking):
     """One application, at its own pace, until it is told to stop. Nobody else takes its items out."""
 
     def __init__(self, url: str, book: BatchBook, name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self.stopping = threading.Event()
-        self._url = url
+        super().__init__(url, book, name, pause=0.06)
         self._book = book
-        self._random = random.Random(name)
         self._own: list[tuple[str, str]] = []
         self._count = 0
 
-    def run(self) -> None:
-        """Adds and removes."""
-        while not self.stopping.wait(self._random.uniform(0.01, 0.06)):
-            act = self._random.choices([self._add, self._remove], [3, 1])[0]
-            try:
-                act()
-            except psycopg2.Error as error:
-                if is_disconnect(error):
-                    continue
-                with self._book.lock:
-                    self._book.errors.append(f"batches: {type(error).__name__}: {error}")
-
-    def _ask(self, call: Callable[[psycopg2.extensions.cursor], object]) -> object:
-        connection = psycopg2.connect(self._url, connect_timeout=5)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                return call(cursor)
-        finally:
-            with suppress(psycopg2.Error):
-                connection.close()
+    def act(self) -> None:
+        """Adds or removes."""
+        self.random.choices([self._add, self._remove], [3, 1])[0]()
 
     def _add(self) -> None:
         self._count += 1
-        key, number = f"{self.name}-{self._count}", self._random.randrange(BATCHES)
-        is_message = self._random.random() < 0.5
+        key, number = f"{self.name}-{self._count}", self.random.randrange(BATCHES)
+        is_message = self.random.random() < 0.5
         batch = f"{'messages' if is_message else 'emails'}-{number}"
         target: dict[str, Any] = (
             {"endpoint": ENDPOINT} if is_message else {"template": TEMPLATE, "address": f"{batch}@{DOMAIN}"}
         )
-        wait = self._random.choice(["0", "100 ms", "300 ms", "1 s"])
+        wait = self.random.choice(["0", "100 ms", "300 ms", "1 s"])
         self._book.note(key, Answer.UNSURE)
-        self._ask(
+        self.ask(
             lambda cursor: client.add_to_batch(
                 cursor, batch, key, item_key=key, kind=KIND, wait=wait, longest_wait="1 s", **target
             )
@@ -117,10 +92,10 @@ class BatchClient(threading.Thread):
     def _remove(self) -> None:
         if not self._own:
             return
-        batch, key = self._random.choice(self._own[-10:])
+        batch, key = self.random.choice(self._own[-10:])
         before = self._book.items[key]
         self._book.note(key, Answer.UNSURE)
-        receipt = self._ask(lambda cursor: client.remove_from_batch(cursor, batch, key))
+        receipt = self.ask(lambda cursor: client.remove_from_batch(cursor, batch, key))
         self._book.note(key, Answer.REMOVED if receipt in {"removed", "cleared"} else before)
 
 

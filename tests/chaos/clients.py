@@ -4,16 +4,19 @@ import json
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Protocol, TypedDict, TypeVar
 
 import psycopg2
 import psycopg2.errors
 
 from tests.postgres import Connection
+
+T = TypeVar("T")
 
 #: Users whom all clients share, so that their clears meet.
 USERS = tuple(f"user-{number}" for number in range(24))
@@ -109,6 +112,58 @@ def is_disconnect(error: psycopg2.Error) -> bool:
     return (
         isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or type(error) is psycopg2.DatabaseError
     )
+
+
+class Errors(Protocol):
+    """A book that notes what must not happen."""
+
+    errors: list[str]
+    lock: threading.Lock
+
+
+class Asking(threading.Thread, ABC):
+    """An application that asks for one thing after the other, each in a connection of its own, until it is stopped.
+
+    Args:
+        url: the database.
+        book: where errors are noted.
+        name: its own; its choices follow from it.
+        pause: the longest between two questions, in seconds.
+    """
+
+    def __init__(self, url: str, book: Errors, name: str, *, pause: float) -> None:
+        super().__init__(name=name, daemon=True)
+        self.stopping = threading.Event()
+        self.random = random.Random(name)
+        self._url = url
+        self._errors = book
+        self._longest_pause = pause
+
+    @abstractmethod
+    def act(self) -> None:
+        """Asks for one thing."""
+
+    def run(self) -> None:
+        """Asks, at its own pace; a server that is gone is no error."""
+        while not self.stopping.wait(self.random.uniform(0.01, self._longest_pause)):
+            try:
+                self.act()
+            except psycopg2.Error as error:
+                if is_disconnect(error):
+                    continue
+                with self._errors.lock:
+                    self._errors.errors.append(f"{type(self).__name__}: {type(error).__name__}: {error}")
+
+    def ask(self, call: Callable[[psycopg2.extensions.cursor], T]) -> T:
+        """Does one thing in a transaction of its own; gives what it gives."""
+        connection = psycopg2.connect(self._url, connect_timeout=5)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                return call(cursor)
+        finally:
+            with suppress(psycopg2.Error):
+                connection.close()
 
 
 class Client(threading.Thread):

@@ -5,12 +5,11 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psycopg2
 
-from tests.chaos.clients import is_disconnect
+from tests.chaos.clients import Asking
 from tests.http_servers import Action, ScriptedServer, answer, close, hang, reset
 
 #: The endpoints: a function of the application's, and a server that misbehaves.
@@ -74,59 +73,44 @@ class MessageBook:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class MessageClient(threading.Thread):
+class MessageClient(Asking):
     """One application, at its own pace, until it is told to stop. Nobody else edits or clears its messages."""
 
     def __init__(self, url: str, book: MessageBook, name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self.stopping = threading.Event()
-        self._url = url
+        super().__init__(url, book, name, pause=0.08)
         self._book = book
-        self._random = random.Random(name)
         self._own: list[tuple[int, Asked]] = []
         self._count = 0
 
-    def run(self) -> None:
-        """Schedules, edits and clears."""
-        while not self.stopping.wait(self._random.uniform(0.01, 0.08)):
-            act = self._random.choices([self._schedule, self._edit, self._clear], [6, 2, 1])[0]
-            try:
-                act()
-            except psycopg2.Error as error:
-                if is_disconnect(error):
-                    continue
-                with self._book.lock:
-                    self._book.errors.append(f"{type(error).__name__}: {error}")
+    def act(self) -> None:
+        """Schedules, edits or clears."""
+        self.random.choices([self._schedule, self._edit, self._clear], [6, 2, 1])[0]()
 
     def _ask(self, statement: str, *parameters: object) -> object:
-        connection = psycopg2.connect(self._url, connect_timeout=5)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement, parameters)
-                [(found,)] = cursor.fetchall()
-                return found
-        finally:
-            with suppress(psycopg2.Error):
-                connection.close()
+        def call(cursor: psycopg2.extensions.cursor) -> object:
+            cursor.execute(statement, parameters)
+            [(found,)] = cursor.fetchall()
+            return found
+
+        return self.ask(call)
 
     def _schedule(self) -> None:
         self._count += 1
-        endpoint = self._random.choice((POSTS, HOOK))
+        endpoint = self.random.choice((POSTS, HOOK))
         asked = Asked(f"{self.name}-{self._count}", endpoint, {self._count})
         with self._book.lock:
             self._book.messages[asked.key] = asked
         found = self._ask(
             "SELECT duepost.schedule_message(kind => 'event', endpoint => %s, payload => %s::jsonb, key => %s,"
             " scheduled_at => now() + make_interval(secs => %s))",
-            endpoint, json.dumps({"n": self._count}), asked.key, self._random.choice((0.0, 0.0, 0.5, 2.0)),
+            endpoint, json.dumps({"n": self._count}), asked.key, self.random.choice((0.0, 0.0, 0.5, 2.0)),
         )  # fmt: skip
         self._own.append((int(str(found)), asked))
 
     def _edit(self) -> None:
         if not self._own:
             return
-        message_id, asked = self._random.choice(self._own[-20:])
+        message_id, asked = self.random.choice(self._own[-20:])
         self._count += 1
         # Until there is an answer it may be either.
         before = set(asked.payloads)
@@ -137,7 +121,7 @@ class MessageClient(threading.Thread):
     def _clear(self) -> None:
         if not self._own:
             return
-        message_id, asked = self._random.choice(self._own[-20:])
+        message_id, asked = self.random.choice(self._own[-20:])
         was_unsure, asked.unsure = asked.unsure, True
         receipt = self._ask("SELECT duepost.clear_scheduled_message(%s)", message_id)
         asked.unsure = was_unsure
