@@ -181,13 +181,13 @@ def in_database(database: Database, turns: int) -> Sequence[Trick]:
         ),
         Trick(
             "many claims are one statement and one commit",
-            "models/functions/transitions.sql:claim_emails_v2",
+            "models/functions/transitions.sql:claim_emails_v3",
             way.claim_together,
             way.claim_one_by_one,
         ),
         Trick(
             "a claim is planned once in a session",
-            "models/functions/transitions.sql:claim_emails_v2",
+            "models/functions/transitions.sql:claim_emails_v3",
             way.claim_one_by_one,
             way.claim_planned_each_time,
         ),
@@ -250,7 +250,7 @@ class EmailsWay:
 
     def claim_planned_each_time(self) -> float:
         """Each in a statement of its own, which is planned again with each call."""
-        with self._altered("claim_emails_v2", "force_generic_plan", "force_custom_plan"):
+        with self._altered("claim_emails_v3", "force_generic_plan", "force_custom_plan"):
             return self.claim_one_by_one()
 
     def conclude_together(self) -> float:

@@ -159,6 +159,12 @@ class NewEmail(TypedDict, total=False):
     sender: Annotated[str | None, Argument("Who sends it, instead of the default, DUEPOST_FROM.")]
     reply_to: Annotated[str | None, Argument("Where replies go.")]
     headers: Annotated[Mapping[str, str] | None, HeadersArgument("Further header fields.")]
+    addresses: Annotated[
+        Sequence[str] | None,
+        ListArgument("To whom, where several see each other: addresses, with or without a name.", items="addresses"),
+    ]
+    cc: Annotated[Sequence[str] | None, ListArgument("Who gets the same email, named in Cc.", items="addresses")]
+    bcc: Annotated[Sequence[str] | None, ListArgument("Who gets the same email, named nowhere.", items="addresses")]
 
 
 class NewMessage(TypedDict, total=False):

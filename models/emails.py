@@ -15,6 +15,7 @@ import psycopg2
 from models.database.connections import Cursor, Database, Limits, Row, refusal_behind
 from models.database.statements import statements
 from models.errors import DatabaseUnreachable
+from models.extras import NONE, Extras, read_extras
 from models.items import Claimed, Flaw, Recipient
 from models.messages import Claim as MessageClaim
 from models.messages import StoredMessage
@@ -79,7 +80,8 @@ class ClaimedEmail(NamedTuple):
     """One email that this worker, and nobody else, is to deliver.
 
     `claim` is the number that its conclusion must name. `mailbox_full_seconds` is for how long a
-    mailbox has been full. `users` are still to be read as recipients, and `flaw` is what of it cannot be read.
+    mailbox has been full. `users` are still to be read as recipients, and `flaw` is what of it cannot be read. `extras`
+    is what few emails have.
     """
 
     id: int
@@ -103,12 +105,14 @@ class ClaimedEmail(NamedTuple):
     recipients: tuple[Recipient, ...]
     users: tuple[str, ...] = ()
     flaw: Flaw | None = None
+    extras: Extras = NONE
 
 
 class Result(NamedTuple):
     """What an attempt came to for one recipient; `outcome` where that finishes the email for this recipient.
 
-    `verdict` is None where nothing was attempted, as for a user who is inactive.
+    `verdict` is None where nothing was attempted, as for a user who is inactive. `place` is the recipient's among
+    several who see each other.
     """
 
     user_id: str | None
@@ -119,6 +123,7 @@ class Result(NamedTuple):
     code: int | None = None
     enhanced_code: str | None = None
     reply: str | None = None
+    place: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +273,7 @@ def claim_unread(
     those that name users are still to be read.
     """
     rows = database.execute(SQL["claim"], {"ids": list(email_ids), "worker_id": worker_id, "way": way})
-    return [_claimed(row[:8], row[8:20], row[20]) for row in rows]
+    return [_claimed(row[:8], row[8:20], row[20], row[21]) for row in rows]
 
 
 class DueClaim(NamedTuple):
@@ -312,8 +317,8 @@ def claim_due(
             "overlap": overlap,
         },
     )
-    claimed = [_claimed(row[:8], row[8:20], row[20]) for row in rows if row[0] is not None]
-    if not rows or rows[0][22] is None:
+    claimed = [_claimed(row[:8], row[8:20], row[20], row[21]) for row in rows if row[0] is not None]
+    if not rows or rows[0][23] is None:
         return DueClaim(claimed, 0, None)
     *_, found, due_at, last_id = rows[0]
     return DueClaim(claimed, int(str(found)), Place(str(due_at), int(str(last_id))))
@@ -352,30 +357,37 @@ def claimed_unread(
 
 
 def _read_alone(database: Database, row: Row) -> ClaimedEmail:
-    *head, address, users = row
+    *head, address, users, extras = row
     try:
         [content] = database.execute(SQL["read_claimed"], {"id": row[0], "claim": row[1]})
-        return _claimed(head, content, users)
+        return _claimed(head, content, users, extras)
     except DatabaseUnreachable:
         raise
     except Exception as error:  # noqa: BLE001 - whatever one row's content does, others flow on
         flaw = Flaw("row", f"{type(error).__name__}: it cannot be read")
     blank = (0.0, None, None, None, None, None, None, None, None, 0.0, address, False)
-    return _claimed(head, blank, users)._replace(flaw=flaw)
+    return _claimed(head, blank, users, None)._replace(flaw=flaw)
 
 
-def _claimed(head: Sequence[object], content: Sequence[object], users: object) -> ClaimedEmail:
+def _claimed(head: Sequence[object], content: Sequence[object], users: object, extras: object) -> ClaimedEmail:
     """An email from a claim's columns: what cannot be read of one is its own flaw."""
     seconds, sender, reply_to, headers, template, context, *bodies, full_seconds, address, suppressed = content
     flaws: list[Flaw] = []
     date = _read("date", lambda: datetime.fromtimestamp(float(str(seconds)), UTC), flaws) or datetime.now(UTC)
-    recipients = () if address is None else (Recipient(None, str(address), suppressed=bool(suppressed)),)
+    more = NONE if extras is None else _read("recipients", lambda: read_extras(extras), flaws)
+    recipients: tuple[Recipient, ...]
+    if more is None:
+        more, recipients = NONE, (Recipient(None, None, flaw=flaws[-1]),)
+    elif address is None:
+        recipients = more.to_go
+    else:
+        recipients = (Recipient(None, str(address), more.name, suppressed=bool(suppressed)),)
     headers_read = _read("headers", lambda: _json_object(headers), flaws)
     context_read = _read("context", lambda: _json_object(context), flaws)
     columns = (*head, date, sender, reply_to, headers_read, template, context_read, *bodies, full_seconds, recipients)
     # The statement's columns are the class's fields.
     email = ClaimedEmail(*columns)  # type: ignore[arg-type]
-    return email._replace(users=tuple(users or ()), flaw=flaws[0] if flaws else None)  # type: ignore[arg-type]
+    return email._replace(users=tuple(users or ()), flaw=flaws[0] if flaws else None, extras=more)  # type: ignore[arg-type]
 
 
 def _read(field: str, read: Callable[[], T], flaws: list[Flaw]) -> T | None:
@@ -560,7 +572,15 @@ def conclude_finished_each(database: Database, finished: Sequence[Finished]) -> 
 
 def results_json(item_id: int, results: Sequence[Result]) -> str:
     """Results of an item, for `duepost.conclude_emails`."""
-    return json.dumps([{"email_id": item_id, **result._asdict()} for result in results])
+    return json.dumps([{"email_id": item_id, **_told(result)} for result in results])
+
+
+def _told(result: Result) -> dict[str, object]:
+    """A result by its fields; a place only where there is one: by that the database tells several recipients."""
+    fields = result._asdict()
+    if result.place is None:
+        del fields["place"]
+    return fields
 
 
 def _finished(finished: Sequence[Finished]) -> dict[str, object]:
@@ -568,7 +588,7 @@ def _finished(finished: Sequence[Finished]) -> dict[str, object]:
         "ids": [each.email.id for each in finished],
         "claims": [each.email.claim for each in finished],
         "results": json.dumps(
-            [{"email_id": each.email.id, **result._asdict()} for each in finished for result in each.results]
+            [{"email_id": each.email.id, **_told(result)} for each in finished for result in each.results]
         ),
         "message_ids": [each.message.message_id if each.message else None for each in finished],
         "message_claims": [each.message.number if each.message else None for each in finished],

@@ -140,16 +140,16 @@ SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 -- scheduled, queued → sending, each under a claim number of its own; gives the emails with the address, or the users, that are still
 -- to get them. Several threads' claims share one statement and one commit.
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
-       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users
-FROM duepost.claim_emails_v2(%(ids)s::bigint[], %(worker_id)s, %(way)s)
+       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras
+FROM duepost.claim_emails_v3(%(ids)s::bigint[], %(worker_id)s, %(way)s)
 
 -- name: claim_due
 -- scheduled → sending for a route's oldest due emails after a place in due order, and where the next claim goes on. A place that
 -- somebody goes back from is earlier by `overlap` seconds. Served by item_due.
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
-       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, found, last_due_at,
-       last_id
-FROM duepost.claim_due_emails_v1(
+       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras, found,
+       last_due_at, last_id
+FROM duepost.claim_due_emails_v2(
     %(way)s, %(size)s, %(worker_id)s, %(after_due_at)s::timestamptz - make_interval(secs => %(overlap)s), %(after_id)s
 )
 
@@ -165,7 +165,7 @@ SELECT known::text, failures::text FROM duepost.recipient_rows(%(users)s::text[]
 -- name: claimed_unread
 -- What a worker has claimed in an answer that it could not read: no more of it than it needs to give it back.
 SELECT i.id, h.claim, i.kind, i.attempts, i.unknowns, i.last_error, i.probe AND i.route = h.route, e.message_id_header,
-       e.address, duepost.users_to_go(i.id)
+       e.address, duepost.users_to_go(i.id), duepost.email_extras(i.id)
 FROM duepost.in_hand AS h
 JOIN duepost.item AS i ON i.id = h.item_id
 JOIN duepost.email AS e ON e.item_id = h.item_id
@@ -259,19 +259,34 @@ SELECT EXISTS (
 -- name: journal
 -- What the attempt came to, for each recipient.
 INSERT INTO duepost.attempt (
-    email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
+    email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply, address
 )
 SELECT h.item_id, h.claim, h.worker_id, result.user_id, h.claimed_at, now(), result.phase, result.verdict,
-       result.code, result.enhanced_code, result.reply
+       result.code, result.enhanced_code, result.reply, CASE WHEN result.place IS NOT NULL THEN result.address END
 FROM duepost.in_hand AS h,
      jsonb_to_recordset(%(results)s) AS result (
-         user_id text, phase text, verdict text, code integer, enhanced_code text, reply text
+         user_id text, address text, place integer, phase text, verdict text, code integer, enhanced_code text, reply text
      )
 WHERE h.item_id = %(id)s AND h.claim = %(claim)s
 
 -- name: record_outcomes
 -- Users for whom the email is finished keep their outcome until it is finished for all. A copy that may have arrived may
 -- have so whatever a later attempt came to.
+WITH result AS MATERIALIZED (
+    SELECT r.user_id, r.place, r.address, r.verdict, r.outcome, r.code, r.enhanced_code, r.reply
+    FROM jsonb_to_recordset(%(results)s) AS r (
+        user_id text, place integer, address text, verdict text, outcome text, code integer, enhanced_code text, reply text
+    )
+), seen_by AS (
+    UPDATE duepost.email_recipient AS e
+    SET outcome = result.outcome,
+        unknown = e.unknown OR coalesce(result.verdict = 'unknown', false),
+        code = result.code,
+        enhanced_code = result.enhanced_code,
+        reply = result.reply
+    FROM result
+    WHERE e.email_id = %(id)s AND e.place = result.place AND e.outcome IS NULL
+)
 UPDATE duepost.scheduled_email_user AS u
 SET outcome = result.outcome,
     unknown = u.unknown OR coalesce(result.verdict = 'unknown', false),
@@ -279,9 +294,7 @@ SET outcome = result.outcome,
     code = result.code,
     enhanced_code = result.enhanced_code,
     reply = result.reply
-FROM jsonb_to_recordset(%(results)s) AS result (
-    user_id text, address text, verdict text, outcome text, code integer, enhanced_code text, reply text
-)
+FROM result
 WHERE u.email_id = %(id)s AND u.user_id = result.user_id AND u.outcome IS NULL
 
 -- name: conclude_finished

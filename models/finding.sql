@@ -4,7 +4,7 @@
 
 -- name: pending_of
 -- A page of what is not finished among the few that a source gives, held or not, by due time. Served by item_pkey,
--- scheduled_email_user_user, email_mailbox, item_held, in_hand's key and queue_key.
+-- scheduled_email_user_user, email_mailbox, email_recipient_mailbox, item_held, in_hand's key and queue_key.
 WITH source AS (
     SELECT i.id FROM duepost.item AS i WHERE %(source)s::text = 'ids' AND i.id = ANY (%(ids)s::bigint[])
     UNION ALL
@@ -14,6 +14,9 @@ WITH source AS (
     SELECT e.item_id FROM duepost.email AS e
     WHERE %(source)s::text = 'address' AND e.address IS NOT NULL
       AND duepost.mailbox_key(e.address) = duepost.mailbox_key(%(address)s::text)
+    UNION ALL
+    SELECT r.email_id FROM duepost.email_recipient AS r
+    WHERE %(source)s::text = 'address' AND duepost.mailbox_key(r.address) = duepost.mailbox_key(%(address)s::text)
     UNION ALL
     SELECT i.id FROM duepost.item AS i WHERE %(source)s::text = 'held' AND i.is_held
     UNION ALL
@@ -36,6 +39,9 @@ WHERE i.is_held = %(held)s::boolean
   AND (%(address)s::text IS NULL OR EXISTS (
       SELECT FROM duepost.email AS e
       WHERE e.item_id = i.id AND duepost.mailbox_key(e.address) = duepost.mailbox_key(%(address)s::text)
+  ) OR EXISTS (
+      SELECT FROM duepost.email_recipient AS r
+      WHERE r.email_id = i.id AND duepost.mailbox_key(r.address) = duepost.mailbox_key(%(address)s::text)
   ))
   AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
   AND (%(channel)s::text IS NULL OR i.channel = %(channel)s::text)

@@ -53,7 +53,8 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_viewer') THEN
         GRANT USAGE ON SCHEMA duepost, dramatiq TO duepost_viewer;
         GRANT SELECT ON
-            duepost.item, duepost.email, duepost.message, duepost.scheduled_email_user, duepost.scheduled_email,
+            duepost.item, duepost.email, duepost.message, duepost.scheduled_email_user, duepost.email_recipient,
+            duepost.scheduled_email,
             duepost.scheduled_message, duepost.in_hand, duepost.batch, duepost.batch_item,
             duepost.scheduled_email_id_seq, duepost.delivery, duepost.attempt, duepost.suppression, duepost.undeliverable_email,
             duepost.undeliverable_recipient, duepost.worker, duepost.turn, duepost.control, duepost.route,
@@ -84,7 +85,7 @@ BEGIN
         GRANT USAGE ON SCHEMA duepost, dramatiq TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON dramatiq.queue, dramatiq.result TO duepost_worker;
         GRANT SELECT, UPDATE, DELETE ON
-            duepost.item, duepost.email, duepost.message, duepost.scheduled_email_user
+            duepost.item, duepost.email, duepost.message, duepost.scheduled_email_user, duepost.email_recipient
         TO duepost_worker;
         GRANT SELECT ON duepost.scheduled_email, duepost.scheduled_message, duepost.endpoint TO duepost_worker;
         GRANT UPDATE (failing_since, disabled_at, disabled_because) ON duepost.endpoint TO duepost_worker;
@@ -109,7 +110,8 @@ BEGIN
             duepost.clear_scheduled_message, duepost.reschedule_message, duepost.clear_scheduled, duepost.status,
             duepost.endpoints, duepost.finish,
             duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
-            duepost.due_now, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.lock_due, duepost.close_batch,
+            duepost.due_now, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.claim_emails_v3,
+            duepost.claim_due_emails_v2, duepost.email_extras, duepost.lock_due, duepost.close_batch,
             duepost.batch_date,
             duepost.users_to_go, duepost.recipient_row, duepost.recipient_rows, duepost.conclude_emails,
             duepost.is_too_late, duepost.usual_on_unknown,

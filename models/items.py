@@ -24,7 +24,7 @@ class Flaw(NamedTuple):
 class Recipient(NamedTuple):
     """Whom a claimed item still has to reach. `user_id` is None for an address, and for an endpoint.
 
-    `flaw` is why nobody knows more of this user.
+    `flaw` is why nobody knows more of this user. `place` is that of one of several who see each other.
     """
 
     user_id: str | None
@@ -36,6 +36,12 @@ class Recipient(NamedTuple):
     active: bool = True
     suppressed: bool = False
     flaw: "Flaw | None" = None
+    place: int | None = None
+
+    @property
+    def key(self) -> str | None:
+        """What tells it from the other recipients of its item; None where there can be no other."""
+        return self.user_id if self.place is None else str(self.place)
 
 
 class Claimed(Protocol):

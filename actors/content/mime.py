@@ -117,37 +117,40 @@ def build_message(
     date: datetime,
     reply_to: str | None,
     headers: Mapping[str, str],
+    copies: Sequence[Mailbox] = (),
 ) -> bytes:
     r"""Builds a message: 7-bit ASCII, each line ended by CRLF and at most 998 octets long.
 
     Args:
         content: subject and bodies; both bodies make a multipart/alternative, a blank one counts as none.
         sender: From.
-        recipients: To; at least one. Addresses are ASCII already; of a name's white space and control characters one
-            space is made.
+        recipients: To; none is named where there are none. Addresses are ASCII already; of the white space and control
+            characters of a name one space is made.
         message_id: Message-ID, with its angle brackets.
         date: Date; aware, given out in UTC and whole seconds.
         reply_to: Reply-To, as `Name <address>` or a bare address; None for none.
         headers: further headers; those that are lists of URIs, ids or keywords are never encoded.
+        copies: Cc.
 
     Raises:
         UnsendableField: a header holds CR, LF or NUL, or is one that is set here; an address is not ASCII; there is no
             body.
-        ValueError: the date is naive; there is no recipient.
+        ValueError: the date is naive.
     """
     if date.tzinfo is None:
         raise ValueError("the date must be aware of its timezone")
-    if not recipients:
-        raise ValueError("a message needs at least one recipient")
     if not _MESSAGE_ID.fullmatch(message_id):
         raise ValueError("a Message-ID must be ASCII in angle brackets, such as <1@x.example>")
     lines = [
         f"Message-ID: {message_id}",
         _date(date),
         _from(sender),
-        _folded("To", _mailboxes("To", recipients)),
+        # RFC 5322 section 3.4: a group of nobody, where all are named in Cc or nowhere.
+        _folded("To", _mailboxes("To", recipients)) if recipients else "To: undisclosed-recipients:;",
         _subject(content.subject),
     ]
+    if copies:
+        lines.append(_folded("Cc", _mailboxes("Cc", copies)))
     if reply_to is not None:
         lines.append(_folded("Reply-To", _mailboxes("Reply-To", [_reply_to(reply_to)])))
     lines += [_own_header(name, value) for name, value in headers.items()]

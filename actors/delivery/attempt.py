@@ -1,4 +1,7 @@
-"""An email on its way: rendered, and handed to the relay, one recipient after the other."""
+"""An email on its way: rendered, and handed to the relay, one copy after the other.
+
+A copy is for one recipient, or for all of those who see each other.
+"""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -51,11 +54,13 @@ class EmailAttempt:
         self._records = records
         self.judged: list[Judged] = []
         self.failures: dict[str, RenderError] = {}
-        self._to_go = deque(item.recipients)
+        self._to_go = _groups(item)
         #: Users are still to be read: together with those of other emails, and if that takes too long, alone.
         self.is_unread = bool(item.users)
-        #: The copy for the next recipient, or why there is none; None while it is not made.
+        #: The copy for the next of them, or why there is none; None while it is not made.
         self._copy: EmailPayload | Ruling | None = None
+        #: Whom it is for, by the address in its envelope.
+        self._addressed: dict[str, Recipient] = {}
         self._lane: Lane | None = None
         self._to_note: Judged | None = None
 
@@ -93,12 +98,12 @@ class EmailAttempt:
                 return Blocking(lane, partial(self._compose_in, lane))
             if not isinstance(self._copy, Ruling):
                 return self._copy
-            self._judge(self._copy)
+            self._judge_all(self._copy)
         return None
 
     def know(self, email: ClaimedEmail) -> None:
         """It has been read: this is the same email, with its recipients."""
-        self.item, self._to_go, self.is_unread = email, deque(email.recipients), False
+        self.item, self._to_go, self.is_unread = email, _groups(email), False
 
     def _read_alone(self) -> None:
         """Reads its users without those of other emails, and each without the others where that takes too long."""
@@ -121,26 +126,49 @@ class EmailAttempt:
 
     def take(self, rulings: Mapping[str, Ruling]) -> None:
         """What the relay has made of the envelope."""
-        [ruling] = rulings.values()
-        self._judge(ruling)
-        if ruling.scope is Scope.RELAY:
+        judged = [Judged(self._addressed[address], ruling) for address, ruling in rulings.items()]
+        self.judged += judged
+        self._end_copy()
+        if any(each.ruling.scope is Scope.RELAY for each in judged):
             self._to_go.clear()
         elif self._to_go:
-            self._to_note = self.judged[-1]
+            [self._to_note] = judged
 
-    def _judge(self, ruling: Ruling) -> None:
-        self.judged.append(Judged(self._to_go.popleft(), ruling))
+    def _judge_all(self, ruling: Ruling) -> None:
+        """The same for all whom the next copy was for."""
+        self.judged += [Judged(each, ruling) for each in self._to_go[0]]
+        self._end_copy()
+
+    def _end_copy(self) -> None:
+        self._to_go.popleft()
         self._copy, self._lane = None, None
 
     def _compose_at_once(self) -> None:
         """Makes the next copy where that takes no time; makes none where it does."""
-        recipient, email = self._to_go[0], self.item
-        if recipient.flaw is not None or email.flaw is not None:
-            self._cannot_be_read(recipient.flaw or email.flaw)
+        flaw = self._to_go[0][0].flaw or self.item.flaw
+        if flaw is not None:
+            self._cannot_be_read(flaw)
             return
-        self._copy = decision.refusal_without_asking(recipient)
-        if self._copy is None and self._lane is None and self._composer.is_quick(email):
+        if self._lane is None:
+            self._address()
+        if self._copy is None and self._lane is None and self._composer.is_quick(self.item):
             self._compose(INLINE_SECONDS)
+
+    def _address(self) -> None:
+        """Whom the next copy can go to; of several, those to whom it cannot are judged, and the others get it."""
+        refused: list[Judged] = []
+        self._addressed = {}
+        for recipient in self._to_go[0]:
+            address = _address_of(recipient)
+            if isinstance(address, Ruling):
+                refused.append(Judged(recipient, address))
+            else:
+                self._addressed[address] = recipient
+        if not self._addressed:
+            self._copy = refused[-1].ruling
+            refused.pop()
+        self.judged += refused
+        self._to_go[0] = tuple(self._addressed.values()) or self._to_go[0][-1:]
 
     def _compose_in(self, lane: Lane) -> None:
         """Makes the next copy in a thread where others do not wait for it for longer than the lane has it."""
@@ -151,14 +179,10 @@ class EmailAttempt:
 
     def _compose(self, seconds: float | None) -> None:
         """Makes the next copy, or a ruling; neither where the time is over and more of it may help."""
-        recipient, email = self._to_go[0], self.item
+        email = self.item
         seconds = None if seconds is None or seconds >= self._composer.timeout else seconds
         try:
-            # Text around a stored address is no reason to drop mail.
-            address = ascii_address((recipient.address or "").strip(AROUND))
-            self._copy = self._composer.compose(email, recipient, address, seconds)
-        except UndeliverableAddress as error:
-            self._copy = Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
+            self._copy = self._composer.compose(email, self._addressed, seconds)
         except RenderTimeout as error:
             self._composer.note_slow(email)
             if seconds is not None:
@@ -172,9 +196,7 @@ class EmailAttempt:
         except Exception as error:  # noqa: BLE001 - whatever one email's content does, others flow on
             self._has_failed(RenderError(email.template or "-", type(error).__name__, None))
 
-    def _cannot_be_read(self, flaw: Flaw | None) -> None:
-        if flaw is None:
-            return
+    def _cannot_be_read(self, flaw: Flaw) -> None:
         self._has_failed(RenderError(flaw.field, flaw.reason, None))
         if flaw.detail and isinstance(self._copy, Ruling):
             # For the database only: it may hold values of a row.
@@ -183,6 +205,25 @@ class EmailAttempt:
     def _has_failed(self, failure: RenderError) -> None:
         self.failures[str(failure)] = failure
         self._copy = Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
+
+
+def _groups(email: ClaimedEmail) -> deque[tuple[Recipient, ...]]:
+    """Who gets a copy together: those who see each other, else each by itself."""
+    if email.extras.recipients:
+        return deque([email.recipients] if email.recipients else [])
+    return deque((each,) for each in email.recipients)
+
+
+def _address_of(recipient: Recipient) -> str | Ruling:
+    """The address of its envelope, or why it gets nothing, where that is clear without the relay."""
+    refusal = decision.refusal_without_asking(recipient)
+    if refusal is not None:
+        return refusal
+    try:
+        # Text around a stored address is no reason to drop mail.
+        return ascii_address((recipient.address or "").strip(AROUND))
+    except UndeliverableAddress as error:
+        return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
 
 
 class Records:

@@ -1,15 +1,17 @@
 """Makes a channel's payload of a claimed email: the one place of this folder that knows what SMTP is handed."""
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Final, TypeAlias
 
 from actors.channels.smtp.envelope import Envelope
-from actors.content.addresses import Mailbox, parse_sender
+from actors.content.addresses import AROUND, Mailbox, UndeliverableAddress, ascii_address, parse_sender
 from actors.content.mime import UnsendableField, build_message
 from actors.content.templates import Content, RenderTimeout, Templates
 from actors.liveness.time_limit import TimeLimit, TookTooLong
 from models.emails import ClaimedEmail
+from models.extras import SeenRecipient
 from models.items import Recipient
 
 #: What an email is handed to its channel as.
@@ -58,8 +60,13 @@ class Composer:
         """Its template has taken long: the next one is rendered in a thread."""
         self._quick.discard(email.template or "")
 
-    def compose(self, email: ClaimedEmail, recipient: Recipient, address: str, seconds: float | None) -> EmailPayload:
-        """Renders an email for a recipient, and builds the message; rendering takes no more than `seconds`.
+    def compose(self, email: ClaimedEmail, addressed: Mapping[str, Recipient], seconds: float | None) -> EmailPayload:
+        """Renders a copy of an email, and builds the message; rendering takes no more than `seconds`.
+
+        Args:
+            email: it.
+            addressed: whom the copy is for, by the address in its envelope: one, or all of those who see each other.
+            seconds: None for all the time that a template has.
 
         Raises:
             RenderTimeout: it takes longer.
@@ -68,15 +75,15 @@ class Composer:
         """
         sender = self._sender_of(email)
         begun = time.monotonic()
-        content = self._render(email, recipient, seconds)
+        content = self._render(email, addressed, seconds)
         if email.template is not None:
             learn = self._quick.add if time.monotonic() - begun < QUICK else self._quick.discard
             learn(email.template)
         if seconds is None:
-            return built(email, recipient, address, sender, content)
+            return built(email, addressed, sender, content)
         try:
             with self._time_limit.limited(begun + seconds - time.monotonic()):
-                return built(email, recipient, address, sender, content)
+                return built(email, addressed, sender, content)
         except TookTooLong:
             raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None
 
@@ -95,8 +102,8 @@ class Composer:
             raise UnsendableField("sender", "the email names none, and DUEPOST_FROM is not set")
         return self._sender
 
-    def _render(self, email: ClaimedEmail, recipient: Recipient, seconds: float | None) -> Content:
-        """The content as this recipient gets it.
+    def _render(self, email: ClaimedEmail, addressed: Mapping[str, Recipient], seconds: float | None) -> Content:
+        """The content as this recipient gets it; one that several see names none of them.
 
         Raises:
             RenderTimeout: it takes more than these seconds.
@@ -104,6 +111,7 @@ class Composer:
         """
         if email.template is None:
             return Content(email.subject or "", email.body_text, email.body_html)
+        [recipient] = addressed.values() if not email.extras.recipients else [Recipient(None, None)]
         whom = {
             "user_id": recipient.user_id,
             "address": recipient.address,
@@ -114,15 +122,30 @@ class Composer:
         return self._templates.render(email.template, {**(email.context or {}), "recipient": whom}, seconds)
 
 
-def built(email: ClaimedEmail, recipient: Recipient, address: str, sender: Mailbox, content: Content) -> EmailPayload:
+def built(email: ClaimedEmail, addressed: Mapping[str, Recipient], sender: Mailbox, content: Content) -> EmailPayload:
     """The message as it goes over the wire."""
+    seen = email.extras.recipients
     message = build_message(
         content=content,
         sender=sender,
-        recipients=[Mailbox(recipient.name or "", address)],
+        recipients=_named(seen, "to") if seen else [Mailbox(each.name or "", to) for to, each in addressed.items()],
+        copies=_named(seen, "cc"),
         message_id=email.message_id_header,
         date=email.date_header,
         reply_to=email.reply_to,
         headers=email.headers or {},
     )
-    return Envelope(sender.address, (address,), message)
+    return Envelope(sender.address, tuple(addressed), message)
+
+
+def _named(seen: Sequence[SeenRecipient], field: str) -> list[Mailbox]:
+    """Who stands in a header, whether they have the email already or not, so that it is the same each time.
+
+    One whose address cannot stand in it gets nothing, and is left out.
+    """
+    named = []
+    for each in seen:
+        if each.field == field:
+            with suppress(UndeliverableAddress):
+                named.append(Mailbox(each.name or "", ascii_address(each.address.strip(AROUND))))
+    return named

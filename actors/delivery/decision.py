@@ -170,6 +170,7 @@ def result(item: Claimed, recipient: Recipient, ruling: Ruling) -> Result:
         code=ruling.code,
         enhanced_code=ruling.enhanced_code,
         reply=ruling.reply,
+        place=recipient.place,
     )
 
 

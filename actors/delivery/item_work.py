@@ -225,7 +225,7 @@ class ItemWork(ABC, Generic[C, P_co]):
         """What was answered; the journal has it first."""
         work.attempt.take(rulings)
         attempt, message = work.attempt, work.message
-        said = {each.recipient.user_id: each.ruling for each in attempt.judged[work.journalled :]}
+        said = {each.recipient.key: each.ruling for each in attempt.judged[work.journalled :]}
         work.journalled = len(attempt.judged)
         hint = message.claim if message and message.is_stored else None
         self._journal.append(attempt.item.id, attempt.item.claim, hint, said)

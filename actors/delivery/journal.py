@@ -80,7 +80,7 @@ class Record(NamedTuple):
         email_id: the email.
         claim: the claim's number; the rulings are of no use to any other.
         message: the claim of the broker message that it came by, if any.
-        rulings: by user id; None stands for the email's address.
+        rulings: by the recipient's key: a user id, or a place among several; None stands for the email's address.
     """
 
     email_id: int

@@ -185,7 +185,7 @@ class Rescuer:
             LostClaim: somebody else has ended it.
         """
         item = self._claimed(lost)
-        judged = [(each, record.rulings[each.user_id]) for each in item.recipients if each.user_id in record.rulings]
+        judged = [(each, record.rulings[each.key]) for each in item.recipients if each.key in record.rulings]
         if not judged:
             return False
         decision = Decision.of(item, judged)

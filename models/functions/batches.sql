@@ -159,7 +159,7 @@ LANGUAGE sql STABLE AS $$
         WHEN m.endpoint IS NOT NULL AND b.users IS DISTINCT FROM duepost.sorted_users(email.users)
             THEN 'users: must be those of the message which the batch has open'
         WHEN e.address IS NOT NULL
-            AND (email.address IS NULL OR duepost.mailbox_key(e.address) <> duepost.mailbox_key(email.address))
+            AND (email.address IS NULL OR duepost.mailbox_key(e.address) <> duepost.mailbox_key(duepost.mailbox_address(email.address)))
             THEN 'address: must be that of the email which the batch has open: give each recipient a batch'
         WHEN e.address IS NULL AND b.users IS DISTINCT FROM duepost.sorted_users(email.users)
             THEN 'users: must be those of the email which the batch has open: give each recipient a batch'

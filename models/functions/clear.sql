@@ -132,6 +132,8 @@ BEGIN
     END IF;
     partly := EXISTS (
         SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = clear_item.id AND u.outcome IS NOT NULL
+    ) OR EXISTS (
+        SELECT FROM duepost.email_recipient AS r WHERE r.email_id = clear_item.id AND (r.outcome IS NOT NULL OR r.in_ledger)
     );
     PERFORM duepost.finish(clear_item.id, 'cleared', NULL);
     RETURN CASE WHEN partly THEN 'user_removed' ELSE 'cleared' END;
@@ -160,6 +162,50 @@ COMMENT ON FUNCTION duepost.clear_scheduled_email IS
     'Clears one email whole: cleared (it is never sent), user_removed (some of its users have it already, the others '
     'never get it), or too_late (it is being sent, finished or unknown).';
 
+-- Takes a mailbox off an email whose recipients see each other; NULL where it is not one of them. The caller holds the item's lock.
+CREATE OR REPLACE FUNCTION duepost.clear_recipient(id bigint, mailbox text) RETURNS text
+LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    own record;
+BEGIN
+    SELECT r.place, r.outcome, r.in_ledger INTO own
+    FROM duepost.email_recipient AS r
+    WHERE r.email_id = clear_recipient.id AND duepost.mailbox_key(r.address) = clear_recipient.mailbox;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM duepost.item AS i WHERE i.id = clear_recipient.id AND NOT i.is_held AND i.unknowns = 0;
+    IF NOT FOUND OR own.outcome IS NOT NULL OR own.in_ledger OR duepost.is_in_hand(clear_recipient.id) THEN
+        RETURN 'too_late';
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM duepost.email_recipient AS r WHERE r.email_id = clear_recipient.id AND r.place <> own.place
+    ) THEN
+        PERFORM duepost.finish(clear_recipient.id, 'cleared', NULL);
+        RETURN 'cleared';
+    END IF;
+    IF EXISTS (
+        SELECT FROM duepost.email_recipient AS r
+        WHERE r.email_id = clear_recipient.id AND (r.outcome IS NOT NULL OR r.in_ledger)
+    ) THEN
+        -- Some have it already: the others get the same bytes, in whose header this one stands.
+        UPDATE duepost.email_recipient AS r SET outcome = 'cleared'
+        WHERE r.email_id = clear_recipient.id AND r.place = own.place;
+        IF NOT EXISTS (
+            SELECT FROM duepost.email_recipient AS r
+            WHERE r.email_id = clear_recipient.id AND r.outcome IS NULL AND NOT r.in_ledger
+        ) THEN
+            PERFORM duepost.finish(clear_recipient.id, NULL, NULL);
+        END IF;
+    ELSE
+        DELETE FROM duepost.email_recipient AS r WHERE r.email_id = clear_recipient.id AND r.place = own.place;
+    END IF;
+    RETURN 'user_removed';
+END
+$$;
+
 CREATE OR REPLACE FUNCTION duepost.clear_scheduled_emails_to(address text, kind text DEFAULT NULL)
 RETURNS TABLE (email_id bigint, receipt text)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -179,20 +225,26 @@ BEGIN
         WHERE i.id IN (
             SELECT e.item_id FROM duepost.email AS e
             WHERE duepost.mailbox_key(e.address) = duepost.mailbox_key(mailbox) AND e.address IS NOT NULL
+            UNION ALL
+            SELECT r.email_id FROM duepost.email_recipient AS r
+            WHERE duepost.mailbox_key(r.address) = duepost.mailbox_key(mailbox)
         )
           AND (clear_scheduled_emails_to.kind IS NULL OR i.kind = clear_scheduled_emails_to.kind)
         ORDER BY i.id
         FOR UPDATE
     LOOP
         email_id := email.id;
-        receipt := duepost.clear_scheduled_email(email.id);
+        receipt := coalesce(
+            duepost.clear_recipient(email.id, duepost.mailbox_key(mailbox)), duepost.clear_scheduled_email(email.id)
+        );
         RETURN NEXT;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION duepost.clear_scheduled_emails_to IS
     'Clears the emails scheduled to this mailbox, of one kind or all, however it is spelled: letter case, IDNA, a name '
-    'and white space around it do not matter. What is no address raises 22023.';
+    'and white space around it do not matter; takes it off those that it gets together with others (user_removed). What is no '
+    'address raises 22023.';
 
 -- One item, to another time; `argument` is what its id is called by the caller.
 CREATE OR REPLACE FUNCTION duepost.reschedule_item(id bigint, scheduled_at timestamptz, channel text, argument text)

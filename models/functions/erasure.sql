@@ -52,10 +52,11 @@ BEGIN
         LIMIT forget_some.most
     ), attempt AS (
         UPDATE duepost.attempt AS a
-        SET user_id = NULL, reply = NULL
+        SET user_id = NULL, address = NULL, reply = NULL
         FROM found
         WHERE a.email_id = ANY (ARRAY(SELECT f.email_id FROM found AS f)) AND a.email_id = found.email_id
           AND a.user_id IS NOT DISTINCT FROM found.user_id
+          AND (a.address IS NULL OR mailbox IS NULL OR duepost.mailbox_key(a.address) = mailbox)
     ), delivery AS (
         UPDATE duepost.delivery AS d
         SET user_id = NULL, address = NULL, reply = NULL
@@ -124,6 +125,9 @@ BEGIN
         UNION ALL
         SELECT e.item_id FROM duepost.email AS e
         WHERE mailbox IS NOT NULL AND e.address IS NOT NULL AND duepost.mailbox_key(e.address) = mailbox
+        UNION ALL
+        SELECT r.email_id FROM duepost.email_recipient AS r
+        WHERE mailbox IS NOT NULL AND duepost.mailbox_key(r.address) = mailbox
     ) AS pending;
     RETURN NEXT;
 END

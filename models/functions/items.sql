@@ -9,6 +9,7 @@ BEGIN
         DELETE FROM duepost.in_hand AS h WHERE h.item_id = OLD.id;
         DELETE FROM duepost.scheduled_email_user AS u WHERE u.email_id = OLD.id;
         DELETE FROM duepost.batch AS b WHERE b.email_id = OLD.id;
+        DELETE FROM duepost.email_recipient AS r WHERE r.email_id = OLD.id;
         DELETE FROM duepost.email AS e WHERE e.item_id = OLD.id;
         DELETE FROM duepost.item AS i WHERE i.id = OLD.id;
         RETURN CASE WHEN FOUND THEN OLD END;

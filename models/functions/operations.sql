@@ -116,8 +116,18 @@ BEGIN
                 SELECT FROM duepost.scheduled_email_user AS other WHERE other.email_id = resolve_item.id AND other.unknown
             )
         );
+        UPDATE duepost.email_recipient AS r
+        SET outcome = decided, unknown = false, reply = said
+        WHERE r.email_id = resolve_item.id AND r.outcome IS NULL AND NOT r.in_ledger AND (
+            resolution = 'drop' OR r.unknown OR NOT EXISTS (
+                SELECT FROM duepost.email_recipient AS other WHERE other.email_id = resolve_item.id AND other.unknown
+            )
+        );
         IF NOT EXISTS (
             SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = resolve_item.id AND u.outcome IS NULL
+        ) AND NOT EXISTS (
+            SELECT FROM duepost.email_recipient AS r
+            WHERE r.email_id = resolve_item.id AND r.outcome IS NULL AND NOT r.in_ledger
         ) THEN
             PERFORM duepost.finish(resolve_item.id, NULL, NULL);
             RETURN 'done';

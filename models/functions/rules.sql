@@ -221,6 +221,67 @@ LANGUAGE sql IMMUTABLE AS $$
     ), ' ')
 $$;
 
+-- The name of `Ann Example <ann@example.com>`; NULL where there is none.
+CREATE OR REPLACE FUNCTION duepost.mailbox_name(value text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT nullif(duepost.trimmed(CASE
+        WHEN found.name ~ E'^"(?:[^"\\\\]|\\\\.)*" *$' THEN regexp_replace(btrim(btrim(found.name, ' '), '"'), E'\\\\(.)', E'\\1', 'g')
+        ELSE found.name
+    END), '')
+    FROM (
+        SELECT substring(duepost.trimmed(value) FROM E'^((?:"(?:[^"\\\\]|\\\\.)*" *|[^<>]*))<[^<>]*>$') AS name
+    ) AS found
+$$;
+
+-- Who gets it: a bare address, or a name and an address in angle brackets. It is one mailbox, whatever the name holds.
+CREATE OR REPLACE FUNCTION duepost.recipient_error(argument text, value text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN strpos(value, '<') = 0 OR value IS NULL THEN duepost.address_error(argument, value)
+        ELSE coalesce(
+            duepost.line_error(argument, value, 1000),
+            CASE
+                WHEN duepost.is_address(duepost.mailbox_address(value)) IS NOT TRUE
+                    THEN argument || ': must be one address such as ann@example.com or Ann <ann@example.com>'
+            END
+        )
+    END
+$$;
+
+-- Recipients who see each other.
+CREATE OR REPLACE FUNCTION duepost.recipients_error(email duepost.new_email) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    field record;
+    error text;
+    total integer := (email.address IS NOT NULL)::integer;
+BEGIN
+    FOR field IN
+        SELECT f.name, f.mailboxes
+        FROM (VALUES ('addresses', email.addresses), ('cc', email.cc), ('bcc', email.bcc)) AS f (name, mailboxes)
+        WHERE f.mailboxes IS NOT NULL
+    LOOP
+        IF email.users IS NOT NULL AND cardinality(field.mailboxes) > 0 THEN
+            RETURN field.name || ': goes with address or addresses: each user gets a copy that nobody else is named in';
+        END IF;
+        total := total + cardinality(field.mailboxes);
+        IF total > 100 THEN
+            RETURN field.name || ': an email must have at most 100 recipients who see each other';
+        END IF;
+        FOR place IN 1 .. cardinality(field.mailboxes) LOOP
+            error := duepost.recipient_error(format('%s[%s]', field.name, place - 1), field.mailboxes[place]);
+            IF error IS NOT NULL THEN
+                RETURN error;
+            END IF;
+        END LOOP;
+    END LOOP;
+    IF total = 0 AND email.users IS NULL THEN
+        RETURN 'addresses: must name at least one recipient, here or in cc or bcc';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- A sender or Reply-To: without SMTPUTF8 a local part that is not ASCII can never be sent.
 CREATE OR REPLACE FUNCTION duepost.mailbox_error(argument text, value text) RETURNS text
 LANGUAGE sql STABLE AS $$
@@ -381,10 +442,14 @@ LANGUAGE sql STABLE AS $$
     SELECT coalesce(
         duepost.kind_error(email.kind),
         CASE
-            WHEN (email.address IS NULL) = (email.users IS NULL)
-                THEN 'address: give either address or users, and not both'
-            WHEN email.address IS NOT NULL THEN duepost.address_error('address', email.address)
-            ELSE duepost.users_error(email.users)
+            WHEN num_nonnulls(email.address, email.users, email.addresses) <> 1
+                THEN 'address: give either address, addresses or users, and only one of them'
+            WHEN email.address IS NOT NULL THEN duepost.recipient_error('address', email.address)
+            WHEN email.users IS NOT NULL THEN duepost.users_error(email.users)
+        END,
+        CASE
+            WHEN email.addresses IS NOT NULL OR email.cc IS NOT NULL OR email.bcc IS NOT NULL
+                THEN duepost.recipients_error(email)
         END,
         duepost.times_error(email.scheduled_at, email.expires_at),
         CASE

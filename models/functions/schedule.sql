@@ -71,6 +71,7 @@ DECLARE
     is_new    boolean[];
     has_keys  boolean := false;
     has_users boolean := false;
+    are_plain boolean := true;
 BEGIN
     FOREACH email IN ARRAY given LOOP
         error := duepost.email_error(email);
@@ -81,6 +82,7 @@ BEGIN
         ids := ids || nextval('duepost.scheduled_email_id_seq');
         has_keys := has_keys OR email.key IS NOT NULL;
         has_users := has_users OR email.users IS NOT NULL;
+        are_plain := are_plain AND NOT duepost.has_extras(email);
     END LOOP;
 
     IF has_keys THEN
@@ -103,7 +105,7 @@ BEGIN
 
     INSERT INTO duepost.email (
         item_id, message_id_header, date_header, address, sender, reply_to, headers, template, context, subject, body_text,
-        body_html
+        body_html, address_name, has_extras
     )
     SELECT ids[g.ordinality],
            -- A Message-ID is ASCII; a sender's domain need not be.
@@ -111,11 +113,18 @@ BEGIN
                substring(duepost.mailbox_address(g.sender) FROM '@([\x01-\x7f]+)$'),
                c.message_id_domain, 'duepost.invalid'
            ) || '>',
-           greatest(coalesce(g.scheduled_at, now()), now()), g.address, g.sender, g.reply_to, g.headers, g.template,
+           greatest(coalesce(g.scheduled_at, now()), now()),
+           CASE
+               WHEN are_plain THEN g.address
+               WHEN NOT duepost.is_seen_by_several(given[g.ordinality]) THEN duepost.mailbox_address(g.address)
+           END,
+           g.sender, g.reply_to, g.headers, g.template,
            CASE WHEN g.template IS NOT NULL THEN coalesce(g.context, '{}') END,
            g.subject,
            CASE WHEN NOT duepost.is_blank(g.body_text) THEN g.body_text END,
-           CASE WHEN NOT duepost.is_blank(g.body_html) THEN g.body_html END
+           CASE WHEN NOT duepost.is_blank(g.body_html) THEN g.body_html END,
+           CASE WHEN NOT are_plain AND NOT duepost.is_seen_by_several(given[g.ordinality]) THEN duepost.mailbox_name(g.address) END,
+           NOT are_plain AND duepost.has_extras(given[g.ordinality])
     FROM duepost.control AS c
     CROSS JOIN unnest(given) WITH ORDINALITY AS g
     WHERE is_new[g.ordinality] IS NOT FALSE;
@@ -127,6 +136,9 @@ BEGIN
         CROSS JOIN unnest(g.users) AS u
         WHERE is_new[g.ordinality] IS NOT FALSE
         ORDER BY 1, 2;
+    END IF;
+    IF NOT are_plain THEN
+        PERFORM duepost.store_recipients(given, ids, is_new);
     END IF;
     RETURN ids;
 END
@@ -146,7 +158,10 @@ CREATE OR REPLACE FUNCTION duepost.schedule_email(
     expires_at   timestamptz DEFAULT NULL,
     sender       text DEFAULT NULL,
     reply_to     text DEFAULT NULL,
-    headers      jsonb DEFAULT NULL
+    headers      jsonb DEFAULT NULL,
+    addresses    text[] DEFAULT NULL,
+    cc           text[] DEFAULT NULL,
+    bcc          text[] DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
@@ -157,7 +172,7 @@ BEGIN
     LOCK TABLE duepost.migration IN ACCESS SHARE MODE;
     email := ROW(
         kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at, sender,
-        reply_to, headers
+        reply_to, headers, addresses, cc, bcc
     );
     RETURN (duepost.store_emails(ARRAY[email], are_many => false))[1];
 END

@@ -53,6 +53,11 @@ BEGIN
         DELETE FROM duepost.scheduled_email_user AS u
         WHERE u.email_id = ANY (move_to_ledger.ids)
         RETURNING u.email_id, u.user_id, u.address, u.outcome, u.code, u.enhanced_code, u.reply
+    ), seen_by AS (
+        DELETE FROM duepost.email_recipient AS r
+        USING email
+        WHERE email.address IS NULL AND r.email_id = email.item_id
+        RETURNING r.email_id, r.address, r.outcome, r.code, r.enhanced_code, r.reply, r.in_ledger
     ), result AS MATERIALIZED (
         SELECT r.email_id, r.user_id, r.address, r.verdict, r.outcome, r.code, r.enhanced_code, r.reply
         FROM unnest(move_to_ledger.results) AS r
@@ -66,6 +71,19 @@ BEGIN
                r.outcome, r.code, r.enhanced_code, r.reply
         FROM result AS r
         JOIN email ON email.item_id = r.email_id
+        WHERE r.user_id IS NOT NULL OR r.address IS NOT NULL
+           OR NOT EXISTS (SELECT FROM seen_by AS s WHERE s.email_id = r.email_id)
+        UNION ALL
+        -- Of several recipients who see each other: what each has come to before, or comes to now with all that are left.
+        SELECT s.email_id, NULL, s.address, coalesce(s.outcome, r.outcome),
+               CASE WHEN s.outcome IS NOT NULL THEN s.code ELSE r.code END,
+               CASE WHEN s.outcome IS NOT NULL THEN s.enhanced_code ELSE r.enhanced_code END,
+               CASE WHEN s.outcome IS NOT NULL THEN s.reply ELSE r.reply END
+        FROM seen_by AS s
+        LEFT JOIN result AS r ON r.email_id = s.email_id AND r.user_id IS NULL AND r.address IS NULL
+        WHERE NOT s.in_ledger
+          AND coalesce(s.outcome, r.outcome) IS NOT NULL
+          AND NOT EXISTS (SELECT FROM result AS own WHERE own.email_id = s.email_id AND own.address = s.address)
         UNION ALL
         -- One message is for all of its users, and is in the ledger for each.
         SELECT r.email_id, u.user_id, NULL, r.outcome, r.code, r.enhanced_code, r.reply
@@ -180,12 +198,12 @@ COMMENT ON FUNCTION duepost.is_too_late IS
 -- PostgreSQL would compile it, which takes a hundred times as long as the plan. Called by workers, with their own rights.
 -- Nothing here reads duepost.recipient, which may be the team's own view: that is read afterwards, without a lock. JSON
 -- is given as text: what a worker cannot read of one email is that email's failure.
-CREATE OR REPLACE FUNCTION duepost.claim_emails_v2(ids bigint[], worker_id integer, way text)
+CREATE OR REPLACE FUNCTION duepost.claim_emails_v3(ids bigint[], worker_id integer, way text)
 RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
     message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
     context text, subject text, body_text text, body_html text, mailbox_full_seconds double precision,
-    address text, suppressed boolean, users text[], date_header timestamptz
+    address text, suppressed boolean, users text[], date_header timestamptz, extras text
 )
 LANGUAGE plpgsql ROWS 10
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -194,15 +212,15 @@ BEGIN
     RETURN QUERY
     WITH item AS MATERIALIZED (
         SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.mailbox_full_since, i.is_held, i.due_at, i.expires_at,
-               i.scheduled_at, i.route, i.probe AND i.route = claim_emails_v2.way AS probe
+               i.scheduled_at, i.route, i.probe AND i.route = claim_emails_v3.way AS probe
         FROM duepost.item AS i
-        WHERE i.id = ANY (claim_emails_v2.ids)
+        WHERE i.id = ANY (claim_emails_v3.ids)
         ORDER BY i.id
         -- Not FOR KEY SHARE, which takes a row as it was when the statement began, whatever was committed since.
         FOR NO KEY UPDATE SKIP LOCKED
     ), taken AS (
         INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at, route)
-        SELECT item.id, nextval('duepost.claim_number'), claim_emails_v2.worker_id, now(), claim_emails_v2.way
+        SELECT item.id, nextval('duepost.claim_number'), claim_emails_v3.worker_id, now(), claim_emails_v3.way
         FROM item
         CROSS JOIN duepost.control AS control
         LEFT JOIN duepost.kind AS kind ON kind.kind = item.kind
@@ -213,12 +231,12 @@ BEGIN
           AND NOT control.paused
           AND kind.paused_at IS NULL
           AND NOT CASE
-              WHEN item.route = claim_emails_v2.way
-                  THEN (SELECT duepost.is_stopped(claim_emails_v2.way, claim_emails_v2.way))
-              ELSE duepost.is_stopped(claim_emails_v2.way, item.route)
+              WHEN item.route = claim_emails_v3.way
+                  THEN (SELECT duepost.is_stopped(claim_emails_v3.way, claim_emails_v3.way))
+              ELSE duepost.is_stopped(claim_emails_v3.way, item.route)
           END
-          AND (item.route = claim_emails_v2.way OR duepost.is_way_of(claim_emails_v2.way, item.route))
-          AND (item.probe OR NOT (SELECT duepost.is_route_blocked(claim_emails_v2.way)))
+          AND (item.route = claim_emails_v3.way OR duepost.is_way_of(claim_emails_v3.way, item.route))
+          AND (item.probe OR NOT (SELECT duepost.is_route_blocked(claim_emails_v3.way)))
         ON CONFLICT DO NOTHING
         RETURNING item_id, in_hand.claim
     )
@@ -237,17 +255,36 @@ BEGIN
                SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(email.address)
            ),
            CASE WHEN email.address IS NULL THEN duepost.users_to_go(item.id) END,
-           CASE WHEN email.batch IS NULL THEN email.date_header ELSE duepost.batch_date(item.id) END
+           CASE WHEN email.batch IS NULL THEN email.date_header ELSE duepost.batch_date(item.id) END,
+           CASE WHEN email.has_extras THEN duepost.email_extras(item.id) END
     FROM taken
     JOIN item ON item.id = taken.item_id
-    JOIN duepost.email AS email ON email.item_id = taken.item_id AND email.item_id = ANY (claim_emails_v2.ids)
+    JOIN duepost.email AS email ON email.item_id = taken.item_id AND email.item_id = ANY (claim_emails_v3.ids)
     ORDER BY item.id;
 END
 $$;
-COMMENT ON FUNCTION duepost.claim_emails_v2 IS
+COMMENT ON FUNCTION duepost.claim_emails_v3 IS
     'scheduled, queued → sending for those of these emails that nobody holds and that are still to be sent, by a way that is '
     'their route or its fallback: locks them by ascending id, takes them in hand, and gives them with the address, or the '
     'users, that are still to get them.';
+
+-- Workers of 0.2.0 call this. What they do not know of is left to others.
+CREATE OR REPLACE FUNCTION duepost.claim_emails_v2(ids bigint[], worker_id integer, way text)
+RETURNS TABLE (
+    id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
+    message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
+    context text, subject text, body_text text, body_html text, mailbox_full_seconds double precision,
+    address text, suppressed boolean, users text[], date_header timestamptz
+)
+LANGUAGE sql ROWS 10 AS $$
+    SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.message_id_header, c.date_seconds,
+           c.sender, c.reply_to, c.headers, c.template, c.context, c.subject, c.body_text, c.body_html,
+           c.mailbox_full_seconds, c.address, c.suppressed, c.users, c.date_header
+    FROM duepost.claim_emails_v3(
+        ARRAY(SELECT e.item_id FROM duepost.email AS e WHERE e.item_id = ANY ($1) AND NOT e.has_extras ORDER BY e.item_id),
+        $2, $3
+    ) AS c
+$$;
 
 -- The beginning of a route's line, locked. Read in the index's order and no further than is asked for, whatever the planner
 -- believes of a table that has just been filled: it would rather read and sort the whole line for each claim.
@@ -280,13 +317,13 @@ COMMENT ON FUNCTION duepost.lock_due IS
 -- read and delete, what a sender takes at once. `after_due_at` and `after_id` are a place in due order: where nothing else keeps a
 -- snapshot open it may be the beginning. What is past its time goes to the ledger. As long as there is more than asked
 -- for, the route is marked, and the scheduler leaves its line to the senders; a failure is for the scheduler to take apart.
-CREATE OR REPLACE FUNCTION duepost.claim_due_emails_v1(
+CREATE OR REPLACE FUNCTION duepost.claim_due_emails_v2(
     way text, size integer, worker_id integer, after_due_at timestamptz, after_id bigint
 ) RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
     message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
     context text, subject text, body_text text, body_html text, mailbox_full_seconds double precision,
-    address text, suppressed boolean, users text[], found integer, last_due_at text, last_id bigint
+    address text, suppressed boolean, users text[], found integer, last_due_at text, last_id bigint, extras text
 )
 LANGUAGE plpgsql ROWS 10
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -297,7 +334,7 @@ DECLARE
     expired    bigint[];
     expired_id bigint;
 BEGIN
-    IF (SELECT c.paused FROM duepost.control AS c) OR duepost.is_route_blocked(claim_due_emails_v1.way) THEN
+    IF (SELECT c.paused FROM duepost.control AS c) OR duepost.is_route_blocked(claim_due_emails_v2.way) THEN
         RETURN;
     END IF;
     SELECT array_agg(due.id), array_agg(due.due_at), array_agg(due.id ORDER BY due.id) FILTER (
@@ -305,7 +342,7 @@ BEGIN
            )
     INTO ids, moments, expired
     FROM duepost.lock_due(
-        claim_due_emails_v1.way, claim_due_emails_v1.size, claim_due_emails_v1.after_due_at, claim_due_emails_v1.after_id
+        claim_due_emails_v2.way, claim_due_emails_v2.size, claim_due_emails_v2.after_due_at, claim_due_emails_v2.after_id
     ) AS due
     LEFT JOIN duepost.kind AS k ON k.kind = due.kind;
     IF EXISTS (SELECT FROM duepost.kind AS k WHERE k.paused_at IS NOT NULL) THEN
@@ -318,13 +355,13 @@ BEGIN
             PERFORM duepost.finish(expired_id, 'expired', NULL);
         END IF;
     END LOOP;
-    IF cardinality(ids) = claim_due_emails_v1.size THEN
+    IF cardinality(ids) = claim_due_emails_v2.size THEN
         UPDATE duepost.route AS r
         SET claimed_directly_until = now() + interval '3 s'
         WHERE r.name = (
             SELECT o.name
             FROM duepost.route AS o
-            WHERE o.name = claim_due_emails_v1.way
+            WHERE o.name = claim_due_emails_v2.way
               AND o.claimed_directly_until BETWEEN now() + interval '2 s' AND now() + interval '3 s' IS NOT TRUE
             FOR NO KEY UPDATE SKIP LOCKED
         );
@@ -333,14 +370,29 @@ BEGIN
     SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.message_id_header, c.date_seconds,
            c.sender, c.reply_to, c.headers, c.template, c.context, c.subject, c.body_text, c.body_html,
            c.mailbox_full_seconds, c.address, c.suppressed, c.users, coalesce(cardinality(ids), 0),
-           moments[cardinality(moments)]::text, ids[cardinality(ids)]
+           moments[cardinality(moments)]::text, ids[cardinality(ids)], c.extras
     FROM (SELECT) AS always
-    LEFT JOIN duepost.claim_emails_v2(ids, claim_due_emails_v1.worker_id, claim_due_emails_v1.way) AS c ON true;
+    LEFT JOIN duepost.claim_emails_v3(ids, claim_due_emails_v2.worker_id, claim_due_emails_v2.way) AS c ON true;
 END
 $$;
-COMMENT ON FUNCTION duepost.claim_due_emails_v1 IS
+COMMENT ON FUNCTION duepost.claim_due_emails_v2 IS
     'scheduled → sending for the oldest due emails of a route after a place in due order, at most size; in each row how many '
     'were found, and the place of the last. One row without an id where none could be claimed; none where nothing may be sent.';
+
+-- Workers of 0.2.0 call this. To them the line's emails come by messages, so that none is left by who does not know of it.
+CREATE OR REPLACE FUNCTION duepost.claim_due_emails_v1(
+    way text, size integer, worker_id integer, after_due_at timestamptz, after_id bigint
+) RETURNS TABLE (
+    id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
+    message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
+    context text, subject text, body_text text, body_html text, mailbox_full_seconds double precision,
+    address text, suppressed boolean, users text[], found integer, last_due_at text, last_id bigint
+)
+LANGUAGE plpgsql ROWS 1 AS $$
+BEGIN
+    RETURN;
+END
+$$;
 
 CREATE OR REPLACE FUNCTION duepost.claim_messages_v1(ids bigint[], worker_id integer)
 RETURNS TABLE (
@@ -483,6 +535,8 @@ DECLARE
     given  duepost.attempt_result[];
     locked bigint[];
     done   bigint[];
+    -- Whether some of them have recipients who see each other.
+    are_several CONSTANT boolean := conclude_emails.results @? '$[*].place';
 BEGIN
     SELECT array_agg(r) INTO given FROM jsonb_populate_recordset(NULL::duepost.attempt_result, conclude_emails.results) AS r;
     locked := ARRAY(
@@ -495,10 +549,15 @@ BEGIN
         JOIN duepost.in_hand AS h ON h.item_id = c.item_id AND h.claim = c.claim AND h.item_id = ANY (locked)
     ), journal AS (
         INSERT INTO duepost.attempt (
-            email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply
+            email_id, claim, worker_id, user_id, started_at, finished_at, phase, verdict, code, enhanced_code, reply, address
         )
         SELECT claimed.item_id, claimed.claim, claimed.worker_id, r.user_id, claimed.claimed_at, now(), r.phase, r.verdict,
-               r.code, r.enhanced_code, r.reply
+               r.code, r.enhanced_code, r.reply,
+               CASE
+                   WHEN are_several AND EXISTS (
+                       SELECT FROM duepost.email_recipient AS e WHERE e.email_id = claimed.item_id AND e.address = r.address
+                   ) THEN r.address
+               END
         FROM claimed
         JOIN unnest(given) AS r ON r.email_id = claimed.item_id
         WHERE r.verdict IS NOT NULL

@@ -44,7 +44,12 @@ BEGIN
     INSERT INTO duepost.undeliverable_email (id, channel, kind, email, kept_until)
     SELECT i.id, i.channel, i.kind,
            CASE
-               WHEN keep_undeliverable.days > 0 AND i.channel = 'email' THEN to_jsonb(i) || to_jsonb(e)
+               WHEN keep_undeliverable.days > 0 AND i.channel = 'email' THEN to_jsonb(i) || to_jsonb(e) || CASE
+                   WHEN e.has_extras THEN jsonb_build_object('recipients', (
+                       SELECT jsonb_agg(r ORDER BY r.place) FROM duepost.email_recipient AS r WHERE r.email_id = i.id
+                   ))
+                   ELSE '{}'
+               END
                -- A message goes to all of its users at once.
                WHEN keep_undeliverable.days > 0
                    THEN to_jsonb(i) || to_jsonb(m) || jsonb_build_object('users', duepost.users_to_go(i.id))
@@ -136,6 +141,9 @@ BEGIN
         ));
         IF kept.channel = 'email' THEN
             PERFORM duepost.restore_row('duepost.email', kept.email || jsonb_build_object('item_id', kept.id));
+            -- The others stand in the header: the same bytes go to those who are to get it now.
+            PERFORM duepost.restore_row('duepost.email_recipient', r || '{"in_ledger": true}')
+            FROM jsonb_array_elements(nullif(kept.email -> 'recipients', 'null')) AS r;
         ELSE
             PERFORM duepost.restore_row('duepost.message', kept.email || jsonb_build_object('item_id', kept.id));
             INSERT INTO duepost.scheduled_email_user (email_id, user_id)
@@ -150,6 +158,10 @@ BEGIN
     ON CONFLICT ON CONSTRAINT scheduled_email_user_pkey DO UPDATE
     SET outcome = NULL, unknown = false, address = NULL, code = NULL, enhanced_code = NULL, reply = NULL
     WHERE u.outcome = 'undeliverable';
+    UPDATE duepost.email_recipient AS e
+    SET outcome = NULL, unknown = false, code = NULL, enhanced_code = NULL, reply = NULL, in_ledger = false
+    FROM duepost.undeliverable_recipient AS r
+    WHERE e.email_id = kept.id AND r.email_id = kept.id AND r.user_id IS NULL AND r.address = e.address;
     DELETE FROM duepost.suppression AS s
     USING duepost.undeliverable_recipient AS r
     WHERE r.email_id = kept.id AND s.address = duepost.mailbox_key(r.address);

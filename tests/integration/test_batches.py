@@ -63,7 +63,7 @@ def is_due_in(connection: Connection, span: str) -> bool:
 def claim(connection: Connection, email_id: int) -> object:
     """Claims an email as a worker does, once it is due; gives its context."""
     run(connection, "UPDATE duepost.item SET due_at = now() WHERE id = %s", email_id)
-    rows = run(connection, "SELECT context FROM duepost.claim_emails_v2(ARRAY[%s]::bigint[], 1, 'default')", email_id)
+    rows = run(connection, "SELECT context FROM duepost.claim_emails_v3(ARRAY[%s]::bigint[], 1, 'default')", email_id)
     return json.loads(str(rows[0][0])) if rows else None
 
 
@@ -469,7 +469,7 @@ def test_an_email_that_an_item_is_joining_is_passed_over_by_the_claim(sessions: 
     first.commit()
     run(watcher, "UPDATE duepost.item SET due_at = now()")
     add(first, "b", wait="0")
-    claimed = "SELECT context FROM duepost.claim_emails_v2(ARRAY[%s]::bigint[], 1, 'default')"
+    claimed = "SELECT context FROM duepost.claim_emails_v3(ARRAY[%s]::bigint[], 1, 'default')"
     assert run(second, claimed, email_id) == []
     second.rollback()
     first.commit()

@@ -171,7 +171,7 @@ def beside_a_claim(database: Database, application: Connection, email_id: int, c
     """What a call gives that meets an open claim of this email, which is committed once the call waits for it."""
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as cursor:
-            cursor.execute("SELECT id FROM duepost.claim_emails_v2(ARRAY[%s]::bigint[], 1, 'default')", (email_id,))
+            cursor.execute("SELECT id FROM duepost.claim_emails_v3(ARRAY[%s]::bigint[], 1, 'default')", (email_id,))
             assert cursor.fetchall() == [(email_id,)]
             called = pool.submit(call)
             wait_until(lambda: run(application, WAITING, "transactionid") != [], what="the call to wait for the row")

@@ -144,7 +144,7 @@ def test_what_is_past_its_time_goes_to_the_ledger(harness: Harness) -> None:
 def test_two_that_claim_at_once_get_different_ones_and_neither_waits(harness: Harness) -> None:
     email_ids = schedule_line(harness, 4)
     with harness.application.transaction() as cursor:
-        other = "SELECT id FROM duepost.claim_due_emails_v1('default', 2, 7, '-infinity', 0) WHERE id IS NOT NULL"
+        other = "SELECT id FROM duepost.claim_due_emails_v2('default', 2, 7, '-infinity', 0) WHERE id IS NOT NULL"
         cursor.execute(other)
         others = [row[0] for row in cursor.fetchall()]
         assert ids(claim(harness, 2)) == email_ids[2:]

@@ -159,8 +159,8 @@ def plan_of(database: Database, statement: str) -> str:
 LIFE = (
     "SELECT duepost.enqueue_items("
     "ARRAY[500], ARRAY[gen_random_uuid()], ARRAY['{}']::jsonb[], 'q', ARRAY[10], false, 'default')",
-    "SELECT id FROM duepost.claim_emails_v2(ARRAY[500], 1, 'default')",
-    "SELECT id FROM duepost.claim_due_emails_v1('default', 1, 1, now() - interval '1 h', 0)",
+    "SELECT id FROM duepost.claim_emails_v3(ARRAY[500], 1, 'default')",
+    "SELECT id FROM duepost.claim_due_emails_v2('default', 1, 1, now() - interval '1 h', 0)",
     "SELECT duepost.conclude_emails(ARRAY[500], ARRAY[currval('duepost.claim_number')],"
     """ '[{"email_id": 500, "user_id": "user-500", "phase": "dot", "verdict": "sent", "outcome": "sent"}]',"""
     " ARRAY[NULL]::uuid[], ARRAY[NULL]::bigint[])",

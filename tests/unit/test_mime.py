@@ -142,9 +142,8 @@ def test_a_message_whose_bodies_are_blank_is_refused(blank: str) -> None:
         build(text=blank, html=blank)
 
 
-def test_a_message_without_recipients_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one recipient"):
-        build(recipients=())
+def test_a_message_of_which_all_recipients_are_named_nowhere_has_a_group_of_nobody() -> None:
+    assert read(build(recipients=()))["To"] == "undisclosed-recipients:;"
 
 
 def test_the_date_is_given_in_utc() -> None:

@@ -27,7 +27,10 @@ BEGIN
             ('expires_at', 'timestamptz'),
             ('sender', 'text'),
             ('reply_to', 'text'),
-            ('headers', 'jsonb')
+            ('headers', 'jsonb'),
+            ('addresses', 'text[]'),
+            ('cc', 'text[]'),
+            ('bcc', 'text[]')
         ) AS listed (name, type)
         WHERE listed.name NOT IN (
             SELECT a.attname
