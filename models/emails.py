@@ -596,7 +596,7 @@ def _finished(finished: Sequence[Finished]) -> dict[str, object]:
 
 
 def conclude_later(
-    cursor: Cursor, email: Claimed, *, pause: float | None, counted: bool, mailbox_full: bool, error: str
+    cursor: Cursor, email: Claimed, *, pause: float | None, counted: bool, mailbox_full: bool, error: str | None
 ) -> bool:
     """Sending → scheduled; False where the claim is no longer the row's.
 
@@ -604,7 +604,7 @@ def conclude_later(
         pause: seconds until it is due again; None keeps its place in line.
         counted: whether this was an attempt of the email's own.
         mailbox_full: whether it is a full mailbox that it waits for.
-        error: why, in a line.
+        error: why, in a line; None where nothing has failed.
     """
     cursor.execute(
         SQL["conclude_later"],

@@ -257,7 +257,7 @@ class Conclusions:
             pause=outcome.pause,
             counted=outcome.is_counted,
             mailbox_full=outcome.mailbox_is_full,
-            error=outcome.error,
+            error=outcome.error or None,
         )
         return State.SCHEDULED if is_later else None
 

@@ -99,15 +99,18 @@ class Decision(NamedTuple):
 
     @property
     def pause(self) -> float | None:
-        """Seconds until the email is due again; None where it keeps its place in line."""
+        """Seconds until the email is due again; None where it keeps its place in line, as none of those has failed."""
         failure = self.relay_failure
         if failure is not None and failure.phase.stage is Stage.CONNECT:
             return None
         pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
         attempts = self.item.attempts + 1
         return max(
-            throttled_pause(attempts) if Limit.RATE in ruling.limits else retry_pause(attempts, ruling.pace)
-            for ruling in pending
+            (
+                throttled_pause(attempts) if Limit.RATE in ruling.limits else retry_pause(attempts, ruling.pace)
+                for ruling in pending
+            ),
+            default=None,
         )
 
     @property

@@ -251,7 +251,14 @@ class ItemWork(ABC, Generic[C, P_co]):
         ended(work.job, partial(self._conclude_alone, work, outcome))
 
     def release(self, works: Sequence[Work[C, P_co]]) -> None:
-        """Sending → scheduled for what was claimed and not begun: that is no attempt, its place in line is kept."""
+        """Sending → scheduled for what was claimed and not begun: that is no attempt, its place in line is kept.
+
+        What has begun, as some of its recipients have been attempted, is concluded as far as it has come.
+        """
+        for work in works:
+            if work.attempt.judged:
+                self._leaving.submit(partial(self.conclude_alone, work))
+        works = [work for work in works if not work.attempt.judged]
         claimed = [work.attempt.item for work in works]
         released: set[int] = set()
         try:
@@ -268,8 +275,11 @@ class ItemWork(ABC, Generic[C, P_co]):
                 self._leaving.submit(partial(ended, work.job, partial(self._return_alone, work.attempt.item)))
 
     def postpone(self, work: Work[C, P_co]) -> None:
-        """Sending → scheduled for a while: no attempt is counted."""
-        ended(work.job, partial(self._postpone, work.attempt.item))
+        """Sending → scheduled for a while: no attempt is counted, unless it has begun."""
+        if work.attempt.judged:
+            self.conclude_alone(work)
+        else:
+            ended(work.job, partial(self._postpone, work.attempt.item))
 
     def fail(self, work: Work[C, P_co], failure: BaseException) -> None:
         """Something else than the relay went wrong."""

@@ -7,6 +7,10 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from actors.delivery.attempt import EmailAttempt
+from actors.delivery.job import OwnJob
+from actors.delivery.lanes import Blocking
+from actors.ruling import Phase, Ruling, Scope
 from models import emails
 from models.database.connections import Database
 from models.emails import ClaimedEmail, Finished, Lost, Result
@@ -109,3 +113,29 @@ def test_a_claim_that_was_taken_away_while_its_row_was_waited_for_is_not_the_row
             emails.conclude_lost(other, lost(harness, email))
             other.execute("COMMIT")
     assert locking.result() is False
+
+
+@pytest.mark.parametrize("way", ["released", "postponed"])
+@pytest.mark.parametrize("verdict", [Verdict.UNKNOWN, Verdict.SENT])
+def test_what_was_attempted_for_some_is_not_forgotten_when_the_rest_is_put_off(
+    harness: Harness, verdict: Verdict, way: str
+) -> None:
+    """As where the relay fails for others before the next user's copy goes."""
+    harness.recipient("1", "ann@example.com")
+    harness.recipient("2", "bob@example.com")
+    email_id = harness.schedule(users=["1", "2"])
+    harness.enqueue()
+    items = harness.app.routes["default"].email_work
+    job = OwnJob()
+    [work] = items.claim([(email_id, job)])
+    items.read([work])
+    attempt = work.attempt
+    assert isinstance(attempt, EmailAttempt)
+    assert not isinstance(attempt.advance(), Blocking)
+    attempt.take({"ann@example.com": Ruling(verdict, Scope.MESSAGE, Phase.DOT, reply="said")})
+    items.release([work]) if way == "released" else items.postpone(work)
+    job.wait()
+    assert harness.query("SELECT count(*) FROM duepost.in_hand") == [(0,)]
+    assert [(each["user_id"], each["verdict"]) for each in harness.attempts(email_id)] == [("1", verdict)]
+    receipts = harness.query("SELECT receipt FROM duepost.clear_scheduled_emails(ARRAY['1'])")
+    assert receipts == [("too_late",)]
