@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests wait four fifths of their time: three of them share a core.
 WORKERS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
 
-.PHONY: help demo test check pythons servers chaos torture lint format bench up build clean
+.PHONY: help demo test check pythons servers chaos torture lint format bench docs pictures up build clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 18
@@ -53,6 +53,13 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## all benchmarks, half an hour: writes docs/measured.md
 	$(BIN)/python benchmarks/all.py docs
+
+docs: $(READY) ## the documentation as a site, in build/docs/site: a dead link, a page in no index, a warning fail it
+	$(BIN)/python docs/build_site.py build/docs
+
+pictures: $(READY) ## docs/demo.svg and docs/console*.png again: runs the demo, and the console in Chromium (`make servers` installs it)
+	$(BIN)/python docs/picture.py
+	REAL_SERVERS=1 PICTURES=docs $(BIN)/python -m pytest -q tests/servers/test_browser.py -k pictured
 
 build: $(READY) ## the wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -36,6 +36,9 @@ HOME = ".duepost"
 #: A script that opens the database with psql: its URL is long.
 PSQL = "psql"
 
+#: A file that holds the database's URL, for applications: `DATABASE_URL=$(cat .duepost/url)`.
+URL = "url"
+
 #: The folder of the workers' journals.
 STATE = "state"
 
@@ -231,6 +234,7 @@ class Stack:
             script = self.folder / PSQL
             script.write_text(f'#!/bin/sh\nexec {self.postgres.psql_command} "$@"\n')
             script.chmod(0o700)
+            (self.folder / URL).write_text(f"{url}\n")
         self.database = Database(url, application_name="duepost", deadlines=self.deadlines)
         list(migrate(self.database, queue_schema=queue_schema(), retention_days=settings().retention_days))
         # Emails may be scheduled before the first worker has started.

@@ -17,7 +17,7 @@ from duepost.catching import CatcherError
 from duepost.children import FolderInUse
 from duepost.commands.context import Failed
 from duepost.commands.output import say
-from duepost.stack import CATCHER, PSQL, Stack
+from duepost.stack import CATCHER, PSQL, URL, Stack
 from models.errors import DuepostError
 
 #: Where everything is, below the working directory.
@@ -96,6 +96,7 @@ def describe(stack: Stack, console: str) -> None:
         lines += [
             f"  database   {stack.database.url}",
             f"             host {at['host']}, port {at['port']}, user {at['user']}, database {at['dbname']}",
+            f"             also in {stack.folder / URL}",
             f"  psql       {stack.folder / PSQL}",
         ]
     else:

@@ -1,5 +1,6 @@
 """The console in a real browser: what is shown runs nothing and loads nothing; keyboard, no script, small screens."""
 
+import os
 import re
 import shutil
 import socket
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 __all__ = ["console", "start", "with_logins"]
+
+ROOT = Path(__file__).parents[2]
 
 #: Phones; and a page that is magnified to 400 % on a screen of 1,280.
 SMALL = (360, 320)
@@ -63,7 +66,7 @@ def busy(console: ConsoleSite) -> None:
             email_id, kind, outcome, user_id, address, code, enhanced_code, reply, attempts, unknowns, scheduled_at,
             finished_at, message_id_header
         )
-        SELECT n, (ARRAY['welcome', 'digest', 'invoice'])[n %% 3 + 1],
+        SELECT 1000 + n, (ARRAY['welcome', 'digest', 'invoice'])[n %% 3 + 1],
                CASE WHEN n %% 17 = 0 THEN 'undeliverable' ELSE 'sent' END, 'ann', 'ann@example.com',
                CASE WHEN n %% 17 = 0 THEN 550 ELSE 250 END, CASE WHEN n %% 17 = 0 THEN '5.1.1' ELSE '2.0.0' END,
                CASE WHEN n %% 17 = 0 THEN 'no such user here' ELSE 'queued' END, 1, 0,
@@ -72,8 +75,12 @@ def busy(console: ConsoleSite) -> None:
                '<' || n || '@shop.example>'
         FROM generate_series(1, 800) AS n;
         UPDATE duepost.item SET is_held = true, kind = 'invoice', due_at = now() - interval '5 minutes',
-                                last_error = 'dot: the relay hung up', attempts = 1
+                                scheduled_at = now() - interval '5 minutes', last_error = 'dot: the relay hung up',
+                                attempts = 1
         WHERE id = (SELECT min(id) FROM duepost.item);
+        INSERT INTO duepost.attempt (email_id, claim, worker_id, user_id, started_at, phase, verdict, reply)
+        SELECT min(id), 1, 1, 'ann', now() - interval '5 minutes', 'dot', 'unknown', 'the relay hung up'
+        FROM duepost.item;
         INSERT INTO duepost.suppression (address, enhanced_code, reply)
         VALUES ('gone@example.com', '5.1.1', 'no such user') ON CONFLICT DO NOTHING;
         UPDATE duepost.control SET checked_in_at = now();
@@ -251,14 +258,32 @@ def test_pages_say_the_same_in_each_zone(browser: "Browser", console: ConsoleSit
     assert re.search(r"\d\d:\d\d:\d\d UTC", seen[0])
 
 
-def test_the_first_page_is_pictured(browser: "Browser", console: ConsoleSite, tmp_path: Path) -> None:
+#: The pictures of the documentation, and where each is taken.
+PICTURES = {"console": "/", "console-items": "/items", "console-item": "/items/{held}", "console-failures": "/failures"}
+
+#: Where they are put, for `make pictures`; else they are thrown away.
+PICTURES_FOLDER = os.environ.get("PICTURES")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_screens_are_pictured_for_the_documentation(
+    browser: "Browser", console: ConsoleSite, tmp_path: Path, name: str
+) -> None:
     busy(console)
-    context = browser.new_context(viewport={"width": 1000, "height": 720})
+    [(held,)] = console.query("SELECT min(id) FROM duepost.item WHERE is_held")
+    context = browser.new_context(viewport={"width": 1160, "height": 760})
     page = context.new_page()
-    page.goto(console.origin)
-    page.screenshot(path=tmp_path / "console.png")
-    assert (tmp_path / "console.png").stat().st_size > 20_000
+    page.goto(console.origin + PICTURES[name].format(held=held))
+    picture = Path(PICTURES_FOLDER or tmp_path) / f"{name}.png"
+    page.screenshot(path=picture)
+    assert 20_000 < picture.stat().st_size < 150_000
     context.close()
+
+
+def test_every_picture_of_the_console_is_in_the_documentation() -> None:
+    assert {path.stem for path in (ROOT / "docs").glob("console*.png")} == set(PICTURES)
+    for name in PICTURES:
+        assert any(f"{name}.png)" in page.read_text() for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 
 
 def tab_to(page: "Page", wanted: str, key: str = "Tab") -> None:
