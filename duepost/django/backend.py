@@ -1,6 +1,5 @@
 """The email backend: what Django sends is scheduled, in the transaction that is open."""
 
-import re
 from collections.abc import Sequence
 
 from django.conf import settings
@@ -25,9 +24,6 @@ ARGUMENT_HEADERS = {
 #: Bytes that a header may have.
 LONGEST_HEADER = 8_192
 
-#: An address with a name before it.
-_NAMED = re.compile(r"(?s)(?P<name>.*)<(?P<address>[^<>]*)>\s*")
-
 
 class Unsupported(ValueError):
     """A message has something that Duepost cannot send yet; the message names the field and what to do."""
@@ -36,7 +32,7 @@ class Unsupported(ValueError):
 class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django has no types
     """Schedules each message in the transaction that is open on the database that Duepost is in.
 
-    A message to several recipients is an email for each. None of it is sent before the transaction commits, and nothing
+    A message is one email, which its recipients see together. None is sent before the transaction commits, and nothing
     if it rolls back.
 
     Args:
@@ -64,16 +60,16 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django has no typ
         return sum(self._schedule(message) for message in email_messages or ())
 
     def _schedule(self, message: EmailMessage) -> bool:
-        """Schedules one message, for all of its recipients or none; says whether it has any."""
+        """Schedules one message; says whether it has any recipient."""
         using = self._using or alias()
         need_postgres(using)
         try:
-            emails = emails_of(message, self._kind or str(getattr(settings, "DUEPOST_KIND", KIND)))
-            if not emails:
+            email = email_of(message, self._kind or str(getattr(settings, "DUEPOST_KIND", KIND)))
+            if email is None:
                 return False
             # What fails is undone alone: the caller's transaction goes on.
             with transaction.atomic(using=using), connections[using].cursor() as cursor:
-                client.schedule_emails(cursor, emails)
+                client.schedule_email(cursor, **email)  # type: ignore[arg-type]  # its arguments, by name
         except (Error, ValueError, TypeError):
             if not self.fail_silently:
                 raise
@@ -81,8 +77,8 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django has no typ
         return True
 
 
-def emails_of(message: EmailMessage, kind: str) -> list[dict[str, object]]:
-    """Returns the emails of a message: one for each recipient, in `to`, `cc` and `bcc`, each of them once.
+def email_of(message: EmailMessage, kind: str) -> dict[str, object] | None:
+    """Returns the email that a message is; None where it has no recipient.
 
     Raises:
         Unsupported: it has something that cannot be sent.
@@ -90,34 +86,34 @@ def emails_of(message: EmailMessage, kind: str) -> list[dict[str, object]]:
     if message.attachments:
         raise Unsupported("attachments: Duepost sends none yet; link to the file, or send this one by another backend")
     headers = {str(name): str(value) for name, value in message.extra_headers.items()}
-    base: dict[str, object] = {"kind": kind, "subject": str(message.subject), **_bodies(message)}
-    base |= {argument: headers.pop(name) for name in list(headers) if (argument := ARGUMENT_HEADERS.get(name.lower()))}
-    base |= {"sender": _taken(headers, "from") or str(message.from_email)}
+    email: dict[str, object] = {"kind": kind, "subject": str(message.subject), **_bodies(message)}
+    email |= {argument: headers.pop(name) for name in list(headers) if (argument := ARGUMENT_HEADERS.get(name.lower()))}
+    email |= {"sender": _taken(headers, "from") or str(message.from_email)}
     if reply_to := _reply_to(message, headers):
-        base["reply_to"] = reply_to
-    visible = {
-        "X-Original-To": _taken(headers, "to") or ", ".join(map(str, message.to)),
-        "X-Original-Cc": _taken(headers, "cc") or ", ".join(map(str, message.cc)),
+        email["reply_to"] = reply_to
+    recipients = _recipients(message, headers)
+    return {**email, **recipients, "headers": headers} if recipients else None
+
+
+def _recipients(message: EmailMessage, headers: dict[str, str]) -> dict[str, object]:
+    """Whom it goes to, as arguments; none where there is nobody.
+
+    What a header of the message's own says of them cannot be To or Cc: it goes along as X-Original-To, and then nobody
+    is named in either.
+    """
+    fields = {
+        "addresses": [str(each) for each in message.to if each],
+        "cc": [str(each) for each in message.cc if each],
+        "bcc": [str(each) for each in message.bcc if each],
     }
-    recipients = list(dict.fromkeys(bare(str(each)) for each in message.recipients() if each))
-    if list(visible.values()) != [recipients[0] if recipients else "", ""]:
-        headers |= {name: _checked(value) for name, value in visible.items() if value}
-    key = base.pop("key", None)
-    return [
-        {
-            **base,
-            "address": address,
-            "headers": headers,
-            **({"key": key if len(recipients) == 1 else f"{key} {address}"} if key else {}),
-        }
-        for address in recipients
-    ]
-
-
-def bare(address: str) -> str:
-    """Returns an address without the name before it."""
-    named = _NAMED.fullmatch(address.strip())
-    return named["address"].strip() if named else address.strip()
+    given = {f"X-Original-{name}": _taken(headers, name.lower()) for name in ("To", "Cc")}
+    headers |= {name: _checked(value) for name, value in given.items() if value}
+    everybody = [each for field in fields.values() for each in field]
+    if len(everybody) <= 1:
+        return {"address": everybody[0]} if everybody else {}
+    if any(given.values()):
+        return {"addresses": [], "bcc": everybody}
+    return {name: field for name, field in fields.items() if field or name == "addresses"}
 
 
 def _bodies(message: EmailMessage) -> dict[str, str]:
@@ -153,5 +149,5 @@ def _taken(headers: dict[str, str], name: str) -> str | None:
 
 def _checked(value: str) -> str:
     if len(value.encode()) > LONGEST_HEADER:
-        raise Unsupported("to: more recipients than fit into a header; send a message to each of them")
+        raise Unsupported("to: a header is longer than one may be")
     return value

@@ -17,7 +17,10 @@ class Item:
         due_at: when it is tried next.
         expires_at: after this moment it is not sent any more.
         users: ids of its users, in their order as texts.
-        address: to whom an email goes.
+        address: to whom an email goes; as a criterion, also one of several who see each other.
+        addresses: to whom it goes, where they see each other; only those who are still to get it, here and below.
+        cc: who gets it besides.
+        bcc: who gets it and is named nowhere.
         template: the template's name.
         context: what that is rendered with.
         subject: the subject of an email without a template.
@@ -41,6 +44,9 @@ class Item:
     expires_at: datetime | None
     users: Sequence[str]
     address: str | None
+    addresses: Sequence[str]
+    cc: Sequence[str]
+    bcc: Sequence[str]
     template: str | None
     context: Mapping[str, object] | None
     subject: str | None
@@ -60,6 +66,9 @@ class Item:
         told = {
             "users": ", ".join(self.users),
             "address": self.address,
+            "addresses": ", ".join(self.addresses),
+            "cc": ", ".join(self.cc),
+            "bcc": ", ".join(self.bcc),
             "endpoint": self.endpoint,
             "at": self.scheduled_at.isoformat(),
             "template": self.template,
@@ -86,10 +95,10 @@ class Item:
             return str(wanted) in self.users
         if name == "users" and isinstance(wanted, Sequence):
             return sorted(map(str, wanted)) == sorted(self.users)
-        found = getattr(self, name)
-        if name == "address" and isinstance(found, str):
-            return found.lower() == str(wanted).lower()
-        return is_part(wanted, found)
+        if name == "address" and isinstance(wanted, str):
+            everybody = (self.address or "", *self.addresses, *self.cc, *self.bcc)
+            return wanted.lower() in {each.lower() for each in everybody}
+        return is_part(wanted, getattr(self, name))
 
 
 #: What may be asked of an item.

@@ -22,18 +22,23 @@ SELECT CAST(to_jsonb(found) AS text) FROM (
            CASE WHEN batch.items IS NULL THEN e.context
                 ELSE coalesce(e.context, '{}') || jsonb_build_object('items', batch.items) END AS context,
            e.subject, e.body_text, e.body_html, NULL AS endpoint, NULL AS payload, e.key, e.sender, e.reply_to,
-           e.headers, e.state, e.last_error, e.message_id_header, e.date_header, users.ids AS users
+           e.headers, e.state, e.last_error, e.message_id_header, e.date_header, users.ids AS users,
+           (SELECT c.address_name FROM duepost.email AS c WHERE c.item_id = e.id) AS address_name, seen.recipients
     FROM duepost.scheduled_email AS e, LATERAL (
         SELECT ARRAY(SELECT u.user_id FROM duepost.scheduled_email_user AS u
                      WHERE u.email_id = e.id AND u.outcome IS NULL ORDER BY u.user_id) AS ids
     ) AS users, LATERAL (
         SELECT jsonb_agg(i.item ORDER BY i.place) AS items FROM duepost.batch_item AS i WHERE i.email_id = e.id
-    ) AS batch
+    ) AS batch, LATERAL (
+        SELECT coalesce(jsonb_agg(r ORDER BY r.place), '[]') AS recipients
+        FROM duepost.email_recipient AS r
+        WHERE r.email_id = e.id
+    ) AS seen
     UNION ALL
     SELECT m.id, 'message', m.kind, m.scheduled_at, m.due_at, m.expires_at, NULL, NULL,
            NULL,
            NULL, NULL, NULL, m.endpoint, coalesce(batch.items, m.payload), m.key, NULL, NULL,
-           NULL, m.state, m.last_error, NULL, NULL, users.ids
+           NULL, m.state, m.last_error, NULL, NULL, users.ids, NULL, '[]'
     FROM duepost.scheduled_message AS m, LATERAL (
         SELECT ARRAY(SELECT u.user_id FROM duepost.scheduled_email_user AS u
                      WHERE u.email_id = m.id AND u.outcome IS NULL ORDER BY u.user_id) AS ids
@@ -66,7 +71,8 @@ SELECT duepost.move_to_ledger(ARRAY[CAST(:id AS bigint)], ARRAY(
 _CLEAR = """
 WITH batch AS (DELETE FROM duepost.batch), in_hand AS (DELETE FROM duepost.in_hand),
     item AS (DELETE FROM duepost.item), email AS (DELETE FROM duepost.email), message AS (DELETE FROM duepost.message),
-    app_user AS (DELETE FROM duepost.scheduled_email_user), email_key AS (DELETE FROM duepost.email_key),
+    app_user AS (DELETE FROM duepost.scheduled_email_user), seen_by AS (DELETE FROM duepost.email_recipient),
+    email_key AS (DELETE FROM duepost.email_key),
     undeliverable AS (DELETE FROM duepost.undeliverable_email), delivery AS (DELETE FROM duepost.delivery),
     attempt AS (DELETE FROM duepost.attempt), suppression AS (DELETE FROM duepost.suppression),
     queue AS (DELETE FROM dramatiq.queue)
@@ -214,9 +220,13 @@ class Kit:
         client.run(self._handle, Query(_CLEAR, nothing))
 
     def _send(self, item: Item, row: Mapping[str, object]) -> list[EmailMessage]:
+        if item.addresses or item.cc or item.bcc:
+            to_go = (*item.addresses, *item.cc, *item.bcc)
+            self._finish(item, [{"address": each, "verdict": "sent", "outcome": "sent", "code": 250} for each in to_go])
+            return [self._renderer.message(row, Recipient())]
         results: list[dict[str, object]] = []
         sent: list[EmailMessage] = []
-        for recipient in self._recipients(item):
+        for recipient in self._recipients(item, row):
             result: dict[str, object] = {"user_id": recipient.user_id, "address": recipient.address}
             if not recipient.active:
                 result |= {"address": None, "outcome": "cleared"}
@@ -233,9 +243,10 @@ class Kit:
         self._finish(item, results)
         return sent
 
-    def _recipients(self, item: Item) -> list[Recipient]:
+    def _recipients(self, item: Item, row: Mapping[str, object]) -> list[Recipient]:
         if item.address is not None:
-            return [Recipient(address=item.address)]
+            name = row["address_name"]
+            return [Recipient(address=item.address, name=None if name is None else str(name))]
         known = {str(row["user_id"]): row for row in self._read(_RECIPIENTS, {"users": json.dumps(list(item.users))})}
         return [Recipient.of_row(known[user]) if user in known else Recipient(user_id=user) for user in item.users]
 
@@ -265,5 +276,19 @@ def _item(row: Mapping[str, object], moved: timedelta) -> Item:
         ("scheduled_at", "due_at", "expires_at"),
         lambda value: None if value is None else datetime.fromisoformat(str(value)) + moved,
     )
+    seen = {
+        field: [each["address"] for each in _seen(row) if each["field"] == header] for field, header in _FIELDS.items()
+    }
+    known = {**row, **seen}
     names = [name for name in CRITERIA if name != "user"]
-    return Item(**{name: read[name](row[name]) if name in read else row[name] for name in names})  # type: ignore[arg-type]
+    return Item(**{name: read[name](known[name]) if name in read else known[name] for name in names})  # type: ignore[arg-type]
+
+
+#: Arguments that name recipients who see each other, and the header that each fills.
+_FIELDS = {"addresses": "to", "cc": "cc", "bcc": "bcc"}
+
+
+def _seen(row: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """The recipients who see each other, and are still to get it."""
+    found = row["recipients"]
+    return [each for each in found if each["outcome"] is None] if isinstance(found, list) else []

@@ -63,7 +63,7 @@ class Renderer:
 
         Args:
             row: the email, as its table has it.
-            recipient: who gets it; has an address.
+            recipient: who gets it; has an address, unless several get it together.
 
         Raises:
             RenderError: the template is missing or fails.
@@ -82,10 +82,16 @@ class Renderer:
             context = row["context"] if isinstance(row["context"], dict) else {}
             templates = Templates(self._folder, TimeLimit(), trim_blocks=_is_on("DUEPOST_TRIM_BLOCKS"))
             content = templates.render(str(row["template"]), {**context, "recipient": recipient.told})
+        seen = row["recipients"] if isinstance(row["recipients"], list) else []
+
+        def named(field: str) -> list[Mailbox]:
+            return [Mailbox(each["name"] or "", each["address"]) for each in seen if each["field"] == field]
+
         written = build_message(
             content=content,
             sender=parse_sender(str(row["sender"] or self._sender)),
-            recipients=[Mailbox(recipient.name or "", recipient.address)],
+            recipients=named("to") or ([Mailbox(recipient.name or "", recipient.address)] if recipient.address else []),
+            copies=named("cc"),
             message_id=str(row["message_id_header"]),
             date=datetime.fromisoformat(str(row["date_header"])),
             reply_to=row["reply_to"],
