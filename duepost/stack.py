@@ -234,7 +234,9 @@ class Stack:
             script = self.folder / PSQL
             script.write_text(f'#!/bin/sh\nexec {self.postgres.psql_command} "$@"\n')
             script.chmod(0o700)
-            (self.folder / URL).write_text(f"{url}\n")
+            told = self.folder / URL
+            told.write_text(f"{url}\n")
+            told.chmod(0o600)
         self.database = Database(url, application_name="duepost", deadlines=self.deadlines)
         list(migrate(self.database, queue_schema=queue_schema(), retention_days=settings().retention_days))
         # Emails may be scheduled before the first worker has started.
