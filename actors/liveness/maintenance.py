@@ -2,6 +2,7 @@
 
 import faulthandler
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -130,6 +131,8 @@ class Maintenance:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duepost-maintenance", daemon=True)
         self._turns: Mapping[Callable[[], None], float] = {
+            # First: the others need the database.
+            self.retire_if_orphaned: LOOK_INTERVAL,
             self.reap: LOOK_INTERVAL,
             self.follow_the_clock: LOOK_INTERVAL,
             self.retire_if_too_old: LEVEL_INTERVAL,
@@ -189,6 +192,17 @@ class Maintenance:
             logger.warning("The database's clock went back by %.0f s.", back)
             messages.follow_clock_back(self._database)
         self._clock_ahead = ahead
+
+    def retire_if_orphaned(self) -> None:
+        """Ends this process in order where Dramatiq's master is gone: nobody else would ever tell it to stop.
+
+        Without a word: its log went to the master.
+        """
+        master = multiprocessing.parent_process()
+        if self._is_retiring or master is None or os.getppid() == master.pid:
+            return
+        self._is_retiring = True
+        self._retire()
 
     def retire_if_too_old(self) -> None:
         """Ends this process in order where a later release has upgraded the database past this one."""

@@ -16,11 +16,12 @@ from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
 from tests.servers.haraka import Haraka
 from tests.servers.install import NotInstalled, installed
+from tests.servers.installation import OwnDatabase
 from tests.servers.opensmtpd import Opensmtpd
 from tests.servers.postfix import Postfix
 from tests.servers.postgrey import Postgrey
 from tests.servers.sendmail import Sendmail
-from tests.servers.server import Server
+from tests.servers.server import Server, free_port
 from tests.servers.site import Site
 
 MakeSite = Callable[..., Site]
@@ -144,6 +145,19 @@ def haraka(servers: Servers) -> Haraka:
     server = servers["haraka"]
     assert isinstance(server, Haraka)
     return server
+
+
+@pytest.fixture
+def own_database(server: PostgresServer) -> Iterator[OwnDatabase]:
+    """A migrated database on a server of the test's own, by TCP."""
+    own = PostgresServer(server.binaries, port=free_port())
+    own.start()
+    try:
+        with own.fresh_database() as url:
+            yield OwnDatabase(own, url)
+    finally:
+        own.stop("immediate")
+        own.remove()
 
 
 @contextmanager

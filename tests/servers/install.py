@@ -31,6 +31,7 @@ DEBIAN = {
     "chromium": ("chromium", "chromium-common", "fonts-dejavu-core"),
     "nginx": ("nginx", "nginx-common"),
     "prometheus": ("prometheus",),
+    "systemd": ("systemd",),
 }
 
 #: What Python drives a browser with; its own copies of browsers are not fetched.
