@@ -76,7 +76,7 @@ class Mailbox:
 
     Attributes:
         name: the display name, in any script; empty for none.
-        address: the address, ASCII.
+        address: the address, ASCII but for the local part of a recipient's.
     """
 
     name: str
@@ -84,13 +84,25 @@ class Mailbox:
 
 
 def ascii_address(address: str) -> str:
-    """Returns an address as it goes into the envelope: the domain in IDNA (RFC 5891), the rest as it stands.
-
-    Dotless and special-use domains are taken: whether one can be reached is for the relay to say.
+    """Returns an address that any relay takes: the domain in IDNA (RFC 5891), the rest as it stands.
 
     Raises:
-        UndeliverableAddress: it is no address (RFC 5321 section 4.1.2), or its local part is not ASCII, which
-            would need SMTPUTF8 (RFC 6531).
+        UndeliverableAddress: it is no address, or its local part is not ASCII, which needs SMTPUTF8 (RFC 6531).
+    """
+    found = envelope_address(address)
+    if not found.isascii():
+        raise UndeliverableAddress("the part of the address before the @ must be ASCII")
+    return found
+
+
+def envelope_address(address: str) -> str:
+    """Returns an address as it goes into the envelope: the domain in IDNA (RFC 5891), the rest as it stands.
+
+    Dotless and special-use domains are taken: whether one can be reached is for the relay to say. One whose local part
+    is not ASCII needs a relay that offers SMTPUTF8 (RFC 6531).
+
+    Raises:
+        UndeliverableAddress: it is no address (RFC 5321 section 4.1.2).
     """
     local_part, at, domain = address.partition("@")
     is_plain = _DOT_ATOM.fullmatch(local_part) is not None
@@ -102,8 +114,6 @@ def ascii_address(address: str) -> str:
         or _octets(local_part) + 1 + max(len(known), _octets(domain)) > LONGEST_ADDRESS
     ):
         raise UndeliverableAddress("the address is malformed; it must be one such as ann@example.com")
-    if not is_plain:
-        raise UndeliverableAddress("the part of the address before the @ must be ASCII")
     return f"{local_part}@{known}"
 
 

@@ -91,6 +91,7 @@ _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]+>")
 _HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")
 _ADDRESS = re.compile(r"[!-~]+@[!-~]+")
+_INTERNATIONAL_ADDRESS = re.compile(r"[^\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff]+@[!-~]+")
 _ADDRESS_SPECIALS = re.compile(r'[<>()\[\],;:\\"]')
 
 
@@ -118,6 +119,7 @@ def build_message(
     reply_to: str | None,
     headers: Mapping[str, str],
     copies: Sequence[Mailbox] = (),
+    is_international: bool = False,
 ) -> bytes:
     r"""Builds a message: 7-bit ASCII, each line ended by CRLF and at most 998 octets long.
 
@@ -131,6 +133,7 @@ def build_message(
         reply_to: Reply-To, as `Name <address>` or a bare address; None for none.
         headers: further headers; those that are lists of URIs, ids or keywords are never encoded.
         copies: Cc.
+        is_international: whether To and Cc may have addresses whose local part is not ASCII (RFC 6532).
 
     Raises:
         UnsendableField: a header holds CR, LF or NUL, or is one that is set here; an address is not ASCII; there is no
@@ -146,17 +149,17 @@ def build_message(
         _date(date),
         _from(sender),
         # RFC 5322 section 3.4: a group of nobody, where all are named in Cc or nowhere.
-        _folded("To", _mailboxes("To", recipients)) if recipients else "To: undisclosed-recipients:;",
+        _folded("To", _mailboxes("To", recipients, is_international)) if recipients else "To: undisclosed-recipients:;",
         _subject(content.subject),
     ]
     if copies:
-        lines.append(_folded("Cc", _mailboxes("Cc", copies)))
+        lines.append(_folded("Cc", _mailboxes("Cc", copies, is_international)))
     if reply_to is not None:
         lines.append(_folded("Reply-To", _mailboxes("Reply-To", [_reply_to(reply_to)])))
     lines += [_own_header(name, value) for name, value in headers.items()]
     # RFC 3834 section 5.2: vacation responders leave it alone.
     lines += ["Auto-Submitted: auto-generated", "MIME-Version: 1.0", ""]
-    return "\r\n".join(lines).encode("ascii") + _body(content, message_id)
+    return "\r\n".join(lines).encode("utf-8" if is_international else "ascii") + _body(content, message_id)
 
 
 @lru_cache(maxsize=1_000)
@@ -298,11 +301,12 @@ def _unstructured(name: str, value: str) -> str:
     return _folded(name, _encoded_words(name, value))
 
 
-def _mailboxes(name: str, mailboxes: Sequence[Mailbox]) -> Iterator[str]:
+def _mailboxes(name: str, mailboxes: Sequence[Mailbox], is_international: bool = False) -> Iterator[str]:
     """The words of an address list (RFC 5322 section 3.4); none may be broken."""
+    allowed = _INTERNATIONAL_ADDRESS if is_international else _ADDRESS
     for position, mailbox in enumerate(mailboxes, start=1):
         address = mailbox.address
-        if not _ADDRESS.fullmatch(address) or _ADDRESS_SPECIALS.search(address):
+        if not allowed.fullmatch(address) or _ADDRESS_SPECIALS.search(address):
             raise UnsendableField("address", f"an address in {name} must be plain ASCII such as ann@x.example")
         phrase = list(_phrase(name, _NAME_SPACE.sub(" ", mailbox.name).strip(" ")))
         yield from phrase

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from actors.content.addresses import AROUND, UndeliverableAddress, ascii_address
+from actors.content.addresses import AROUND, UndeliverableAddress, envelope_address
 from actors.content.mime import UnsendableField
 from actors.content.templates import RenderError, RenderTimeout
 from actors.delivery import decision
@@ -221,7 +221,7 @@ def _address_of(recipient: Recipient) -> str | Ruling:
         return refusal
     try:
         # Text around a stored address is no reason to drop mail.
-        return ascii_address((recipient.address or "").strip(AROUND))
+        return envelope_address((recipient.address or "").strip(AROUND))
     except UndeliverableAddress as error:
         return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=str(error))
 

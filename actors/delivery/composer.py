@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Final, TypeAlias
 
 from actors.channels.smtp.envelope import Envelope
-from actors.content.addresses import AROUND, Mailbox, UndeliverableAddress, ascii_address, parse_sender
+from actors.content.addresses import AROUND, Mailbox, UndeliverableAddress, envelope_address, parse_sender
 from actors.content.mime import UnsendableField, build_message
 from actors.content.templates import Content, RenderTimeout, Templates
 from actors.liveness.time_limit import TimeLimit, TookTooLong
@@ -125,17 +125,31 @@ class Composer:
 def built(email: ClaimedEmail, addressed: Mapping[str, Recipient], sender: Mailbox, content: Content) -> EmailPayload:
     """The message as it goes over the wire."""
     seen = email.extras.recipients
-    message = build_message(
-        content=content,
-        sender=sender,
-        recipients=_named(seen, "to") if seen else [Mailbox(each.name or "", to) for to, each in addressed.items()],
-        copies=_named(seen, "cc"),
-        message_id=email.message_id_header,
-        date=email.date_header,
-        reply_to=email.reply_to,
-        headers=email.headers or {},
-    )
-    return Envelope(sender.address, tuple(addressed), message)
+    recipients = _named(seen, "to") if seen else [Mailbox(each.name or "", to) for to, each in addressed.items()]
+    copies = _named(seen, "cc")
+
+    def message(recipients: Sequence[Mailbox], copies: Sequence[Mailbox], *, is_international: bool) -> bytes:
+        return build_message(
+            content=content,
+            sender=sender,
+            recipients=recipients,
+            copies=copies,
+            message_id=email.message_id_header,
+            date=email.date_header,
+            reply_to=email.reply_to,
+            headers=email.headers or {},
+            is_international=is_international,
+        )
+
+    if all(map(str.isascii, addressed)) and all(map(_is_ascii, (*recipients, *copies))):
+        return Envelope(sender.address, tuple(addressed), message(recipients, copies, is_international=False))
+    # For a relay that does not offer SMTPUTF8, where nobody is named whom it cannot be told of.
+    plain = message([*filter(_is_ascii, recipients)], [*filter(_is_ascii, copies)], is_international=False)
+    return Envelope(sender.address, tuple(addressed), plain, message(recipients, copies, is_international=True))
+
+
+def _is_ascii(mailbox: Mailbox) -> bool:
+    return mailbox.address.isascii()
 
 
 def _named(seen: Sequence[SeenRecipient], field: str) -> list[Mailbox]:
@@ -147,5 +161,5 @@ def _named(seen: Sequence[SeenRecipient], field: str) -> list[Mailbox]:
     for each in seen:
         if each.field == field:
             with suppress(UndeliverableAddress):
-                named.append(Mailbox(each.name or "", ascii_address(each.address.strip(AROUND))))
+                named.append(Mailbox(each.name or "", envelope_address(each.address.strip(AROUND))))
     return named

@@ -65,6 +65,11 @@ class Site:
         """The ledger, by outcome."""
         return dict(self.query("SELECT outcome, count(*) FROM duepost.delivery GROUP BY outcome"))  # type: ignore[arg-type]
 
+    def by_address(self) -> dict[str, str]:
+        """The ledger, by address."""
+        rows = self.query("SELECT address, outcome FROM duepost.delivery")
+        return {str(address): str(outcome) for address, outcome in rows}
+
     def undeliverable(self) -> set[str]:
         """The addresses that were given up."""
         rows = self.query("SELECT address FROM duepost.delivery WHERE outcome = 'undeliverable'")

@@ -8,6 +8,7 @@ from typing import Final
 END_OF_DATA: Final = b".\r\n"
 
 _FORBIDDEN = re.compile(r"[^\x21-\x7e]|[<>]")
+_FORBIDDEN_ANYWHERE = re.compile(r"[\x00-\x20\x7f-\x9f<>\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,24 +17,27 @@ class Envelope:
 
     Attributes:
         sender: the return path, ASCII; empty for none.
-        recipients: the addresses, ASCII; at least one.
+        recipients: the addresses; at least one. Their local parts are ASCII, unless there is international content.
         content: headers and body; line ends of any sort.
+        international: the same, in whose header addresses are named that are not ASCII: for a relay that offers
+            SMTPUTF8 (RFC 6531). None where there are no such addresses.
 
     Raises:
         ValueError: an address could break out of its command (CR, LF, NUL, space, angle brackets), or is not
-            ASCII.
+            ASCII without international content.
     """
 
     sender: str
     recipients: tuple[str, ...]
     content: bytes
+    international: bytes | None = None
 
     def __post_init__(self) -> None:
         if not self.recipients or not all(self.recipients):
             raise ValueError("an envelope needs at least one recipient, and none that is empty")
-        for address in (self.sender, *self.recipients):
-            if _FORBIDDEN.search(address):
-                raise ValueError("an address in an envelope must be ASCII without space, control character, < and >")
+        forbidden = _FORBIDDEN if self.international is None else _FORBIDDEN_ANYWHERE
+        if _FORBIDDEN.search(self.sender) or any(forbidden.search(address) for address in self.recipients):
+            raise ValueError("an address in an envelope must be ASCII without space, control character, < and >")
 
 
 def normalise(content: bytes) -> bytes:

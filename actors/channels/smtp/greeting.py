@@ -33,6 +33,7 @@ class Offer:
         size: SIZE may be announced (RFC 1870).
         size_limit: the largest message in bytes, 0 if none is named.
         logins: SASL mechanisms in upper case (RFC 4954).
+        smtputf8: addresses and headers may have text beyond ASCII (RFC 6531), which is content with such bytes.
     """
 
     pipelining: bool = False
@@ -41,6 +42,7 @@ class Offer:
     size: bool = False
     size_limit: int = 0
     logins: frozenset[str] = frozenset()
+    smtputf8: bool = False
 
     @classmethod
     def from_reply(cls, reply: Reply) -> Self:
@@ -55,6 +57,8 @@ class Offer:
             size="SIZE" in offered,
             size_limit=int(limit) if limit.isascii() and limit.isdecimal() else 0,
             logins=frozenset(word for line in words if line and line[0] == "AUTH" for word in line[1:]),
+            # RFC 6531 section 3.1: 8BITMIME comes with it.
+            smtputf8={"SMTPUTF8", "8BITMIME"} <= offered.keys(),
         )
 
 

@@ -12,7 +12,7 @@ from actors.channels.smtp.dialogue import NO_OTHER_LIMIT, Script, Send, StartCon
 from actors.channels.smtp.envelope import END_OF_DATA, Envelope, normalise, stuff_dots
 from actors.channels.smtp.greeting import Offer
 from actors.channels.smtp.replies import Reply
-from actors.channels.smtp.verdicts import is_out_of_place, judge, judge_failure, judge_too_big
+from actors.channels.smtp.verdicts import is_out_of_place, judge, judge_failure, judge_not_ascii, judge_too_big
 from actors.ruling import Phase, Ruling
 
 #: Commands in a window with PIPELINING; with more, both sides may come to wait for the other one to read.
@@ -85,8 +85,16 @@ class Transaction:
         self.envelope = envelope
         self.behind = b""
         self._offer = offer
-        self._content = normalise(envelope.content)
-        self._rulings: dict[str, Ruling] = {}
+        self._is_international = envelope.international is not None and offer.smtputf8
+        content = envelope.international if self._is_international else None
+        self._content = normalise(envelope.content if content is None else content)
+        #: Those whom this relay can be told of; the others are ruled for at once.
+        self._recipients = [
+            each for each in dict.fromkeys(envelope.recipients) if self._is_international or each.isascii()
+        ]
+        self._rulings: dict[str, Ruling] = {
+            each: judge_not_ascii() for each in envelope.recipients if each not in self._recipients
+        }
         self._accepted: list[str] = []
         self._answered = False
         self._refused = False
@@ -97,7 +105,7 @@ class Transaction:
     @property
     def can_open_behind(self) -> bool:
         """Whether the envelope can go out behind the dot of the email before."""
-        return self._offer.pipelining and not self._is_too_big and len(self._windows()) == 1
+        return bool(self._offer.pipelining and self._recipients and not self._is_too_big and len(self._windows()) == 1)
 
     def open_behind(self) -> bytes:
         """The envelope, which has to go out behind the dot of the email before: it is not sent again."""
@@ -122,6 +130,8 @@ class Transaction:
         return bool(limit) and len(self._content) > limit
 
     def _run(self) -> Script[Fitness]:
+        if not self._recipients:
+            return Fitness.READY
         if self._is_too_big:
             self._rule(judge_too_big(len(self._content), self._offer.size_limit))
             return Fitness.READY
@@ -150,7 +160,7 @@ class Transaction:
     def _windows(self) -> list[list[_Command]]:
         commands = [
             _Command(Phase.MAIL, f"MAIL FROM:<{self.envelope.sender}>{self._parameters()}"),
-            *(_Command(Phase.RCPT, f"RCPT TO:<{to}>", to) for to in dict.fromkeys(self.envelope.recipients)),
+            *(_Command(Phase.RCPT, f"RCPT TO:<{to}>", to) for to in self._recipients),
             _Command(Phase.DATA, "DATA"),
         ]
         step = WINDOW if self._offer.pipelining else 1
@@ -159,7 +169,7 @@ class Transaction:
     def _parameters(self) -> str:
         size = f" SIZE={len(self._content)}" if self._offer.size else ""
         eight_bit = self._offer.eightbitmime and not self._content.isascii()
-        return size + (" BODY=8BITMIME" if eight_bit else "")
+        return size + (" BODY=8BITMIME" if eight_bit else "") + (" SMTPUTF8" if self._is_international else "")
 
     def _is_pointless(self, command: _Command) -> bool:
         return self._refused or (command.phase is Phase.DATA and not self._accepted)
@@ -227,4 +237,4 @@ def _belongs_behind(reply: Reply) -> bool:
 
 
 def _written(commands: Sequence[_Command]) -> bytes:
-    return "".join(f"{command.line}\r\n" for command in commands).encode("ascii")
+    return "".join(f"{command.line}\r\n" for command in commands).encode()

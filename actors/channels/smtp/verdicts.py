@@ -65,6 +65,12 @@ def judge_too_big(size: int, limit: int) -> Ruling:
     return Ruling(meaning.verdict, meaning.scope, Phase.MAIL, reply=what)
 
 
+def judge_not_ascii() -> Ruling:
+    """Says what it means that an address needs SMTPUTF8 (RFC 6531), and the relay does not offer it."""
+    what = "the part of the address before the @ is not ASCII, and the relay does not offer SMTPUTF8"
+    return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=what)
+
+
 def is_out_of_place(phase: Phase, reply: Reply) -> bool:
     """Says whether relay and client no longer talk about the same thing: that connection is of no use."""
     if phase is Phase.DATA:
