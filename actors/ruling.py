@@ -37,6 +37,7 @@ class Stage(Enum):
 class Phase(StrEnum):
     """How far an attempt had come, over SMTP or HTTP. An exception does not tell; the dialogue must know."""
 
+    GUARD = "guard"
     RENDER = "render"
     ADDRESS = "address"
     CONNECT = "connect"
@@ -63,6 +64,7 @@ class Phase(StrEnum):
 
 
 _STAGES: Final = {
+    Phase.GUARD: Stage.PREPARE,
     Phase.RENDER: Stage.PREPARE,
     Phase.ADDRESS: Stage.PREPARE,
     Phase.CONNECT: Stage.CONNECT,

@@ -34,8 +34,8 @@ class Status(NamedTuple):
         channel: `email` or `message`.
         kind: what sort of email or message it is.
         state: `scheduled`, `queued`, `sending`, `unknown` or `finished`.
-        outcome: how it ended: `sent`, `undeliverable`, `expired` or `cleared`; of several recipients' the first of
-            these. None while it is not finished.
+        outcome: how it ended: `sent`, `undeliverable`, `expired`, `obsolete` or `cleared`; of several recipients' the
+            first of these. None while it is not finished.
         scheduled_at: when it was to be sent.
         due_at: when it is tried next; None once it is finished.
         finished_at: when it ended; None while it is not finished.

@@ -149,7 +149,7 @@ def _of_finished(database: Database, item: Item) -> Iterator[str]:
         yield f"duepost reopen {found.id} schedules it once more, until {moment(until)}"
     elif found.outcomes.get(Outcome.UNDELIVERABLE):
         yield "nothing of this one: its content is not kept any more; schedule another"
-    elif found.outcomes.get(Outcome.CLEARED) or found.outcomes.get(Outcome.EXPIRED):
+    elif any(found.outcomes.get(each) for each in (Outcome.CLEARED, Outcome.EXPIRED, Outcome.OBSOLETE)):
         yield "nothing of this one: it was never sent; schedule another"
     else:
         yield "nothing: it has been taken at the other end"

@@ -16,7 +16,7 @@ from models.database.connections import Cursor, Database, Limits, Row, refusal_b
 from models.database.statements import statements
 from models.errors import DatabaseUnreachable
 from models.extras import NONE, Extras, read_extras
-from models.items import Claimed, Flaw, Recipient
+from models.items import Checked, Claimed, Flaw, Kept, Recipient, read_kept
 from models.messages import Claim as MessageClaim
 from models.messages import StoredMessage
 from models.numbers import Number
@@ -265,15 +265,62 @@ def expire(cursor: Cursor, email_id: int) -> bool:
 
 
 def claim_unread(
-    database: Database, email_ids: Sequence[int], worker_id: int, way: str = DEFAULT
+    database: Database,
+    email_ids: Sequence[int],
+    worker_id: int,
+    way: str = DEFAULT,
+    keep: Callable[[Kept], None] = lambda _: None,
 ) -> list[ClaimedEmail]:
     """Queued → sending: locks the rows by ascending id, and looks whether each is still to be sent by this way.
 
     One statement in a transaction of its own; a row that another transaction holds is passed over. The recipients of
-    those that name users are still to be read.
+    those that name users are still to be read. `keep` is given those whose conditions are to be asked first.
     """
     rows = database.execute(SQL["claim"], {"ids": list(email_ids), "worker_id": worker_id, "way": way})
-    return [_claimed(row[:8], row[8:20], row[20], row[21]) for row in rows]
+    for row in rows:
+        if row[1] is None:
+            keep(read_kept(row[0], row[2], row[21]))
+    return [_claimed(row[:8], row[8:20], row[20], row[21]) for row in rows if row[1] is not None]
+
+
+def check_conditions(cursor: Cursor, kept: Kept, failure: str | None = None) -> Checked:
+    """Asks what an item's kind wants to be asked, in the transaction that is to claim it. Items of either channel.
+
+    Args:
+        cursor: of a transaction of its own, with limits.
+        kept: the item.
+        failure: what an earlier try has failed of: then nothing is asked.
+
+    Raises:
+        psycopg2.Error: it takes too long, or the transaction is over.
+    """
+    cursor.execute(SQL["check_conditions"], {**kept._asdict(), "failure": failure})
+    [(answer, said)] = cursor.fetchall()
+    return Checked(str(answer), None if said is None else str(said))
+
+
+def claim_apart(cursor: Cursor, email_id: int, worker_id: int, way: str) -> ClaimedEmail | None:
+    """Scheduled → sending for one whose conditions were asked in this transaction; None where it may not be sent."""
+    cursor.execute(SQL["claim_apart"], {"id": email_id, "worker_id": worker_id, "way": way})
+    return next((_claimed(row[:8], row[8:20], row[20], row[21]) for row in cursor.fetchall()), None)
+
+
+def put_off(database: Database, kept: Sequence[tuple[Kept, float]]) -> None:
+    """Makes items that were kept due in as many seconds each, as nobody can ask about them now."""
+    database.execute(
+        SQL["put_off"],
+        {
+            "ids": [each.id for each, _ in kept],
+            "kept_until": [each.kept_until for each, _ in kept],
+            "seconds": [seconds for _, seconds in kept],
+        },
+    )
+
+
+def unclaimed(kept: Kept) -> ClaimedEmail:
+    """An email of which no more is known than that it was kept: its claim is 0."""
+    head = (kept.id, 0, kept.kind, 0, 0, None, False, "")
+    return _claimed(head, (0.0, None, None, None, None, None, None, None, None, 0.0, None, False), None, None)
 
 
 class DueClaim(NamedTuple):
@@ -283,11 +330,13 @@ class DueClaim(NamedTuple):
         emails: those that this worker has now; the recipients of those that name users are still to be read.
         found: how many were due, as far as was asked for; what was past its time is in the ledger.
         place: where the next claim goes on; None where nothing was found.
+        kept: those whose conditions are to be asked first.
     """
 
     emails: list[ClaimedEmail]
     found: int
     place: Place | None
+    kept: tuple[Kept, ...] = ()
 
 
 def claim_due(
@@ -317,11 +366,12 @@ def claim_due(
             "overlap": overlap,
         },
     )
-    claimed = [_claimed(row[:8], row[8:20], row[20], row[21]) for row in rows if row[0] is not None]
+    claimed = [_claimed(row[:8], row[8:20], row[20], row[21]) for row in rows if row[1] is not None]
+    kept = tuple(read_kept(row[0], row[2], row[21]) for row in rows if row[0] is not None and row[1] is None)
     if not rows or rows[0][23] is None:
-        return DueClaim(claimed, 0, None)
+        return DueClaim(claimed, 0, None, kept)
     *_, found, due_at, last_id = rows[0]
-    return DueClaim(claimed, int(str(found)), Place(str(due_at), int(str(last_id))))
+    return DueClaim(claimed, int(str(found)), Place(str(due_at), int(str(last_id))), kept)
 
 
 def claimed_since(database: Database, worker_id: int, after_claim: int, known: Sequence[int]) -> list[int]:

@@ -143,6 +143,24 @@ SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header
        template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras
 FROM duepost.claim_emails_v3(%(ids)s::bigint[], %(worker_id)s, %(way)s)
 
+-- name: claim_apart
+-- The same for one whose conditions have been asked in this transaction.
+SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
+       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras
+FROM duepost.claim_emails_v3(ARRAY[%(id)s::bigint], %(worker_id)s, %(way)s, apart => true)
+
+-- name: check_conditions
+-- Asks what the kind of an item wants to be asked before it is sent.
+SELECT answer, said
+FROM duepost.check_conditions_v1(%(id)s, %(kept_until)s::timestamptz, %(due_at)s::timestamptz, %(failure)s)
+
+-- name: put_off
+-- What was kept from others, and cannot be asked about now: due in a while, but no later than it expires.
+UPDATE duepost.item AS i
+SET due_at = least(now() + make_interval(secs => kept.seconds), i.expires_at)
+FROM unnest(%(ids)s::bigint[], %(kept_until)s::timestamptz[], %(seconds)s::double precision[]) AS kept (id, kept_until, seconds)
+WHERE i.id = ANY (%(ids)s::bigint[]) AND i.id = kept.id AND i.due_at = kept.kept_until
+
 -- name: claim_due
 -- scheduled → sending for a route's oldest due emails after a place in due order, and where the next claim goes on. A place that
 -- somebody goes back from is earlier by `overlap` seconds. Served by item_due.

@@ -148,7 +148,8 @@ SELECT d.email_id, d.finished_at, min(d.channel), min(d.kind), min(d.scheduled_a
        (array_agg(d.user_id ORDER BY d.user_id) FILTER (WHERE d.user_id IS NOT NULL))[1:3], count(*),
        (array_agg(coalesce(d.code || ' ', '') || d.reply ORDER BY d.outcome = 'sent') FILTER (WHERE d.reply IS NOT NULL))[1],
        count(*) FILTER (WHERE d.outcome = 'sent'), count(*) FILTER (WHERE d.outcome = 'undeliverable'),
-       count(*) FILTER (WHERE d.outcome = 'cleared'), count(*) FILTER (WHERE d.outcome = 'expired')
+       count(*) FILTER (WHERE d.outcome = 'cleared'), count(*) FILTER (WHERE d.outcome = 'expired'),
+       count(*) FILTER (WHERE d.outcome = 'obsolete')
 FROM duepost.delivery AS d
 WHERE d.email_id = ANY (%(ids)s::bigint[])
 GROUP BY d.email_id, d.finished_at
@@ -259,7 +260,7 @@ FROM (
                regexp_replace(d.reply, '<[^<>]*>', ' ', 'g'), '\S*[@0-9]\S*', ' ', 'g'
            ), '\s+', ' ', 'g'))), 300) AS words
     FROM duepost.delivery AS d
-    WHERE d.outcome <> 'sent' AND d.outcome <> 'cleared' AND d.finished_at >= %(since)s
+    WHERE d.outcome <> 'sent' AND d.outcome NOT IN ('cleared', 'obsolete') AND d.finished_at >= %(since)s
     ORDER BY d.finished_at DESC, d.email_id DESC
     LIMIT %(budget)s
 ) AS cause

@@ -1,5 +1,6 @@
 """What all channels' items have in common, once a worker has claimed one."""
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -42,6 +43,40 @@ class Recipient(NamedTuple):
     def key(self) -> str | None:
         """What tells it from the other recipients of its item; None where there can be no other."""
         return self.user_id if self.place is None else str(self.place)
+
+
+class Kept(NamedTuple):
+    """An item that a claim has kept from others, so that its conditions can be asked before it is claimed by itself.
+
+    Attributes:
+        id: its number.
+        kind: its kind.
+        kept_until: when it is due again if nobody claims it; it is still kept as long as the database has the same.
+        due_at: when it was due before.
+    """
+
+    id: int
+    kind: str
+    kept_until: str
+    due_at: str
+
+
+class Checked(NamedTuple):
+    """What an item's conditions have come to.
+
+    Attributes:
+        answer: `send`, `failed`, or why it is not claimed: it is obsolete, gone, or has been moved.
+        said: what they have failed of.
+    """
+
+    answer: str
+    said: str | None
+
+
+def read_kept(item_id: object, kind: object, text: object) -> Kept:
+    """Reads what a claim gives of such an item."""
+    found = json.loads(str(text))
+    return Kept(int(str(item_id)), str(kind), str(found["kept_until"]), str(found["due_at"]))
 
 
 class Claimed(Protocol):

@@ -1,13 +1,13 @@
 """What is scheduled messages' own of an item's life. All else is in models/emails.py, whose verbs are all items'."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from models.database.connections import Cursor, Database, Row
 from models.database.statements import statements
 from models.emails import ON_TIME, WINDOW, Result, results_json
-from models.items import Recipient
+from models.items import Kept, Recipient, read_kept
 
 SQL = statements(__file__)
 
@@ -100,12 +100,31 @@ def endpoint_states(database: Database, late: float) -> list[EndpointState]:
     return [EndpointState(*row) for row in database.execute(SQL["endpoint_states"], {"late": late})]  # type: ignore[arg-type]
 
 
-def claim(database: Database, item_ids: Sequence[int], worker_id: int) -> list[ClaimedMessage]:
+def claim(
+    database: Database, item_ids: Sequence[int], worker_id: int, keep: Callable[[Kept], None] = lambda _: None
+) -> list[ClaimedMessage]:
     """Queued → sending: locks the rows by ascending id, and looks whether each is still to be sent.
 
-    One statement in a transaction of its own; a row that another transaction holds is passed over.
+    One statement in a transaction of its own; a row that another transaction holds is passed over. `keep` is given
+    those whose conditions are to be asked first.
     """
-    return [_claimed(row) for row in database.execute(SQL["claim"], {"ids": list(item_ids), "worker_id": worker_id})]
+    rows = database.execute(SQL["claim"], {"ids": list(item_ids), "worker_id": worker_id})
+    for row in rows:
+        if row[1] is None:
+            keep(read_kept(row[0], row[2], row[19]))
+    return [_claimed(row[:19]) for row in rows if row[1] is not None]
+
+
+def claim_apart(cursor: Cursor, item_id: int, worker_id: int) -> ClaimedMessage | None:
+    """Scheduled → sending for one whose conditions were asked in this transaction; None where it may not be sent."""
+    cursor.execute(SQL["claim_apart"], {"id": item_id, "worker_id": worker_id})
+    return next((_claimed(row) for row in cursor.fetchall()), None)
+
+
+def unclaimed(kept: Kept) -> ClaimedMessage:
+    """A message of which no more is known than that it was kept: its claim is 0."""
+    nothing = (None, None, None, None, None, None, False, False)
+    return ClaimedMessage(kept.id, 0, kept.kind, 0, 0, None, False, "", "", "", *nothing)
 
 
 def claimed_unread(

@@ -3,8 +3,14 @@
 -- name: claim
 -- scheduled, queued → sending, each under a claim number of its own; with what it says and where it goes.
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, endpoint, wire_id, payload, format, url, secret, former_secret,
+       function, options, allow_private, is_failing, users, kept
+FROM duepost.claim_messages_v2(%(ids)s::bigint[], %(worker_id)s)
+
+-- name: claim_apart
+-- The same for one whose conditions have been asked in this transaction.
+SELECT id, claim, kind, attempts, unknowns, last_error, probe, endpoint, wire_id, payload, format, url, secret, former_secret,
        function, options, allow_private, is_failing, users
-FROM duepost.claim_messages_v1(%(ids)s::bigint[], %(worker_id)s)
+FROM duepost.claim_messages_v2(ARRAY[%(id)s::bigint], %(worker_id)s, apart => true)
 
 -- name: claimed_unread
 -- What a worker has claimed in an answer that it could not read.

@@ -19,6 +19,7 @@ class Outcome(StrEnum):
     UNDELIVERABLE = "undeliverable"
     CLEARED = "cleared"
     EXPIRED = "expired"
+    OBSOLETE = "obsolete"
 
 
 class Verdict(StrEnum):

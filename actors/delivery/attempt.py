@@ -105,6 +105,14 @@ class EmailAttempt:
         """It has been read: this is the same email, with its recipients."""
         self.item, self._to_go, self.is_unread = email, _groups(email), False
 
+    def refuse(self, ruling: Ruling) -> None:
+        """The same came of it for all, before anything was read or made."""
+        if self.is_unread:
+            users = tuple(Recipient(user, None) for user in self.item.users)
+            self.know(self.item._replace(recipients=users, users=()))
+        while self._to_go:
+            self._judge_all(ruling)
+
     def _read_alone(self) -> None:
         """Reads its users without those of other emails, and each without the others where that takes too long."""
         try:

@@ -16,8 +16,10 @@ from actors.delivery.job import DirectJob
 from actors.queue.waiting import BrokerUnreachable
 from actors.tick import tick
 from models import emails, routes
+from models.database.connections import Cursor
 from models.emails import ClaimedEmail, DueClaim, Place, queue_of
 from models.errors import DatabaseUnreachable
+from models.items import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -77,19 +79,26 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
     def claim_due(self, room: int) -> list[Work[ClaimedEmail, EmailPayload]]:
         """Claims the route's due emails without messages: at most `room`. A failure leaves it to the scheduler."""
         worker_id = self._broker.worker_session.worker_id
+        kept: list[Kept] = []
         try:
             self._journal.begin(worker_id)
             claimed = self._in_flight.claim(
                 self._database,
                 worker_id,
-                lambda: self._line.claim(room, partial(self._claim_from, room, worker_id)).emails,
+                lambda: self._claim_line(room, worker_id, kept),
                 lambda claimed, known: emails.claimed_unread(self._database, claimed, worker_id, known),
             )
         except Exception as failure:  # noqa: BLE001 - the scheduler takes it apart
             logger.warning("Due emails could not be claimed together: %s; a pass enqueues them.", name_of(failure))
             self._leave_to_the_scheduler()
             return []
-        return [Work(self.attempt(item), self._direct_job(item), None) for item in claimed]
+        works = [Work(self.attempt(item), self._direct_job(item.id), None) for item in claimed]
+        return works + self._works_of_kept([(each, self._direct_job(each.id)) for each in kept])
+
+    def _claim_line(self, room: int, worker_id: int, kept: list[Kept]) -> list[ClaimedEmail]:
+        found = self._line.claim(room, partial(self._claim_from, room, worker_id))
+        kept += found.kept
+        return found.emails
 
     def _leave_to_the_scheduler(self) -> None:
         # Where the database is away, it comes with the next tick.
@@ -100,16 +109,24 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
     def _claim_from(self, room: int, worker_id: int, place: Place, overlap: float) -> DueClaim:
         return emails.claim_due(self._database, room, worker_id, self._route, place, overlap=overlap)
 
-    def _direct_job(self, item: ClaimedEmail) -> DirectJob:
-        return DirectJob(self._broker.progress.moved, partial(self._tell_failed, item.id))
+    def _direct_job(self, email_id: int) -> DirectJob:
+        return DirectJob(self._broker.progress.moved, partial(self._tell_failed, email_id))
 
-    def _claim(self, item_ids: Sequence[int], worker_id: int) -> Sequence[ClaimedEmail]:
+    def _claim(
+        self, item_ids: Sequence[int], worker_id: int, keep: Callable[[Kept], None] = lambda _: None
+    ) -> Sequence[ClaimedEmail]:
         return self._in_flight.claim(
             self._database,
             worker_id,
-            partial(emails.claim_unread, self._database, item_ids, worker_id, self._route),
+            partial(emails.claim_unread, self._database, item_ids, worker_id, self._route, keep),
             lambda claimed, known: emails.claimed_unread(self._database, claimed, worker_id, known),
         )
+
+    def _claim_apart(self, cursor: Cursor, item_id: int, worker_id: int) -> ClaimedEmail | None:
+        return emails.claim_apart(cursor, item_id, worker_id, self._route)
+
+    def _unclaimed(self, kept: Kept) -> ClaimedEmail:
+        return emails.unclaimed(kept)
 
     def _conclusions_of(self, item: ClaimedEmail) -> Conclusions:  # noqa: ARG002 - all are sent by one route
         return self._conclusions

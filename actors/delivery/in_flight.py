@@ -12,6 +12,7 @@ from models.errors import DatabaseUnreachable
 from models.items import Claimed
 
 C = TypeVar("C", bound=Claimed)
+T = TypeVar("T")
 
 #: Seconds that a claim which we hung up on may take longer than an answer to be carried out.
 MARGIN = 1.0
@@ -104,6 +105,35 @@ class InFlightClaims:
             if not item_ids:
                 raise
             return claimed_unread(item_ids, held)
+
+    def claim_apart(self, database: Database, claim: Callable[[Callable[[int], None]], T]) -> T:
+        """Scheduled → sending for one item, in a transaction of its own, beside other claims.
+
+        Args:
+            database: where.
+            claim: claims it; calls what it is given with the claim's number before it is committed.
+
+        Raises:
+            Exception: what `claim` raises; then the claim is not held.
+        """
+        numbers: list[int] = []
+
+        def hold(number: int) -> None:
+            numbers.append(number)
+            with self._lock:
+                self._claims.add(number)
+
+        try:
+            return claim(hold)
+        except BaseException as failure:
+            if isinstance(failure, DatabaseUnreachable) and numbers:
+                with self._claiming:
+                    doubt = self._doubt or Doubt(self._latest, 0.0)
+                    until = time.monotonic() + database.limits.answer + MARGIN
+                    self._doubt = Doubt(min(doubt.after, numbers[0] - 1), until, doubt.learnt)
+            for number in numbers:
+                self.drop(number)
+            raise
 
     def _held(self) -> list[int]:
         with self._lock:

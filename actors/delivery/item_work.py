@@ -8,13 +8,16 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import dramatiq
+import psycopg2
 
 from actors.channels.channel import Payload
 from actors.delivery.conclude import Conclusion, Conclusions
+from actors.delivery.conditions import LIMITS, KeptAttempt, NotClaimed, Speeds, described, ruling_on
 from actors.delivery.decision import Decision, Judged
 from actors.delivery.in_flight import InFlightClaims, LostClaim
 from actors.delivery.job import Job
@@ -28,9 +31,9 @@ from actors.queue.consumer import ClaimedMessage
 from actors.queue.waiting import wait_for_database
 from actors.ruling import Ruling
 from models import emails
-from models.database.connections import Database
+from models.database.connections import Cursor, Database, refusal_behind
 from models.errors import DatabaseUnreachable
-from models.items import Claimed
+from models.items import Claimed, Kept
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,13 @@ class Attempt(Protocol[C_co, P_co]):
 
     def report(self) -> None:
         """Tells an operator what there is to tell of it but its conclusion."""
+
+
+class Refusable(Attempt[C_co, P_co], Protocol[C_co, P_co]):
+    """An attempt of which something can come before anything is made."""
+
+    def refuse(self, ruling: Ruling) -> None:
+        """That came of it, for all whom it is for."""
 
 
 class Work(Generic[C_co, P_co]):
@@ -152,17 +162,28 @@ class ItemWork(ABC, Generic[C, P_co]):
         self._disabled = shared.disabled
         self._metrics = shared.metrics
         self._leaving = ThreadPool("duepost-leaving", LEAVING)
+        self._speeds = Speeds()
 
     @abstractmethod
-    def _claim(self, item_ids: Sequence[int], worker_id: int) -> Sequence[C]:
-        """Claims items in one statement.
+    def _claim(
+        self, item_ids: Sequence[int], worker_id: int, keep: Callable[[Kept], None] = lambda _: None
+    ) -> Sequence[C]:
+        """Claims items in one statement; `keep` is given those whose conditions are to be asked first.
 
         Raises:
             DatabaseUnreachable: nobody knows whether they are claimed.
         """
 
     @abstractmethod
-    def attempt(self, item: C) -> Attempt[C, P_co]:
+    def _claim_apart(self, cursor: Cursor, item_id: int, worker_id: int) -> C | None:
+        """Claims one whose conditions have been asked in this transaction; None where it may not be sent."""
+
+    @abstractmethod
+    def _unclaimed(self, kept: Kept) -> C:
+        """An item of which no more is known than that it was kept."""
+
+    @abstractmethod
+    def attempt(self, item: C) -> Refusable[C, P_co]:
         """An attempt at a claimed item that is about to begin."""
 
     @abstractmethod
@@ -178,9 +199,10 @@ class ItemWork(ABC, Generic[C, P_co]):
 
     def claim(self, jobs: Sequence[tuple[int, Job]]) -> list[Work[C, P_co]]:
         """Claims items in one statement; of two jobs for one item the first has it."""
+        kept: dict[int, Kept] = {}
         try:
             jobs = self._defer(jobs)
-            claimed = self._claimed([item_id for item_id, _ in jobs])
+            claimed = self._claimed([item_id for item_id, _ in jobs], lambda each: kept.update({each.id: each}))
         except DatabaseUnreachable as failure:
             for _, job in jobs:
                 self._end_unclaimed(job, of_its_own(failure))
@@ -190,17 +212,91 @@ class ItemWork(ABC, Generic[C, P_co]):
                 return [work for each in jobs for work in self.claim([each])]
             self._end_unclaimed(jobs[0][1], failure)
             return []
-        works = []
+        works, apart = [], []
         for item_id, job in jobs:
             item = claimed.pop(item_id, None)
-            if item is None and is_hint(job.run(self._current_message)):
+            if item_id in kept:
+                apart.append((kept.pop(item_id), job))
+            elif item is None and is_hint(job.run(self._current_message)):
                 # Somebody else has it, or has changed it. A pass of the scheduler finds it if it is still due.
                 job.end()
             elif item is None:
                 self._leaving.submit(partial(ended, job, partial(job.run, self._release, item_id)))
             else:
                 works.append(Work(self.attempt(item), job, job.run(self._current_message)))
+        return works + self._works_of_kept(apart)
+
+    def _works_of_kept(self, kept: Sequence[tuple[Kept, Job]]) -> list[Work[C, P_co]]:
+        """Has the conditions of items asked, and each claimed by itself; puts those off that there is no room for."""
+        works: list[Work[C, P_co]] = []
+        put_off = []
+        for each, job in kept:
+            seconds = self._speeds.admit(each.kind)
+            if seconds:
+                put_off.append((each, job, seconds))
+            else:
+                works.append(self._work_of_kept(each, job))
+        if put_off:
+            # Where that fails they are due again in some seconds.
+            with suppress(DatabaseUnreachable, psycopg2.Error):
+                emails.put_off(self._database, [(each, seconds) for each, _, seconds in put_off])
+        for _, job, _ in put_off:
+            job.end()
         return works
+
+    def _work_of_kept(self, kept: Kept, job: Job) -> Work[C, P_co]:
+        work: Work[C, P_co]
+
+        def claim() -> None:
+            self._ask_and_claim(kept, work)
+
+        attempt: KeptAttempt[C, P_co] = KeptAttempt(self._unclaimed(kept), self._speeds, claim)
+        work = Work(attempt, job, job.run(self._current_message))
+        return work
+
+    def _ask_and_claim(self, kept: Kept, work: Work[C, P_co]) -> None:
+        """Asks an item's conditions, and claims it in the same transaction: its work goes on with an attempt at it.
+
+        Raises:
+            NotClaimed: it is not to be sent, or not now.
+            DatabaseUnreachable: the database is away.
+        """
+        begun, failure = time.monotonic(), None
+        try:
+            item, said = self._try_to_claim(kept, None)
+        except DatabaseUnreachable as error:
+            failure = refusal_behind(error)
+            if failure is None:
+                raise
+        except psycopg2.Error as error:
+            failure = error
+        finally:
+            _leave_place(work.attempt, time.monotonic() - begun)
+        if failure is not None:
+            item, said = self._try_to_claim(kept, described(failure))
+        if item is None:
+            raise NotClaimed
+        attempt = self.attempt(item)
+        if said is not None:
+            attempt.refuse(ruling_on(said))
+        work.attempt = attempt
+
+    def _try_to_claim(self, kept: Kept, failure: str | None) -> tuple[C | None, str | None]:
+        worker_id = self._broker.worker_session.worker_id
+        self._journal.begin(worker_id)
+
+        def claim(hold: Callable[[int], None]) -> tuple[C | None, str | None]:
+            with self._database.transaction(LIMITS) as cursor:
+                checked = emails.check_conditions(cursor, kept, failure)
+                if checked.answer not in {"send", "failed"}:
+                    return None, None
+                item = self._claim_apart(cursor, kept.id, worker_id)
+                if item is not None:
+                    hold(item.claim)
+                return item, checked.said
+            raise AssertionError
+
+        return self._in_flight.claim_apart(self._database, claim)
 
     def _end_unclaimed(self, job: Job, failure: BaseException) -> None:
         """Ends a job whose email could not be claimed. A hint's is logged only: a pass's message tells of it, once."""
@@ -210,12 +306,12 @@ class ItemWork(ABC, Generic[C, P_co]):
         else:
             job.end(failure)
 
-    def _claimed(self, item_ids: list[int]) -> dict[int, C]:
+    def _claimed(self, item_ids: list[int], keep: Callable[[Kept], None]) -> dict[int, C]:
         if self._disabled or not item_ids:
             return {}
         worker_id = self._broker.worker_session.worker_id
         self._journal.begin(worker_id)
-        return {item.id: item for item in self._claim(item_ids, worker_id)}
+        return {item.id: item for item in self._claim(item_ids, worker_id, keep)}
 
     def advance(self, work: Work[C, P_co]) -> P_co | Blocking | None:
         """What comes next for an item."""
@@ -256,6 +352,7 @@ class ItemWork(ABC, Generic[C, P_co]):
         What has begun, as some of its recipients have been attempted, is concluded as far as it has come.
         """
         for work in works:
+            _leave_place(work.attempt)
             if work.attempt.judged:
                 self._leaving.submit(partial(self.conclude_alone, work))
         works = [work for work in works if not work.attempt.judged]
@@ -283,12 +380,22 @@ class ItemWork(ABC, Generic[C, P_co]):
 
     def fail(self, work: Work[C, P_co], failure: BaseException) -> None:
         """Something else than the relay went wrong."""
+        _leave_place(work.attempt)
         self._let_go(work.attempt.item)
-        if isinstance(failure, LostClaim):
+        if isinstance(failure, NotClaimed):
+            self._leave(work)
+        elif isinstance(failure, LostClaim):
             self._journal.forget(work.attempt.item.claim)
             ended(work.job, partial(work.job.run, report_lost_claim, work.attempt.item))
         else:
             work.job.end(of_its_own(failure))
+
+    def _leave(self, work: Work[C, P_co]) -> None:
+        """Ends the job of an item that is not to be sent, or not now."""
+        if work.message is None or not work.message.is_stored:
+            work.job.end()
+        else:
+            ended(work.job, partial(work.job.run, self._release, work.attempt.item.id))
 
     def _conclude_alone(self, work: Work[C, P_co], outcome: Decision) -> None:
         try:
@@ -372,6 +479,12 @@ class ItemWork(ABC, Generic[C, P_co]):
             wait_for_database(write, self._broker.stopping)
         finally:
             self._drop(item)
+
+
+def _leave_place(attempt: Attempt[Claimed, Payload], seconds: float | None = None) -> None:
+    """Lets another item of the kind be asked about, where this one was waiting for that."""
+    if isinstance(attempt, KeptAttempt):
+        attempt.leave(seconds)
 
 
 def name_of(failure: BaseException) -> str:

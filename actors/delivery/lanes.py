@@ -9,6 +9,9 @@ class Lane(Enum):
     """A pool of threads: kinds of work that are not to wait for each other have lanes of their own."""
 
     CLAIM = auto()
+    #: What kinds ask before an item is claimed: of those that are quick, and of those that take long.
+    CONDITIONS = auto()
+    SLOW_CONDITIONS = auto()
     #: Reads for many items at once, and for one that is not to hold up others.
     READ = auto()
     READ_ALONE = auto()
@@ -30,6 +33,8 @@ class Lane(Enum):
 #: Threads of each lane but SESSION.
 THREADS: Final = {
     Lane.CLAIM: 1,
+    Lane.CONDITIONS: 4,
+    Lane.SLOW_CONDITIONS: 4,
     Lane.READ: 1,
     Lane.READ_ALONE: 2,
     Lane.TRIAL: 1,
@@ -46,7 +51,7 @@ THREADS: Final = {
 SLOW: Final = frozenset({Lane.SHORT, Lane.LONG})
 
 #: Lanes whose work does not count as being under way: it keeps nobody from being claimed.
-UNCOUNTED: Final = SLOW | {Lane.TRIAL, Lane.READ_ALONE}
+UNCOUNTED: Final = SLOW | {Lane.TRIAL, Lane.READ_ALONE, Lane.SLOW_CONDITIONS}
 
 
 class Blocking(NamedTuple):

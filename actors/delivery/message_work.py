@@ -29,6 +29,7 @@ from actors.tick import tick
 from models import items, scheduled_messages
 from models.database.connections import Cursor, Database, refusal_behind
 from models.errors import DatabaseUnreachable
+from models.items import Kept
 from models.scheduled_messages import ClaimedMessage
 from models.words import Verdict
 
@@ -146,6 +147,10 @@ class MessageAttempt:
         [recipient] = self.item.recipients
         self.judged.append(Judged(recipient, ruling))
 
+    def refuse(self, ruling: Ruling) -> None:
+        """That came of it, before anything was made."""
+        self.judge(ruling)
+
     def report(self) -> None:
         """There is nothing to tell but its conclusion."""
 
@@ -259,13 +264,21 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
             self._resume(each.load)
         return works
 
-    def _claim(self, item_ids: Sequence[int], worker_id: int) -> Sequence[ClaimedMessage]:
+    def _claim(
+        self, item_ids: Sequence[int], worker_id: int, keep: Callable[[Kept], None] = lambda _: None
+    ) -> Sequence[ClaimedMessage]:
         return self._in_flight.claim(
             self._database,
             worker_id,
-            partial(scheduled_messages.claim, self._database, item_ids, worker_id),
+            partial(scheduled_messages.claim, self._database, item_ids, worker_id, keep),
             lambda claimed, known: scheduled_messages.claimed_unread(self._database, claimed, worker_id, known),
         )
+
+    def _claim_apart(self, cursor: Cursor, item_id: int, worker_id: int) -> ClaimedMessage | None:
+        return scheduled_messages.claim_apart(cursor, item_id, worker_id)
+
+    def _unclaimed(self, kept: Kept) -> ClaimedMessage:
+        return scheduled_messages.unclaimed(kept)
 
     def _conclusions_of(self, item: ClaimedMessage) -> MessageConclusions:
         return self._endpoint(item.endpoint).conclusions

@@ -155,47 +155,56 @@ LANGUAGE sql VOLATILE AS $$
     )
 $$;
 
--- Such a function, with its schema, as an endpoint is registered with it.
-CREATE OR REPLACE FUNCTION duepost.registered_function(signature text) RETURNS text
+-- A function of the team's, with its schema, as an argument of this name registers it; raises 22023 where workers could not call it.
+CREATE OR REPLACE FUNCTION duepost.checked_function(argument text, signature text, takes text, gives regtype, example text)
+RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     found record;
 BEGIN
     IF octet_length(signature) > 300 OR signature ~ '[\u0001-\u001f\u007f-\u009f]' OR strpos(signature, '.') = 0 THEN
-        PERFORM duepost.raise_bad_argument('function', 'must be a name with its schema, such as app.post');
+        PERFORM duepost.raise_bad_argument(argument, format('must be a name with its schema, such as %s', example));
     END IF;
     BEGIN
         SELECT p.oid::regprocedure::text AS name, oidvectortypes(p.proargtypes) AS arguments, p.prokind, p.proretset, p.proowner,
-               n.nspname, n.nspowner
+               p.prorettype, n.nspname, n.nspowner
         INTO found
         FROM pg_proc AS p
         JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE p.oid = to_regprocedure(
-            CASE WHEN signature ~ '[)]\s*$' THEN signature ELSE signature || '(bigint, jsonb)' END
+            CASE WHEN signature ~ '[)]\s*$' THEN signature ELSE format('%s(%s)', signature, takes) END
         );
     EXCEPTION
         -- Not even the form of a name; there are many ways to have none.
         WHEN OTHERS THEN
-            PERFORM duepost.raise_bad_argument('function', 'cannot be read as a function''s name: ' || SQLSTATE);
+            PERFORM duepost.raise_bad_argument(argument, 'cannot be read as a function''s name: ' || SQLSTATE);
     END;
     IF found.name IS NULL OR found.nspname ~ '^(pg_.*|information_schema|duepost)$' THEN
-        PERFORM duepost.raise_bad_argument('function', 'there is none of this name that takes (bigint, jsonb)');
-    ELSIF found.arguments <> 'bigint, jsonb' OR found.prokind <> 'f' THEN
-        PERFORM duepost.raise_bad_argument('function', 'must be a function that takes (bigint, jsonb)');
+        PERFORM duepost.raise_bad_argument(argument, format('there is none of this name that takes (%s)', takes));
+    ELSIF found.arguments <> takes OR found.prokind <> 'f' THEN
+        PERFORM duepost.raise_bad_argument(argument, format('must be a function that takes (%s)', takes));
     ELSIF found.proretset THEN
-        PERFORM duepost.raise_bad_argument('function', 'must not return a set');
+        PERFORM duepost.raise_bad_argument(argument, 'must not return a set');
+    ELSIF found.prorettype <> gives THEN
+        PERFORM duepost.raise_bad_argument(argument, format('must return %s', gives));
     ELSIF found.proowner <> (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'duepost')
         AND NOT pg_has_role(session_user, found.proowner, 'USAGE')
     THEN
-        PERFORM duepost.raise_bad_argument('function', 'must belong to you, or to the owner of the schema duepost');
+        PERFORM duepost.raise_bad_argument(argument, 'must belong to you, or to the owner of the schema duepost');
     ELSIF NOT pg_has_role(found.proowner, (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'duepost'), 'MEMBER') THEN
-        -- As `call_message_function` wants it: whoever owns it acts with the rights of the workers.
+        -- As its callers want it: whoever owns it acts with the rights of the workers.
         PERFORM duepost.raise_bad_argument(
-            'function', 'must belong to the owner of the schema duepost, or to a role that may act as it'
+            argument, 'must belong to the owner of the schema duepost, or to a role that may act as it'
         );
     END IF;
     RETURN found.name;
 END
+$$;
+
+-- Such a function, as an endpoint is registered with it.
+CREATE OR REPLACE FUNCTION duepost.registered_function(signature text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT duepost.checked_function('function', signature, 'bigint, jsonb', NULL, 'app.post')
 $$;
 
 -- What a change of a route means: what was learnt of it before says nothing any more.

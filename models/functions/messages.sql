@@ -266,7 +266,7 @@ BEGIN
                d.attempts
         FROM duepost.delivery AS d
         WHERE d.email_id = wanted
-        ORDER BY d.finished_at DESC, array_position(ARRAY['sent', 'undeliverable', 'expired', 'cleared'], d.outcome)
+        ORDER BY d.finished_at DESC, array_position(ARRAY['sent', 'undeliverable', 'expired', 'obsolete', 'cleared'], d.outcome)
         LIMIT 1;
     END IF;
 END

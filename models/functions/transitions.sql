@@ -198,7 +198,9 @@ COMMENT ON FUNCTION duepost.is_too_late IS
 -- PostgreSQL would compile it, which takes a hundred times as long as the plan. Called by workers, with their own rights.
 -- Nothing here reads duepost.recipient, which may be the team's own view: that is read afterwards, without a lock. JSON
 -- is given as text: what a worker cannot read of one email is that email's failure.
-CREATE OR REPLACE FUNCTION duepost.claim_emails_v3(ids bigint[], worker_id integer, way text)
+CREATE OR REPLACE FUNCTION duepost.claim_emails_v3(
+    ids bigint[], worker_id integer, way text, apart boolean DEFAULT false
+)
 RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
     message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
@@ -218,14 +220,13 @@ BEGIN
         ORDER BY i.id
         -- Not FOR KEY SHARE, which takes a row as it was when the statement began, whatever was committed since.
         FOR NO KEY UPDATE SKIP LOCKED
-    ), taken AS (
-        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at, route)
-        SELECT item.id, nextval('duepost.claim_number'), claim_emails_v3.worker_id, now(), claim_emails_v3.way
+    ), eligible AS MATERIALIZED (
+        SELECT item.id, item.kind, item.due_at, coalesce(kind.has_conditions, false) AND NOT claim_emails_v3.apart AS is_kept
         FROM item
         CROSS JOIN duepost.control AS control
         LEFT JOIN duepost.kind AS kind ON kind.kind = item.kind
         WHERE NOT item.is_held
-          AND item.due_at <= now()
+          AND (item.due_at <= now() OR claim_emails_v3.apart)
           AND (item.expires_at IS NULL OR item.expires_at > now())
           AND (kind.catch_up = 'expire' AND kind.late_after < now() - item.scheduled_at) IS NOT TRUE
           AND NOT control.paused
@@ -237,8 +238,20 @@ BEGIN
           END
           AND (item.route = claim_emails_v3.way OR duepost.is_way_of(claim_emails_v3.way, item.route))
           AND (item.probe OR NOT (SELECT duepost.is_route_blocked(claim_emails_v3.way)))
+    ), taken AS (
+        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at, route)
+        SELECT eligible.id, nextval('duepost.claim_number'), claim_emails_v3.worker_id, now(), claim_emails_v3.way
+        FROM eligible
+        WHERE NOT eligible.is_kept
         ON CONFLICT DO NOTHING
         RETURNING item_id, in_hand.claim
+    ), kept AS (
+        -- Nobody else is to find it while its conditions are asked; where nobody does, it is soon due again.
+        UPDATE duepost.item AS i SET due_at = now() + interval '10 s'
+        FROM eligible
+        WHERE eligible.is_kept AND i.id = eligible.id AND i.id = ANY (claim_emails_v3.ids)
+          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+        RETURNING i.id, i.kind, jsonb_build_object('kept_until', i.due_at, 'due_at', eligible.due_at)::text AS kept
     )
     SELECT item.id, taken.claim, item.kind, item.attempts, item.unknowns, item.last_error, item.probe,
            email.message_id_header,
@@ -260,13 +273,18 @@ BEGIN
     FROM taken
     JOIN item ON item.id = taken.item_id
     JOIN duepost.email AS email ON email.item_id = taken.item_id AND email.item_id = ANY (claim_emails_v3.ids)
-    ORDER BY item.id;
+    UNION ALL
+    SELECT kept.id, NULL, kept.kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           NULL, NULL, NULL, NULL, kept.kept
+    FROM kept
+    ORDER BY 1;
 END
 $$;
 COMMENT ON FUNCTION duepost.claim_emails_v3 IS
     'scheduled, queued → sending for those of these emails that nobody holds and that are still to be sent, by a way that is '
     'their route or its fallback: locks them by ascending id, takes them in hand, and gives them with the address, or the '
-    'users, that are still to get them.';
+    'users, that are still to get them. One whose kind has conditions is not claimed, but kept from others for some seconds, and '
+    'given without a claim: check_conditions_v1() asks them, and `apart` claims it then.';
 
 -- Workers of 0.2.0 call this. What they do not know of is left to others.
 CREATE OR REPLACE FUNCTION duepost.claim_emails_v2(ids bigint[], worker_id integer, way text)
@@ -281,7 +299,14 @@ LANGUAGE sql ROWS 10 AS $$
            c.sender, c.reply_to, c.headers, c.template, c.context, c.subject, c.body_text, c.body_html,
            c.mailbox_full_seconds, c.address, c.suppressed, c.users, c.date_header
     FROM duepost.claim_emails_v3(
-        ARRAY(SELECT e.item_id FROM duepost.email AS e WHERE e.item_id = ANY ($1) AND NOT e.has_extras ORDER BY e.item_id),
+        ARRAY(
+            SELECT e.item_id
+            FROM duepost.email AS e
+            JOIN duepost.item AS i ON i.id = e.item_id
+            LEFT JOIN duepost.kind AS k ON k.kind = i.kind
+            WHERE e.item_id = ANY ($1) AND NOT e.has_extras AND k.has_conditions IS NOT TRUE
+            ORDER BY e.item_id
+        ),
         $2, $3
     ) AS c
 $$;
@@ -394,11 +419,11 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION duepost.claim_messages_v1(ids bigint[], worker_id integer)
+CREATE OR REPLACE FUNCTION duepost.claim_messages_v2(ids bigint[], worker_id integer, apart boolean DEFAULT false)
 RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
     endpoint text, wire_id text, payload text, format text, url text, secret text, former_secret text,
-    function text, options text, allow_private boolean, is_failing boolean, users text[]
+    function text, options text, allow_private boolean, is_failing boolean, users text[], kept text
 )
 LANGUAGE plpgsql ROWS 10
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -409,16 +434,17 @@ BEGIN
         SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.is_held, i.due_at, i.expires_at, i.scheduled_at, i.route,
                i.probe
         FROM duepost.item AS i
-        WHERE i.id = ANY (claim_messages_v1.ids)
+        WHERE i.id = ANY (claim_messages_v2.ids)
         ORDER BY i.id
         -- Not FOR KEY SHARE, which takes a row as it was when the statement began, whatever was committed since.
         FOR NO KEY UPDATE SKIP LOCKED
-    ), taken AS (
-        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at, route)
-        SELECT item.id, nextval('duepost.claim_number'), claim_messages_v1.worker_id, now(), item.route
-        FROM item, duepost.control AS control
+    ), eligible AS MATERIALIZED (
+        SELECT item.id, item.route, item.due_at, coalesce(kind.has_conditions, false) AND NOT claim_messages_v2.apart AS is_kept
+        FROM item
+        CROSS JOIN duepost.control AS control
+        LEFT JOIN duepost.kind AS kind ON kind.kind = item.kind
         WHERE NOT item.is_held
-          AND item.due_at <= now()
+          AND (item.due_at <= now() OR claim_messages_v2.apart)
           AND (item.expires_at IS NULL OR item.expires_at > now())
           AND NOT duepost.is_too_late(item.kind, item.scheduled_at)
           AND NOT control.paused
@@ -429,22 +455,59 @@ BEGIN
               SELECT FROM duepost.endpoint AS e WHERE 'endpoint:' || e.name = item.route AND e.disabled_at IS NOT NULL
           )
           AND (item.probe OR NOT duepost.is_route_blocked(item.route))
+    ), taken AS (
+        INSERT INTO duepost.in_hand (item_id, claim, worker_id, claimed_at, route)
+        SELECT eligible.id, nextval('duepost.claim_number'), claim_messages_v2.worker_id, now(), eligible.route
+        FROM eligible
+        WHERE NOT eligible.is_kept
         ON CONFLICT DO NOTHING
         RETURNING item_id, in_hand.claim
+    ), kept AS (
+        UPDATE duepost.item AS i SET due_at = now() + interval '10 s'
+        FROM eligible
+        WHERE eligible.is_kept AND i.id = eligible.id AND i.id = ANY (claim_messages_v2.ids)
+          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+        RETURNING i.id, i.kind, jsonb_build_object('kept_until', i.due_at, 'due_at', eligible.due_at)::text AS kept
     )
     -- What was edited since this statement began is read as it is now: the item's lock is held.
     SELECT item.id, taken.claim, item.kind, item.attempts, item.unknowns, item.last_error, item.probe, content.endpoint,
            content.wire_id, content.payload, content.format, content.url, content.secret, content.former_secret,
-           content.function, content.options, content.allow_private, content.is_failing, duepost.users_to_go(item.id)
+           content.function, content.options, content.allow_private, content.is_failing, duepost.users_to_go(item.id), NULL
     FROM taken
     JOIN item ON item.id = taken.item_id
     CROSS JOIN LATERAL duepost.message_content(taken.item_id) AS content
-    ORDER BY item.id;
+    UNION ALL
+    SELECT kept.id, NULL, kept.kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           NULL, kept.kept
+    FROM kept
+    ORDER BY 1;
 END
 $$;
-COMMENT ON FUNCTION duepost.claim_messages_v1 IS
+COMMENT ON FUNCTION duepost.claim_messages_v2 IS
     'scheduled, queued → sending for those of these messages that nobody holds and that are still to be sent: locks them by '
-    'ascending id, takes them in hand, and gives them with their endpoint.';
+    'ascending id, takes them in hand, and gives them with their endpoint; one whose kind has conditions as claim_emails_v3() does.';
+
+-- Workers of 0.2.0 call this. What has conditions is left to others.
+CREATE OR REPLACE FUNCTION duepost.claim_messages_v1(ids bigint[], worker_id integer)
+RETURNS TABLE (
+    id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
+    endpoint text, wire_id text, payload text, format text, url text, secret text, former_secret text,
+    function text, options text, allow_private boolean, is_failing boolean, users text[]
+)
+LANGUAGE sql ROWS 10 AS $$
+    SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.endpoint, c.wire_id, c.payload, c.format,
+           c.url, c.secret, c.former_secret, c.function, c.options, c.allow_private, c.is_failing, c.users
+    FROM duepost.claim_messages_v2(
+        ARRAY(
+            SELECT i.id
+            FROM duepost.item AS i
+            LEFT JOIN duepost.kind AS k ON k.kind = i.kind
+            WHERE i.id = ANY ($1) AND k.has_conditions IS NOT TRUE
+            ORDER BY i.id
+        ),
+        $2
+    ) AS c
+$$;
 
 -- Volatile, so that it has a snapshot of its own: an edit that was committed while its caller waited for the item is in none of
 -- the calling statement's.

@@ -1,0 +1,134 @@
+-- What is asked before an item is sent whose kind has conditions. Called by workers, with their own rights, for one item in a
+-- transaction of its own: what one kind's function takes long for, or fails of, is that item's alone.
+
+-- A row of duepost.kind is written by hand: what no worker could use is refused there. Raises 22023.
+CREATE OR REPLACE FUNCTION duepost.check_kind() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+BEGIN
+    IF NEW.guard IS NOT NULL AND (TG_OP = 'INSERT' OR NEW.guard IS DISTINCT FROM OLD.guard) THEN
+        PERFORM duepost.checked_function('guard', NEW.guard, 'bigint, text[], jsonb', 'boolean', 'app.still_wanted');
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+-- Called with the rights of the worker's role, which whoever registers a guard has to grant EXECUTE to.
+CREATE OR REPLACE FUNCTION duepost.ask_guard(guard text, id bigint, users text[], context jsonb) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    target    text;
+    is_wanted boolean;
+BEGIN
+    SELECT format('%I.%I', n.nspname, p.proname) INTO target
+    FROM pg_proc AS p
+    JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.oid = to_regprocedure(
+            CASE WHEN ask_guard.guard ~ '[)]\s*$' THEN ask_guard.guard ELSE ask_guard.guard || '(bigint, text[], jsonb)' END
+        )
+      AND p.prokind = 'f' AND oidvectortypes(p.proargtypes) = 'bigint, text[], jsonb'
+      AND p.prorettype = 'boolean'::regtype AND NOT p.proretset
+      -- Whoever owns it acts with the rights of those who call it.
+      AND pg_has_role(p.proowner, (SELECT nspowner FROM pg_namespace WHERE nspname = 'duepost'), 'MEMBER');
+    IF target IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '42883', MESSAGE = 'it is gone, or takes or returns something else';
+    END IF;
+    EXECUTE format('SELECT %s($1, $2, $3)', target) INTO is_wanted USING ask_guard.id, ask_guard.users, ask_guard.context;
+    IF is_wanted IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = 'it gave NULL, and not true or false';
+    END IF;
+    RETURN is_wanted;
+END
+$$;
+COMMENT ON FUNCTION duepost.ask_guard IS
+    'Asks a kind''s guard whether an item is still wanted, with the caller''s rights; raises what it fails of.';
+
+-- What an item says: an email's context, with the items of its batch, or a message's payload.
+CREATE OR REPLACE FUNCTION duepost.context_of(id bigint) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    content  jsonb;
+    is_open  boolean := EXISTS (SELECT FROM duepost.batch AS b WHERE b.email_id = context_of.id);
+    gathered jsonb;
+BEGIN
+    IF is_open THEN
+        SELECT coalesce(jsonb_agg(i.item ORDER BY i.place), '[]') INTO gathered
+        FROM duepost.batch_item AS i
+        WHERE i.email_id = context_of.id;
+    END IF;
+    SELECT coalesce(e.context, '{}') || CASE WHEN is_open THEN jsonb_build_object('items', gathered) ELSE '{}' END INTO content
+    FROM duepost.email AS e
+    WHERE e.item_id = context_of.id;
+    IF NOT FOUND THEN
+        SELECT CASE WHEN is_open THEN gathered ELSE m.payload END INTO content
+        FROM duepost.message AS m
+        WHERE m.item_id = context_of.id;
+    END IF;
+    RETURN content;
+END
+$$;
+
+-- An item that a claim has kept from others, until `kept_until`, so that its conditions can be asked: locked, if it is still kept so
+-- and nobody holds it.
+CREATE OR REPLACE FUNCTION duepost.lock_kept(id bigint, kept_until timestamptz, OUT kind text, OUT guard text)
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    SELECT i.kind INTO kind
+    FROM duepost.item AS i
+    WHERE i.id = lock_kept.id AND i.due_at = lock_kept.kept_until AND NOT i.is_held
+    FOR NO KEY UPDATE SKIP LOCKED;
+    IF kind IS NULL OR duepost.is_in_hand(lock_kept.id) THEN
+        kind := NULL;
+        RETURN;
+    END IF;
+    SELECT k.guard INTO guard FROM duepost.kind AS k WHERE k.kind = lock_kept.kind;
+END
+$$;
+
+-- No settings of its own for the planner: a guard's statements are planned as elsewhere.
+CREATE OR REPLACE FUNCTION duepost.check_conditions_v1(
+    id bigint, kept_until timestamptz, due_at timestamptz, failure text, OUT answer text, OUT said text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    item record;
+BEGIN
+    item := duepost.lock_kept(check_conditions_v1.id, check_conditions_v1.kept_until);
+    IF item.kind IS NULL THEN
+        answer := 'gone';
+        RETURN;
+    END IF;
+    answer := 'send';
+    IF check_conditions_v1.failure IS NOT NULL THEN
+        answer := 'failed';
+        said := coalesce(item.guard || ': ', '') || check_conditions_v1.failure;
+    ELSIF item.guard IS NOT NULL THEN
+        BEGIN
+            IF NOT duepost.ask_guard(
+                item.guard, check_conditions_v1.id, duepost.users_to_go(check_conditions_v1.id),
+                duepost.context_of(check_conditions_v1.id)
+            ) THEN
+                answer := 'obsolete';
+            END IF;
+        EXCEPTION
+            WHEN query_canceled OR admin_shutdown THEN RAISE;
+            WHEN OTHERS THEN
+                answer := 'failed';
+                said := format('%s: SQLSTATE %s: %s', item.guard, SQLSTATE, split_part(SQLERRM, E'\n', 1));
+        END;
+        IF answer = 'obsolete' THEN
+            PERFORM duepost.finish(check_conditions_v1.id, 'obsolete', format('the guard %s said no', item.guard));
+            RETURN;
+        END IF;
+    END IF;
+    UPDATE duepost.item AS i SET due_at = check_conditions_v1.due_at WHERE i.id = check_conditions_v1.id;
+END
+$$;
+COMMENT ON FUNCTION duepost.check_conditions_v1 IS
+    'Asks what an item''s kind wants to be asked before it is sent: send (the caller is to claim it in this transaction), failed (so, '
+    'too, and what it failed of: it is to be tried again), obsolete (it is in the ledger), or gone (somebody else has it, or it has '
+    'changed). `failure` is what an earlier try has failed of: then nothing is asked.';
