@@ -247,6 +247,8 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         self._endpoints: dict[str, _Endpoint] = {}
         #: By claim.
         self._attempts: dict[int, MessageAttempt] = {}
+        #: Of what was set aside, by message; of the claiming thread alone.
+        self._routes_aside: dict[int, str] = {}
         self._asked_for_pass_at = -float("inf")
         self._add: Callable[[int, Job], bool] = _nowhere
 
@@ -299,7 +301,7 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
             for _, job in jobs:
                 self._put_off(job)
             return []
-        routes = scheduled_messages.routes_of(self._database, [item_id for item_id, _ in jobs])
+        routes = self._routes_of([item_id for item_id, _ in jobs])
         begun: Counter[str] = Counter()
         kept, put_off = [], []
         with self._lock:
@@ -312,11 +314,18 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
                     kept.append((item_id, job))
                 elif len(load.aside) < MOST_ASIDE:
                     load.aside.append((item_id, job))
+                    self._routes_aside[item_id] = routes[item_id]
                 else:
                     put_off.append(job)
         for job in put_off:
             self._put_off(job)
         return kept
+
+    def _routes_of(self, item_ids: Sequence[int]) -> dict[int, str]:
+        """The routes of messages; of what was set aside they are known."""
+        routes = {each: self._routes_aside.pop(each) for each in item_ids if each in self._routes_aside}
+        unknown = [each for each in item_ids if each not in routes]
+        return routes | scheduled_messages.routes_of(self._database, unknown) if unknown else routes
 
     def _put_off(self, job: Job) -> None:
         """Leaves a message to a later look; a hint goes: its message is still due."""

@@ -5,6 +5,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -54,6 +55,7 @@ class EndpointUrl:
     query: str = field(repr=False)
 
 
+@lru_cache(maxsize=1_000)
 def parse_endpoint_url(url: str, *, allows_private: bool = False) -> EndpointUrl:
     """Reads an endpoint's URL.
 
