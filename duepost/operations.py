@@ -8,11 +8,11 @@ says what was done, and what was left as it was for which reason. A member of du
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from models import erasure, finding
+from models import erasure, finding, suppression
 from models import operations as orders
 from models.database.connections import Database
 from models.finding import (
@@ -31,11 +31,11 @@ from models.finding import (
     Place,
     Section,
     Stop,
-    Suppression,
     Try,
     User,
 )
 from models.operations import Doing, Order
+from models.suppression import Scopes, Suppression
 from models.words import Outcome, State
 
 __all__ = [
@@ -58,13 +58,16 @@ __all__ = [
     "Place",
     "Preview",
     "Report",
+    "Scopes",
     "Section",
     "State",
     "Stop",
     "Suppression",
+    "TakenIn",
     "Try",
     "User",
     "act",
+    "all_suppressions",
     "count_finished",
     "count_pending",
     "export",
@@ -72,9 +75,11 @@ __all__ = [
     "find_items",
     "forecast",
     "forget",
+    "import_suppressions",
     "item",
     "journal",
     "kinds",
+    "one_suppression",
     "pause",
     "paused_kinds",
     "person",
@@ -83,7 +88,11 @@ __all__ = [
     "reopenable",
     "resume",
     "stopped_routes",
+    "suppress",
     "suppressed",
+    "suppression_number",
+    "suppressions",
+    "unsuppress",
 ]
 
 
@@ -142,8 +151,28 @@ def journal(
 
 
 def suppressed(database: Database, addresses: Sequence[str]) -> tuple[Suppression, ...]:
-    """Those of these addresses that are suppressed."""
-    return finding.suppressed(database, addresses)
+    """The suppressions of these addresses that hold now."""
+    return suppression.of_addresses(database, addresses)
+
+
+def suppressions(database: Database, after: tuple[datetime, int] | None = None, limit: int = 50) -> list[Suppression]:
+    """A page of those that hold now, the newest first; `after` is the moment and the id of the last one before."""
+    return suppression.newest(database, after, limit)
+
+
+def suppression_number(database: Database) -> Scopes:
+    """How many suppressions hold now: of all emails, and of a kind."""
+    return suppression.number(database)
+
+
+def one_suppression(database: Database, suppression_id: int) -> Suppression | None:
+    """A suppression by its number."""
+    return suppression.one(database, suppression_id)
+
+
+def all_suppressions(database: Database) -> Iterator[Suppression]:
+    """All that hold now, in the order in which they were stored; read a page at a time."""
+    return suppression.all_in_order(database)
 
 
 def kinds(database: Database) -> tuple[Kind, ...]:
@@ -365,6 +394,81 @@ def probe(database: Database, order: Order, route: str | None = None) -> int:
         how many routes' circuits are open. Ask for a tick then, so that it is made at once.
     """
     return orders.request_probe(database, route, order)
+
+
+# Who gets nothing ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """What became of suppressions that were taken in.
+
+    Attributes:
+        stored: how many are stored.
+        already: how many were so already.
+        refused: what is wrong with the others, by their place from 0.
+    """
+
+    stored: int
+    already: int
+    refused: Mapping[int, str]
+
+
+def suppress(
+    database: Database, order: Order, address: str, *, kind: str | None = None, until: datetime | None = None
+) -> str:
+    """Nothing goes to an address any more, of all emails or of a kind; the order's reason is kept with it.
+
+    Returns:
+        `suppressed`, `changed` (its reason or end was another), `already`, or `repeated` (the order's token is known).
+    """
+    return suppression.suppress(database, order.parameters(), address, kind=kind, until=until)
+
+
+def unsuppress(database: Database, order: Order, address: str, *, kind: str | None = None) -> str:
+    """Lifts the suppression of an address: that of all emails, or of a kind, and no other.
+
+    Returns:
+        `lifted`, `not_suppressed`, or `repeated` (the order's token is known).
+    """
+    return suppression.unsuppress(database, order.parameters(), address, kind=kind)
+
+
+def import_suppressions(
+    database: Database,
+    order: Order,
+    rows: Sequence[Mapping[str, str | None]],
+    *,
+    file: str,
+    tell: Callable[[int], object] = lambda _number: None,
+) -> TakenIn:
+    """Stores suppressions, in batches that are a transaction each; those that are wrong are left out, and named.
+
+    Args:
+        database: where.
+        order: who, why.
+        rows: each with `address`, and what else of `kind`, `reason`, `source`, `until` and `suppressed_at` there is.
+        file: what they come from, for the journal.
+        tell: hears after each batch how many it had.
+    """
+    action_id, _ = orders.begin(database, "suppress", order, {"file": file, "rows": len(rows)})
+    receipts: dict[int, str] = {}
+    for begin in range(0, len(rows), suppression.BATCH):
+        batch = rows[begin : begin + suppression.BATCH]
+        taken = suppression.take_in(database, action_id, batch)
+        receipts.update({begin + place: receipt for place, receipt in taken.items()})
+        tell(len(batch))
+    orders.end(database, action_id)
+    known = Counter(receipts.values())
+    return TakenIn(
+        known[suppression.STORED],
+        known[suppression.ALREADY],
+        {
+            place: receipt
+            for place, receipt in sorted(receipts.items())
+            if receipt not in (suppression.STORED, suppression.ALREADY)
+        },
+    )
 
 
 # One person's data --------------------------------------------------------------------------------------------------

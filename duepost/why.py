@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from duepost import operations
 from duepost.commands import story
-from duepost.commands.wording import count, counts, moment
+from duepost.commands.wording import count, counts, moment, suppression_words
 from duepost.operations import Found, Item, Outcome, State, Try
 from models import reports, undeliverable
 from models.database.connections import Database
@@ -151,9 +151,13 @@ def _of_finished(database: Database, item: Item) -> Iterator[str]:
         yield "nothing of this one: its content is not kept any more; schedule another"
     elif any(found.outcomes.get(each) for each in (Outcome.CLEARED, Outcome.EXPIRED, Outcome.OBSOLETE)):
         yield "nothing of this one: it was never sent; schedule another"
+    elif found.outcomes.get(Outcome.SUPPRESSED):
+        yield "nothing of this one: its address gets nothing; lift that, and schedule another"
     else:
         yield "nothing: it has been taken at the other end"
-    addresses = [each.address for each in item.endings if each.address and each.outcome is Outcome.UNDELIVERABLE]
+    ended = (Outcome.UNDELIVERABLE, Outcome.SUPPRESSED)
+    addresses = [each.address for each in item.endings if each.address and each.outcome in ended]
     for each in operations.suppressed(database, addresses[:NAMED]):
-        since = f"since {moment(each.suppressed_at)}"
-        yield f"{each.address} is suppressed {since}: later emails to it fail at once, until its row is deleted"
+        if each.kind in (None, found.kind):
+            scope = f" --kind {each.kind}" if each.kind is not None else ""
+            yield f"{suppression_words(each)}; duepost unsuppress {each.address}{scope} lifts it"

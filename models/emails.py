@@ -482,10 +482,27 @@ def read_recipients(
         rows.setdefault(row[0], []).append(row)
     flaws = {user: failed(sqlstate, message) for user, sqlstate, message in json.loads(str(failures))}
     known = {user: _recipient(user, rows.get(user, []), flaws.get(user)) for user in users}
+    suppressed = {user: _suppressed_kinds(rows.get(user, [])) for user in users}
     return [
-        email._replace(recipients=tuple(known[user] for user in email.users), users=()) if email.users else email
+        email._replace(
+            recipients=tuple(
+                known[user]._replace(suppressed=True)
+                if suppressed[user] and not suppressed[user].isdisjoint((None, email.kind))
+                else known[user]
+                for user in email.users
+            ),
+            users=(),
+        )
+        if email.users
+        else email
         for email in claimed
     ]
+
+
+def _suppressed_kinds(rows: list[list[object]]) -> frozenset[object]:
+    """The kinds of which the address of a user's row gets nothing; None among them: all."""
+    found = rows[0][6] if rows else None
+    return frozenset(found) if isinstance(found, list) else frozenset()
 
 
 def failed(sqlstate: str, message: str) -> Flaw:
@@ -532,7 +549,7 @@ def _recipient(user: str, rows: list[list[object]], flaw: Flaw | None) -> Recipi
     if any(row != rows[0] for row in rows):
         reason = f"duepost.recipient has {len(rows)} rows for one user"
         return Recipient(user, None, flaw=Flaw("recipient", reason))
-    _, active, address, name, locale, timezone, suppressed = rows[0]
+    _, active, address, name, locale, timezone, _ = rows[0]
     texts = {"address": address, "name": name, "locale": locale, "timezone": timezone}
     for field, text in texts.items():
         if text is not None and len(str(text)) > LONGEST_TEXT:
@@ -541,7 +558,7 @@ def _recipient(user: str, rows: list[list[object]], flaw: Flaw | None) -> Recipi
         return Recipient(user, None, flaw=Flaw("recipient", "active is neither true nor false"))
     shown = [None if text is None else str(text) for text in texts.values()]
     return Recipient(user, *shown)._replace(  # type: ignore[arg-type]  # four of them
-        active=active not in {"false", "f", "0"}, suppressed=bool(suppressed)
+        active=active not in {"false", "f", "0"}
     )
 
 
@@ -684,7 +701,7 @@ def conclude_unknown(cursor: Cursor, email: Claimed | Lost, *, error: str) -> St
 def suppress(cursor: Cursor, result: Result) -> None:
     """Later emails to this address are not attempted: the relay called it dead."""
     cursor.execute(
-        SQL["suppress"],
+        SQL["suppress_dead"],
         {"address": result.address, "enhanced_code": result.enhanced_code, "reply": result.reply},
     )
 

@@ -178,7 +178,7 @@ FROM duepost.in_hand AS h
 WHERE h.worker_id = %(worker_id)s AND h.claim > %(after_claim)s AND h.claim <> ALL (%(known)s::bigint[])
 
 -- name: read_recipients
-SELECT known::text, failures::text FROM duepost.recipient_rows(%(users)s::text[])
+SELECT known::text, failures::text FROM duepost.recipient_rows_v2(%(users)s::text[])
 
 -- name: claimed_unread
 -- What a worker has claimed in an answer that it could not read: no more of it than it needs to give it back.
@@ -197,7 +197,10 @@ ORDER BY i.id
 SELECT extract(epoch FROM e.date_header)::double precision, e.sender, e.reply_to, e.headers::text, e.template,
        e.context::text, e.subject, e.body_text, e.body_html, 0::double precision, e.address,
        e.address IS NOT NULL AND EXISTS (
-           SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(e.address)
+           SELECT FROM duepost.suppression AS s
+           WHERE s.address = duepost.mailbox_key(e.address)
+             AND (s.kind IS NULL OR s.kind = (SELECT i.kind FROM duepost.item AS i WHERE i.id = h.item_id))
+             AND (s.until IS NULL OR s.until > now())
        )
 FROM duepost.in_hand AS h
 JOIN duepost.email AS e ON e.item_id = h.item_id
@@ -362,11 +365,8 @@ FROM gone
 WHERE i.id = %(id)s AND i.id = gone.item_id
 RETURNING CASE WHEN i.is_held THEN 'unknown' ELSE 'scheduled' END
 
--- name: suppress
--- The relay called the address dead.
-INSERT INTO duepost.suppression (address, enhanced_code, reply)
-VALUES (duepost.mailbox_key(%(address)s), %(enhanced_code)s, %(reply)s)
-ON CONFLICT (address) DO NOTHING
+-- name: suppress_dead
+SELECT duepost.suppress_dead(%(address)s, %(enhanced_code)s, %(reply)s)
 
 -- name: held_by_dead_workers
 -- What workers have in hand that are gone.

@@ -11,9 +11,11 @@ from enum import StrEnum
 
 import psycopg2
 
+from models import suppression
 from models.database.connections import Database, Limits
 from models.database.statements import statements
 from models.errors import DatabaseUnreachable
+from models.suppression import Suppression
 from models.words import Outcome, State
 
 SQL = statements(__file__)
@@ -559,16 +561,6 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
-class Suppression:
-    """An address that a relay called dead. The time is UTC."""
-
-    address: str
-    enhanced_code: str | None
-    reply: str | None
-    suppressed_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Person:
     """Everything planned and past for a person.
 
@@ -627,18 +619,12 @@ def person(
         addresses=tuple(sorted(addresses)),
         recipients=tuple(recipients),
         is_view_unread=is_view_unread,
-        suppressions=suppressed(database, sorted(addresses)),
+        suppressions=suppression.of_addresses(database, sorted(addresses)),
         planned=tuple(first[:limit]),
         more_planned=len(first) > limit or any(page.next for page in planned),
         past=tuple(newest[:limit]),
         more_past=len(newest) > limit or any(page.next for page in past),
     )
-
-
-def suppressed(database: Database, addresses: Sequence[str]) -> tuple[Suppression, ...]:
-    """Those of these addresses that are suppressed."""
-    rows = database.execute(SQL["suppressions"], {"addresses": list(addresses)}) if addresses else []
-    return tuple(Suppression(*row) for row in rows)  # type: ignore[arg-type]  # its columns
 
 
 def _both(database: Database, wanted: Filter, limit: int) -> Page:

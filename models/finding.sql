@@ -226,11 +226,6 @@ FROM duepost.recipient AS r
 WHERE r.user_id = %(user)s
 LIMIT 1
 
--- name: suppressions
-SELECT s.address, s.enhanced_code, s.reply, s.suppressed_at
-FROM duepost.suppression AS s
-WHERE s.address = ANY (ARRAY(SELECT duepost.mailbox_key(a) FROM unnest(%(addresses)s::text[]) AS a))
-
 -- name: failed_pending
 -- What keeps items that are not finished, grouped by cause: the last error without addresses and numbers. Served by
 -- item_failed; at most a number of them are looked at.
@@ -260,7 +255,7 @@ FROM (
                regexp_replace(d.reply, '<[^<>]*>', ' ', 'g'), '\S*[@0-9]\S*', ' ', 'g'
            ), '\s+', ' ', 'g'))), 300) AS words
     FROM duepost.delivery AS d
-    WHERE d.outcome <> 'sent' AND d.outcome NOT IN ('cleared', 'obsolete') AND d.finished_at >= %(since)s
+    WHERE d.outcome <> 'sent' AND d.outcome NOT IN ('cleared', 'suppressed', 'obsolete') AND d.finished_at >= %(since)s
     ORDER BY d.finished_at DESC, d.email_id DESC
     LIMIT %(budget)s
 ) AS cause

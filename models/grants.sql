@@ -45,7 +45,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             duepost.set_endpoint, duepost.disable_endpoint, duepost.remove_endpoint, duepost.endpoints, duepost.status,
             duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
-            duepost.request_probe, duepost.forget_some
+            duepost.request_probe, duepost.forget_some, duepost.suppress, duepost.unsuppress, duepost.import_suppressions
         TO duepost_operator;
     END IF;
 
@@ -93,7 +93,10 @@ BEGIN
         GRANT SELECT, DELETE ON duepost.batch TO duepost_worker;
         GRANT SELECT ON duepost.batch_item TO duepost_worker;
         GRANT SELECT, INSERT ON duepost.delivery, duepost.attempt TO duepost_worker;
-        GRANT SELECT, INSERT, DELETE ON duepost.suppression TO duepost_worker;
+        REVOKE DELETE ON duepost.suppression FROM duepost_worker;
+        -- Workers of 0.2.0 add what a relay calls dead to the table itself.
+        GRANT SELECT, INSERT ON duepost.suppression TO duepost_worker;
+        GRANT USAGE ON SEQUENCE duepost.suppression_id_seq TO duepost_worker;
         GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
@@ -113,7 +116,7 @@ BEGIN
             duepost.due_now, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.claim_emails_v3,
             duepost.claim_due_emails_v2, duepost.email_extras, duepost.lock_due, duepost.close_batch,
             duepost.batch_date,
-            duepost.users_to_go, duepost.recipient_row, duepost.recipient_rows, duepost.conclude_emails,
+            duepost.users_to_go, duepost.recipient_rows, duepost.recipient_row_v2, duepost.recipient_rows_v2, duepost.conclude_emails,
             duepost.is_too_late, duepost.usual_on_unknown,
             duepost.claim_messages_v1, duepost.claim_messages_v2, duepost.check_conditions_v1, duepost.lock_kept,
             duepost.ask_guard, duepost.context_of, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
@@ -125,6 +128,7 @@ BEGIN
             duepost.is_kind_paused, duepost.is_stopped, duepost.park_paused,
             duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
             duepost.request_probe,
+            duepost.suppress, duepost.unsuppress, duepost.import_suppressions, duepost.suppress_dead, duepost.suppressed_kinds,
             duepost.maintain_partitions
         TO duepost_worker;
         -- An index of theirs is asked for each row that a worker changes.

@@ -125,17 +125,6 @@ class Working:
 
 
 @dataclass(frozen=True, slots=True)
-class Suppressed:
-    """An address that nothing is sent to, and what the relay said of it; `digest` tells those of one moment apart."""
-
-    address: str
-    enhanced_code: str | None
-    reply: str | None
-    suppressed_at: datetime
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
 class Server:
     """The PostgreSQL server: its version, also as a number, its clock in seconds since 1970, if it takes writes."""
 
@@ -276,18 +265,6 @@ def sending(database: Database) -> tuple[int, float]:
 def failing_messages(database: Database) -> dict[str, int]:
     """What the broker's messages that are tried again have failed of: types of exceptions, and how many messages."""
     return {str(failure): int(str(number)) for failure, number in database.execute(SQL["failing_messages"])}
-
-
-def suppressions(database: Database, after: tuple[datetime, str] | None, limit: int) -> list[Suppressed]:
-    """A page of suppressed addresses, the newest first; `after` is the moment and the digest of the last one before."""
-    at, digest = after if after is not None else (None, "")
-    rows = database.execute(SQL["suppressions"], {"at": at, "digest": digest, "limit": limit})
-    return [Suppressed(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the fields
-
-
-def suppressed(database: Database) -> int:
-    """How many addresses are suppressed."""
-    return _number(database, SQL["suppressed"])
 
 
 def message_id_domain(database: Database) -> str | None:

@@ -321,17 +321,6 @@ FROM (SELECT message FROM dramatiq.queue WHERE state IN ('queued', 'consumed') L
 GROUP BY failure.key
 ORDER BY 2 DESC, 1
 
--- name: suppressions
--- A page of suppressed addresses, the newest first; those of one moment in the order of their digests.
-SELECT s.address, s.enhanced_code, s.reply, s.suppressed_at, md5(s.address)
-FROM duepost.suppression AS s
-WHERE %(at)s::timestamptz IS NULL OR (s.suppressed_at, md5(s.address)) < (%(at)s::timestamptz, %(digest)s::text)
-ORDER BY s.suppressed_at DESC, md5(s.address) DESC
-LIMIT %(limit)s
-
--- name: suppressed
-SELECT count(*) FROM duepost.suppression
-
 -- name: message_id_domain
 SELECT message_id_domain FROM duepost.control
 
@@ -403,7 +392,7 @@ WITH needed (place, role, sort, name, privilege) AS (
          '{schedule_email,schedule_emails,clear_scheduled_emails,clear_scheduled_emails_to,clear_scheduled_email,reschedule_email,add_to_batch,remove_from_batch,
            schedule_message,schedule_messages,edit_message,clear_scheduled_messages,clear_scheduled_message,reschedule_message,clear_scheduled,status}'::text[]),
         ('duepost_operator', '{set_endpoint,disable_endpoint,remove_endpoint,endpoints,status,begin_action,act_on_items,end_action,set_pause,unpark,'
-            'request_probe,forget_some}')
+            'request_probe,forget_some,suppress,unsuppress,import_suppressions}')
     ) AS functions (role, names)
     CROSS JOIN LATERAL unnest(functions.names) AS name
     UNION ALL

@@ -19,6 +19,7 @@ class Outcome(StrEnum):
     UNDELIVERABLE = "undeliverable"
     CLEARED = "cleared"
     EXPIRED = "expired"
+    SUPPRESSED = "suppressed"
     OBSOLETE = "obsolete"
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 #: What an argument is in SQL; of the others, text.
 TYPES = {
     "id": "bigint", "email_id": "bigint", "users": "text[]", "payload": "jsonb", "context": "jsonb", "headers": "jsonb",
-    "item": "jsonb", "emails": "jsonb", "messages": "jsonb", "options": "jsonb", "scheduled_at": "timestamptz",
+    "item": "jsonb", "emails": "jsonb", "messages": "jsonb", "options": "jsonb",
+    "suppressions": "jsonb", "scheduled_at": "timestamptz",
     "expires_at": "timestamptz", "wait": "interval", "longest_wait": "interval", "allow_private": "boolean",
     "action_id": "bigint", "ids": "bigint[]", "is_on": "boolean", "asked": "jsonb",
 }  # fmt: skip
@@ -140,6 +141,17 @@ ENDING = [
             ["orders", "0"],
             ["left", "0"],
         ],
+    ),
+    Call("suppress", {"address": "Ann@example.com", **BY, "kind": "k", "reason": "it's over"}, [["suppressed"]]),
+    Call("suppress", {"address": "ann@example.com", **BY, "kind": "k", "reason": "it's over"}, [["already"]]),
+    Call("suppress", {"address": "ann", **BY}, raises=("22023", "address: must be one address")),
+    Call("unsuppress", {"address": "ann@example.com", **BY}, [["not_suppressed"]]),
+    Call("unsuppress", {"address": "ann@example.com", **BY, "kind": "k"}, [["lifted"]]),
+    Call("begin_action", {**BY, "action": "suppress"}, [["11", "t"]]),
+    Call(
+        "import_suppressions",
+        {"action_id": 11, "suppressions": [{"address": "a@x.org"}, {"address": "x"}]},
+        [["0", "suppressed"], ["1", "address: must be one address such as ann@example.com"]],
     ),
 ]
 

@@ -160,6 +160,8 @@ def result(item: Claimed, recipient: Recipient, ruling: Ruling) -> Result:
     outcome = None
     if not recipient.active:
         outcome = Outcome.CLEARED
+    elif recipient.suppressed:
+        outcome = Outcome.SUPPRESSED
     elif ruling.verdict is Verdict.SENT:
         outcome = Outcome.SENT
     elif ruling.verdict is Verdict.UNDELIVERABLE or _full_for_too_long(item, ruling):
@@ -167,7 +169,8 @@ def result(item: Claimed, recipient: Recipient, ruling: Ruling) -> Result:
     return Result(
         user_id=recipient.user_id,
         address=recipient.address,
-        verdict=ruling.verdict if recipient.active else None,
+        # Without an attempt there is none.
+        verdict=ruling.verdict if recipient.active and not recipient.suppressed else None,
         outcome=outcome,
         phase=ruling.phase,
         code=ruling.code,
@@ -187,7 +190,7 @@ def refusal_without_asking(recipient: Recipient) -> Ruling | None:
     elif not recipient.address:
         reason = "the user has no address"
     elif recipient.suppressed:
-        reason = "the address is suppressed: a relay has called it dead"
+        reason = "the address is suppressed"
     if reason is None:
         return None
     return Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.ADDRESS, reply=reason)

@@ -29,6 +29,7 @@ from duepost.commands import (
     reopen,
     schedule,
     schema,
+    suppress,
     trigger,
     up,
     web,
@@ -88,6 +89,8 @@ app.command()(reopen.reopen)
 app.command()(operate.probe)
 app.command()(operate.pause)
 app.command()(operate.resume)
+app.command()(suppress.suppress)
+app.command()(suppress.unsuppress)
 app.command()(render.render)
 app.command()(doctor.doctor)
 app.command()(web.web)

@@ -16,7 +16,7 @@ from duepost.commands.context import BadInput, EmailId, Failed, Json, operator_d
 from duepost.commands.listing import FOUND_COLUMNS, found_row
 from duepost.commands.output import Table, console, print_facts, print_json, print_table, say, visible, warn
 from duepost.commands.read import described, numbers
-from duepost.commands.wording import counts, moment, span
+from duepost.commands.wording import counts, moment, span, suppression_words
 from duepost.operations import Cause
 from duepost.why import why as sentences
 from models.database.connections import Database
@@ -54,14 +54,14 @@ def find(
             active = "" if recipient.active is not False else "; not active"
             say(f"User {recipient.user_id}: <{recipient.address or 'no address'}>{name}{active}")
         for each in found.suppressions:
-            say(f"{each.address} is suppressed since {moment(each.suppressed_at)}: {each.reply or 'no reply'}")
+            say(f"{suppression_words(each)}.")
         if found.planned or found.past:
             print_table(Table(FOUND_COLUMNS, [found_row(each) for each in (*found.planned, *found.past)]))
         if found.is_view_unread:
             warn("duepost.recipient was not read: users who have had no email yet may be missing.")
         if found.more_planned or found.more_past:
             warn(f"There are more: --limit {limit * 10}, or duepost list with a filter.")
-    if not (found.planned or found.past):
+    if not (found.planned or found.past or found.suppressions):
         raise Failed("nothing is known of it")
 
 

@@ -132,6 +132,7 @@ def numbers(database: Database, *, counts_ledger: bool = True) -> dict[str, obje
     minute, hour = reports.sent_lately(database)
     troubles = reports.troubles(database)
     waiting, in_hand = reports.queue_depth(database)
+    suppressed = operations.suppression_number(database)
     return {
         "pending": reports.pending_by_state(database),
         "due": reports.due_count(database),
@@ -161,7 +162,8 @@ def numbers(database: Database, *, counts_ledger: bool = True) -> dict[str, obje
         "messages_waiting": waiting,
         "messages_in_hand": in_hand,
         "dead_letters": reports.dead_letters(database),
-        "suppressed": reports.suppressed(database),
+        "suppressed": suppressed.number,
+        "suppressed_by_kind": suppressed.of_kinds,
     }
 
 
@@ -230,9 +232,14 @@ def described(found: Mapping[str, object]) -> list[tuple[str, str]]:
         "workers": f"{found['workers']}",
         "messages": f"{found['messages_waiting']} waiting, {found['messages_in_hand']} in hand",
         "dead letters": f"{found['dead_letters']}",
-        "suppressed": f"{found['suppressed']}",
+        "suppressed": _suppressed(found),
     }
     return [(name, visible(value)) for name, value in lines.items() if value is not None]
+
+
+def _suppressed(found: Mapping[str, object]) -> str:
+    of_kinds = found["suppressed_by_kind"]
+    return f"{found['suppressed']}" + (f", {of_kinds} of them of a kind" if of_kinds else "")
 
 
 def _names(found: object) -> str | None:

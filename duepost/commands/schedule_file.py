@@ -143,10 +143,10 @@ def sets(lines: Iterable[ItemLine]) -> Iterator[list[ItemLine]]:
 
 
 @contextmanager
-def progress(length: int) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr while a long file is scheduled, on a terminal only; gives what moves it on."""
+def progress(length: int, label: str = "Scheduling") -> Iterator[Callable[[int], object]]:
+    """A bar on stderr while a long file is worked off, on a terminal only; gives what moves it on."""
     if sys.stderr.isatty() and length >= LONG_FILE:
-        with typer.progressbar(length=length, label="Scheduling", file=sys.stderr) as bar:
+        with typer.progressbar(length=length, label=label, file=sys.stderr) as bar:
             yield bar.update
     else:
         yield lambda _: None

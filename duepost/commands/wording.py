@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from models.suppression import Suppression
+
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -42,6 +44,16 @@ def read_moment(text: str) -> datetime | None:
 def count(number: int, word: str, words: str | None = None) -> str:
     """`1 email`, `2 emails`."""
     return f"{number} {word if number == 1 else words or word + 's'}"
+
+
+def suppression_words(found: Suppression) -> str:
+    """Who is suppressed, for what, since and until when, and why; without a full stop."""
+    scope = f" for kind {found.kind}" if found.kind is not None else ""
+    until = f" until {moment(found.until)}" if found.until is not None else ""
+    why = "; ".join(part for part in (found.reason, found.reply) if part)
+    return f"{found.address} is suppressed{scope} since {moment(found.suppressed_at)}{until} ({found.source})" + (
+        f": {why}" if why else ""
+    )
 
 
 def counts(numbers: Mapping[str, int]) -> str:

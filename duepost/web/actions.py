@@ -69,7 +69,7 @@ def act(asked: Asked) -> Response:
         doing,
         filter_of(asked, dict(parse_qsl(asked.value("filter"), keep_blank_values=True))),
         order,
-        at=_moment(asked.value("at")) if doing is Doing.RESCHEDULE else None,
+        at=moment_of(asked.value("at")) if doing is Doing.RESCHEDULE else None,
         seen=_seen(asked),
     )
     return asked.go(f"done/{report.action_id}")
@@ -176,9 +176,14 @@ def _seen(asked: Asked) -> Preview:
         raise Refused(400, "The form is not whole: begin again.") from None
 
 
-def _moment(text: str) -> datetime:
+def moment_of(text: str, field: str = "When") -> datetime:
+    """A moment that somebody has typed; in UTC where they say no zone.
+
+    Raises:
+        Refused: it is none.
+    """
     try:
         moment = datetime.fromisoformat(text.strip())
         return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     except ValueError:
-        raise Refused(400, "When: must be a time such as 2026-12-24T18:00, in UTC or with its zone.") from None
+        raise Refused(400, f"{field}: must be a time such as 2026-12-24T18:00, in UTC or with its zone.") from None

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from actors.content.templates import Templates
-from duepost.web import actions, doings, login, screens
+from duepost.web import actions, doings, login, screens, suppressing
 from duepost.web.access import Gate, Role
 from duepost.web.boundary import HEALTH, METRICS, Boundary, Place
 from duepost.web.desk import Desk, Handler
@@ -56,6 +56,7 @@ SCREENS: Sequence[Screen] = (
     Screen("/kinds", screens.kinds),
     Screen("/routes", screens.ways),
     Screen("/suppression", screens.suppression),
+    Screen("/suppression/change", suppressing.ask, Role.OPERATOR, suppressing.change),
     Screen("/journal", screens.journal),
     Screen("/confirm", actions.confirm, Role.OPERATOR),
     Screen("/act", None, act=actions.act),

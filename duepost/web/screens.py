@@ -171,15 +171,16 @@ def ways(asked: Asked) -> Response:
 
 
 def suppression(asked: Asked) -> Response:
-    """Addresses that nothing is sent to, the newest first."""
+    """Addresses that get nothing, of all emails or of a kind, the newest first."""
     after = asked.query.get("after", "")
-    found = reports.suppressions(asked.database, _suppression_place(after), ROWS)
+    found = operations.suppressions(asked.database, _suppression_place(after), ROWS)
     last = found[-1] if len(found) == ROWS else None
     return asked.page(
         "suppression.html",
         found=found,
-        following=None if last is None else f"{last.suppressed_at.isoformat()}~{last.digest}",
-        total=reports.suppressed(asked.database) if not after else None,
+        following=None if last is None else f"{last.suppressed_at.isoformat()}~{last.id}",
+        total=operations.suppression_number(asked.database) if not after else None,
+        may_act=asked.visitor.role >= Role.OPERATOR,
     )
 
 
@@ -248,11 +249,11 @@ def max_of(found: tuple[Forecast, ...]) -> int:
     return max([1, *sums.values()])
 
 
-def _suppression_place(text: str) -> tuple[datetime, str] | None:
+def _suppression_place(text: str) -> tuple[datetime, int] | None:
     if not text:
         return None
-    at, _, digest = text.partition("~")
+    at, _, last_id = text.partition("~")
     try:
-        return datetime.fromisoformat(at), digest
+        return datetime.fromisoformat(at), number_of(last_id)
     except ValueError:
         raise Refused(400, "after: this is no place in the list.") from None

@@ -52,7 +52,10 @@ BEGIN
                     'place', r.place, 'field', r.field, 'address', r.address, 'name', r.name,
                     'is_to_go', r.outcome IS NULL AND NOT r.in_ledger,
                     'is_suppressed', EXISTS (
-                        SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(r.address)
+                        SELECT FROM duepost.suppression AS s
+                        WHERE s.address = duepost.mailbox_key(r.address)
+                          AND (s.kind IS NULL OR s.kind = (SELECT i.kind FROM duepost.item AS i WHERE i.id = e.item_id))
+                          AND (s.until IS NULL OR s.until > now())
                     )
                 ) ORDER BY r.place)
                 FROM duepost.email_recipient AS r

@@ -265,7 +265,9 @@ BEGIN
            coalesce(extract(epoch FROM now() - item.mailbox_full_since), 0)::double precision,
            email.address,
            email.address IS NOT NULL AND EXISTS (
-               SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(email.address)
+               SELECT FROM duepost.suppression AS s
+               WHERE s.address = duepost.mailbox_key(email.address) AND (s.kind IS NULL OR s.kind = item.kind)
+                 AND (s.until IS NULL OR s.until > now())
            ),
            CASE WHEN email.address IS NULL THEN duepost.users_to_go(item.id) END,
            CASE WHEN email.batch IS NULL THEN email.date_header ELSE duepost.batch_date(item.id) END,
@@ -533,14 +535,14 @@ COMMENT ON FUNCTION duepost.message_content IS
 
 -- What duepost.recipient says of one user; apart, so that whatever a team's own view fails of is one user's failure.
 -- No join: a view may compute all of its rows for one.
-CREATE OR REPLACE FUNCTION duepost.recipient_row(wanted text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION duepost.recipient_row_v2(wanted text) RETURNS jsonb
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (
         SELECT jsonb_agg(jsonb_build_array(
             r.user_id::text, r.active::text, left(r.address::text, 2001), left(r.name::text, 2001),
             left(r.locale::text, 2001), left(r.timezone::text, 2001),
-            EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(left(r.address::text, 2001)))
+            duepost.suppressed_kinds(duepost.mailbox_key(left(r.address::text, 2001)))
         ))
         FROM duepost.recipient AS r
         WHERE r.user_id::text = wanted
@@ -550,7 +552,7 @@ $$;
 
 -- What duepost.recipient says of these users: all in one statement, and each alone where that fails. A statement that
 -- takes too long, or waits too long for a lock, is the caller's to take apart: its time is over.
-CREATE OR REPLACE FUNCTION duepost.recipient_rows(user_ids text[], OUT known jsonb, OUT failures jsonb)
+CREATE OR REPLACE FUNCTION duepost.recipient_rows_v2(user_ids text[], OUT known jsonb, OUT failures jsonb)
 LANGUAGE plpgsql STABLE
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -562,7 +564,7 @@ BEGIN
         SELECT coalesce(jsonb_agg(jsonb_build_array(
             r.user_id::text, r.active::text, left(r.address::text, 2001), left(r.name::text, 2001),
             left(r.locale::text, 2001), left(r.timezone::text, 2001),
-            EXISTS (SELECT FROM duepost.suppression AS s WHERE s.address = duepost.mailbox_key(left(r.address::text, 2001)))
+            duepost.suppressed_kinds(duepost.mailbox_key(left(r.address::text, 2001)))
         )), '[]') INTO known
         FROM unnest(user_ids) AS u (user_id)
         JOIN duepost.recipient AS r ON r.user_id::text = u.user_id;
@@ -573,7 +575,7 @@ BEGIN
     END;
     FOREACH wanted IN ARRAY user_ids LOOP
         BEGIN
-            known := known || coalesce(duepost.recipient_row(wanted), '[]');
+            known := known || coalesce(duepost.recipient_row_v2(wanted), '[]');
         EXCEPTION
             WHEN lock_not_available THEN RAISE;
             WHEN OTHERS THEN
@@ -582,8 +584,20 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION duepost.recipient_rows IS
-    'What duepost.recipient says of these users, and for which of them it fails, with what.';
+COMMENT ON FUNCTION duepost.recipient_rows_v2 IS
+    'What duepost.recipient says of these users, and of which kinds they get nothing (null stands for all); and for which of them '
+    'it fails, with what.';
+
+-- Workers of 0.2.0 call this: an address gets something, or nothing at all.
+CREATE OR REPLACE FUNCTION duepost.recipient_rows(user_ids text[], OUT known jsonb, OUT failures jsonb)
+LANGUAGE sql STABLE AS $$
+    SELECT (
+               SELECT coalesce(jsonb_agg((r.fields - 6) || to_jsonb(r.fields -> 6 @> '[null]')), '[]')
+               FROM jsonb_array_elements(found.known) AS r (fields)
+           ),
+           found.failures
+    FROM duepost.recipient_rows_v2($1) AS found
+$$;
 
 -- Every recipient has an outcome, now or from an earlier attempt. Each email is named with its claim, and with the broker
 -- message that it came by, if any, which goes with it. Locked by id alone, as in `enqueue`; a row that somebody else

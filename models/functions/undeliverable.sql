@@ -164,14 +164,16 @@ BEGIN
     WHERE e.email_id = kept.id AND r.email_id = kept.id AND r.user_id IS NULL AND r.address = e.address;
     DELETE FROM duepost.suppression AS s
     USING duepost.undeliverable_recipient AS r
-    WHERE r.email_id = kept.id AND s.address = duepost.mailbox_key(r.address);
+    WHERE r.email_id = kept.id AND s.address = duepost.mailbox_key(r.address)
+      -- What somebody has asked for stays.
+      AND s.kind IS NULL AND s.source IN ('relay', 'bounce');
     DELETE FROM duepost.undeliverable_email AS k WHERE k.id = kept.id;
     RETURN 'reopened';
 END
 $$;
 COMMENT ON FUNCTION duepost.reopen_email IS
     'Schedules an undeliverable email once more, due now, for those who could not be reached, with the same Message-ID, '
-    'Date and key, and lifts the suppression of their addresses: reopened, expired, not_kept, not_undeliverable or '
+    'Date and key, and lifts what a relay has said of their addresses: reopened, expired, not_kept, not_undeliverable or '
     'too_late.';
 
 -- The safety net for refusals that no table of verdicts knows. In a row: that route's relay has accepted nothing since. What

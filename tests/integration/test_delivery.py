@@ -232,7 +232,7 @@ def test_a_dead_address_is_suppressed_and_not_asked_again(harness: Harness, rela
     asked = len(relay.transcript)
     email_id = harness.schedule(address="dead@example.com")
     harness.deliver()
-    assert harness.ledger(email_id) == ["undeliverable"]
+    assert harness.ledger(email_id) == ["suppressed"]
     assert len(relay.transcript) == asked
 
 

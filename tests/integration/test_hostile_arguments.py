@@ -74,6 +74,10 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
     "end_action": {"action_id": "1"},
     "endpoints": {},
     "forget_some": {"action_id": "2", "user_id": "'ann'"},
+    "import_suppressions": {
+        "action_id": "3",
+        "suppressions": '\'[{"address": "a@x.org", "until": "2100-01-01T00:00Z"}]\'',
+    },
     "remove_endpoint": {"name": "'hook'"},
     "remove_from_batch": {"batch": "'b'", "item_key": "'1'"},
     "request_probe": {"route": "NULL", "by_whom": "'ann'", "via": "'sql'"},
@@ -86,7 +90,9 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
     "set_endpoint": {"name": "'hook'", "format": "'webhook'", "url": "'https://hooks.example.com/'"},
     "set_pause": {"scope": "'kind'", "name": "'k'", "is_on": "true", "by_whom": "'ann'", "via": "'sql'"},
     "status": {"id": "1"},
+    "suppress": {"address": "'ann@example.com'", "by_whom": "'ann'", "via": "'sql'"},
     "unpark": {},
+    "unsuppress": {"address": "'ann@example.com'", "by_whom": "'ann'", "via": "'sql'"},
 }
 
 #: Further calls of the same: other arguments go with them.
@@ -123,7 +129,8 @@ SET_UP = """
     SELECT duepost.schedule_message('k', 'hook', '{}', users => ARRAY['ann'], key => 'y');
     SELECT duepost.add_to_batch('b', '1', 'k', endpoint => 'hook', item_key => '1');
     SELECT setval('duepost.operator_action_id_seq', 1, false);
-    SELECT duepost.begin_action('retry', 'ann', 'sql'), duepost.begin_action('forget', 'ann', 'sql');
+    SELECT duepost.begin_action('retry', 'ann', 'sql'), duepost.begin_action('forget', 'ann', 'sql'),
+           duepost.begin_action('suppress', 'ann', 'sql');
 """
 
 CALLABLE = """

@@ -39,7 +39,7 @@ def test_a_suppressed_mailbox_is_known_by_every_spelling(harness: Harness, relay
     harness.recipient("ann", " ANN@MÜNCHEN.example")
     ids = [harness.schedule(users=["ann"]), harness.schedule(address="Ann@münchen.example")]
     harness.deliver()
-    assert [harness.ledger(email_id) for email_id in ids] == [["undeliverable"]] * 2
+    assert [harness.ledger(email_id) for email_id in ids] == [["suppressed"]] * 2
     assert relay.messages == []
 
 

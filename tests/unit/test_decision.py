@@ -121,6 +121,14 @@ def test_an_inactive_user_is_cleared_and_nothing_was_attempted() -> None:
     assert (found.outcome, found.verdict) == (Outcome.CLEARED, None)
 
 
+def test_a_suppressed_address_has_its_own_outcome_and_nothing_was_attempted() -> None:
+    suppressed = Recipient("x", "x@example.com", suppressed=True)
+    refusal = refusal_without_asking(suppressed)
+    assert refusal is not None
+    found = result(email(suppressed), suppressed, refusal)
+    assert (found.outcome, found.verdict) == (Outcome.SUPPRESSED, None)
+
+
 def test_the_error_names_phase_and_reply_of_what_is_still_to_be_done() -> None:
     assert concluded(SENT, LATER).error == "rcpt: 451 4.3.0 try later"
 

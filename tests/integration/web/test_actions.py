@@ -205,3 +205,38 @@ def test_support_sees_one_item_in_full_for_a_while_and_it_is_written_down(with_l
     assert "ann@example.com" not in browser.get(f"/items/{ids[0]}").text
     assert [row[:2] for row in journal(with_logins)] == [("reveal", "sue")]
     assert "she called" in browser.get("/journal").words
+
+
+def suppressions(console: ConsoleSite) -> list[tuple[object, ...]]:
+    return console.query("SELECT address, kind, reason, until IS NOT NULL FROM duepost.suppression ORDER BY 1, 2")
+
+
+def test_an_address_is_suppressed_changed_and_lifted_by_an_operator_alone(with_logins: ConsoleSite) -> None:
+    browser = with_logins.named("olga")
+    asked = browser.get("/suppression/change").form("suppression/change")
+    sent = {**asked, "address": "Ann@example.com", "kind": "digest", "until": "", "reason": "asked by phone"}
+    assert "asked by phone" in browser.follow(browser.post("/suppression/change", sent)).words
+    browser.post("/suppression/change", sent)
+    assert suppressions(with_logins) == [("ann@example.com", "digest", "asked by phone", False)]
+    [(number,)] = with_logins.query("SELECT id FROM duepost.suppression")
+    page = browser.get(f"/suppression/change?id={number}")
+    again = {**page.form("suppression/change"), "address": "ann@example.com", "kind": "digest"}
+    assert browser.post("/suppression/change", {**again, "until": "soon"}).status == 400
+    browser.post("/suppression/change", {**again, "until": "2100-01-01T00:00", "reason": "b"})
+    assert suppressions(with_logins) == [("ann@example.com", "digest", "b", True)]
+    lift = browser.get(f"/suppression/change?id={number}&lift=1").form("suppression/change")
+    assert [with_logins.named(name).post("/suppression/change", lift).status for name in ("vera", "sue")] == [403, 403]
+    browser.post("/suppression/change", lift)
+    assert suppressions(with_logins) == []
+    assert browser.get(f"/suppression/change?id={number}").status == 404
+    assert [row[:3] for row in journal(with_logins)] == [
+        ("suppress", "olga", 1), ("suppress", "olga", 1), ("unsuppress", "olga", 1),
+    ]  # fmt: skip
+
+
+def test_a_viewer_sees_who_is_suppressed_without_the_address(with_logins: ConsoleSite) -> None:
+    with_logins.query("SELECT duepost.suppress('ann@example.com', 'ann', 'sql', reason => 'of ann@example.com')")
+    shown = with_logins.named("vera").get("/suppression").words
+    assert "a***@***" in shown
+    assert "ann@example.com" not in shown
+    assert "Lift" not in shown
