@@ -28,6 +28,7 @@ from actors.delivery.payloads import Payloads
 from actors.delivery.permit import SessionPermit
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import Registration, SharedRoute, Watch
+from actors.delivery.seals import Seals
 from actors.liveness.maintenance import Patience
 from actors.liveness.time_limit import TimeLimit
 from actors.lookout import Lookout, Served
@@ -79,6 +80,7 @@ class EmailRoute:
         self.email_work = EmailWork(
             application.shared,
             application.composer,
+            application.seals,
             application.records,
             self.conclusions,
             way=name,
@@ -178,8 +180,12 @@ class Application:
         )
         self.in_flight = InFlightClaims()
         self.journal = Journal(settings.state_folder, self.database)
+        self.seals = Seals(self.database, settings.public_url)
         self.composer = Composer(
-            self.templates, time_limit, sender=settings.need_sender() if settings.sender is not None else None
+            self.templates,
+            time_limit,
+            self.seals,
+            sender=settings.need_sender() if settings.sender is not None else None,
         )
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
         #: What is counted; None where nobody asks for it.

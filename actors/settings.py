@@ -36,6 +36,13 @@ RELAY_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _WEB_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
 
 
+#: Names of this machine: nobody is in between.
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+
+#: Characters of DUEPOST_PUBLIC_URL: with a token behind it, it has to fit a line of a header.
+LONGEST_PUBLIC_URL = 100
+
+
 class BadSettings(DuepostError):
     """A setting is missing or wrong; the message names the variable and what would be right."""
 
@@ -136,6 +143,29 @@ def _web_url(value: object) -> object:
         ):
             raise ValueError("must be where browsers find the console, such as https://ops.example.com/duepost")
     return value
+
+
+def _public_url(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is None:
+        return None
+    text = str(value).strip().rstrip("/")
+    parts = urlsplit(text)
+    is_reached = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _THIS_MACHINE)
+    if (
+        not is_reached
+        or not parts.hostname
+        or parts.username is not None
+        or not re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", parts.netloc)
+        or not _WEB_PATH.fullmatch(parts.path)
+        or text != f"{parts.scheme}://{parts.netloc}{parts.path}"
+        or len(text) > LONGEST_PUBLIC_URL
+    ):
+        raise ValueError(
+            "must be where recipients reach the links in emails, by TLS, such as https://mail.example.com "
+            f"(at most {LONGEST_PUBLIC_URL} characters)"
+        )
+    return text
 
 
 def _proxies(value: object) -> object:
@@ -245,6 +275,9 @@ class Settings(BaseSettings):
         default=None, validation_alias="DUEPOST_SMTP_FALLBACK"
     )
     web_url: Annotated[str | None, BeforeValidator(_web_url)] = Field(default=None, validation_alias="DUEPOST_WEB_URL")
+    public_url: Annotated[str | None, BeforeValidator(_public_url)] = Field(
+        default=None, validation_alias="DUEPOST_PUBLIC_URL"
+    )
     web_users: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, validation_alias="DUEPOST_WEB_USERS"
     )

@@ -32,10 +32,12 @@ class Extras(NamedTuple):
     Attributes:
         name: the name beside its one address.
         recipients: those who see each other, in their order; none where it has one address, or users.
+        is_unsubscribable: whether recipients can unsubscribe from its kind.
     """
 
     name: str | None = None
     recipients: tuple[SeenRecipient, ...] = ()
+    is_unsubscribable: bool = False
 
     @property
     def to_go(self) -> tuple[Recipient, ...]:

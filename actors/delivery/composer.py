@@ -9,6 +9,8 @@ from actors.channels.smtp.envelope import Envelope
 from actors.content.addresses import AROUND, Mailbox, UndeliverableAddress, envelope_address, parse_sender
 from actors.content.mime import UnsendableField, build_message
 from actors.content.templates import Content, RenderTimeout, Templates
+from actors.content.tokens import Subscription
+from actors.delivery.seals import Seals
 from actors.liveness.time_limit import TimeLimit, TookTooLong
 from models.emails import ClaimedEmail
 from models.extras import SeenRecipient
@@ -16,6 +18,9 @@ from models.items import Recipient
 
 #: What an email is handed to its channel as.
 EmailPayload: TypeAlias = Envelope
+
+#: Headers that say how to unsubscribe.
+LINK_HEADERS: Final = frozenset({"list-unsubscribe", "list-unsubscribe-post"})
 
 #: A template that renders in less than this many seconds is rendered in the event loop's thread next time.
 QUICK: Final = 0.005
@@ -30,12 +35,14 @@ class Composer:
     Args:
         templates: what emails are rendered from.
         time_limit: ends what takes too long.
+        seals: makes the links in emails.
         sender: whom emails are from that name nobody; None where that is not set.
     """
 
-    def __init__(self, templates: Templates, time_limit: TimeLimit, *, sender: Mailbox | None) -> None:
+    def __init__(self, templates: Templates, time_limit: TimeLimit, seals: Seals, *, sender: Mailbox | None) -> None:
         self._templates = templates
         self._time_limit = time_limit
+        self._seals = seals
         self._sender = sender
         #: Templates whose last rendering took less than `QUICK`: not worth a thread. Single operations of a set need
         #: no lock.
@@ -73,17 +80,17 @@ class Composer:
             RenderError: the template is missing or fails.
             ValueError: its content makes no message.
         """
-        sender = self._sender_of(email)
+        sender, link = self._sender_of(email), self._link_of(email, addressed)
         begun = time.monotonic()
-        content = self._render(email, addressed, seconds)
+        content = self._render(email, addressed, link, seconds)
         if email.template is not None:
             learn = self._quick.add if time.monotonic() - begun < QUICK else self._quick.discard
             learn(email.template)
         if seconds is None:
-            return built(email, addressed, sender, content)
+            return built(email, addressed, sender, content, link)
         try:
             with self._time_limit.limited(begun + seconds - time.monotonic()):
-                return built(email, addressed, sender, content)
+                return built(email, addressed, sender, content, link)
         except TookTooLong:
             raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None
 
@@ -102,7 +109,23 @@ class Composer:
             raise UnsendableField("sender", "the email names none, and DUEPOST_FROM is not set")
         return self._sender
 
-    def _render(self, email: ClaimedEmail, addressed: Mapping[str, Recipient], seconds: float | None) -> Content:
+    def _link_of(self, email: ClaimedEmail, addressed: Mapping[str, Recipient]) -> str | None:
+        """Returns the link by which the one recipient wants no more of this kind; None where the kind has none.
+
+        Raises:
+            UnsendableField: it has one, and nobody knows where recipients reach it.
+        """
+        if not email.extras.is_unsubscribable or email.extras.recipients:
+            return None
+        [(address, recipient)] = addressed.items()
+        link = self._seals.link(Subscription(email.id, email.kind, address, recipient.user_id))
+        if link is None:
+            raise UnsendableField("unsubscribe", "the kind has it, and DUEPOST_PUBLIC_URL is not set")
+        return link
+
+    def _render(
+        self, email: ClaimedEmail, addressed: Mapping[str, Recipient], link: str | None, seconds: float | None
+    ) -> Content:
         """The content as this recipient gets it; one that several see names none of them.
 
         Raises:
@@ -118,15 +141,23 @@ class Composer:
             "name": recipient.name,
             "locale": recipient.locale,
             "timezone": recipient.timezone,
+            "unsubscribe_url": link,
         }
         return self._templates.render(email.template, {**(email.context or {}), "recipient": whom}, seconds)
 
 
-def built(email: ClaimedEmail, addressed: Mapping[str, Recipient], sender: Mailbox, content: Content) -> EmailPayload:
+def built(
+    email: ClaimedEmail,
+    addressed: Mapping[str, Recipient],
+    sender: Mailbox,
+    content: Content,
+    link: str | None = None,
+) -> EmailPayload:
     """The message as it goes over the wire."""
     seen = email.extras.recipients
     recipients = _named(seen, "to") if seen else [Mailbox(each.name or "", to) for to, each in addressed.items()]
     copies = _named(seen, "cc")
+    headers = (email.headers or {}) if link is None else with_link(email.headers or {}, link)
 
     def message(recipients: Sequence[Mailbox], copies: Sequence[Mailbox], *, is_international: bool) -> bytes:
         return build_message(
@@ -137,7 +168,7 @@ def built(email: ClaimedEmail, addressed: Mapping[str, Recipient], sender: Mailb
             message_id=email.message_id_header,
             date=email.date_header,
             reply_to=email.reply_to,
-            headers=email.headers or {},
+            headers=headers,
             is_international=is_international,
         )
 
@@ -150,6 +181,12 @@ def built(email: ClaimedEmail, addressed: Mapping[str, Recipient], sender: Mailb
 
 def _is_ascii(mailbox: Mailbox) -> bool:
     return mailbox.address.isascii()
+
+
+def with_link(headers: Mapping[str, str], link: str) -> Mapping[str, str]:
+    """An email's own headers with those of RFC 8058: one URI, and that a POST to it will do."""
+    others = {name: value for name, value in headers.items() if name.lower() not in LINK_HEADERS}
+    return {**others, "List-Unsubscribe": f"<{link}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
 
 
 def _named(seen: Sequence[SeenRecipient], field: str) -> list[Mailbox]:

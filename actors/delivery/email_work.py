@@ -13,6 +13,7 @@ from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.due_line import DueLine
 from actors.delivery.item_work import ItemWork, Shared, Work, name_of
 from actors.delivery.job import DirectJob
+from actors.delivery.seals import Seals
 from actors.queue.waiting import BrokerUnreachable
 from actors.tick import tick
 from models import emails, routes
@@ -33,6 +34,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
     Args:
         shared: what it shares with others.
         composer: makes copies.
+        seals: what makes the links in emails.
         records: what attempts read and write under way.
         conclusions: writes down what came of them.
         way: the route that they are sent by.
@@ -44,6 +46,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         self,
         shared: Shared,
         composer: Composer,
+        seals: Seals,
         records: Records,
         conclusions: Conclusions,
         *,
@@ -54,6 +57,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         super().__init__(shared, way)
         self._route = way
         self._composer = composer
+        self._seals = seals
         self._records = records
         self._conclusions = conclusions
         self._tell_failed = tell_failed
@@ -82,6 +86,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         kept: list[Kept] = []
         try:
             self._journal.begin(worker_id)
+            self._seals.read()
             claimed = self._in_flight.claim(
                 self._database,
                 worker_id,
@@ -115,6 +120,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
     def _claim(
         self, item_ids: Sequence[int], worker_id: int, keep: Callable[[Kept], None] = lambda _: None
     ) -> Sequence[ClaimedEmail]:
+        self._seals.read()
         return self._in_flight.claim(
             self._database,
             worker_id,

@@ -11,7 +11,7 @@ from duepost.commands.health import Health
 from duepost.commands.read import paused_words
 from duepost.commands.routes import circuit_words, route_facts
 from duepost.commands.wording import count, span
-from models import control, reports, routes, scheduled_messages, workers
+from models import control, reports, routes, scheduled_messages, unsubscribing, workers
 from models.database.connections import Database
 from models.scheduled_messages import EndpointState
 
@@ -181,6 +181,20 @@ def recipients(database: Database) -> Looked:
         f"{count(number, 'email')} {verb} on duepost.recipient ({named}): duepost show {first} has all of it; "
         f"mend the view, then duepost retry {first}"
     )
+
+
+def links(database: Database) -> Looked:
+    """Whether emails of kinds that recipients can unsubscribe from have their link."""
+    kinds = unsubscribing.unsubscribable(database)
+    if not kinds:
+        return Health.OK, "no kind has links to unsubscribe"
+    named = ", ".join(kinds[:NAMED]) + ("" if len(kinds) <= NAMED else f" and {len(kinds) - NAMED} more")
+    if settings().public_url is None:
+        return Health.FAILED, (
+            f"recipients can unsubscribe from {named}, and DUEPOST_PUBLIC_URL is not set: these emails wait; set it "
+            "for workers and for duepost web --public-listen"
+        )
+    return Health.OK, f"of {named} at {settings().public_url}"
 
 
 def queue(database: Database) -> Looked:

@@ -52,6 +52,7 @@ DELIVERY: tuple[tuple[str, Callable[[Database], tuple[Health, str]]], ...] = (
     ("emails", checks.emails),
     ("endpoints", checks.endpoints),
     ("recipients", checks.recipients),
+    ("links", checks.links),
     ("queue", checks.queue),
 )
 
@@ -66,9 +67,9 @@ def doctor(
 ) -> None:
     """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
 
-    And delivery, pace, emails, endpoints, recipients, queue, sender, relay, templates, journal, Sentry. A line each,
-    with what to run next. Exit status 1 if any fails. With --worker a database that is away is no failure: workers wait
-    for it.
+    And delivery, pace, emails, endpoints, recipients, links, queue, sender, relay, templates, journal, Sentry. A line
+    each, with what to run next. Exit status 1 if any fails. With --worker a database that is away is no failure:
+    workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
     """

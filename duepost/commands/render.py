@@ -76,11 +76,11 @@ def _context_of(email_id: int) -> Mapping[str, object]:
 def _recipient(user: str | None) -> Mapping[str, object]:
     """What the template sees of the recipient: a user's, or somebody's of whom nothing but the address is known."""
     if user is None:
-        return dict.fromkeys(("user_id", "name", "locale", "timezone")) | {"address": ADDRESS}
+        return dict.fromkeys(("user_id", "name", "locale", "timezone", "unsubscribe_url")) | {"address": ADDRESS}
     found = reports.recipient_of(operator_database(), user)
     if found is None:
         raise Failed(f"--user: duepost.recipient has no user {user}")
-    return found
+    return {**found, "unsubscribe_url": None}
 
 
 def _open(content: Content) -> None:

@@ -27,19 +27,25 @@ def web(
         typer.Option(metavar="NAME", help="Make a line for DUEPOST_WEB_USERS: asks for a password, or reads it."),
     ] = None,
     role: Annotated[str, typer.Option(help="With --password: viewer, support or operator.")] = "viewer",
+    public_listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the links in emails are served, apart from the console."),
+    ] = None,
 ) -> None:
     """Serves the console: what goes out, what waits for a person, what to do about it.
 
-    Without logins it is for this machine alone; see docs/console.md.
+    Without logins it is for this machine alone; see docs/console.md. With --public-listen recipients unsubscribe there
+    (DUEPOST_PUBLIC_URL); see docs/unsubscribing.md.
 
     Examples: duepost web; duepost web --password ann --role operator >> users
     """
     if password is not None:
         say(_login(password, role), to_copy=True)
         return
+    public = None if public_listen is None else _host_and_port(public_listen)
     # A web server is for this command alone.
     with needs("web", "duepost web"):
-        from duepost.web.server import Address, Server, build_console, listen  # noqa: PLC0415
+        from duepost.web.server import Address, Server, build_console, build_public_links, listen  # noqa: PLC0415
 
     # No traceback in the log has a value of a row, or of a URL.
     start_of_command(settings().log)
@@ -47,11 +53,29 @@ def web(
     database = operator_database()
     database.close()
     app = build_console(settings(), address, database.url)
+    links = None
+    if public is not None:
+        links = Server(build_public_links(settings(), database.url), listen(*public, "what is public"))
     listener = listen(host, port)
     found = Address(host, listener.getsockname()[1])
     say(f"The console is at {settings().web_url or found.url}", to_copy=True)
+    if links is not None:
+        say(f"The links in emails are served at {Address(*links.address).url}", to_copy=True)
+        links.start()
     sys.stdout.flush()
-    Server(app, listener).run()
+    try:
+        Server(app, listener).run()
+    finally:
+        if links is not None:
+            links.stop()
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise BadInput("--public-listen: must be an address and a port such as 127.0.0.1:8026")
+    return host, int(port)
 
 
 def _login(name: str, word: str) -> str:

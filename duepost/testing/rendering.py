@@ -43,6 +43,7 @@ class Recipient:
             "name": self.name,
             "locale": self.locale,
             "timezone": self.timezone,
+            "unsubscribe_url": None,
         }
 
 

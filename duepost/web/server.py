@@ -9,16 +9,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from actors.content.templates import Templates
+from actors.content.tokens import Tokens
 from actors.liveness.time_limit import TimeLimit
 from actors.settings import BadSettings, Settings
 from duepost.web.access import Gate, Logins
 from duepost.web.boundary import LOOPBACK, Place, without_port
 from duepost.web.console import build
+from duepost.web.public import build_public
+from models import unsubscribing
 from models.database.connections import Database, Limits
 from models.database.deadlines import Deadlines
 from models.database.read_only import ReadOnlyDatabase
@@ -32,6 +36,9 @@ CONNECTIONS = 8
 
 #: A page that takes longer is of no use: seconds.
 LIMITS = Limits(statement=10.0, lock=5.0)
+
+#: Of what everybody asks for: many requests for one link wait for each other, and none is to be told to come again.
+PUBLIC_LIMITS = Limits(statement=25.0, lock=20.0)
 
 #: Seconds that requests get to finish when the server stops.
 PATIENCE = 3
@@ -66,8 +73,8 @@ class Address:
         return f"http://[{self.host}]:{self.port}/" if ":" in self.host else f"http://{self.host}:{self.port}/"
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+def listen(host: str, port: int, what: str = "the console") -> socket.socket:
+    """A socket that listens; `what` is who, for the error.
 
     Raises:
         ServerError: it cannot.
@@ -77,7 +84,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise ServerError(f"the console cannot listen on {host}:{port}: {reason}") from error
+        raise ServerError(f"{what} cannot listen on {host}:{port}: {reason}") from error
 
 
 def gate_of(settings: Settings, address: Address) -> Gate:
@@ -152,6 +159,21 @@ def build_console(settings: Settings, address: Address, database_url: str, mailb
     )
 
 
+def build_public_links(settings: Settings, database_url: str) -> ASGIApp:
+    """What everybody may ask for, with these settings.
+
+    Raises:
+        BadSettings: nobody knows where recipients reach it.
+        DatabaseUnreachable: the secret of the links cannot be read.
+    """
+    if settings.public_url is None:
+        raise BadSettings("DUEPOST_PUBLIC_URL: must be set, as it stands in emails, such as https://mail.example.com")
+    database = Database(
+        database_url, application_name="duepost public", limits=PUBLIC_LIMITS, most=CONNECTIONS, deadlines=Deadlines()
+    )
+    return build_public(database, Tokens(unsubscribing.secret(database)), prefix=urlsplit(settings.public_url).path)
+
+
 class Server:
     """Serves an application on a socket that listens.
 
@@ -182,6 +204,12 @@ class Server:
             )
         )
         self._thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens: host and port."""
+        host, port = self._listener.getsockname()[:2]
+        return str(host), int(port)
 
     def run(self) -> None:
         """Serves until SIGINT or SIGTERM."""

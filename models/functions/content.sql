@@ -60,10 +60,16 @@ BEGIN
                 ) ORDER BY r.place)
                 FROM duepost.email_recipient AS r
                 WHERE r.email_id = e.item_id
+            ),
+            'is_unsubscribable', (
+                SELECT true
+                FROM duepost.item AS i
+                JOIN duepost.kind AS k ON k.kind = i.kind AND k.unsubscribe
+                WHERE i.id = e.item_id
             )
         ))::text
         FROM duepost.email AS e
-        WHERE e.item_id = email_extras.id AND e.has_extras
+        WHERE e.item_id = email_extras.id
     );
 END
 $$;

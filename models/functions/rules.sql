@@ -256,6 +256,13 @@ DECLARE
     error text;
     total integer := (email.address IS NOT NULL)::integer;
 BEGIN
+    IF duepost.is_seen_by_several(email) AND duepost.is_unsubscribable(email.kind) THEN
+        RETURN CASE
+            WHEN email.addresses IS NOT NULL THEN 'addresses'
+            WHEN cardinality(email.cc) > 0 THEN 'cc'
+            ELSE 'bcc'
+        END || ': recipients can unsubscribe from this kind: it has one recipient an email, by address or users';
+    END IF;
     FOR field IN
         SELECT f.name, f.mailboxes
         FROM (VALUES ('addresses', email.addresses), ('cc', email.cc), ('bcc', email.bcc)) AS f (name, mailboxes)
@@ -350,6 +357,21 @@ BEGIN
     END LOOP;
     RETURN NULL;
 END
+$$;
+
+CREATE OR REPLACE FUNCTION duepost.is_unsubscribable(kind text) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM duepost.kind AS k WHERE k.kind = $1 AND k.unsubscribe)
+$$;
+
+-- A kind that has links to unsubscribe has no others.
+CREATE OR REPLACE FUNCTION duepost.own_link_error(kind text, headers jsonb) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT 'headers: List-Unsubscribe is set by Duepost: recipients can unsubscribe from this kind'
+    WHERE EXISTS (
+        SELECT FROM jsonb_object_keys($2) AS name
+        WHERE lower(name COLLATE "C") IN ('list-unsubscribe', 'list-unsubscribe-post')
+    ) AND duepost.is_unsubscribable($1)
 $$;
 
 CREATE OR REPLACE FUNCTION duepost.users_error(users text[]) RETURNS text
@@ -461,7 +483,10 @@ LANGUAGE sql STABLE AS $$
         END,
         CASE WHEN email.sender IS NOT NULL THEN duepost.mailbox_error('sender', email.sender) END,
         CASE WHEN email.reply_to IS NOT NULL THEN duepost.mailbox_error('reply_to', email.reply_to) END,
-        CASE WHEN email.headers IS NOT NULL THEN duepost.headers_error(email.headers) END,
+        CASE
+            WHEN email.headers IS NOT NULL
+                THEN coalesce(duepost.headers_error(email.headers), duepost.own_link_error(email.kind, email.headers))
+        END,
         duepost.key_error(email.key)
     )
 $$;

@@ -271,7 +271,10 @@ BEGIN
            ),
            CASE WHEN email.address IS NULL THEN duepost.users_to_go(item.id) END,
            CASE WHEN email.batch IS NULL THEN email.date_header ELSE duepost.batch_date(item.id) END,
-           CASE WHEN email.has_extras THEN duepost.email_extras(item.id) END
+           CASE
+               WHEN email.has_extras OR item.kind = ANY (ARRAY(SELECT k.kind FROM duepost.kind AS k WHERE k.unsubscribe))
+                   THEN duepost.email_extras(item.id)
+           END
     FROM taken
     JOIN item ON item.id = taken.item_id
     JOIN duepost.email AS email ON email.item_id = taken.item_id AND email.item_id = ANY (claim_emails_v3.ids)
@@ -306,7 +309,7 @@ LANGUAGE sql ROWS 10 AS $$
             FROM duepost.email AS e
             JOIN duepost.item AS i ON i.id = e.item_id
             LEFT JOIN duepost.kind AS k ON k.kind = i.kind
-            WHERE e.item_id = ANY ($1) AND NOT e.has_extras AND k.has_conditions IS NOT TRUE
+            WHERE e.item_id = ANY ($1) AND NOT e.has_extras AND k.has_conditions IS NOT TRUE AND k.unsubscribe IS NOT TRUE
             ORDER BY e.item_id
         ),
         $2, $3

@@ -40,6 +40,7 @@ WORKERS_FUNCTIONS = [
     *FUNCTIONS,
     "act_on_items",
     "begin_action",
+    "change_subscription",
     "end_action",
     "import_suppressions",
     "suppress",

@@ -341,7 +341,15 @@ def test_every_event_that_sentry_gets_is_explained() -> None:
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("batches.md", 9), ("sql.md", 9), ("messages.md", 9), ("recipients.md", 1), ("guards.md", 2), ("suppression.md", 8)],
+    [
+        ("batches.md", 9),
+        ("sql.md", 9),
+        ("messages.md", 9),
+        ("recipients.md", 1),
+        ("guards.md", 2),
+        ("suppression.md", 8),
+        ("unsubscribing.md", 3),
+    ],
 )
 def test_the_sql_of_the_page_does_what_it_says(connect: Callable[[], Connection], name: str, least: int) -> None:
     connection = connect()

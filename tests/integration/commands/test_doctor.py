@@ -44,6 +44,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "pace",
         "emails",
         "recipients",
+        "links",
         "endpoints",
         "queue",
         "sender",
