@@ -180,7 +180,7 @@ class Application:
         )
         self.in_flight = InFlightClaims()
         self.journal = Journal(settings.state_folder, self.database)
-        self.seals = Seals(self.database, settings.public_url)
+        self.seals = Seals(self.database, settings.public_url, settings.bounce_address)
         self.composer = Composer(
             self.templates,
             time_limit,

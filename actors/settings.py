@@ -43,6 +43,17 @@ _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 LONGEST_PUBLIC_URL = 100
 
 
+#: Characters before the @ of DUEPOST_BOUNCE_ADDRESS: behind them come `+` and a token, of 64 in all.
+LONGEST_BOUNCE_NAME = 27
+
+#: A path; or an IMAP server by TLS, or on this machine.
+_MAILBOX_PLACE = re.compile(
+    r"(?!\w+(?:\+\w+)?://)[^\x00-\x1f]+"
+    r"|(?:imaps://|imap\+starttls://)[^\s@/]+@[^\s@/]+(?:/\S*)?"
+    r"|imap://[^\s@/]+@(?:localhost|127\.0\.0\.1)(?::\d+)?(?:/\S*)?"
+)
+
+
 class BadSettings(DuepostError):
     """A setting is missing or wrong; the message names the variable and what would be right."""
 
@@ -168,6 +179,30 @@ def _public_url(value: object) -> object:
     return text
 
 
+def _bounce_address(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is None:
+        return None
+    try:
+        found = parse_sender(str(value).strip())
+    except ValueError:
+        found = None
+    if found is None or found.name or len(found.address.rpartition("@")[0]) > LONGEST_BOUNCE_NAME:
+        raise ValueError(
+            f"must be a bare address such as bounces@example.com, at most {LONGEST_BOUNCE_NAME} characters before the @"
+        )
+    return found.address
+
+
+def _bounce_mailbox(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and not _MAILBOX_PLACE.fullmatch(str(value)):
+        raise ValueError(
+            "must be the path of a Maildir, or imaps://user:password@host/folder, or imap+starttls:// in place of that"
+        )
+    return value
+
+
 def _proxies(value: object) -> object:
     """Addresses and networks, with commas between them."""
     if not isinstance(value, str):
@@ -277,6 +312,12 @@ class Settings(BaseSettings):
     web_url: Annotated[str | None, BeforeValidator(_web_url)] = Field(default=None, validation_alias="DUEPOST_WEB_URL")
     public_url: Annotated[str | None, BeforeValidator(_public_url)] = Field(
         default=None, validation_alias="DUEPOST_PUBLIC_URL"
+    )
+    bounce_address: Annotated[str | None, BeforeValidator(_bounce_address)] = Field(
+        default=None, validation_alias="DUEPOST_BOUNCE_ADDRESS"
+    )
+    bounce_mailbox: Annotated[SecretStr | None, BeforeValidator(_bounce_mailbox)] = Field(
+        default=None, validation_alias="DUEPOST_BOUNCE_MAILBOX"
     )
     web_users: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, validation_alias="DUEPOST_WEB_USERS"

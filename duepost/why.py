@@ -58,6 +58,10 @@ def _happened(item: Item) -> Iterator[str]:
         yield f"{whom or 'It'}: {each.outcome} at {moment(each.finished_at)}{reply}."
     if len(item.endings) > NAMED:
         yield f"And {len(item.endings) - NAMED} more: duepost show {found.id}."
+    for back in item.bounces[:NAMED]:
+        said = f": {back.reply}" if back.reply else ""
+        whom = back.address or "somebody"
+        yield f"It came back from {whom} at {moment(back.received_at)} ({back.event}, {back.effect}){said}."
     for action in item.actions[:NAMED]:
         reason = f" ({action.reason})" if action.reason else ""
         yield f"{action.by} has ordered {action.action.replace('_', ' ')} at {moment(action.began_at)}{reason}."

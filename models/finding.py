@@ -11,7 +11,8 @@ from enum import StrEnum
 
 import psycopg2
 
-from models import suppression
+from models import bounces, suppression
+from models.bounces import Bounce
 from models.database.connections import Database, Limits
 from models.database.statements import statements
 from models.errors import DatabaseUnreachable
@@ -500,6 +501,7 @@ class Item:
         tries: each attempt, for each recipient, in order.
         endings: each row of the ledger, in order.
         actions: what operators have done to it by its id, the newest first.
+        bounces: what came back of it, in order.
     """
 
     found: Found
@@ -508,6 +510,7 @@ class Item:
     tries: tuple[Try, ...]
     endings: tuple[Ending, ...]
     actions: tuple[Action, ...]
+    bounces: tuple[Bounce, ...] = ()
 
 
 def item(database: Database, item_id: int) -> Item | None:
@@ -530,6 +533,7 @@ def item(database: Database, item_id: int) -> Item | None:
             for at, outcome, *rest in database.execute(SQL["endings"], this)
         ),
         actions=tuple(_action(row) for row in database.execute(SQL["actions_on"], this)),
+        bounces=tuple(bounces.of_email(database, item_id)),
     )
 
 

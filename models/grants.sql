@@ -59,7 +59,7 @@ BEGIN
             duepost.scheduled_email_id_seq, duepost.delivery, duepost.attempt, duepost.suppression, duepost.undeliverable_email,
             duepost.undeliverable_recipient, duepost.worker, duepost.turn, duepost.control, duepost.route,
             duepost.route_worker, duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention,
-            duepost.operator_action, dramatiq.queue
+            duepost.operator_action, duepost.bounce, dramatiq.queue
         TO duepost_viewer;
         GRANT EXECUTE ON FUNCTION
             duepost.endpoints, duepost.status, duepost.pending_routes, duepost.is_route_blocked, duepost.ways,
@@ -97,7 +97,8 @@ BEGIN
         -- Workers of 0.2.0 add what a relay calls dead to the table itself.
         GRANT SELECT, INSERT ON duepost.suppression TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.suppression_id_seq TO duepost_worker;
-        GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient, duepost.secret TO duepost_worker;
+        GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient, duepost.secret, duepost.bounce
+        TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
@@ -129,7 +130,7 @@ BEGIN
             duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
             duepost.request_probe,
             duepost.suppress, duepost.unsuppress, duepost.import_suppressions, duepost.suppress_dead, duepost.suppressed_kinds,
-            duepost.change_subscription,
+            duepost.change_subscription, duepost.note_bounce, duepost.is_unsubscribable,
             duepost.maintain_partitions
         TO duepost_worker;
         -- An index of theirs is asked for each row that a worker changes.

@@ -163,6 +163,24 @@ def render_error(email_id: int, kind: str, *, template: str, line: int | None, i
         _log("An email could not be rendered, again", level="warning", tags=known)
 
 
+def bounced_about_us(email_id: int, kind: str, enhanced_code: str | None, route: str | None) -> None:
+    """A server that a relay has passed an email on to refuses us: our network, sender or login, not the recipient.
+
+    Args:
+        email_id: the email that came back.
+        kind: its kind.
+        enhanced_code: what the server said (RFC 3463).
+        route: by which it went; None: the default one.
+    """
+    _report(
+        "A bounce says that the fault is ours",
+        level="error",
+        kind=kind,
+        verdict=Verdict.RETRY,
+        tags={"email_id": email_id, "route": route, "enhanced_code": enhanced_code},
+    )
+
+
 def circuit_opened(ruling: Ruling, route: str | None = None) -> None:
     """The relay or our settings are at fault: sending by that route stops until a probe succeeds.
 

@@ -8,7 +8,8 @@ purpose does not open.
 
 import hmac
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+import re
+from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 from itertools import count
 from typing import Final, NamedTuple
@@ -18,6 +19,15 @@ TAG: Final = 16
 
 #: Characters of a link's token at the most: a line of a header has to hold the URL (RFC 5322 section 2.1.1).
 LONGEST_TOKEN: Final = 870
+
+
+#: Instead of the digest of one recipient: all who see each other.
+ALL: Final = bytes(4)
+
+#: Bytes of the HMAC in a return path, whose local part has 64 octets (RFC 5321 section 4.5.3.1.1); and characters of
+#: its token: the email's number, the digest and the HMAC in base32.
+PATH_TAG: Final = 10
+PATH_TOKEN: Final = 36
 
 
 class Subscription(NamedTuple):
@@ -34,6 +44,27 @@ class Subscription(NamedTuple):
     kind: str
     address: str
     user_id: str | None = None
+
+
+class ReturnPath(NamedTuple):
+    """What a return path is about.
+
+    Attributes:
+        email_id: the email.
+        digest: of its one recipient; of several who see each other `ALL`.
+    """
+
+    email_id: int
+    digest: bytes
+
+    def is_for(self, address: str) -> bool:
+        """Whether it is about this address: in ASCII and in lower case."""
+        return self.digest in (ALL, digest_of(address))
+
+
+def digest_of(address: str) -> bytes:
+    """What tells the recipients of an email apart, without showing them."""
+    return sha256(address.lower().encode()).digest()[: len(ALL)]
 
 
 class Tokens:
@@ -61,6 +92,29 @@ class Tokens:
             return None
         email_id, kind, address, user_id = json.loads(plain)
         return Subscription(email_id, kind, address, user_id)
+
+    def return_path(self, bounce_address: str, about: ReturnPath) -> str:
+        """The return path of an email: `bounces+TOKEN@example.com`; letters of one case, as not all servers keep it."""
+        plain = about.email_id.to_bytes(8, "big") + about.digest
+        token = b32encode(plain + self._path_tag(plain)).decode("ascii").rstrip("=").lower()
+        local_part, _, domain = bounce_address.rpartition("@")
+        return f"{local_part}+{token}@{domain}"
+
+    def return_path_in(self, text: str, bounce_address: str) -> ReturnPath | None:
+        """What a return path in a text is about; None where there is none that was made here."""
+        local_part, _, domain = bounce_address.rpartition("@")
+        pattern = rf"{re.escape(local_part)}\+([a-z2-7]{{{PATH_TOKEN}}})@{re.escape(domain)}(?![\w.-])"
+        found = re.search(pattern, text, re.IGNORECASE | re.ASCII)
+        if found is None:
+            return None
+        data = b32decode(found[1].upper() + "=" * (-PATH_TOKEN % 8))
+        plain, tag = data[: 8 + len(ALL)], data[8 + len(ALL) :]
+        if not hmac.compare_digest(tag, self._path_tag(plain)):
+            return None
+        return ReturnPath(int.from_bytes(plain[:8], "big"), plain[8:])
+
+    def _path_tag(self, plain: bytes) -> bytes:
+        return self._tag(b"return path", plain)[:PATH_TAG]
 
     def _sealed(self, purpose: bytes, plain: bytes) -> bytes:
         tag = self._tag(purpose, plain)

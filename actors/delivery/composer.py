@@ -86,11 +86,12 @@ class Composer:
         if email.template is not None:
             learn = self._quick.add if time.monotonic() - begun < QUICK else self._quick.discard
             learn(email.template)
+        back = self._seals.return_path(email.id, None if email.extras.recipients else next(iter(addressed)))
         if seconds is None:
-            return built(email, addressed, sender, content, link)
+            return built(email, addressed, sender, content, link, back)
         try:
             with self._time_limit.limited(begun + seconds - time.monotonic()):
-                return built(email, addressed, sender, content, link)
+                return built(email, addressed, sender, content, link, back)
         except TookTooLong:
             raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None
 
@@ -152,8 +153,9 @@ def built(
     sender: Mailbox,
     content: Content,
     link: str | None = None,
+    return_path: str | None = None,
 ) -> EmailPayload:
-    """The message as it goes over the wire."""
+    """The message as it goes over the wire; bounces go to its sender where nothing else is said."""
     seen = email.extras.recipients
     recipients = _named(seen, "to") if seen else [Mailbox(each.name or "", to) for to, each in addressed.items()]
     copies = _named(seen, "cc")
@@ -172,11 +174,12 @@ def built(
             is_international=is_international,
         )
 
+    back = return_path or sender.address
     if all(map(str.isascii, addressed)) and all(map(_is_ascii, (*recipients, *copies))):
-        return Envelope(sender.address, tuple(addressed), message(recipients, copies, is_international=False))
+        return Envelope(back, tuple(addressed), message(recipients, copies, is_international=False))
     # For a relay that does not offer SMTPUTF8, where nobody is named whom it cannot be told of.
     plain = message([*filter(_is_ascii, recipients)], [*filter(_is_ascii, copies)], is_international=False)
-    return Envelope(sender.address, tuple(addressed), plain, message(recipients, copies, is_international=True))
+    return Envelope(back, tuple(addressed), plain, message(recipients, copies, is_international=True))
 
 
 def _is_ascii(mailbox: Mailbox) -> bool:

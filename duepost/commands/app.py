@@ -14,6 +14,7 @@ from actors.version import VERSION
 from duepost.catching import CatcherError
 from duepost.children import ChildError, FolderInUse
 from duepost.commands import (
+    bounces,
     dead_letters,
     demo,
     doctor,
@@ -91,6 +92,7 @@ app.command()(operate.pause)
 app.command()(operate.resume)
 app.command()(suppress.suppress)
 app.command()(suppress.unsuppress)
+app.command()(bounces.bounces)
 app.command()(render.render)
 app.command()(doctor.doctor)
 app.command()(web.web)

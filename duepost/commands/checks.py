@@ -11,6 +11,7 @@ from duepost.commands.health import Health
 from duepost.commands.read import paused_words
 from duepost.commands.routes import circuit_words, route_facts
 from duepost.commands.wording import count, span
+from models import bounces as came_back
 from models import control, reports, routes, scheduled_messages, unsubscribing, workers
 from models.database.connections import Database
 from models.scheduled_messages import EndpointState
@@ -195,6 +196,17 @@ def links(database: Database) -> Looked:
             "for workers and for duepost web --public-listen"
         )
     return Health.OK, f"of {named} at {settings().public_url}"
+
+
+def bounces(database: Database) -> Looked:
+    """Whether what came back in the last day is about us, or could not be read."""
+    found = came_back.lately(database)
+    about_us, unreadable = found.get("about_us", 0), found.get("unreadable", 0)
+    if not about_us and not unreadable:
+        return Health.OK, f"{count(sum(found.values()), 'email')} came back within a day" if found else "none came back"
+    said = [f"{about_us} came back because of us"] if about_us else []
+    said += [f"{unreadable} cannot be read"] if unreadable else []
+    return Health.WARNING, f"within a day {', '.join(said)}: duepost bounces --list"
 
 
 def queue(database: Database) -> Looked:

@@ -53,6 +53,7 @@ DELIVERY: tuple[tuple[str, Callable[[Database], tuple[Health, str]]], ...] = (
     ("endpoints", checks.endpoints),
     ("recipients", checks.recipients),
     ("links", checks.links),
+    ("bounces", checks.bounces),
     ("queue", checks.queue),
 )
 
@@ -67,8 +68,8 @@ def doctor(
 ) -> None:
     """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
 
-    And delivery, pace, emails, endpoints, recipients, links, queue, sender, relay, templates, journal, Sentry. A line
-    each, with what to run next. Exit status 1 if any fails. With --worker a database that is away is no failure:
+    And delivery, pace, emails, endpoints, recipients, links, bounces, queue, sender, relay, templates, journal, Sentry.
+    A line each, with what to run next. Exit status 1 if any fails. With --worker a database that is away is no failure:
     workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
@@ -219,7 +220,7 @@ def _sender(database: Database | None) -> tuple[Health, str]:
 def _relay(name: str) -> tuple[Health, str]:
     if uses_up():
         return _relay_of_up()
-    sender = settings().need_sender().address if settings().sender else None
+    sender = settings().bounce_address or (settings().need_sender().address if settings().sender else None)
     return relay_check.examine(settings().need_relay(name), sender, variable_of(name))
 
 

@@ -42,11 +42,11 @@ BEGIN
 
     what := 'ledger';
     WITH found AS MATERIALIZED (
-        SELECT d.tableoid, d.ctid, d.email_id, d.user_id
+        SELECT d.tableoid, d.ctid, d.email_id, d.user_id, d.address
         FROM duepost.delivery AS d
         WHERE mailbox IS NULL AND d.user_id = forget_some.user_id AND d.user_id IS NOT NULL
         UNION ALL
-        SELECT d.tableoid, d.ctid, d.email_id, d.user_id
+        SELECT d.tableoid, d.ctid, d.email_id, d.user_id, d.address
         FROM duepost.delivery AS d
         WHERE mailbox IS NOT NULL AND duepost.mailbox_key(d.address) = mailbox AND d.address IS NOT NULL
         LIMIT forget_some.most
@@ -57,6 +57,11 @@ BEGIN
         WHERE a.email_id = ANY (ARRAY(SELECT f.email_id FROM found AS f)) AND a.email_id = found.email_id
           AND a.user_id IS NOT DISTINCT FROM found.user_id
           AND (a.address IS NULL OR mailbox IS NULL OR duepost.mailbox_key(a.address) = mailbox)
+    ), bounce AS (
+        UPDATE duepost.bounce AS b
+        SET address = NULL, reply = NULL
+        FROM found
+        WHERE b.email_id = found.email_id AND duepost.mailbox_key(b.address) = duepost.mailbox_key(found.address)
     ), delivery AS (
         UPDATE duepost.delivery AS d
         SET user_id = NULL, address = NULL, reply = NULL

@@ -42,6 +42,8 @@ WORKERS_FUNCTIONS = [
     "begin_action",
     "change_subscription",
     "end_action",
+    "is_unsubscribable",
+    "note_bounce",
     "import_suppressions",
     "suppress",
     "suppress_dead",

@@ -35,6 +35,7 @@ FINE = [
     r"crash recovery|is_in_recovery|\bin_recovery",  # PostgreSQL's
     r"recovery_threshold",  # Sentry's
     r"Dear ",  # a letter's beginning
+    r"Reporting-MTA",  # a field of RFC 3464
 ]
 
 #: Frozen, or not ours: what was released, migrations, decisions of their day, relays' words, addresses and replies.

@@ -45,6 +45,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "emails",
         "recipients",
         "links",
+        "bounces",
         "endpoints",
         "queue",
         "sender",
