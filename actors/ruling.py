@@ -175,6 +175,7 @@ class Ruling(NamedTuple):
         limits: what it says about how much of us it takes.
         retry_after: seconds for which the whole route asks to be left alone; None where it asks for nothing.
         is_gone: the route says that it is no more, and will not be: it is to be disabled.
+        wait: seconds until it is this recipient's turn, where nothing has failed; None where something has.
     """
 
     verdict: Verdict
@@ -189,6 +190,7 @@ class Ruling(NamedTuple):
     limits: Limit = Limit.NONE
     retry_after: float | None = None
     is_gone: bool = False
+    wait: float | None = None
 
     @property
     def is_answer(self) -> bool:

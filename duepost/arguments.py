@@ -21,6 +21,9 @@ R = TypeVar("R")
 #: Levels of a context, at the most: its JSON is read by machines that end at about a thousand.
 DEEPEST = 900
 
+#: ISO 8601 without a zone. `duepost.is_local_time()` has the same.
+LOCAL_TIME = re.compile(r"[0-9]{4}(?:-[0-9]{2}-[0-9]{2}|[0-9]{4})[Tt ][0-9]{2}:?[0-9]{2}(?::?[0-9]{2}(?:[.][0-9]+)?)?")
+
 #: ISO 8601 with its zone: an offset, UTC, or a name such as Europe/Berlin. `duepost.has_zone()` has the same.
 ISO_TIME = re.compile(
     r"[0-9]{4}(?:-[0-9]{2}-[0-9]{2}|[0-9]{4})[Tt ][0-9]{2}:?[0-9]{2}(?::?[0-9]{2}(?:[.][0-9]+)?)? ?"
@@ -103,6 +106,23 @@ class TimeArgument(Argument):
 
 
 @dataclass(frozen=True, slots=True)
+class LocalTimeArgument(Argument):
+    """What a clock shows: a datetime without a time zone, or a text in ISO 8601 without one."""
+
+    sql_type: ClassVar[str] = "timestamp"
+    json_form: ClassVar[str] = "a local time such as 2026-01-31T09:00:00"
+
+    def parameter(self, name: str, value: object) -> datetime | str:
+        """Returns the local time as it is, once it is known to be one."""
+        return checked_local(name, value)
+
+    def member(self, name: str, value: object) -> str:
+        """Returns the local time as a text."""
+        local = checked_local(name, value)
+        return local.isoformat() if isinstance(local, datetime) else local
+
+
+@dataclass(frozen=True, slots=True)
 class JsonArgument(Argument):
     """A JSON object."""
 
@@ -165,6 +185,13 @@ class NewEmail(TypedDict, total=False):
     ]
     cc: Annotated[Sequence[str] | None, ListArgument("Who gets the same email, named in Cc.", items="addresses")]
     bcc: Annotated[Sequence[str] | None, ListArgument("Who gets the same email, named nowhere.", items="addresses")]
+    scheduled_local: Annotated[
+        datetime | str | None,
+        LocalTimeArgument("When it is due by the clock of its recipient, instead of scheduled_at: of timezone."),
+    ]
+    timezone: Annotated[
+        str | None, Argument("The zone of scheduled_local, such as Europe/Berlin; that of the users if it is left out.")
+    ]
 
 
 class NewMessage(TypedDict, total=False):
@@ -272,6 +299,36 @@ def checked_moment(name: str, value: object) -> datetime | str:
         # As for every time without a zone.
         raise ValueError(f"{name}: needs a time zone and a time of day: a date is none")  # noqa: TRY004
     raise TypeError(f"{name}: must be a datetime with a time zone, is a {type(value).__name__}")
+
+
+def checked_local_time(text: str) -> str:
+    """Returns a text that is a local time in ISO 8601, without a zone.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not LOCAL_TIME.fullmatch(text):
+        raise ValueError("must be a local time without a zone, such as 2026-01-31T09:00:00")
+    return text
+
+
+def checked_local(name: str, value: object) -> datetime | str:
+    """Returns a value that is a local time.
+
+    Raises:
+        ValueError: it has a time zone, or is no time; the message begins with the name.
+        TypeError: it is neither a datetime nor a text.
+    """
+    if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            raise ValueError(f"{name}: must have no time zone: give the zone as timezone, or scheduled_at")
+        return value
+    if isinstance(value, str):
+        try:
+            return checked_local_time(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    raise TypeError(f"{name}: must be a datetime without a time zone, is a {type(value).__name__}")
 
 
 def encoded(name: str, value: object) -> str:

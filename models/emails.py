@@ -16,7 +16,7 @@ from models.database.connections import Cursor, Database, Limits, Row, refusal_b
 from models.database.statements import statements
 from models.errors import DatabaseUnreachable
 from models.extras import NONE, Extras, read_extras
-from models.items import Checked, Claimed, Flaw, Kept, Recipient, read_kept
+from models.items import Checked, Claimed, Flaw, Kept, Recipient, read_checked, read_kept
 from models.messages import Claim as MessageClaim
 from models.messages import StoredMessage
 from models.numbers import Number
@@ -295,8 +295,8 @@ def check_conditions(cursor: Cursor, kept: Kept, failure: str | None = None) -> 
         psycopg2.Error: it takes too long, or the transaction is over.
     """
     cursor.execute(SQL["check_conditions"], {**kept._asdict(), "failure": failure})
-    [(answer, said)] = cursor.fetchall()
-    return Checked(str(answer), None if said is None else str(said))
+    [row] = cursor.fetchall()
+    return read_checked(*row)
 
 
 def claim_apart(cursor: Cursor, email_id: int, worker_id: int, way: str) -> ClaimedEmail | None:

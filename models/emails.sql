@@ -151,7 +151,7 @@ FROM duepost.claim_emails_v3(ARRAY[%(id)s::bigint], %(worker_id)s, %(way)s, apar
 
 -- name: check_conditions
 -- Asks what the kind of an item wants to be asked before it is sent.
-SELECT answer, said
+SELECT answer, said, waits::text
 FROM duepost.check_conditions_v1(%(id)s, %(kept_until)s::timestamptz, %(due_at)s::timestamptz, %(failure)s)
 
 -- name: put_off

@@ -291,15 +291,19 @@ LIMIT %(limit)s
 -- What falls due in each hour of the next day, by kind: of each route from item_due; no more than a number of each route are counted.
 SELECT date_trunc('hour', next.due_at, 'UTC'), next.kind, count(*)
 FROM (
-    SELECT i.due_at, i.kind
+    SELECT CASE
+               WHEN k.kind IS NULL THEN i.due_at
+               ELSE duepost.after_quiet_hours(i.id, i.due_at, k.timezone, k.quiet_from, k.quiet_to)
+           END AS due_at, i.kind
     FROM duepost.pending_routes() AS pending (route)
     CROSS JOIN LATERAL (
-        SELECT greatest(i.due_at, now()) AS due_at, i.kind
+        SELECT i.id, greatest(i.due_at, now()) AS due_at, i.kind
         FROM duepost.item AS i
         WHERE i.route = pending.route AND NOT i.is_held AND i.due_at < now() + make_interval(hours => %(hours)s)
         ORDER BY i.due_at
         LIMIT %(budget)s
     ) AS i
+    LEFT JOIN duepost.kind AS k ON k.kind = i.kind AND k.quiet_from <> k.quiet_to AND k.priority IS DISTINCT FROM 'urgent'
 ) AS next
 GROUP BY 1, 2
 ORDER BY 1, 2

@@ -59,10 +59,12 @@ BEGIN
             duepost.scheduled_email_id_seq, duepost.delivery, duepost.attempt, duepost.suppression, duepost.undeliverable_email,
             duepost.undeliverable_recipient, duepost.worker, duepost.turn, duepost.control, duepost.route,
             duepost.route_worker, duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention,
-            duepost.operator_action, duepost.bounce, dramatiq.queue
+            duepost.operator_action, duepost.bounce, duepost.zone, dramatiq.queue
         TO duepost_viewer;
         GRANT EXECUTE ON FUNCTION
             duepost.endpoints, duepost.status, duepost.pending_routes, duepost.is_route_blocked, duepost.ways,
+            duepost.after_quiet_hours, duepost.quiet_users, duepost.quiet_until, duepost.moment_at, duepost.zone_of, duepost.is_zone,
+            duepost.users_to_go,
             duepost.mailbox_key, duepost.mailbox_key_beyond_ascii, duepost.trimmed, duepost.domain_in_ascii,
             duepost.mapped_domain, duepost.lower_case, duepost.punycode
         TO duepost_viewer;
@@ -91,7 +93,7 @@ BEGIN
         GRANT UPDATE (failing_since, disabled_at, disabled_because) ON duepost.endpoint TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.in_hand TO duepost_worker;
         GRANT SELECT, DELETE ON duepost.batch TO duepost_worker;
-        GRANT SELECT ON duepost.batch_item TO duepost_worker;
+        GRANT SELECT ON duepost.batch_item, duepost.zone TO duepost_worker;
         GRANT SELECT, INSERT ON duepost.delivery, duepost.attempt TO duepost_worker;
         REVOKE DELETE ON duepost.suppression FROM duepost_worker;
         -- Workers of 0.2.0 add what a relay calls dead to the table itself.
@@ -120,7 +122,9 @@ BEGIN
             duepost.users_to_go, duepost.recipient_rows, duepost.recipient_row_v2, duepost.recipient_rows_v2, duepost.conclude_emails,
             duepost.is_too_late, duepost.usual_on_unknown,
             duepost.claim_messages_v1, duepost.claim_messages_v2, duepost.check_conditions_v1, duepost.lock_kept,
-            duepost.ask_guard, duepost.context_of, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
+            duepost.ask_guard, duepost.context_of, duepost.moment_for, duepost.moment_at, duepost.zone_of, duepost.is_zone,
+            duepost.quiet_users, duepost.quiet_until, duepost.after_quiet_hours, duepost.spread, duepost.move_on,
+            duepost.move_item, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
             duepost.keep_undeliverable, duepost.lock_undeliverable, duepost.reopen_email, duepost.refused_alike,
             duepost.forget_undeliverable,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,

@@ -1,7 +1,7 @@
 """What all channels' items have in common, once a worker has claimed one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 #: Routes of endpoints are named so; those of relays have no colon in their name.
@@ -67,10 +67,22 @@ class Checked(NamedTuple):
     Attributes:
         answer: `send`, `failed`, or why it is not claimed: it is obsolete, gone, or has been moved.
         said: what they have failed of.
+        waits: users who are to get nothing now: for how many seconds, or why.
     """
 
     answer: str
     said: str | None
+    waits: Mapping[str, float | str] = {}
+
+
+def read_checked(answer: object, said: object, waits: object) -> Checked:
+    """Reads what the database gives of it; `waits` is JSON in text."""
+    found = json.loads(str(waits)) if waits is not None else {}
+    return Checked(
+        str(answer),
+        None if said is None else str(said),
+        {user: each.get("error") or float(each["seconds"]) for user, each in found.items()},
+    )
 
 
 def read_kept(item_id: object, kind: object, text: object) -> Kept:

@@ -13,7 +13,8 @@ TYPES = {
     "id": "bigint", "email_id": "bigint", "users": "text[]", "payload": "jsonb", "context": "jsonb", "headers": "jsonb",
     "item": "jsonb", "emails": "jsonb", "messages": "jsonb", "options": "jsonb",
     "suppressions": "jsonb", "scheduled_at": "timestamptz",
-    "expires_at": "timestamptz", "wait": "interval", "longest_wait": "interval", "allow_private": "boolean",
+    "expires_at": "timestamptz", "scheduled_local": "timestamp",
+    "wait": "interval", "longest_wait": "interval", "allow_private": "boolean",
     "action_id": "bigint", "ids": "bigint[]", "is_on": "boolean", "asked": "jsonb",
 }  # fmt: skip
 
@@ -82,6 +83,7 @@ CLIENTS = [
     Call("schedule_email", {**EMAIL, "key": "a", "headers": {"X-A": "b"}}, [["1"]]),
     Call("schedule_email", {**EMAIL, "key": "a", "subject": "other"}, raises=("23505", "key")),
     Call("schedule_email", {**EMAIL, "address": "nobody"}, raises=("22023", "address: ")),
+    Call("schedule_email", {**EMAIL, "timezone": "Europe/Berlin"}, raises=("22023", "timezone: goes with")),
     Call("schedule_emails", {"emails": [EMAIL, {"kind": "k", "users": ["ann", "bob"], "template": "t"}]},
          [["4"], ["5"]]),
     Call("status", {"key": "a"}, [["1", "email", "k", "scheduled", None, "0"]]),

@@ -62,6 +62,8 @@ class EmailAttempt:
         #: Whom it is for, by the address in its envelope.
         self._addressed: dict[str, Recipient] = {}
         self._lane: Lane | None = None
+        #: Users who are to get nothing now, and why.
+        self._waiting: Mapping[str, Ruling] = {}
         self._to_note: Judged | None = None
 
     @property
@@ -112,6 +114,10 @@ class EmailAttempt:
             self.know(self.item._replace(recipients=users, users=()))
         while self._to_go:
             self._judge_all(ruling)
+
+    def keep_waiting(self, rulings: Mapping[str, Ruling]) -> None:
+        """These users are to get nothing now."""
+        self._waiting = rulings
 
     def _read_alone(self) -> None:
         """Reads its users without those of other emails, and each without the others where that takes too long."""
@@ -167,7 +173,7 @@ class EmailAttempt:
         refused: list[Judged] = []
         self._addressed = {}
         for recipient in self._to_go[0]:
-            address = _address_of(recipient)
+            address = self._waiting.get(recipient.user_id or "") or _address_of(recipient)
             if isinstance(address, Ruling):
                 refused.append(Judged(recipient, address))
             else:

@@ -8,7 +8,7 @@ there is more of them is put off, for about as long as it would wait.
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -142,6 +142,17 @@ class KeptAttempt(Generic[C_co, P_co]):
 def ruling_on(said: str) -> Ruling:
     """What it means that an item's conditions could not be asked: it is tried again, and not sent."""
     return Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.GUARD, reply=one_line(said))
+
+
+def rulings_on(waits: Mapping[str, float | str]) -> dict[str, Ruling]:
+    """What it means for users that they are to get nothing now: for as many seconds, or for a reason."""
+    rulings = {}
+    for user, wait in waits.items():
+        if isinstance(wait, str):
+            rulings[user] = Ruling(Verdict.RETRY, Scope.RECIPIENT, Phase.GUARD, reply=one_line(wait))
+        else:
+            rulings[user] = Ruling(Verdict.RETRY, Scope.RECIPIENT, Phase.GUARD, reply="quiet hours", wait=wait)
+    return rulings
 
 
 def described(failure: psycopg2.Error) -> str:

@@ -105,13 +105,13 @@ class Decision(NamedTuple):
             return None
         pending = [ruling for ruling, each in zip(self.rulings, self.results, strict=True) if each.outcome is None]
         attempts = self.item.attempts + 1
-        return max(
-            (
-                throttled_pause(attempts) if Limit.RATE in ruling.limits else retry_pause(attempts, ruling.pace)
-                for ruling in pending
-            ),
-            default=None,
-        )
+        waits = [ruling.wait for ruling in pending if ruling.wait is not None]
+        failed = [
+            throttled_pause(attempts) if Limit.RATE in ruling.limits else retry_pause(attempts, ruling.pace)
+            for ruling in pending
+            if ruling.wait is None
+        ]
+        return min([*waits, *([max(failed)] if failed else [])], default=None)
 
     @property
     def mailbox_is_full(self) -> bool:
@@ -152,6 +152,7 @@ class Decision(NamedTuple):
             and each.outcome is None
             and ruling.scope is not Scope.RELAY
             and ruling.phase is not Phase.RENDER
+            and ruling.wait is None
         ]
 
 

@@ -17,7 +17,7 @@ import psycopg2
 
 from actors.channels.channel import Payload
 from actors.delivery.conclude import Conclusion, Conclusions
-from actors.delivery.conditions import LIMITS, KeptAttempt, NotClaimed, Speeds, described, ruling_on
+from actors.delivery.conditions import LIMITS, KeptAttempt, NotClaimed, Speeds, described, ruling_on, rulings_on
 from actors.delivery.decision import Decision, Judged
 from actors.delivery.in_flight import InFlightClaims, LostClaim
 from actors.delivery.job import Job
@@ -33,7 +33,7 @@ from actors.ruling import Ruling
 from models import emails
 from models.database.connections import Cursor, Database, refusal_behind
 from models.errors import DatabaseUnreachable
-from models.items import Claimed, Kept
+from models.items import Checked, Claimed, Kept
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,9 @@ class Refusable(Attempt[C_co, P_co], Protocol[C_co, P_co]):
 
     def refuse(self, ruling: Ruling) -> None:
         """That came of it, for all whom it is for."""
+
+    def keep_waiting(self, rulings: Mapping[str, Ruling]) -> None:
+        """That came of it for these users: they are to get nothing now."""
 
 
 class Work(Generic[C_co, P_co]):
@@ -263,7 +266,7 @@ class ItemWork(ABC, Generic[C, P_co]):
         """
         begun, failure = time.monotonic(), None
         try:
-            item, said = self._try_to_claim(kept, None)
+            item, checked = self._try_to_claim(kept, None)
         except DatabaseUnreachable as error:
             failure = refusal_behind(error)
             if failure is None:
@@ -273,28 +276,29 @@ class ItemWork(ABC, Generic[C, P_co]):
         finally:
             _leave_place(work.attempt, time.monotonic() - begun)
         if failure is not None:
-            item, said = self._try_to_claim(kept, described(failure))
+            item, checked = self._try_to_claim(kept, described(failure))
         if item is None:
             raise NotClaimed
         attempt = self.attempt(item)
-        if said is not None:
-            attempt.refuse(ruling_on(said))
+        if checked.answer == "failed":
+            attempt.refuse(ruling_on(checked.said or ""))
+        elif checked.waits:
+            attempt.keep_waiting(rulings_on(checked.waits))
         work.attempt = attempt
 
-    def _try_to_claim(self, kept: Kept, failure: str | None) -> tuple[C | None, str | None]:
+    def _try_to_claim(self, kept: Kept, failure: str | None) -> tuple[C | None, Checked]:
         worker_id = self._broker.worker_session.worker_id
         self._journal.begin(worker_id)
 
-        def claim(hold: Callable[[int], None]) -> tuple[C | None, str | None]:
+        def claim(hold: Callable[[int], None]) -> tuple[C | None, Checked]:
+            item = None
             with self._database.transaction(LIMITS) as cursor:
                 checked = emails.check_conditions(cursor, kept, failure)
-                if checked.answer not in {"send", "failed"}:
-                    return None, None
-                item = self._claim_apart(cursor, kept.id, worker_id)
+                if checked.answer in {"send", "failed"}:
+                    item = self._claim_apart(cursor, kept.id, worker_id)
                 if item is not None:
                     hold(item.claim)
-                return item, checked.said
-            raise AssertionError
+            return item, checked
 
         return self._in_flight.claim_apart(self._database, claim)
 

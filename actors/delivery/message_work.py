@@ -151,6 +151,9 @@ class MessageAttempt:
         """That came of it, before anything was made."""
         self.judge(ruling)
 
+    def keep_waiting(self, rulings: Mapping[str, Ruling]) -> None:
+        """It is one delivery, however many users it is about: it goes as long as one of them is to get it."""
+
     def report(self) -> None:
         """There is nothing to tell but its conclusion."""
 

@@ -2,17 +2,19 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from duepost.arguments import (
     ARGUMENTS,
     MESSAGE_ARGUMENTS,
     Argument,
+    LocalTimeArgument,
     NewEmail,
     NewMessage,
     PayloadArgument,
     TimeArgument,
+    checked_local_time,
     checked_time,
     is_storable,
     texts,
@@ -24,6 +26,12 @@ ENCODING, ON_ERROR = "utf-8-sig", "surrogateescape"
 
 #: Python reads no whole number of more than 4,300 digits.
 MANY_DIGITS = 4_000
+
+#: By sort of argument, what looks at its text.
+_CHECKS: Mapping[type[Argument], Callable[[str], str]] = {
+    TimeArgument: checked_time,
+    LocalTimeArgument: checked_local_time,
+}
 
 #: What stands for a byte that is not UTF-8.
 NOT_UTF8 = re.compile("[\ud800-\udfff]")
@@ -135,9 +143,10 @@ def _check(key: str, value: object, place: str, arguments: Mapping[str, Argument
         raise BadLine(f"{place}: must be {argument.json_form}")
     if not all(is_storable(text) for text in texts(value)):
         raise BadLine(f"{place}: must not contain NUL or a lone surrogate")
-    if isinstance(argument, TimeArgument) and isinstance(value, str):
+    check = _CHECKS.get(type(argument))
+    if check is not None and isinstance(value, str):
         try:
-            checked_time(value)
+            check(value)
         except ValueError as error:
             raise BadLine(f"{place}: {error}") from error
 

@@ -16,7 +16,9 @@ from duepost.arguments import (
     HeadersArgument,
     JsonArgument,
     ListArgument,
+    LocalTimeArgument,
     TimeArgument,
+    checked_local_time,
     checked_time,
     is_storable,
     texts,
@@ -62,6 +64,8 @@ def _option(name: str, argument: Argument) -> object:
             hint = " One at a time; may be repeated."
         case TimeArgument():
             hint = " In ISO 8601 with its zone."
+        case LocalTimeArgument():
+            hint = " In ISO 8601 without a zone."
         case JsonArgument():
             hint = " In JSON."
         case _:
@@ -221,6 +225,9 @@ def _parameter(name: str, of: Argument, value: object) -> object:
         case TimeArgument(), str(text) if (name, text) != ("scheduled_at", "now"):
             with argument(option):
                 return checked_time(text)
+        case LocalTimeArgument(), str(text):
+            with argument(option):
+                return checked_local_time(text)
     return value
 
 

@@ -277,6 +277,8 @@ BEGIN
         );
     END IF;
     PERFORM duepost.move_item(reschedule_item.id, reschedule_item.scheduled_at, item.expires_at);
+    -- From now on it is due at this moment, whatever its users' clocks show.
+    UPDATE duepost.item AS i SET scheduled_local = NULL WHERE i.id = reschedule_item.id AND i.scheduled_local IS NOT NULL;
     RETURN 'rescheduled';
 END
 $$;

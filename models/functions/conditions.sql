@@ -9,6 +9,9 @@ BEGIN
     IF NEW.guard IS NOT NULL AND (TG_OP = 'INSERT' OR NEW.guard IS DISTINCT FROM OLD.guard) THEN
         PERFORM duepost.checked_function('guard', NEW.guard, 'bigint, text[], jsonb', 'boolean', 'app.still_wanted');
     END IF;
+    IF NEW.timezone IS NOT NULL AND NOT duepost.is_zone(NEW.timezone) THEN
+        PERFORM duepost.raise_bad_argument('timezone', 'must be a name of pg_timezone_names, spelled as there, such as Europe/Berlin');
+    END IF;
     RETURN NEW;
 END
 $$;
@@ -72,12 +75,16 @@ $$;
 
 -- An item that a claim has kept from others, until `kept_until`, so that its conditions can be asked: locked, if it is still kept so
 -- and nobody holds it.
-CREATE OR REPLACE FUNCTION duepost.lock_kept(id bigint, kept_until timestamptz, OUT kind text, OUT guard text)
+CREATE OR REPLACE FUNCTION duepost.lock_kept(
+    id bigint, kept_until timestamptz, OUT kind text, OUT guard text, OUT scheduled_at timestamptz, OUT expires_at timestamptz,
+    OUT scheduled_local timestamp, OUT has_quiet_hours boolean, OUT quiet_from time, OUT quiet_to time, OUT timezone text
+)
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
-    SELECT i.kind INTO kind
+    SELECT i.kind, i.scheduled_at, i.expires_at, CASE WHEN i.attempts = 0 AND i.unknowns = 0 THEN i.scheduled_local END
+    INTO kind, scheduled_at, expires_at, scheduled_local
     FROM duepost.item AS i
     WHERE i.id = lock_kept.id AND i.due_at = lock_kept.kept_until AND NOT i.is_held
     FOR NO KEY UPDATE SKIP LOCKED;
@@ -85,33 +92,81 @@ BEGIN
         kind := NULL;
         RETURN;
     END IF;
-    SELECT k.guard INTO guard FROM duepost.kind AS k WHERE k.kind = lock_kept.kind;
+    SELECT k.guard, k.quiet_from <> k.quiet_to AND k.priority IS DISTINCT FROM 'urgent', k.quiet_from, k.quiet_to, k.timezone
+    INTO guard, has_quiet_hours, quiet_from, quiet_to, timezone
+    FROM duepost.kind AS k
+    WHERE k.kind = lock_kept.kind;
 END
+$$;
+
+-- Moves an item to a later time, or ends it where it expires before.
+CREATE OR REPLACE FUNCTION duepost.move_on(id bigint, moment timestamptz, expires_at timestamptz, because text) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF expires_at <= moment THEN
+        PERFORM duepost.finish(move_on.id, 'expired', because);
+        RETURN 'expired';
+    END IF;
+    PERFORM duepost.move_item(move_on.id, moment, move_on.expires_at);
+    RETURN 'moved';
+END
+$$;
+
+-- What ends at one moment for many is spread over some minutes after it, and does not expire meanwhile.
+CREATE OR REPLACE FUNCTION duepost.spread(moment timestamptz, expires_at timestamptz) RETURNS timestamptz
+LANGUAGE sql VOLATILE AS $$
+    SELECT moment + random() * least(interval '5 min', (expires_at - moment) / 2)
 $$;
 
 -- No settings of its own for the planner: a guard's statements are planned as elsewhere.
 CREATE OR REPLACE FUNCTION duepost.check_conditions_v1(
-    id bigint, kept_until timestamptz, due_at timestamptz, failure text, OUT answer text, OUT said text
+    id bigint, kept_until timestamptz, due_at timestamptz, failure text, OUT answer text, OUT said text, OUT waits jsonb
 )
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    item record;
+    item   record;
+    users  text[];
+    moment timestamptz;
+    quiet  record;
 BEGIN
     item := duepost.lock_kept(check_conditions_v1.id, check_conditions_v1.kept_until);
     IF item.kind IS NULL THEN
         answer := 'gone';
         RETURN;
     END IF;
-    answer := 'send';
-    IF check_conditions_v1.failure IS NOT NULL THEN
-        answer := 'failed';
-        said := coalesce(item.guard || ': ', '') || check_conditions_v1.failure;
-    ELSIF item.guard IS NOT NULL THEN
+    users := duepost.users_to_go(check_conditions_v1.id);
+    answer := CASE WHEN check_conditions_v1.failure IS NULL THEN 'send' ELSE 'failed' END;
+    said := coalesce(item.guard || ': ', '') || check_conditions_v1.failure;
+
+    IF answer = 'send' AND item.scheduled_local IS NOT NULL THEN
+        moment := duepost.moment_for(users, item.scheduled_local);
+        IF moment > now() AND moment <> item.scheduled_at THEN
+            answer := duepost.move_on(
+                check_conditions_v1.id, moment, item.expires_at, 'its user''s new time zone makes it due after its expires_at'
+            );
+            RETURN;
+        END IF;
+    END IF;
+
+    IF answer = 'send' AND item.has_quiet_hours THEN
+        quiet := duepost.quiet_users(users, now(), item.timezone, item.quiet_from, item.quiet_to);
+        IF quiet.awake = 0 AND quiet.ends_at IS NOT NULL THEN
+            answer := duepost.move_on(
+                check_conditions_v1.id, duepost.spread(quiet.ends_at, nullif(item.expires_at, least(item.expires_at, quiet.ends_at))),
+                item.expires_at, 'the quiet hours of its kind end after its expires_at'
+            );
+            RETURN;
+        ELSIF quiet.awake = 0 THEN
+            answer := 'failed';
+            said := quiet.error;
+        ELSE
+            waits := quiet.waits;
+        END IF;
+    END IF;
+
+    IF answer = 'send' AND item.guard IS NOT NULL THEN
         BEGIN
-            IF NOT duepost.ask_guard(
-                item.guard, check_conditions_v1.id, duepost.users_to_go(check_conditions_v1.id),
-                duepost.context_of(check_conditions_v1.id)
-            ) THEN
+            IF NOT duepost.ask_guard(item.guard, check_conditions_v1.id, users, duepost.context_of(check_conditions_v1.id)) THEN
                 answer := 'obsolete';
             END IF;
         EXCEPTION
@@ -129,6 +184,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.check_conditions_v1 IS
-    'Asks what an item''s kind wants to be asked before it is sent: send (the caller is to claim it in this transaction), failed (so, '
-    'too, and what it failed of: it is to be tried again), obsolete (it is in the ledger), or gone (somebody else has it, or it has '
-    'changed). `failure` is what an earlier try has failed of: then nothing is asked.';
+    'Asks what an item''s kind wants to be asked before it is sent: send (the caller is to claim it in this transaction; `waits` are '
+    'users who are to get nothing now), failed (so, too, and what it failed of: it is to be tried again), moved, obsolete or expired '
+    '(it is in the ledger), or gone (somebody else has it, or it has changed). `failure` is what an earlier try has failed of: then '
+    'nothing is asked.';

@@ -13,6 +13,7 @@ LANGUAGE sql STABLE AS $$
         ('text'::regtype, 'string', 'a string'),
         ('text[]'::regtype, 'list', 'a list of strings'),
         ('timestamptz'::regtype, 'time', 'a time such as 2026-01-31T09:00:00+01:00'),
+        ('timestamp'::regtype, 'local time', 'a local time such as 2026-01-31T09:00:00'),
         ('jsonb'::regtype, 'object', 'an object')
     ) AS known (type, form, example) ON known.type = argument.type
     WHERE p.pronamespace = 'duepost'::regnamespace AND p.proname = $1
@@ -33,9 +34,11 @@ BEGIN
     IF form = 'json' OR jsonb_typeof(value) = 'null' THEN
         RETURN NULL;
     END IF;
-    is_other := jsonb_typeof(value) <> (CASE form WHEN 'list' THEN 'array' WHEN 'time' THEN 'string' ELSE form END)
+    is_other := jsonb_typeof(value) <> (
+            CASE form WHEN 'list' THEN 'array' WHEN 'time' THEN 'string' WHEN 'local time' THEN 'string' ELSE form END
+        )
         OR (form = 'list' AND jsonb_path_exists(value, 'strict $[*] ? (@.type() != "string")'));
-    IF form = 'time' AND NOT is_other THEN
+    IF form IN ('time', 'local time') AND NOT is_other THEN
         BEGIN
             moment := value #>> '{}';
         EXCEPTION
@@ -45,6 +48,8 @@ BEGIN
     RETURN CASE
         WHEN is_other
             THEN key || ': must be ' || (SELECT a.example FROM duepost.arguments_of(function) AS a WHERE a.name = key)
+        WHEN form = 'local time' AND NOT duepost.is_local_time(value #>> '{}')
+            THEN key || ': must be a local time without a zone: ISO 8601, such as 2026-01-31T09:00:00'
         WHEN form = 'time' AND NOT duepost.has_zone(value #>> '{}')
             THEN key || ': must have its zone: ISO 8601, such as 2026-01-31T09:00:00+01:00'
     END;

@@ -474,6 +474,7 @@ LANGUAGE sql STABLE AS $$
                 THEN duepost.recipients_error(email)
         END,
         duepost.times_error(email.scheduled_at, email.expires_at),
+        CASE WHEN num_nonnulls(email.scheduled_local, email.timezone) > 0 THEN duepost.local_time_error(email) END,
         CASE
             WHEN email.template IS NOT NULL
                 THEN duepost.template_error(
@@ -506,7 +507,7 @@ LANGUAGE sql STABLE AS $$
             email.template, CASE WHEN email.template IS NOT NULL THEN coalesce(email.context, '{}') END, email.subject,
             email.body_text, email.body_html, email.sender, email.reply_to, email.headers
         ) || coalesce(nullif(jsonb_build_array(
-            jsonb_strip_nulls(to_jsonb(email)) - '{kind,address,users,template,context,subject,body_text,body_html,sender,reply_to,headers,key,scheduled_at,expires_at}'::text[]
+            jsonb_strip_nulls(to_jsonb(email)) - '{kind,address,users,template,context,subject,body_text,body_html,sender,reply_to,headers,key,scheduled_at,expires_at,scheduled_local,timezone}'::text[]
         ), '[{}]'), '[]')
     )::text, 'UTF8'))
 $$;

@@ -65,6 +65,7 @@ LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
     email     duepost.new_email;
     error     text;
+    found     record;
     ids       bigint[] := '{}';
     given_ids bigint[];
     digests   bytea[];
@@ -75,6 +76,12 @@ DECLARE
 BEGIN
     FOREACH email IN ARRAY given LOOP
         error := duepost.email_error(email);
+        IF error IS NULL AND email.scheduled_local IS NOT NULL THEN
+            found := duepost.moment_of_email(email);
+            error := coalesce(found.error, duepost.times_error(found.moment, email.expires_at));
+            email.scheduled_at := found.moment;
+            given[cardinality(ids) + 1] := email;
+        END IF;
         IF error IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = '22023',
                 MESSAGE = CASE WHEN are_many THEN format('emails[%s]: ', cardinality(ids)) ELSE '' END || error;
@@ -94,11 +101,11 @@ BEGIN
         is_new := ARRAY(SELECT k.id = k.given_id FROM unnest(ids, given_ids) AS k (id, given_id));
     END IF;
 
-    INSERT INTO duepost.item (id, channel, kind, route, scheduled_at, due_at, expires_at, key)
+    INSERT INTO duepost.item (id, channel, kind, route, scheduled_at, due_at, expires_at, key, scheduled_local)
     SELECT ids[g.ordinality], 'email', g.kind, coalesce(k.route, 'default'), coalesce(g.scheduled_at, now()),
            coalesce(g.scheduled_at, now()),
            duepost.expiry(g.expires_at, coalesce(g.scheduled_at, now()), k.expire_after),
-           g.key
+           g.key, CASE WHEN g.timezone IS NULL THEN g.scheduled_local END
     FROM unnest(given) WITH ORDINALITY AS g
     LEFT JOIN duepost.kind AS k ON k.kind = g.kind
     WHERE is_new[g.ordinality] IS NOT FALSE;
@@ -148,7 +155,7 @@ CREATE OR REPLACE FUNCTION duepost.schedule_email(
     kind         text,
     address      text DEFAULT NULL,
     users        text[] DEFAULT NULL,
-    scheduled_at timestamptz DEFAULT now(),
+    scheduled_at timestamptz DEFAULT NULL,
     template     text DEFAULT NULL,
     context      jsonb DEFAULT NULL,
     subject      text DEFAULT NULL,
@@ -161,7 +168,9 @@ CREATE OR REPLACE FUNCTION duepost.schedule_email(
     headers      jsonb DEFAULT NULL,
     addresses    text[] DEFAULT NULL,
     cc           text[] DEFAULT NULL,
-    bcc          text[] DEFAULT NULL
+    bcc          text[] DEFAULT NULL,
+    scheduled_local timestamp DEFAULT NULL,
+    timezone     text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
@@ -172,7 +181,7 @@ BEGIN
     LOCK TABLE duepost.migration IN ACCESS SHARE MODE;
     email := ROW(
         kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at, sender,
-        reply_to, headers, addresses, cc, bcc
+        reply_to, headers, addresses, cc, bcc, scheduled_local, timezone
     );
     RETURN (duepost.store_emails(ARRAY[email], are_many => false))[1];
 END

@@ -214,14 +214,14 @@ BEGIN
     RETURN QUERY
     WITH item AS MATERIALIZED (
         SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.mailbox_full_since, i.is_held, i.due_at, i.expires_at,
-               i.scheduled_at, i.route, i.probe AND i.route = claim_emails_v3.way AS probe
+               i.scheduled_at, i.scheduled_local, i.route, i.probe AND i.route = claim_emails_v3.way AS probe
         FROM duepost.item AS i
         WHERE i.id = ANY (claim_emails_v3.ids)
         ORDER BY i.id
         -- Not FOR KEY SHARE, which takes a row as it was when the statement began, whatever was committed since.
         FOR NO KEY UPDATE SKIP LOCKED
     ), eligible AS MATERIALIZED (
-        SELECT item.id, item.kind, item.due_at, coalesce(kind.has_conditions, false) AND NOT claim_emails_v3.apart AS is_kept
+        SELECT item.id, item.kind, item.due_at, (coalesce(kind.has_conditions, false) OR item.scheduled_local IS NOT NULL) AND NOT claim_emails_v3.apart AS is_kept
         FROM item
         CROSS JOIN duepost.control AS control
         LEFT JOIN duepost.kind AS kind ON kind.kind = item.kind
@@ -310,6 +310,7 @@ LANGUAGE sql ROWS 10 AS $$
             JOIN duepost.item AS i ON i.id = e.item_id
             LEFT JOIN duepost.kind AS k ON k.kind = i.kind
             WHERE e.item_id = ANY ($1) AND NOT e.has_extras AND k.has_conditions IS NOT TRUE AND k.unsubscribe IS NOT TRUE
+              AND i.scheduled_local IS NULL
             ORDER BY e.item_id
         ),
         $2, $3

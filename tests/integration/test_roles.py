@@ -38,6 +38,7 @@ FUNCTIONS = [
 #: What a worker may call.
 WORKERS_FUNCTIONS = [
     *FUNCTIONS,
+    "after_quiet_hours",
     "act_on_items",
     "begin_action",
     "change_subscription",
@@ -111,6 +112,15 @@ WORKERS_FUNCTIONS = [
     "users_to_go",
     "usual_on_unknown",
     "ways",
+    "is_zone",
+    "moment_for",
+    "moment_at",
+    "move_item",
+    "move_on",
+    "quiet_until",
+    "quiet_users",
+    "spread",
+    "zone_of",
 ]
 
 #: What an operator may call.

@@ -349,6 +349,7 @@ def test_every_event_that_sentry_gets_is_explained() -> None:
         ("guards.md", 2),
         ("suppression.md", 8),
         ("unsubscribing.md", 3),
+        ("local-times.md", 3),
     ],
 )
 def test_the_sql_of_the_page_does_what_it_says(connect: Callable[[], Connection], name: str, least: int) -> None:

@@ -30,7 +30,9 @@ BEGIN
             ('headers', 'jsonb'),
             ('addresses', 'text[]'),
             ('cc', 'text[]'),
-            ('bcc', 'text[]')
+            ('bcc', 'text[]'),
+            ('scheduled_local', 'timestamp'),
+            ('timezone', 'text')
         ) AS listed (name, type)
         WHERE listed.name NOT IN (
             SELECT a.attname
