@@ -1,6 +1,6 @@
 """Duepost in `/opt/duepost` of a machine of its own, with a user `duepost` and its settings in `/etc/duepost`.
 
-As deploy/README.md installs it; but the code and its packages are these, laid there instead of installed anew.
+As deploy/README.md installs it; but the code and its packages are these, laid there, and not installed a second time.
 """
 
 import sys
