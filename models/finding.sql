@@ -149,7 +149,7 @@ SELECT d.email_id, d.finished_at, min(d.channel), min(d.kind), min(d.scheduled_a
        (array_agg(coalesce(d.code || ' ', '') || d.reply ORDER BY d.outcome = 'sent') FILTER (WHERE d.reply IS NOT NULL))[1],
        count(*) FILTER (WHERE d.outcome = 'sent'), count(*) FILTER (WHERE d.outcome = 'undeliverable'),
        count(*) FILTER (WHERE d.outcome = 'cleared'), count(*) FILTER (WHERE d.outcome = 'expired'),
-       count(*) FILTER (WHERE d.outcome = 'obsolete')
+       count(*) FILTER (WHERE d.outcome = 'suppressed'), count(*) FILTER (WHERE d.outcome = 'obsolete')
 FROM duepost.delivery AS d
 WHERE d.email_id = ANY (%(ids)s::bigint[])
 GROUP BY d.email_id, d.finished_at
