@@ -1,7 +1,7 @@
 """Items whose kind asks something before they are sent: each is claimed by itself, in a pool, and delays no others.
 
-A claim of many keeps them from everybody for some seconds. What is asked then, as a guard of the application is,
-takes as long as it takes: kinds that are slow have a lane of their own, in which each has one item at a time, and what
+A claim of many keeps them from everybody for some seconds. A guard of the application takes as long as it takes, so
+kinds that are slow have a lane of their own, in which each has one item at a time, and what
 there is more of them is put off, for about as long as it would wait.
 """
 
