@@ -181,11 +181,14 @@ class Application:
         self.in_flight = InFlightClaims()
         self.journal = Journal(settings.state_folder, self.database)
         self.seals = Seals(self.database, settings.public_url, settings.bounce_address)
+        #: What signs emails; None where nobody does.
+        self.signer = settings.signer()
         self.composer = Composer(
             self.templates,
             time_limit,
             self.seals,
             sender=settings.need_sender() if settings.sender is not None else None,
+            signer=self.signer,
         )
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
         #: What is counted; None where nobody asks for it.
@@ -228,6 +231,7 @@ class Application:
                 None
                 if self.metrics is None or settings.metrics_port is None
                 else MetricsServer(self.metrics, settings.metrics_host, settings.metrics_port),
+                self.signer,
             ),
             before=Life,
         )

@@ -21,6 +21,8 @@ from actors.channels.smtp.greeting import is_hello_name
 from actors.channels.smtp.relay import Relay, Timeouts
 from actors.channels.tls import trouble_with
 from actors.content.addresses import Mailbox, parse_sender
+from actors.content.dkim import SIGNED, UNSIGNED
+from actors.content.dkim_keys import DkimKeys, Signer
 from models.errors import DuepostError
 
 #: What DUEPOST_STATE_DIR says where no state is to be kept.
@@ -258,6 +260,18 @@ def _mailbox(value: object) -> object:
     return value
 
 
+def _signed_headers(value: object) -> object:
+    """Names of headers with commas between them."""
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    known = [name.lower() for name in names]
+    is_right = all(re.fullmatch(r"[A-Za-z0-9-]+", name) for name in names) and len(set(known)) == len(known)
+    if not is_right or "from" not in known or not UNSIGNED.isdisjoint(known):
+        raise ValueError("must be names of headers with commas, each once, From among them: From, To, Subject")
+    return names
+
+
 class Settings(BaseSettings):
     """Every setting, from the environment. Secrets are never shown."""
 
@@ -334,6 +348,15 @@ class Settings(BaseSettings):
     web_viewer_database_url: Annotated[SecretStr | None, BeforeValidator(_database_url)] = Field(
         default=None, validation_alias="DUEPOST_WEB_VIEWER_DATABASE_URL"
     )
+    dkim_keys: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
+        default=None, validation_alias="DUEPOST_DKIM_KEYS"
+    )
+    dkim_headers: Annotated[
+        tuple[str, ...] | None, NoDecode, BeforeValidator(_blank_is_none), BeforeValidator(_signed_headers)
+    ] = Field(default=None, validation_alias="DUEPOST_DKIM_HEADERS")
+    dkim_required: Annotated[bool, BeforeValidator(_switch)] = Field(
+        default=False, validation_alias="DUEPOST_DKIM_REQUIRED"
+    )
     log: Annotated[LogFormat, BeforeValidator(_log)] = Field(default=LogFormat.TEXT, validation_alias="DUEPOST_LOG")
     web_metrics_token: Annotated[SecretStr | None, BeforeValidator(_token)] = Field(
         default=None, validation_alias="DUEPOST_WEB_METRICS_TOKEN"
@@ -401,6 +424,18 @@ class Settings(BaseSettings):
         if self.sender is None:
             raise BadSettings("DUEPOST_FROM: not set; give a sender such as Duepost <noreply@example.com>")
         return parse_sender(self.sender)
+
+    def signer(self) -> Signer | None:
+        """What signs emails; None where there are to be no signatures. Reads no file yet.
+
+        Raises:
+            BadSettings: signatures are required, and there are no keys.
+        """
+        if self.dkim_keys is None:
+            if self.dkim_required:
+                raise BadSettings("DUEPOST_DKIM_REQUIRED: set, but DUEPOST_DKIM_KEYS is not; give the folder of keys")
+            return None
+        return Signer(DkimKeys(self.dkim_keys), self.dkim_headers or SIGNED, is_required=self.dkim_required)
 
     @property
     def state_folder(self) -> Path | None:

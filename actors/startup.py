@@ -9,6 +9,7 @@ import dramatiq
 import psycopg2
 from dramatiq.middleware import Middleware
 
+from actors.content.dkim_keys import BadKey, Signer
 from actors.delivery.email_work import EmailDispatcher
 from actors.delivery.journal import Journal
 from actors.delivery.rescue import Rescuer
@@ -57,6 +58,7 @@ class Startup(Middleware):
         lookout: looks for what has fallen due; None where nothing is sent.
         journal: what is deleted at a clean end.
         metrics: serves what is counted; None where nobody asks for it.
+        signer: whose keys have to be of use; None where nothing is signed.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Startup(Middleware):
         lookout: Lookout | None,
         journal: Journal,
         metrics: MetricsServer | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -80,6 +83,7 @@ class Startup(Middleware):
         self._lookout = lookout
         self._journal = journal
         self._metrics = metrics
+        self._signer = signer
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
@@ -90,12 +94,14 @@ class Startup(Middleware):
             self._settings.need_database_url()
             self._settings.need_relay()
             sender = self._settings.need_sender()
+            if self._signer is not None:
+                self._signer.keys.check()
             check_threads(worker.worker_threads, len(self._routes))
             check_schema(self._database)
             check_writable(self._database)
             self._broker.worker_session.check()
             control.set_message_id_domain(self._database, sender.address.rpartition("@")[2])
-        except BadSettings as error:
+        except (BadSettings, BadKey) as error:
             end(error, BAD_SETTINGS)
         except ReleaseTooOld as error:
             end(error, TOO_OLD)

@@ -29,10 +29,10 @@ from models.words import Verdict
 #: Seconds that rendering may take in the thread that drives the dialogues, and at the first tries elsewhere: so that
 #: templates that take long, or for ever, delay no new one. After the last of them it has all the time there is.
 INLINE_SECONDS: Final = 0.02
-SECONDS: Final[Mapping[Lane, float]] = {Lane.TRIAL: 0.02, Lane.SHORT: 0.25}
+SECONDS: Final[Mapping[Lane, float]] = {Lane.SIGN: 0.02, Lane.TRIAL: 0.02, Lane.SHORT: 0.25}
 
 #: After which lane comes which.
-NEXT_LANE: Final = {Lane.TRIAL: Lane.SHORT, Lane.SHORT: Lane.LONG}
+NEXT_LANE: Final = {Lane.SIGN: Lane.SHORT, Lane.TRIAL: Lane.SHORT, Lane.SHORT: Lane.LONG}
 
 #: How long duepost.recipient may take, which may be the team's own view: for many users at once, and for one.
 TOGETHER: Final = Limits(statement=2.0, lock=0.5)
@@ -95,8 +95,7 @@ class EmailAttempt:
             if self._copy is None:
                 self._compose_at_once()
             if self._copy is None:
-                # Without a template it is the message's size that takes time.
-                lane = self._lane or (Lane.SHORT if self.item.template is None else Lane.TRIAL)
+                lane = self._lane or self._first_lane()
                 return Blocking(lane, partial(self._compose_in, lane))
             if not isinstance(self._copy, Ruling):
                 return self._copy
@@ -165,8 +164,18 @@ class EmailAttempt:
             return
         if self._lane is None:
             self._address()
-        if self._copy is None and self._lane is None and self._composer.is_quick(self.item):
+        if self._copy is None and self._lane is None and self._is_made_at_once():
             self._compose(INLINE_SECONDS)
+
+    def _is_made_at_once(self) -> bool:
+        return self._composer.is_quick(self.item) and not self._composer.signs
+
+    def _first_lane(self) -> Lane:
+        """Where a copy is made that is not made at once."""
+        if self._composer.is_quick(self.item):
+            return Lane.SIGN
+        # Without a template it is the message's size that takes time.
+        return Lane.SHORT if self.item.template is None else Lane.TRIAL
 
     def _address(self) -> None:
         """Whom the next copy can go to; of several, those to whom it cannot are judged, and the others get it."""

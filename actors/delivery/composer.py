@@ -1,12 +1,13 @@
 """Makes a channel's payload of a claimed email: the one place of this folder that knows what SMTP is handed."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Final, TypeAlias
 
-from actors.channels.smtp.envelope import Envelope
+from actors.channels.smtp.envelope import Envelope, normalise
 from actors.content.addresses import AROUND, Mailbox, UndeliverableAddress, envelope_address, parse_sender
+from actors.content.dkim_keys import Signer
 from actors.content.mime import UnsendableField, build_message
 from actors.content.templates import Content, RenderTimeout, Templates
 from actors.content.tokens import Subscription
@@ -18,6 +19,9 @@ from models.items import Recipient
 
 #: What an email is handed to its channel as.
 EmailPayload: TypeAlias = Envelope
+
+#: Signs a message, or leaves it as it is.
+Sign: TypeAlias = Callable[[bytes], bytes]
 
 #: Headers that say how to unsubscribe.
 LINK_HEADERS: Final = frozenset({"list-unsubscribe", "list-unsubscribe-post"})
@@ -37,13 +41,23 @@ class Composer:
         time_limit: ends what takes too long.
         seals: makes the links in emails.
         sender: whom emails are from that name nobody; None where that is not set.
+        signer: signs them (DKIM); None where nobody does.
     """
 
-    def __init__(self, templates: Templates, time_limit: TimeLimit, seals: Seals, *, sender: Mailbox | None) -> None:
+    def __init__(
+        self,
+        templates: Templates,
+        time_limit: TimeLimit,
+        seals: Seals,
+        *,
+        sender: Mailbox | None,
+        signer: Signer | None = None,
+    ) -> None:
         self._templates = templates
         self._time_limit = time_limit
         self._seals = seals
         self._sender = sender
+        self._signer = signer
         #: Templates whose last rendering took less than `QUICK`: not worth a thread. Single operations of a set need
         #: no lock.
         self._quick: set[str] = set()
@@ -57,8 +71,13 @@ class Composer:
         """Around what may take the processor for long: all other threads get it more often meanwhile."""
         return self._time_limit.yielding()
 
+    @property
+    def signs(self) -> bool:
+        """Whether copies are signed, which takes about a millisecond, and may read files."""
+        return self._signer is not None
+
     def is_quick(self, email: ClaimedEmail) -> bool:
-        """Whether a copy is made in no time, as far as is known."""
+        """Whether a copy is made in no time, as far as is known; but for its signature."""
         if email.template is not None:
             return email.template in self._quick
         return len(email.body_text or "") + len(email.body_html or "") <= SMALL
@@ -81,6 +100,7 @@ class Composer:
             ValueError: its content makes no message.
         """
         sender, link = self._sender_of(email), self._link_of(email, addressed)
+        sign = self._signing(sender)
         begun = time.monotonic()
         content = self._render(email, addressed, link, seconds)
         if email.template is not None:
@@ -88,10 +108,10 @@ class Composer:
             learn(email.template)
         back = self._seals.return_path(email.id, None if email.extras.recipients else next(iter(addressed)))
         if seconds is None:
-            return built(email, addressed, sender, content, link, back)
+            return built(email, addressed, sender, content, link, back, sign)
         try:
             with self._time_limit.limited(begun + seconds - time.monotonic()):
-                return built(email, addressed, sender, content, link, back)
+                return built(email, addressed, sender, content, link, back, sign)
         except TookTooLong:
             raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None
 
@@ -109,6 +129,17 @@ class Composer:
         if self._sender is None:
             raise UnsendableField("sender", "the email names none, and DUEPOST_FROM is not set")
         return self._sender
+
+    def _signing(self, sender: Mailbox) -> Sign:
+        """What is done to the message in the end.
+
+        Raises:
+            UnsendableField: it cannot be signed as it has to be.
+        """
+        if self._signer is None:
+            return _as_it_is
+        sign = self._signer.for_domain(sender.address.rpartition("@")[2])
+        return lambda message: sign(normalise(message))
 
     def _link_of(self, email: ClaimedEmail, addressed: Mapping[str, Recipient]) -> str | None:
         """Returns the link by which the one recipient wants no more of this kind; None where the kind has none.
@@ -147,6 +178,10 @@ class Composer:
         return self._templates.render(email.template, {**(email.context or {}), "recipient": whom}, seconds)
 
 
+def _as_it_is(message: bytes) -> bytes:
+    return message
+
+
 def built(
     email: ClaimedEmail,
     addressed: Mapping[str, Recipient],
@@ -154,6 +189,7 @@ def built(
     content: Content,
     link: str | None = None,
     return_path: str | None = None,
+    sign: Sign = _as_it_is,
 ) -> EmailPayload:
     """The message as it goes over the wire; bounces go to its sender where nothing else is said."""
     seen = email.extras.recipients
@@ -162,7 +198,7 @@ def built(
     headers = (email.headers or {}) if link is None else with_link(email.headers or {}, link)
 
     def message(recipients: Sequence[Mailbox], copies: Sequence[Mailbox], *, is_international: bool) -> bytes:
-        return build_message(
+        written = build_message(
             content=content,
             sender=sender,
             recipients=recipients,
@@ -173,6 +209,7 @@ def built(
             headers=headers,
             is_international=is_international,
         )
+        return sign(written)
 
     back = return_path or sender.address
     if all(map(str.isascii, addressed)) and all(map(_is_ascii, (*recipients, *copies))):

@@ -19,6 +19,8 @@ class Lane(Enum):
     TRIAL = auto()
     SHORT = auto()
     LONG = auto()
+    #: Makes copies that are quick to make but for their signatures.
+    SIGN = auto()
     #: Makes requests: asks DNS, reads secrets.
     COMPOSE = auto()
     #: An application's own function, which takes as long as it may.
@@ -41,6 +43,7 @@ THREADS: Final = {
     # Few: each of them takes its turn at Python's lock whenever somebody else wants it.
     Lane.SHORT: 1,
     Lane.LONG: 2,
+    Lane.SIGN: 1,
     Lane.COMPOSE: 8,
     Lane.FUNCTION: 4,
     Lane.CONCLUDE: 1,

@@ -7,6 +7,7 @@ from typing import Annotated
 import psycopg2
 import typer
 
+from actors.content.dkim_keys import BadKey
 from actors.liveness.maintenance import TOO_OLD
 from actors.queue.broker import BrokerUnreachable
 from actors.settings import BadSettings
@@ -17,6 +18,7 @@ from duepost.commands import (
     bounces,
     dead_letters,
     demo,
+    dkim,
     doctor,
     endpoint,
     erase,
@@ -95,6 +97,7 @@ app.command()(suppress.unsuppress)
 app.command()(bounces.bounces)
 app.command()(render.render)
 app.command()(doctor.doctor)
+app.command()(dkim.dkim)
 app.command()(web.web)
 
 
@@ -173,7 +176,7 @@ def judged(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message"):
         said = error.format_message().rstrip(".").replace("Value error, ", "")
         return f"{said} (see `{_path_of(error)} --help`)", BAD_USAGE
-    if isinstance(error, BadSettings | BadInput | jsonl.BadLine | MissingExtra):
+    if isinstance(error, BadSettings | BadKey | BadInput | jsonl.BadLine | MissingExtra):
         return str(error), BAD_USAGE
     if isinstance(error, ReleaseTooOld):
         return str(error), TOO_OLD

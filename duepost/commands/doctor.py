@@ -68,9 +68,9 @@ def doctor(
 ) -> None:
     """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
 
-    And delivery, pace, emails, endpoints, recipients, links, bounces, queue, sender, relay, templates, journal, Sentry.
-    A line each, with what to run next. Exit status 1 if any fails. With --worker a database that is away is no failure:
-    workers wait for it.
+    And delivery, pace, emails, endpoints, recipients, links, bounces, queue, sender, DKIM, relay, templates, journal.
+    And Sentry. A line each, with what to run next. Exit status 1 if any fails. With --worker a database that is away
+    is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
     """
@@ -105,6 +105,7 @@ def examine(*, relay: bool) -> Iterator[Finding]:
             for check, look in DELIVERY:
                 yield _checked(check, partial(look, database))
     yield _checked("sender", lambda: _sender(migrated))
+    yield _checked("dkim", _dkim)
     if relay:
         for name in settings().relays:
             check = "relay" if name == DEFAULT_RELAY else f"relay {name}"
@@ -215,6 +216,25 @@ def _sender(database: Database | None) -> tuple[Health, str]:
     if database is None or reports.message_id_domain(database) is not None:
         return Health.OK, address
     return Health.OK, f"{address}; until a worker has started once, Message-IDs end in @duepost.invalid"
+
+
+def _dkim() -> tuple[Health, str]:
+    """Whether emails are signed, and with keys that are of use. What is in the DNS is not looked at."""
+    signer = settings().signer()
+    if signer is None:
+        return Health.OK, "off: DUEPOST_DKIM_KEYS is not set, the relay may sign"
+    keys = signer.keys.check()
+    named = "; ".join(
+        f"{domain} by {', '.join(f'{key.selector} ({key.algorithm}, {key.bits} bits)' for key in its)}"
+        for domain, its in list(keys.items())[: checks.NAMED]
+    )
+    more = f"; and {len(keys) - checks.NAMED} domains more" if len(keys) > checks.NAMED else ""
+    sender = settings().sender and settings().need_sender().address.rpartition("@")[2]
+    if sender and sender not in keys:
+        what = "wait, as DUEPOST_DKIM_REQUIRED is set" if signer.is_required else "go unsigned"
+        health = Health.FAILED if signer.is_required else Health.WARNING
+        return health, f"emails from {sender}, the domain of DUEPOST_FROM, {what}: it has no key; {named}{more}"
+    return Health.OK, f"{named}{more}; duepost dkim has the DNS records"
 
 
 def _relay(name: str) -> tuple[Health, str]:

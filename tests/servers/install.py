@@ -28,6 +28,7 @@ DEBIAN = {
     "postgrey": ("postgrey",),
     "spamassassin": ("spamassassin",),
     "rspamd": ("rspamd",),
+    "opendkim": ("opendkim",),
     "chromium": ("chromium", "chromium-common", "fonts-dejavu-core"),
     "nginx": ("nginx", "nginx-common"),
     "prometheus": ("prometheus",),

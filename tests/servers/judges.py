@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypedDict
 
@@ -48,6 +48,21 @@ def spamassassin(folder: Path, messages: Sequence[Path]) -> list[set[str]]:
     found = re.findall(r"^X-Spam-Status: .*?tests=(.*?)\s+autolearn=", said, re.MULTILINE | re.DOTALL)
     assert len(found) == len(messages), said
     return [set(re.split(r"[,\s]+", tests)) - {"none"} for tests in found]
+
+
+def opendkim(folder: Path, records: Mapping[str, str], message: Path) -> dict[str, str]:
+    """What opendkim says of a message's signatures, such as `pass`, by the algorithm.
+
+    Args:
+        folder: a fresh one.
+        records: the DNS that it knows, by name.
+        message: a file.
+    """
+    machine = Machine(installed("opendkim"), folder)
+    machine.write("/etc/keys", "".join(f"{name} {text}\n" for name, text in records.items()))
+    machine.write("/etc/judge.conf", "Mode v\nTestPublicKeys /etc/keys\n")
+    said = machine.run_once("opendkim", "-v", "-v", "-x", "/etc/judge.conf", "-t", str(message))
+    return {algorithm: result for result, algorithm in re.findall(r"dkim=(\w+) .*?header\.a=(\S+)", said)}
 
 
 class Read(TypedDict):

@@ -49,6 +49,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "endpoints",
         "queue",
         "sender",
+        "dkim",
         "relay",
         "templates",
         "journal",
