@@ -6,10 +6,11 @@ with connection, connection.cursor() as cursor:
     duepost.schedule_email(cursor, kind="welcome", address="ann@example.com", template="welcome")
 """
 
-from duepost.arguments import NewEmail, NewMessage
+from duepost.arguments import Attachment, NewEmail, NewMessage
 from duepost.client import (
     Status,
     add_to_batch,
+    attachment,
     clear_scheduled,
     clear_scheduled_email,
     clear_scheduled_emails,
@@ -29,10 +30,12 @@ from duepost.client import (
 )
 
 __all__ = [
+    "Attachment",
     "NewEmail",
     "NewMessage",
     "Status",
     "add_to_batch",
+    "attachment",
     "clear_scheduled",
     "clear_scheduled_email",
     "clear_scheduled_emails",

@@ -69,6 +69,7 @@ def awaited(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncHandle, P]
     return cast("Callable[Concatenate[AsyncHandle, P], Coroutine[object, object, R]]", function)
 
 
+attachment = awaited(contract.attachment)
 schedule_email = awaited(contract.schedule_email)
 schedule_emails = awaited(contract.schedule_emails)
 clear_scheduled_email = awaited(contract.clear_scheduled_email)

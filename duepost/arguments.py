@@ -145,11 +145,35 @@ class HeadersArgument(JsonArgument):
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentsArgument(JsonArgument):
+    """What `duepost.attachment()` returned of each file."""
+
+    json_type: ClassVar[type] = list
+    json_form: ClassVar[str] = "a list of what duepost.attachment() returns"
+
+    def parameter(self, name: str, value: object) -> str:
+        """Returns the list as JSON in text."""
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise TypeError(f"{name}: must be {self.json_form}, not {type(value).__name__}")
+        return encoded(name, list(value))
+
+
+@dataclass(frozen=True, slots=True)
 class PayloadArgument(JsonArgument):
     """Any JSON."""
 
     json_type: ClassVar[type] = object
     json_form: ClassVar[str] = "JSON"
+
+
+class Attachment(TypedDict, total=False):
+    """A file that is stored, as `duepost.attachment()` returns it: an element of an email's `attachments`."""
+
+    filename: Required[str]
+    content_type: Required[str]
+    cid: str
+    size: Required[int]
+    sha256: Required[str]
 
 
 class NewEmail(TypedDict, total=False):
@@ -192,6 +216,7 @@ class NewEmail(TypedDict, total=False):
     timezone: Annotated[
         str | None, Argument("The zone of scheduled_local, such as Europe/Berlin; that of the users if it is left out.")
     ]
+    attachments: Annotated[Sequence[Attachment] | None, AttachmentsArgument("Files that go with it, in this order.")]
 
 
 class NewMessage(TypedDict, total=False):

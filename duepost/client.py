@@ -71,6 +71,7 @@ def in_transaction(build: Callable[P, Call[R]]) -> Callable[Concatenate[Handle, 
     return cast("Callable[Concatenate[Handle, P], R]", function)
 
 
+attachment = in_transaction(contract.attachment)
 schedule_email = in_transaction(contract.schedule_email)
 schedule_emails = in_transaction(contract.schedule_emails)
 clear_scheduled_email = in_transaction(contract.clear_scheduled_email)
@@ -97,7 +98,7 @@ edit_encoded_message = in_transaction(contract.edit_encoded_message)
 
 #: The functions of the contract, by name.
 FUNCTIONS = (
-    "schedule_email", "schedule_emails", "clear_scheduled_email", "clear_scheduled_emails",
+    "attachment", "schedule_email", "schedule_emails", "clear_scheduled_email", "clear_scheduled_emails",
     "clear_scheduled_emails_to", "reschedule_email", "add_to_batch", "remove_from_batch", "schedule_message",
     "schedule_messages", "edit_message", "clear_scheduled_message", "clear_scheduled_messages", "reschedule_message",
     "clear_scheduled", "status",

@@ -3,15 +3,17 @@
 `duepost` runs them with a cursor, `duepost.aio` awaits them, and `duepost.statement()` gives their SQL.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from inspect import signature
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, Unpack, cast
 
 from duepost.arguments import (
     ARGUMENTS,
     MESSAGE_ARGUMENTS,
     Argument,
+    Attachment,
     NewEmail,
     NewMessage,
     checked_moment,
@@ -19,7 +21,7 @@ from duepost.arguments import (
     takes_email,
     takes_message,
 )
-from duepost.call import Call, Row, id_of, ids_of, receipts_by_channel, receipts_of, text_of
+from duepost.call import Call, Row, id_of, ids_of, receipts_by_channel, receipts_of, text_of, value
 
 #: What `add_to_batch()` has besides arguments of an email, and their types in SQL.
 _BATCH_TYPES = {"batch": "text", "item": "jsonb", "item_key": "text", "wait": "interval", "longest_wait": "interval",
@@ -70,6 +72,39 @@ def schedule_email(**email: Unpack[NewEmail]) -> Call[int]:
     """
     signature(schedule_email).bind(**email)
     return schedule_encoded(_parameters(ARGUMENTS, email))
+
+
+def attachment(
+    filename: str | None,
+    content: bytes | bytearray | memoryview,
+    content_type: str | None = None,
+    cid: str | None = None,
+) -> Call[Attachment]:
+    """Stores a file in the caller's transaction, once however many emails it goes with.
+
+    Args:
+        filename: what its readers see, in any script; one that is empty or None gets one.
+        content: its bytes, at most 25 MiB.
+        content_type: such as `application/pdf`; found by content and name if it is left out.
+        cid: what the HTML calls a picture that it shows: `<img src="cid:logo">` for `logo`.
+
+    Returns:
+        an element of `attachments` of `schedule_email()`, in this transaction or in one of the next 24 hours.
+
+    Raises:
+        TypeError: the content is not bytes.
+        the driver's error: SQLSTATE 22023 for a bad argument.
+    """
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise TypeError(f"content: must be bytes, is a {type(content).__name__}")
+    given = {"filename": filename, "content": bytes(content), "content_type": content_type, "cid": cid}
+    types = {"filename": "text", "content": "bytea", "content_type": "text", "cid": "text"}
+    return Call("attachment", given, types, _attachment_of)
+
+
+def _attachment_of(rows: Sequence[Row]) -> Attachment:
+    found = value(rows)
+    return cast("Attachment", json.loads(found) if isinstance(found, str | bytes) else found)
 
 
 def schedule_encoded(arguments: Mapping[str, object]) -> Call[int]:
@@ -310,7 +345,7 @@ def _types(arguments: Mapping[str, Argument]) -> dict[str, str]:
 
 
 def _parameters(arguments: Mapping[str, Argument], given: Mapping[str, object]) -> dict[str, object]:
-    return {name: arguments[name].parameter(name, value) for name, value in given.items() if value is not None}
+    return {name: arguments[name].parameter(name, each) for name, each in given.items() if each is not None}
 
 
 def _schedule_many(name: str, items: Iterable[str]) -> Call[list[int]]:
@@ -321,8 +356,8 @@ def _in_json(name: str, arguments: Mapping[str, Argument], items: Iterable[Mappi
     """Gives each of many items as a JSON object. A key that is unknown is left to the database, which says so."""
     for place, item in enumerate(items):
         members = {
-            key: arguments[key].member(f"{name}[{place}]: {key}", value) if key in arguments else value
-            for key, value in item.items()
-            if value is not None
+            key: arguments[key].member(f"{name}[{place}]: {key}", each) if key in arguments else each
+            for key, each in item.items()
+            if each is not None
         }
         yield encoded(f"{name}[{place}]", members)

@@ -26,6 +26,24 @@ class SeenRecipient(NamedTuple):
     is_suppressed: bool = False
 
 
+class StoredAttachment(NamedTuple):
+    """A file that goes with an email, without its content.
+
+    Attributes:
+        filename: in any script.
+        content_type: with its parameters.
+        sha256: of the content, in hexadecimal.
+        cid: what the HTML calls it.
+        size: of the content, in bytes.
+    """
+
+    filename: str
+    content_type: str
+    sha256: str
+    cid: str | None = None
+    size: int = 0
+
+
 class Extras(NamedTuple):
     """What an email has that few have.
 
@@ -33,11 +51,13 @@ class Extras(NamedTuple):
         name: the name beside its one address.
         recipients: those who see each other, in their order; none where it has one address, or users.
         is_unsubscribable: whether recipients can unsubscribe from its kind.
+        attachments: files that go with it, in their order.
     """
 
     name: str | None = None
     recipients: tuple[SeenRecipient, ...] = ()
     is_unsubscribable: bool = False
+    attachments: tuple[StoredAttachment, ...] = ()
 
     @property
     def to_go(self) -> tuple[Recipient, ...]:
@@ -64,4 +84,5 @@ def read_extras(text: object) -> Extras:
         return NONE
     found = json.loads(str(text))
     recipients = tuple(SeenRecipient(**each) for each in found.pop("recipients", ()))
-    return Extras(recipients=recipients, **found)
+    attachments = tuple(StoredAttachment(**each) for each in found.pop("attachments", ()))
+    return Extras(recipients=recipients, attachments=attachments, **found)

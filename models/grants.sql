@@ -32,7 +32,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_client') THEN
         GRANT USAGE ON SCHEMA duepost TO duepost_client;
         GRANT EXECUTE ON FUNCTION
-            duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
+            duepost.attachment, duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email,
             duepost.add_to_batch, duepost.remove_from_batch,
             duepost.schedule_message, duepost.schedule_messages, duepost.edit_message, duepost.clear_scheduled_messages,
@@ -59,7 +59,8 @@ BEGIN
             duepost.scheduled_email_id_seq, duepost.delivery, duepost.attempt, duepost.suppression, duepost.undeliverable_email,
             duepost.undeliverable_recipient, duepost.worker, duepost.turn, duepost.control, duepost.route,
             duepost.route_worker, duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention,
-            duepost.operator_action, duepost.bounce, duepost.zone, dramatiq.queue
+            duepost.operator_action, duepost.bounce, duepost.zone, duepost.attachment_content, duepost.email_attachment,
+            dramatiq.queue
         TO duepost_viewer;
         GRANT EXECUTE ON FUNCTION
             duepost.endpoints, duepost.status, duepost.pending_routes, duepost.is_route_blocked, duepost.ways,
@@ -101,6 +102,7 @@ BEGIN
         GRANT USAGE ON SEQUENCE duepost.suppression_id_seq TO duepost_worker;
         GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient, duepost.secret, duepost.bounce
         TO duepost_worker;
+        GRANT SELECT ON duepost.attachment_content, duepost.email_attachment TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
@@ -109,7 +111,7 @@ BEGIN
         GRANT SELECT ON duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
-            duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
+            duepost.attachment, duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email,
             duepost.add_to_batch, duepost.remove_from_batch,
             duepost.schedule_message, duepost.schedule_messages, duepost.edit_message, duepost.clear_scheduled_messages,
@@ -126,7 +128,7 @@ BEGIN
             duepost.quiet_users, duepost.quiet_until, duepost.after_quiet_hours, duepost.spread, duepost.move_on,
             duepost.move_item, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
             duepost.keep_undeliverable, duepost.lock_undeliverable, duepost.reopen_email, duepost.refused_alike,
-            duepost.forget_undeliverable,
+            duepost.forget_undeliverable, duepost.drop_attachments,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
             duepost.slow_route, duepost.pause_route, duepost.register_route, duepost.is_route_blocked,
             duepost.is_way_of, duepost.ways, duepost.claimed_directly_until, duepost.pending_routes,

@@ -15,6 +15,16 @@ from email.utils import format_datetime
 from functools import cache, lru_cache
 
 from actors.content.addresses import Mailbox, parse_sender
+from actors.content.attachments import (
+    Attachment,
+    UnknownPicture,
+    boundary_of,
+    content_id,
+    invitation_part,
+    link_pictures,
+    multipart,
+    part_of,
+)
 from actors.content.templates import Content, is_blank
 
 #: Characters in a line of the header (RFC 5322 section 2.1.1; RFC 2047 section 2 for encoded words).
@@ -120,6 +130,7 @@ def build_message(
     headers: Mapping[str, str],
     copies: Sequence[Mailbox] = (),
     is_international: bool = False,
+    attachments: Sequence[Attachment] = (),
 ) -> bytes:
     r"""Builds a message: 7-bit ASCII, each line ended by CRLF and at most 998 octets long.
 
@@ -134,10 +145,11 @@ def build_message(
         headers: further headers; those that are lists of URIs, ids or keywords are never encoded.
         copies: Cc.
         is_international: whether To and Cc may have addresses whose local part is not ASCII (RFC 6532).
+        attachments: what goes with it, in this order; what the HTML shows is beside that, the rest behind the bodies.
 
     Raises:
         UnsendableField: a header holds CR, LF or NUL, or is one that is set here; an address is not ASCII; there is no
-            body.
+            body; the HTML shows a picture that there is not.
         ValueError: the date is naive.
     """
     if date.tzinfo is None:
@@ -159,7 +171,10 @@ def build_message(
     lines += [_own_header(name, value) for name, value in headers.items()]
     # RFC 3834 section 5.2: vacation responders leave it alone.
     lines += ["Auto-Submitted: auto-generated", "MIME-Version: 1.0", ""]
-    return "\r\n".join(lines).encode("utf-8" if is_international else "ascii") + _body(content, message_id)
+    head = "\r\n".join(lines).encode("utf-8" if is_international else "ascii")
+    if attachments:
+        return b"".join([head, *_with_files(content, message_id, attachments)])
+    return head + _body(content, message_id)
 
 
 @lru_cache(maxsize=1_000)
@@ -190,6 +205,19 @@ def _reply_to(text: str) -> Mailbox:
 
 def _body(content: Content, message_id: str) -> bytes:
     """The MIME part, from its Content-Type on."""
+    given = _given(content)
+    if "html" in given:
+        _link(given["html"], (), message_id)
+    boundary = ""
+    if len(given) > 1:
+        # No body can hold a boundary that is a digest of itself.
+        digest = hashlib.sha256(f"{message_id}\0{content.text}\0{content.html}".encode()).hexdigest()
+        boundary = f"=_{digest[:40]}"
+    return _bodies(given, boundary)
+
+
+def _given(content: Content) -> dict[str, str]:
+    """The bodies that there are, by their subtypes."""
     text, html = content.text, content.html
     bodies = {"plain": text, "html": html}
     given = {subtype: body for subtype, body in bodies.items() if body is not None and not is_blank(body)}
@@ -197,11 +225,44 @@ def _body(content: Content, message_id: str) -> bytes:
         raise UnsendableField("body_text", "a message needs a body: text, HTML or both")
     _refuse_surrogates("body_text", text or "")
     _refuse_surrogates("body_html", html or "")
-    boundary = ""
-    if len(given) > 1:
-        # No body can hold a boundary that is a digest of itself.
-        digest = hashlib.sha256(f"{message_id}\0{text}\0{html}".encode()).hexdigest()
-        boundary = f"=_{digest[:40]}"
+    return given
+
+
+def _link(
+    html: str, attachments: Sequence[Attachment], message_id: str
+) -> tuple[str, Sequence[Attachment], Sequence[Attachment]]:
+    try:
+        return link_pictures(html, attachments, message_id.strip("<>").rpartition("@")[2])
+    except UnknownPicture as error:
+        raise UnsendableField("attachments", str(error)) from None
+
+
+def _with_files(content: Content, message_id: str, attachments: Sequence[Attachment]) -> list[bytes]:
+    """The MIME part in pieces: mixed(alternative(text, related(html, pictures), invitation), files), as needed."""
+    given = _given(content)
+    seed = [message_id, *given.values(), *(f"{each.filename}\0{each.sha256}" for each in attachments)]
+    inside: Sequence[Attachment] = ()
+    files = attachments
+    if "html" in given:
+        given["html"], inside, files = _link(given["html"], attachments, message_id)
+    alternatives: list[list[bytes]] = [[_bodies({subtype: body}, "")] for subtype, body in given.items()]
+    if inside:
+        domain = message_id.strip("<>").rpartition("@")[2]
+        pictures = [part_of(each, inside=content_id(each.cid or "", domain)) for each in inside]
+        alternatives[-1] = multipart(
+            'related; type="text/html"', boundary_of("related", *seed), [alternatives[-1], *pictures]
+        )
+    alternatives += [invitation_part(each) for each in files if each.is_invitation]
+    whole = alternatives[0]
+    if len(alternatives) > 1:
+        whole = multipart("alternative", boundary_of("alternative", *seed), alternatives)
+    if others := [part_of(each) for each in files if not each.is_invitation]:
+        whole = multipart("mixed", boundary_of("mixed", *seed), [whole, *others])
+    return whole
+
+
+def _bodies(given: Mapping[str, str], boundary: str) -> bytes:
+    """Bodies as one part: one of them, or with a boundary as alternatives."""
     plain = [_as_it_stands(body) for body in given.values()]
     if None not in plain:
         return _spliced(tuple(given), [each for each in plain if each is not None], boundary)

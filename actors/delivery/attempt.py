@@ -9,20 +9,23 @@ from functools import partial
 from typing import Final
 
 from actors.content.addresses import AROUND, UndeliverableAddress, envelope_address
+from actors.content.attachments import Attachment
 from actors.content.mime import UnsendableField
 from actors.content.templates import RenderError, RenderTimeout
 from actors.delivery import decision
-from actors.delivery.composer import Composer, EmailPayload
+from actors.delivery.composer import NO_FILES, Composer, EmailPayload, Files
 from actors.delivery.decision import Judged
 from actors.delivery.in_flight import LostClaim
 from actors.delivery.lanes import Blocking, Lane
 from actors.delivery.report import report_render_failures
+from actors.delivery.room import Room
 from actors.queue.broker import PostgresBroker
 from actors.queue.waiting import wait_for_database
 from actors.ruling import Pace, Phase, Ruling, Scope, one_line
-from models import emails, undeliverable
+from models import attachments, emails, undeliverable
 from models.database.connections import Database, Limits
 from models.emails import ClaimedEmail
+from models.extras import StoredAttachment
 from models.items import Flaw, Recipient
 from models.words import Verdict
 
@@ -42,14 +45,23 @@ ALONE: Final = Limits(statement=5.0, lock=2.0)
 class EmailAttempt:
     """One attempt at a claimed email. One thread at a time has it.
 
+    Args:
+        item: it.
+        composer: makes copies.
+        records: reads and writes under way.
+        room: of attachments, in memory.
+
     Attributes:
         item: it.
         judged: what has come of it so far.
         failures: what failed in rendering, by its text.
     """
 
-    def __init__(self, item: ClaimedEmail, composer: Composer, records: "Records") -> None:
+    def __init__(self, item: ClaimedEmail, composer: Composer, records: "Records", room: Room) -> None:
         self.item = item
+        self._room = room
+        #: The attachments, from when they are read until the copy is made.
+        self._files = NO_FILES
         self._composer = composer
         self._records = records
         self.judged: list[Judged] = []
@@ -94,6 +106,8 @@ class EmailAttempt:
                 return Blocking(Lane.ALONE, partial(self._records.note, self.item, judged))
             if self._copy is None:
                 self._compose_at_once()
+            if self._copy is None and len(self._files.attachments) < len(self.item.extras.attachments):
+                return Blocking(Lane.ATTACHMENTS, self._read_files)
             if self._copy is None:
                 lane = self._lane or self._first_lane()
                 return Blocking(lane, partial(self._compose_in, lane))
@@ -129,6 +143,15 @@ class EmailAttempt:
             else:
                 self.know(self.item._replace(recipients=tuple(map(self._read_user, users)), users=()))
 
+    def _read_files(self) -> None:
+        """Reads the attachments, once there is room for them in memory."""
+        stored = self.item.extras.attachments
+        held = self._room.take(sum(size_in_base64(each.size) for each in stored))
+        try:
+            self._files = Files(self._records.read_files(stored), held)
+        except UnsendableField as error:
+            self._has_failed(RenderError(error.field, error.reason, None))
+
     def _read_user(self, user: str) -> Recipient:
         one = self.item._replace(users=(user,))
         try:
@@ -154,7 +177,7 @@ class EmailAttempt:
 
     def _end_copy(self) -> None:
         self._to_go.popleft()
-        self._copy, self._lane = None, None
+        self._copy, self._lane, self._files = None, None, NO_FILES
 
     def _compose_at_once(self) -> None:
         """Makes the next copy where that takes no time; makes none where it does."""
@@ -205,7 +228,9 @@ class EmailAttempt:
         email = self.item
         seconds = None if seconds is None or seconds >= self._composer.timeout else seconds
         try:
-            self._copy = self._composer.compose(email, self._addressed, seconds)
+            self._copy = self._composer.compose(email, self._addressed, seconds, self._files)
+            # The message has it now.
+            self._files = NO_FILES
         except RenderTimeout as error:
             self._composer.note_slow(email)
             if seconds is not None:
@@ -228,6 +253,11 @@ class EmailAttempt:
     def _has_failed(self, failure: RenderError) -> None:
         self.failures[str(failure)] = failure
         self._copy = Ruling(Verdict.RETRY, Scope.MESSAGE, Phase.RENDER, reply=str(failure), pace=Pace.BROKEN)
+
+
+def size_in_base64(size: int) -> int:
+    """Bytes of a part in base64, with its line ends."""
+    return -(-size // 57) * 78
 
 
 def _groups(email: ClaimedEmail) -> deque[tuple[Recipient, ...]]:
@@ -276,6 +306,21 @@ class Records:
         """
         read = partial(emails.read_recipients_in_time, self._database, claimed, limits)
         return wait_for_database(read, self._broker.stopping)
+
+    def read_files(self, stored: Sequence[StoredAttachment]) -> list[Attachment]:
+        """Reads the contents of attachments, once the database is there.
+
+        Raises:
+            UnsendableField: one of them is not stored any more.
+        """
+        read = partial(attachments.contents, self._database, {each.sha256 for each in stored})
+        found = wait_for_database(read, self._broker.stopping)
+        for place, each in enumerate(stored):
+            if each.sha256 not in found:
+                raise UnsendableField(f"attachments[{place}]", "its content is not stored any more")
+        return [
+            Attachment(each.filename, each.content_type, each.cid, each.sha256, found[each.sha256]) for each in stored
+        ]
 
     def note(self, email: ClaimedEmail, judged: Judged) -> None:
         """Puts one recipient's result on disk while others are still to go.

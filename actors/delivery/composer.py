@@ -3,19 +3,37 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from actors.channels.smtp.envelope import Envelope, normalise
 from actors.content.addresses import AROUND, Mailbox, UndeliverableAddress, envelope_address, parse_sender
+from actors.content.attachments import Attachment
 from actors.content.dkim_keys import Signer
 from actors.content.mime import UnsendableField, build_message
 from actors.content.templates import Content, RenderTimeout, Templates
 from actors.content.tokens import Subscription
+from actors.delivery.room import Held
 from actors.delivery.seals import Seals
 from actors.liveness.time_limit import TimeLimit, TookTooLong
 from models.emails import ClaimedEmail
 from models.extras import SeenRecipient
 from models.items import Recipient
+
+
+class Files(NamedTuple):
+    """The attachments of an email.
+
+    Attributes:
+        attachments: with their contents.
+        held: the room that they take in memory, until the message has gone.
+    """
+
+    attachments: Sequence[Attachment] = ()
+    held: Held | None = None
+
+
+#: Of an email without any.
+NO_FILES: Final = Files()
 
 #: What an email is handed to its channel as.
 EmailPayload: TypeAlias = Envelope
@@ -78,6 +96,8 @@ class Composer:
 
     def is_quick(self, email: ClaimedEmail) -> bool:
         """Whether a copy is made in no time, as far as is known; but for its signature."""
+        if email.extras.attachments:
+            return False
         if email.template is not None:
             return email.template in self._quick
         return len(email.body_text or "") + len(email.body_html or "") <= SMALL
@@ -86,13 +106,16 @@ class Composer:
         """Its template has taken long: the next one is rendered in a thread."""
         self._quick.discard(email.template or "")
 
-    def compose(self, email: ClaimedEmail, addressed: Mapping[str, Recipient], seconds: float | None) -> EmailPayload:
+    def compose(
+        self, email: ClaimedEmail, addressed: Mapping[str, Recipient], seconds: float | None, files: Files = NO_FILES
+    ) -> EmailPayload:
         """Renders a copy of an email, and builds the message; rendering takes no more than `seconds`.
 
         Args:
             email: it.
             addressed: whom the copy is for, by the address in its envelope: one, or all of those who see each other.
             seconds: None for all the time that a template has.
+            files: its attachments.
 
         Raises:
             RenderTimeout: it takes longer.
@@ -108,10 +131,10 @@ class Composer:
             learn(email.template)
         back = self._seals.return_path(email.id, None if email.extras.recipients else next(iter(addressed)))
         if seconds is None:
-            return built(email, addressed, sender, content, link, back, sign)
+            return built(email, addressed, sender, content, files, link, back, sign)
         try:
             with self._time_limit.limited(begun + seconds - time.monotonic()):
-                return built(email, addressed, sender, content, link, back, sign)
+                return built(email, addressed, sender, content, files, link, back, sign)
         except TookTooLong:
             raise RenderTimeout("-", f"{TookTooLong.__name__}: building the message", None) from None
 
@@ -187,6 +210,7 @@ def built(
     addressed: Mapping[str, Recipient],
     sender: Mailbox,
     content: Content,
+    files: Files = NO_FILES,
     link: str | None = None,
     return_path: str | None = None,
     sign: Sign = _as_it_is,
@@ -207,16 +231,20 @@ def built(
             date=email.date_header,
             reply_to=email.reply_to,
             headers=headers,
+            attachments=files.attachments,
             is_international=is_international,
         )
         return sign(written)
 
     back = return_path or sender.address
+    is_whole = bool(files.attachments)
     if all(map(str.isascii, addressed)) and all(map(_is_ascii, (*recipients, *copies))):
-        return Envelope(back, tuple(addressed), message(recipients, copies, is_international=False))
+        plain = message(recipients, copies, is_international=False)
+        return Envelope(back, tuple(addressed), plain, has_line_ends=is_whole, held=files.held)
     # For a relay that does not offer SMTPUTF8, where nobody is named whom it cannot be told of.
     plain = message([*filter(_is_ascii, recipients)], [*filter(_is_ascii, copies)], is_international=False)
-    return Envelope(back, tuple(addressed), plain, message(recipients, copies, is_international=True))
+    named = message(recipients, copies, is_international=True)
+    return Envelope(back, tuple(addressed), plain, named, has_line_ends=is_whole, held=files.held)
 
 
 def _is_ascii(mailbox: Mailbox) -> bool:

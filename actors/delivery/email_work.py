@@ -13,6 +13,7 @@ from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.due_line import DueLine
 from actors.delivery.item_work import ItemWork, Shared, Work, name_of
 from actors.delivery.job import DirectJob
+from actors.delivery.room import Room
 from actors.delivery.seals import Seals
 from actors.queue.waiting import BrokerUnreachable
 from actors.tick import tick
@@ -62,10 +63,11 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         self._conclusions = conclusions
         self._tell_failed = tell_failed
         self._line = line
+        self._room = Room()
 
     def attempt(self, item: ClaimedEmail) -> EmailAttempt:
         """An attempt at a claimed email that is about to begin."""
-        return EmailAttempt(item, self._composer, self._records)
+        return EmailAttempt(item, self._composer, self._records, self._room)
 
     def read(self, works: Sequence[Work[ClaimedEmail, EmailPayload]]) -> None:
         """Reads the users of what was claimed together; where that takes too long, each goes on to be read alone."""

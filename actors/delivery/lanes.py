@@ -21,6 +21,8 @@ class Lane(Enum):
     LONG = auto()
     #: Makes copies that are quick to make but for their signatures.
     SIGN = auto()
+    #: Reads attachments, as soon as there is room in memory for it.
+    ATTACHMENTS = auto()
     #: Makes requests: asks DNS, reads secrets.
     COMPOSE = auto()
     #: An application's own function, which takes as long as it may.
@@ -44,6 +46,8 @@ THREADS: Final = {
     Lane.SHORT: 1,
     Lane.LONG: 2,
     Lane.SIGN: 1,
+    # In turn, so that a large one comes to its room.
+    Lane.ATTACHMENTS: 1,
     Lane.COMPOSE: 8,
     Lane.FUNCTION: 4,
     Lane.CONCLUDE: 1,

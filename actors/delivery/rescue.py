@@ -19,7 +19,7 @@ from actors.delivery.journal import Journal, Record
 from actors.delivery.report import report, report_unknown
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.tick import tick
-from models import emails, scheduled_messages, workers
+from models import attachments, emails, scheduled_messages, workers
 from models.database.connections import Database
 from models.emails import ClaimedEmail, Lost
 from models.errors import DatabaseUnreachable
@@ -247,6 +247,8 @@ class Rescuer:
                 if is_turn:
                     self.rescue_forgotten()
                     self.delete_journals()
+                    # What the last email that needed it has left.
+                    attachments.drop(self._database)
                 looks += 1
             except (DatabaseUnreachable, BrokerUnreachable) as error:
                 logger.debug("The rescuer waits for the database: %s", type(error).__name__)

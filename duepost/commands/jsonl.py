@@ -9,6 +9,7 @@ from duepost.arguments import (
     ARGUMENTS,
     MESSAGE_ARGUMENTS,
     Argument,
+    ListArgument,
     LocalTimeArgument,
     NewEmail,
     NewMessage,
@@ -139,7 +140,11 @@ def _check(key: str, value: object, place: str, arguments: Mapping[str, Argument
     argument = arguments[key]
     if value is not None and not isinstance(value, argument.json_type):
         raise BadLine(f"{place}: must be {argument.json_form}")
-    if argument.json_type is list and isinstance(value, list) and not all(isinstance(each, str) for each in value):
+    if (
+        isinstance(argument, ListArgument)
+        and isinstance(value, list)
+        and not all(isinstance(each, str) for each in value)
+    ):
         raise BadLine(f"{place}: must be {argument.json_form}")
     if not all(is_storable(text) for text in texts(value)):
         raise BadLine(f"{place}: must not contain NUL or a lone surrogate")

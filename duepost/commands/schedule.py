@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from duepost import client
 from duepost.arguments import (
     ARGUMENTS,
     Argument,
+    Attachment,
+    AttachmentsArgument,
     HeadersArgument,
     JsonArgument,
     ListArgument,
@@ -32,7 +35,12 @@ from duepost.operations import Doing, Filter
 from models.database.connections import Cursor
 
 #: Options that are not called as their argument is.
-OPTIONS = {"users": ("--user", "--users"), "scheduled_at": ("--at", "--scheduled-at"), "headers": ("--header",)}
+OPTIONS = {
+    "users": ("--user", "--users"),
+    "scheduled_at": ("--at", "--scheduled-at"),
+    "headers": ("--header",),
+    "attachments": ("--attach",),
+}
 
 
 def option_names(name: str) -> tuple[str, ...]:
@@ -60,6 +68,8 @@ def _option(name: str, argument: Argument) -> object:
     match argument:
         case HeadersArgument():
             hint = " As 'Name: value'; may be repeated."
+        case AttachmentsArgument():
+            hint = " A file, or CID=FILE for a picture that the HTML shows as cid:CID; may be repeated."
         case ListArgument():
             hint = " One at a time; may be repeated."
         case TimeArgument():
@@ -71,7 +81,7 @@ def _option(name: str, argument: Argument) -> object:
         case _:
             hint = ""
     option = typer.Option(*option_names(name), help=argument.meaning + hint)
-    if isinstance(argument, HeadersArgument | ListArgument):
+    if isinstance(argument, HeadersArgument | ListArgument | AttachmentsArgument):
         return Annotated[list[str] | None, option]
     return Annotated[str | None, option]
 
@@ -86,6 +96,7 @@ def schedule(
     """Schedules one email, or those of a file, and prints the ids.
 
     Examples: duepost schedule --kind welcome --address ann@example.com --template welcome --context '{"name": "Ann"}';
+    duepost schedule --kind invoice --address ann@example.com --template invoice --attach invoice.pdf;
     duepost schedule --file emails.jsonl
     """
     arguments = given_parameters(ARGUMENTS, email)
@@ -206,8 +217,26 @@ def _schedule_one(arguments: dict[str, object]) -> list[int]:
     if arguments.get("scheduled_at") == "now":
         del arguments["scheduled_at"]
     with argument("schedule"), client_database().transaction() as cursor:
+        if (files := arguments.pop("attachments", None)) is not None:
+            arguments["attachments"] = json.dumps([_attach(cursor, str(file)) for file in files])  # type: ignore[attr-defined]
         check_json(cursor, ARGUMENTS, arguments)
         return [client.schedule_encoded(cursor, arguments)]
+
+
+def _attach(cursor: Cursor, given: str) -> Attachment:
+    """Stores a file, which is given as it is or behind its cid.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    cid, equals, name = given.partition("=")
+    if not equals or Path(given).is_file():
+        cid, name = "", given
+    try:
+        content = Path(name).read_bytes()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--attach: {name}: {getattr(error, 'strerror', None) or error}") from error
+    return client.attachment(cursor, Path(name).name, content, cid=cid or None)
 
 
 def given_parameters(arguments: Mapping[str, Argument], given: Mapping[str, object]) -> dict[str, object]:
@@ -220,6 +249,9 @@ def _parameter(name: str, of: Argument, value: object) -> object:
     match of, value:
         case HeadersArgument(), list(lines):
             return _headers(option, lines)
+        case AttachmentsArgument(), _:
+            # Files, which are stored in the transaction that schedules.
+            return value
         case JsonArgument(), str(text):
             return checked_json(option, text)
         case TimeArgument(), str(text) if (name, text) != ("scheduled_at", "now"):

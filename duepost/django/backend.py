@@ -1,6 +1,8 @@
 """The email backend: what Django sends is scheduled, in the transaction that is open."""
 
 from collections.abc import Sequence
+from email.message import Message
+from typing import NamedTuple
 
 from django.conf import settings
 from django.core.mail import EmailMessage
@@ -54,7 +56,7 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django has no typ
 
         Raises:
             ImproperlyConfigured: the database is not PostgreSQL.
-            Unsupported: a message has attachments, or something else that cannot be sent.
+            Unsupported: a message has something that cannot be sent.
             django.db.Error: the database refuses one: SQLSTATE 22023, and the message begins with the argument.
         """
         return sum(self._schedule(message) for message in email_messages or ())
@@ -69,6 +71,8 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django has no typ
                 return False
             # What fails is undone alone: the caller's transaction goes on.
             with transaction.atomic(using=using), connections[using].cursor() as cursor:
+                if files := files_of(message):
+                    email["attachments"] = [client.attachment(cursor, *file) for file in files]
                 client.schedule_email(cursor, **email)  # type: ignore[arg-type]  # its arguments, by name
         except (Error, ValueError, TypeError):
             if not self.fail_silently:
@@ -83,8 +87,6 @@ def email_of(message: EmailMessage, kind: str) -> dict[str, object] | None:
     Raises:
         Unsupported: it has something that cannot be sent.
     """
-    if message.attachments:
-        raise Unsupported("attachments: Duepost sends none yet; link to the file, or send this one by another backend")
     headers = {str(name): str(value) for name, value in message.extra_headers.items()}
     email: dict[str, object] = {"kind": kind, "subject": str(message.subject), **_bodies(message)}
     email |= {argument: headers.pop(name) for name in list(headers) if (argument := ARGUMENT_HEADERS.get(name.lower()))}
@@ -116,6 +118,48 @@ def _recipients(message: EmailMessage, headers: dict[str, str]) -> dict[str, obj
     return {name: field for name, field in fields.items() if field or name == "addresses"}
 
 
+class File(NamedTuple):
+    """A file of a message, as `duepost.attachment()` takes it."""
+
+    filename: str | None
+    content: bytes
+    content_type: str | None
+    cid: str | None
+
+
+def files_of(message: EmailMessage) -> list[File]:
+    """Returns the files of a message: those that were attached by name, and parts that were made by hand."""
+    files = [_part(each) if hasattr(each, "get_payload") else _file(*each) for each in message.attachments]
+    return files + [
+        File("invite.ics", _bytes(content), str(mimetype), None)
+        for content, mimetype in getattr(message, "alternatives", None) or ()
+        if str(mimetype).startswith("text/calendar")
+    ]
+
+
+def _file(filename: str | None, content: object, mimetype: str | None) -> File:
+    if hasattr(content, "as_bytes"):
+        content = content.as_bytes()
+    elif isinstance(content, EmailMessage):
+        content = content.message().as_bytes()
+    return File(filename, _bytes(content), mimetype, None)
+
+
+def _part(part: Message) -> File:
+    """A part that was made by hand, such as a picture with a Content-ID."""
+    cid = str(part["Content-ID"] or "").strip().strip("<>") or None
+    if part.get_content_maintype() == "message":
+        inner = part.get_payload()
+        content = inner[0].as_bytes() if isinstance(inner, list) and inner else b""  # type: ignore[union-attr]
+    else:
+        content = _bytes(part.get_payload(decode=True) or b"")
+    return File(part.get_filename(), content, part.get_content_type(), cid)
+
+
+def _bytes(content: object) -> bytes:
+    return content if isinstance(content, bytes) else str(content).encode()
+
+
 def _bodies(message: EmailMessage) -> dict[str, str]:
     """The bodies: text, HTML or both.
 
@@ -125,6 +169,9 @@ def _bodies(message: EmailMessage) -> dict[str, str]:
     own = "body_html" if message.content_subtype == "html" else "body_text"
     bodies = {own: str(message.body)}
     for content, mimetype in getattr(message, "alternatives", None) or ():
+        if str(mimetype).startswith("text/calendar"):
+            # An invitation goes with the files.
+            continue
         name = {"text/html": "body_html", "text/plain": "body_text"}.get(mimetype)
         if name is None or bodies.get(name, "").strip():
             raise Unsupported(f"alternatives: Duepost sends one text and one HTML, not {mimetype} besides")

@@ -74,6 +74,7 @@ WITH batch AS (DELETE FROM duepost.batch), in_hand AS (DELETE FROM duepost.in_ha
     app_user AS (DELETE FROM duepost.scheduled_email_user), seen_by AS (DELETE FROM duepost.email_recipient),
     email_key AS (DELETE FROM duepost.email_key),
     undeliverable AS (DELETE FROM duepost.undeliverable_email), delivery AS (DELETE FROM duepost.delivery),
+    attachment AS (DELETE FROM duepost.email_attachment), content AS (DELETE FROM duepost.attachment_content),
     attempt AS (DELETE FROM duepost.attempt), suppression AS (DELETE FROM duepost.suppression),
     queue AS (DELETE FROM dramatiq.queue)
 SELECT 1

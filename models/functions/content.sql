@@ -1,5 +1,5 @@
--- What few emails have beside their row: recipients who see each other, a name beside the address. An email that has none of it
--- pays for none of it.
+-- What few emails have beside their row: recipients who see each other, a name beside the address, attachments. An email that
+-- has none of it pays for none of it.
 
 -- Whether its recipients get one message together, and see each other.
 CREATE OR REPLACE FUNCTION duepost.is_seen_by_several(email duepost.new_email) RETURNS boolean
@@ -11,6 +11,7 @@ $$;
 CREATE OR REPLACE FUNCTION duepost.has_extras(email duepost.new_email) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT email.addresses IS NOT NULL OR email.cc IS NOT NULL OR email.bcc IS NOT NULL OR strpos(email.address, '<') > 0 IS TRUE
+        OR email.attachments IS NOT NULL
 $$;
 
 -- The rows of recipients who see each other. Of one mailbox in several spellings the first stays: To before Cc before Bcc.
@@ -47,6 +48,7 @@ BEGIN
     RETURN (
         SELECT jsonb_strip_nulls(jsonb_build_object(
             'name', e.address_name,
+            'attachments', e.attachments,
             'recipients', (
                 SELECT jsonb_agg(jsonb_build_object(
                     'place', r.place, 'field', r.field, 'address', r.address, 'name', r.name,
@@ -74,5 +76,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.email_extras IS
-    'As JSON what an email has that few have: the name beside its address, the recipients who see each other. The caller holds '
+    'As JSON what an email has that few have: the name beside its address, the recipients who see each other, attachments. The caller holds '
     'the item''s lock.';

@@ -5,7 +5,7 @@
 CREATE OR REPLACE FUNCTION duepost.arguments_of(function text)
 RETURNS TABLE (name text, place integer, form text, example text)
 LANGUAGE sql STABLE AS $$
-    SELECT argument.name, argument.place::integer, CASE WHEN argument.name = 'payload' THEN 'json' ELSE known.form END,
+    SELECT argument.name, argument.place::integer, CASE WHEN argument.name IN ('payload', 'attachments') THEN 'json' ELSE known.form END,
            known.example
     FROM pg_proc AS p
     CROSS JOIN unnest(p.proargnames, p.proargtypes::oid[]) WITH ORDINALITY AS argument (name, type, place)

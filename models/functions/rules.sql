@@ -488,6 +488,9 @@ LANGUAGE sql STABLE AS $$
             WHEN email.headers IS NOT NULL
                 THEN coalesce(duepost.headers_error(email.headers), duepost.own_link_error(email.kind, email.headers))
         END,
+        CASE
+            WHEN email.attachments IS NOT NULL THEN duepost.attachments_error(email.attachments, email.body_html)
+        END,
         duepost.key_error(email.key)
     )
 $$;

@@ -112,7 +112,7 @@ BEGIN
 
     INSERT INTO duepost.email (
         item_id, message_id_header, date_header, address, sender, reply_to, headers, template, context, subject, body_text,
-        body_html, address_name, has_extras
+        body_html, address_name, has_extras, attachments
     )
     SELECT ids[g.ordinality],
            -- A Message-ID is ASCII; a sender's domain need not be.
@@ -131,7 +131,8 @@ BEGIN
            CASE WHEN NOT duepost.is_blank(g.body_text) THEN g.body_text END,
            CASE WHEN NOT duepost.is_blank(g.body_html) THEN g.body_html END,
            CASE WHEN NOT are_plain AND NOT duepost.is_seen_by_several(given[g.ordinality]) THEN duepost.mailbox_name(g.address) END,
-           NOT are_plain AND duepost.has_extras(given[g.ordinality])
+           NOT are_plain AND duepost.has_extras(given[g.ordinality]),
+           nullif(g.attachments, '[]')
     FROM duepost.control AS c
     CROSS JOIN unnest(given) WITH ORDINALITY AS g
     WHERE is_new[g.ordinality] IS NOT FALSE;
@@ -146,6 +147,7 @@ BEGIN
     END IF;
     IF NOT are_plain THEN
         PERFORM duepost.store_recipients(given, ids, is_new);
+        PERFORM duepost.take_attachments(given, ids, is_new, are_many);
     END IF;
     RETURN ids;
 END
@@ -170,7 +172,8 @@ CREATE OR REPLACE FUNCTION duepost.schedule_email(
     cc           text[] DEFAULT NULL,
     bcc          text[] DEFAULT NULL,
     scheduled_local timestamp DEFAULT NULL,
-    timezone     text DEFAULT NULL
+    timezone     text DEFAULT NULL,
+    attachments  jsonb DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
@@ -181,7 +184,7 @@ BEGIN
     LOCK TABLE duepost.migration IN ACCESS SHARE MODE;
     email := ROW(
         kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at, sender,
-        reply_to, headers, addresses, cc, bcc, scheduled_local, timezone
+        reply_to, headers, addresses, cc, bcc, scheduled_local, timezone, attachments
     );
     RETURN (duepost.store_emails(ARRAY[email], are_many => false))[1];
 END

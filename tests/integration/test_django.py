@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2
@@ -262,6 +263,43 @@ def seen_by(url: str) -> list[tuple[object, ...]]:
         connection.close()
 
 
+def attached(url: str) -> list[tuple[object, ...]]:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT a.value ->> 'filename', a.value ->> 'content_type', a.value ->> 'cid', c.content"
+            " FROM duepost.email AS e CROSS JOIN LATERAL jsonb_array_elements(e.attachments) AS a (value)"
+            " JOIN duepost.attachment_content AS c ON encode(c.hash, 'hex') = a.value ->> 'sha256'"
+        )
+        return [(*named, bytes(content)) for *named, content in cursor.fetchall()]
+
+
+def test_files_pictures_and_an_invitation_of_a_message_are_attached(mail: Mail, empty_url: str) -> None:
+    calendar = b"BEGIN:VCALENDAR\nMETHOD:REQUEST\nUID:1\nEND:VCALENDAR\n"
+    sent = mail(
+        "from email.mime.image import MIMEImage\n"
+        "message = EmailMultiAlternatives('Hi', 'Text', to=['ann@example.com'])\n"
+        "message.attach_alternative('<img src=\"cid:logo\">', 'text/html')\n"
+        f"message.attach_alternative({calendar!r}, 'text/calendar; method=REQUEST')\n"
+        "message.attach('ä.csv', 'a;ü', 'text/csv')\n"
+        "message.attach('a.bin', b'\\xff', None)\n"
+        "picture = MIMEImage(b'\\x89PNG', 'png')\n"
+        "picture.add_header('Content-ID', '<logo>')\n"
+        "message.attach(picture)\n"
+        "message.attach('a.eml', EmailMessage('inner', 'b', to=['b@example.com']), 'message/rfc822')\n"
+        "assert message.send() == 1"
+    )
+    assert [row[3:5] for row in sent] == [("Text", '<img src="cid:logo">')]
+    *files, inner, invitation = attached(empty_url)
+    assert files == [
+        ("ä.csv", "text/csv; charset=utf-8", None, "a;ü".encode()),
+        ("a.bin", "application/octet-stream", None, b"\xff"),
+        ("attachment.png", "image/png", "logo", b"\x89PNG"),
+    ]
+    assert inner[:2] == ("a.eml", "message/rfc822")
+    assert b"Subject: inner" in inner[3]  # type: ignore[operator]
+    assert invitation == ("invite.ics", "text/calendar; charset=utf-8; method=REQUEST", None, calendar)
+
+
 def test_html_alone_headers_that_override_and_nobody_at_all(mail: Mail) -> None:
     assert mail(
         "message = EmailMessage('Hi', '<b>HTML</b>', to=['ann@example.com'],"
@@ -294,7 +332,7 @@ def test_many_messages_are_counted_and_rolled_back_with_the_transaction(mail: Ma
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ("EmailMessage('s', 'b', to=['a@example.com'], attachments=[('a.txt', 'x', 'text/plain')])", "attachments: "),
+        ("EmailMessage('s', 'b', to=['a@example.com'], attachments=[('a.txt', 'x', 'multipart/x')])", "content_type: "),
         ("EmailMessage('s', 'b', to=['a@example.com'], reply_to=['a@example.com', 'b@example.com'])", "reply_to: "),
         ("EmailMessage('s\\nBcc: x@example.com', 'b', to=['a@example.com'])", "subject: "),
         ("EmailMessage('s', 'b', to=['a@example.com'], headers={'X-A': 'b\\nBcc: x@example.com'})", "headers: "),

@@ -1,6 +1,7 @@
 """The client with every driver that it takes: the real libraries, and a real PostgreSQL."""
 
 import asyncio
+import hashlib
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -103,6 +104,13 @@ def test_every_function_of_the_contract_can_be_called(driven: Driven) -> None:
     )  # fmt: skip
     assert driven.call("add_to_batch", "b", 2, kind="digest", template="digest", users=["ann"]) == batch
     assert driven.call("remove_from_batch", "b", "one") == "removed"
+    file = driven.call("attachment", "Grüße.txt", b"a\0\xff", "text/plain", cid="a")
+    assert file == {
+        "filename": "Grüße.txt", "content_type": "text/plain", "cid": "a", "size": 3,
+        "sha256": hashlib.sha256(b"a\0\xff").hexdigest(),
+    }  # fmt: skip
+    with_file = driven.call("schedule_email", **EMAIL, attachments=[file])
+    assert driven.call("schedule_emails", [{**EMAIL, "attachments": [file]}]) == [int(str(with_file)) + 1]
     message = driven.call("schedule_message", **MESSAGE, users=["ann"], scheduled_at=LATER)
     assert driven.call("schedule_messages", [MESSAGE]) == [message_after := int(str(message)) + 1]
     assert driven.call("edit_message", message, {"text": "new"}) == "edited"

@@ -30,6 +30,7 @@ VALUES: Final[Mapping[str, Sequence[str]]] = {
         "{}", "{NULL}", "{1,1}", "{{1,2},{3,4}}", "[0:1]={1,2}", "{" + ",".join(map(str, range(20_000))) + "}",
     ),
     "boolean": ("true", "false"),
+    "bytea": ("", "\\x", "\\x00", "\\xff", "BEGIN:VCALENDAR\nMETHOD:\n", "\\x" + "25" * 1_000_000),
     TIME: (
         "infinity", "-infinity", "4713-01-01 00:00:00 BC", "0001-01-01", "1970-01-01", "9999-12-31 23:59:59.999999+00",
         "10000-01-01", "294276-12-31 23:59:59+00",
@@ -62,6 +63,7 @@ VALUES: Final[Mapping[str, Sequence[str]]] = {
 RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
     "act_on_items": {"action_id": "1", "ids": "ARRAY[1]::bigint[]"},
     "add_to_batch": {"batch": "'b'", "item": "'1'", "kind": "'k'", "endpoint": "'hook'", "item_key": "'1'"},
+    "attachment": {"filename": "'a.ics'", "content": "'METHOD:REQUEST'", "content_type": "'text/plain'"},
     "begin_action": {"action": "'clear'", "by_whom": "'ann'", "via": "'sql'"},
     "clear_scheduled": {"users": "ARRAY['ann']"},
     "clear_scheduled_email": {"email_id": "1"},
@@ -98,6 +100,7 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
 #: Further calls of the same: other arguments go with them.
 OTHERWISE: Final[Mapping[str, Sequence[Mapping[str, str]]]] = {
     "add_to_batch": [{"batch": "'c'", "item": "'1'", "kind": "'k'", "address": "'ann@example.com'", "template": "'t'"}],
+    "attachment": [{"filename": "'a.png'", "content": "'x'", "cid": "'logo'"}],
     "schedule_email": [{"kind": "'k'", "users": "ARRAY['ann']", "subject": "'s'", "body_text": "'b'"}],
     "schedule_message": [
         {"kind": "'k'", "endpoint": f"'{name}'", "payload": payload}

@@ -18,6 +18,7 @@ MODELS = Path(__file__).parents[2] / "models"
 ROLES = ("duepost_client", "duepost_worker", "duepost_operator", "duepost_viewer")
 FUNCTIONS = [
     "add_to_batch",
+    "attachment",
     "clear_scheduled",
     "clear_scheduled_email",
     "clear_scheduled_emails",
@@ -71,6 +72,7 @@ WORKERS_FUNCTIONS = [
     "conclude_emails",
     "context_of",
     "domain_in_ascii",
+    "drop_attachments",
     "due_now",
     "email_extras",
     "endpoints",
@@ -325,7 +327,19 @@ class Nulls(dict[str, object]):
 
 @pytest.mark.parametrize(
     "module",
-    ["circuits", "control", "emails", "finding", "messages", "operations", "reports", "routes", "watching", "workers"],
+    [
+        "attachments",
+        "circuits",
+        "control",
+        "emails",
+        "finding",
+        "messages",
+        "operations",
+        "reports",
+        "routes",
+        "watching",
+        "workers",
+    ],
 )
 def test_a_worker_has_the_rights_that_each_statement_needs(worker: Connection, module: str) -> None:
     run(worker, "SET jit = off")

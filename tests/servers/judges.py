@@ -72,6 +72,7 @@ class Read(TypedDict):
     to: list[str]
     text: str
     html: str
+    files: list[tuple[str | None, str, str | None, str]]
 
 
 def readers(messages: Sequence[Path]) -> dict[str, list[Read]]:

@@ -379,7 +379,7 @@ def test_the_page_names_every_argument_of_the_functions(connect: Callable[[], Co
             " AND has_function_privilege('duepost_client', oid, 'EXECUTE')"
         )
         functions: dict[str, list[str]] = dict(cursor.fetchall())
-    assert len(functions) == 16
+    assert len(functions) == 17
     for function, arguments in functions.items():
         assert f"`{function}" in page
         for argument in arguments:

@@ -1,7 +1,7 @@
 """What is submitted: the envelope, and the content as it goes over the wire."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 #: What ends the content (RFC 5321 section 4.1.1.4), after the line end that is the content's own.
@@ -21,6 +21,8 @@ class Envelope:
         content: headers and body; line ends of any sort.
         international: the same, in whose header addresses are named that are not ASCII: for a relay that offers
             SMTPUTF8 (RFC 6531). None where there are no such addresses.
+        has_line_ends: whether each line of the content is known to end with CRLF.
+        held: lives as long as this does: a share of memory.
 
     Raises:
         ValueError: an address could break out of its command (CR, LF, NUL, space, angle brackets), or is not
@@ -31,6 +33,8 @@ class Envelope:
     recipients: tuple[str, ...]
     content: bytes
     international: bytes | None = None
+    has_line_ends: bool = False
+    held: object = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.recipients or not all(self.recipients):

@@ -87,7 +87,8 @@ class Transaction:
         self._offer = offer
         self._is_international = envelope.international is not None and offer.smtputf8
         content = envelope.international if self._is_international else None
-        self._content = normalise(envelope.content if content is None else content)
+        content = envelope.content if content is None else content
+        self._content = content if envelope.has_line_ends else normalise(content)
         #: Those whom this relay can be told of; the others are ruled for at once.
         self._recipients = [
             each for each in dict.fromkeys(envelope.recipients) if self._is_international or each.isascii()

@@ -32,7 +32,8 @@ BEGIN
             ('cc', 'text[]'),
             ('bcc', 'text[]'),
             ('scheduled_local', 'timestamp'),
-            ('timezone', 'text')
+            ('timezone', 'text'),
+            ('attachments', 'jsonb')
         ) AS listed (name, type)
         WHERE listed.name NOT IN (
             SELECT a.attname
