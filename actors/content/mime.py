@@ -69,6 +69,10 @@ _BOUNDARY = f"=_{'0' * 40}"
 #: `=?utf-8?b?` and `?=` around an encoded word's text.
 _ENCODED_WORD_FRAME = 12
 
+#: Octets of a body up to which it is quoted-printable in whatever script: short text in base64 looks to filters as if
+#: it had something to hide.
+_SHORT = 2_000
+
 #: How much longer than base64 quoted-printable may be: a person can read it, and filters trust it more.
 _READABLE = 1.5
 
@@ -320,10 +324,12 @@ def _set_body(part: MIMEPart, body: str, subtype: str) -> None:
 
 
 def _is_readable(body: str) -> bool:
-    """Whether text beyond ASCII is about as short in quoted-printable as in base64."""
+    """Whether text beyond ASCII is short, or about as short in quoted-printable as in base64."""
     if body.isascii():
         return False
     octets = len(body.encode())
+    if octets <= _SHORT:
+        return True
     encoded = octets + 2 * (octets - len(body.encode("ascii", "ignore")))
     return encoded <= _READABLE * 4 * -(-octets // 3)
 

@@ -396,6 +396,14 @@ def test_text_of_few_letters_beyond_ascii_is_quoted_printable(text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["Привет, мир! Как у вас дела сегодня?", "日本語の手紙です。" * 20])
+def test_short_text_in_another_script_is_quoted_printable(text: str) -> None:
+    message = build(text=text)
+    assert b"quoted-printable" in message
+    assert b"base64" not in message
+    assert body_of(message) == f"{text}\n"
+
+
+@pytest.mark.parametrize("text", ["Привет, мир! Как у вас дела сегодня? " * 40, "日本語の手紙です。" * 100])
 def test_text_that_quoted_printable_would_double_is_base64(text: str) -> None:
     message = build(text=text)
     assert b"base64" in message
