@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, pass_context, select_autoescape
 from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError, UndefinedError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from actors.content.addresses import AROUND
 from actors.content.filters import FILTERS, BadValue
+from actors.content.languages import BadCatalogue, Catalogues, is_language, tags_of
 from actors.liveness.time_limit import TimeLimit, TookTooLong
 from models.errors import DuepostError
 
@@ -26,6 +28,9 @@ TIMEOUT = 10.0
 SUBJECT = ".subject.txt"
 TEXT = ".txt"
 HTML = ".html"
+
+#: Seconds after a change of a folder for which it is read each time.
+FRESH = 2.0
 
 #: UTF-8, with or without the mark that some editors begin a file with.
 ENCODING = "utf-8-sig"
@@ -77,8 +82,9 @@ class RenderTimeout(RenderError):
 class Templates:
     """The templates of a folder. A file that changes is read again.
 
-    A template named `welcome` is `welcome.subject.txt` with `welcome.txt`, `welcome.html` or both. Values are
-    escaped in `.html` files only. Safe to share between threads.
+    A template named `welcome` is `welcome.subject.txt` with `welcome.txt`, `welcome.html` or both; for a recipient
+    whose locale is de-AT it is `welcome.de-AT`, else `welcome.de`, where there is one. Values are escaped in `.html`
+    files only. Safe to share between threads.
 
     Args:
         folder: where the files are; need not exist yet.
@@ -103,6 +109,13 @@ class Templates:
             lstrip_blocks=trim_blocks,
         )
         self._environment.filters.update(FILTERS)
+        self._catalogues = Catalogues(folder)
+        #: What is in a folder, and when that was looked at. Single operations need no lock.
+        self._listings: dict[str, tuple[tuple[int, int, int], frozenset[str]]] = {}
+        self._environment.add_extension("jinja2.ext.i18n")
+        self._environment.install_gettext_callables(  # type: ignore[attr-defined]  # the extension's
+            self._gettext, self._ngettext, newstyle=True, pgettext=self._pgettext, npgettext=self._npgettext
+        )
 
     @property
     def timeout(self) -> float:
@@ -124,6 +137,7 @@ class Templates:
         """
         if not _NAME.fullmatch(name) or ".." in name.split("/"):
             raise RenderError("-", "a template's name must be one such as welcome or account/welcome", None)
+        name = self._in_language(name, locale_of_recipient(context))
         until = time.monotonic() + (self._timeout if seconds is None else seconds)
         subject = self._render(name + SUBJECT, context, until, LONGEST_SUBJECT)
         if subject is None:
@@ -144,13 +158,68 @@ class Templates:
         """The templates that have a subject, by name; none for a folder that does not exist."""
         return [file.removesuffix(SUBJECT) for file in self._names() if file.endswith(SUBJECT)]
 
+    def languages(self, name: str) -> list[str]:
+        """The languages that a template is in besides the one that is everybody's, and those of catalogues."""
+        folder, _, base = name.rpartition("/")
+        found = {
+            tag
+            for file in self._files(folder)
+            if file.startswith(f"{base}.") and file.endswith(SUBJECT)
+            and is_language(tag := file.removeprefix(f"{base}.").removesuffix(SUBJECT))
+        }  # fmt: skip
+        return sorted({*found, *self._catalogues.languages()})
+
     def check(self) -> list[str]:
-        """Compiles each `.txt` and `.html` file of the folder.
+        """Compiles each `.txt` and `.html` file of the folder, and reads each catalogue.
 
         Returns:
             a line for each problem, by file name; none for a folder that does not exist.
         """
-        return [str(error) for name in self._names() if (error := self._flaw(name))]
+        flaws = [str(error) for name in self._names() if (error := self._flaw(name))]
+        return flaws + list(self._catalogues.flaws())
+
+    def _in_language(self, name: str, locale: str | None) -> str:
+        """The template's name in the language that is nearest to a locale; the name itself where there is none."""
+        tags = tags_of(locale)
+        if not tags:
+            return name
+        folder, _, base = name.rpartition("/")
+        files = self._files(folder)
+        for tag in tags:
+            if any(f"{base}.{tag}{ending}" in files for ending in (SUBJECT, TEXT, HTML)):
+                return f"{name}.{tag}"
+        return name
+
+    def _files(self, folder: str) -> frozenset[str]:
+        """What is in a folder of the folder; read again once that has changed."""
+        path = self._folder / folder
+        try:
+            status = path.stat()
+            stamp = (status.st_dev, status.st_ino, status.st_mtime_ns)
+            known = self._listings.get(folder)
+            # In the moment of a change a second one has the same time.
+            is_fresh = abs(time.time_ns() - status.st_mtime_ns) < FRESH * 1e9
+            if known is None or known[0] != stamp or is_fresh:
+                known = self._listings[folder] = (stamp, frozenset(each.name for each in path.iterdir()))
+        except OSError:
+            return frozenset()
+        return known[1]
+
+    @pass_context
+    def _gettext(self, context: Context, message: str) -> str:
+        return self._catalogues.of(locale_of_recipient(context)).gettext(message)
+
+    @pass_context
+    def _ngettext(self, context: Context, singular: str, plural: str, number: int) -> str:
+        return self._catalogues.of(locale_of_recipient(context)).ngettext(singular, plural, number)
+
+    @pass_context
+    def _pgettext(self, context: Context, about: str, message: str) -> str:
+        return self._catalogues.of(locale_of_recipient(context)).pgettext(about, message)
+
+    @pass_context
+    def _npgettext(self, context: Context, about: str, singular: str, plural: str, number: int) -> str:
+        return self._catalogues.of(locale_of_recipient(context)).npgettext(about, singular, plural, number)
 
     def _names(self) -> list[str]:
         return self._environment.list_templates(filter_func=lambda name: name.endswith((TEXT, HTML)))
@@ -214,7 +283,7 @@ class Templates:
             name = (found[1] or found[2]) if found else ""
             shown = f"'{name}'" if name in re.findall(r"\w+", self._source(file)) else "a value"
             yield f"{shown} is undefined"
-        elif isinstance(error, BadValue):
+        elif isinstance(error, BadValue | BadCatalogue):
             yield str(error)
         elif isinstance(error, LeadsOut):
             yield "a link leads out of the folder of the templates"
@@ -228,6 +297,13 @@ class Templates:
             return (self._folder / file).read_text(encoding=ENCODING)
         except (OSError, ValueError):
             return ""
+
+
+def locale_of_recipient(context: Mapping[str, object] | Context) -> str | None:
+    """What a context says of its recipient's locale."""
+    recipient = context.get("recipient")
+    locale = recipient.get("locale") if isinstance(recipient, Mapping) else None
+    return str(locale) if locale else None
 
 
 class FolderLoader(FileSystemLoader):

@@ -29,6 +29,7 @@ def render(
     context: Annotated[str, typer.Option(help="What it is rendered with: a JSON object.")] = "{}",
     user: Annotated[str | None, typer.Option(help="The user who gets it, as the database knows them.")] = None,
     email: Annotated[int | None, typer.Option(help="The id of a pending email, whose context it is.", min=1)] = None,
+    locale: Annotated[str | None, typer.Option(help="The recipient's locale, such as de-AT.")] = None,
     html: Annotated[bool, typer.Option("--html", help="Print the HTML instead of the text.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the HTML, or the text, in a browser.")] = False,
     as_json: Json = False,
@@ -43,7 +44,10 @@ def render(
     templates = Templates(
         settings().templates, TimeLimit(), settings().render_timeout, trim_blocks=settings().trim_blocks
     )
-    content = templates.render(name, {**given, "recipient": _recipient(user)})
+    recipient = _recipient(user)
+    if locale is not None:
+        recipient = {**recipient, "locale": locale}
+    content = templates.render(name, {**given, "recipient": recipient})
     if as_json:
         print_json({"subject": content.subject, "text": content.text, "html": content.html})
     elif open_:
@@ -94,11 +98,17 @@ def _open(content: Content) -> None:
 
 
 def trial(templates: Templates, recent: RecentContext) -> str | None:
-    """Renders what an email gives its template, for a made-up recipient; returns what is wrong, with no value in it."""
+    """Renders what an email gives its template, for a made-up recipient, in each language that there is.
+
+    Returns:
+        what is wrong first, with no value in it.
+    """
     someone = {"user_id": "1", "name": "Ann", "locale": LOCALE, "timezone": "UTC"} if recent.to_users else {}
     recipient = {**_recipient(None), **someone}
-    try:
-        templates.render(recent.template, {**_object(recent.context or "{}"), "recipient": recipient})
-    except RenderError as error:
-        return str(error)
+    for locale in (recipient["locale"], *templates.languages(recent.template)):
+        whom = {**recipient, "locale": locale}
+        try:
+            templates.render(recent.template, {**_object(recent.context or "{}"), "recipient": whom})
+        except RenderError as error:
+            return str(error)
     return None
