@@ -166,7 +166,8 @@ def read_key(path: Path, domain: str) -> Key:
     try:
         from actors.content import private_keys  # noqa: PLC0415 - needs a package that only signing needs
     except ModuleNotFoundError as error:
-        raise BadKey(path, f"signing needs {error.name}, not installed: pip install 'duepost[dkim]'") from None
+        package = (error.name or "").partition(".")[0]
+        raise BadKey(path, f"signing needs {package}, which is not installed: pip install 'duepost[dkim]'") from None
     try:
         private = private_keys.read(_content(path))
     except ValueError as error:

@@ -4,19 +4,23 @@ import base64
 import hashlib
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dkim
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
+    load_der_public_key,
 )
 
 from actors.channels.smtp.envelope import normalise
@@ -25,6 +29,8 @@ from actors.content.dkim import LINE, OVERSIGNED, SIGNED, Key, hashed, relaxed_b
 from actors.content.dkim_keys import BadKey, DkimKeys, Signer, chosen, read_key
 from actors.content.mime import UnsendableField, build_message
 from actors.content.templates import Content
+
+ROOT = Path(__file__).parents[2]
 
 #: In the past: a signature of the future is none.
 NOW = 1_760_000_000
@@ -131,6 +137,31 @@ def test_the_signature_of_rfc_8463(tmp_path: Path) -> None:
     assert key.public == ED25519_PUBLIC
     covered = ["from", "to", "subject", "date", "message-id", "from", "subject", "date"]
     assert base64.b64encode(key.sign(hashed(fields_of(VECTOR), covered, VECTOR_UNSIGNED))).decode() == VECTOR_SIGNATURE
+
+
+def test_the_rsa_signature_of_rfc_8463() -> None:
+    unsigned = (
+        b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed;\r\n"
+        b" d=football.example.com; i=@football.example.com;\r\n"
+        b" q=dns/txt; s=test; t=1528637909; h=from : to : subject :\r\n"
+        b" date : message-id : from : subject : date;\r\n"
+        b" bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;\r\n"
+        b" b="
+    )
+    public = load_der_public_key(
+        base64.b64decode(
+            "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkHlOQoBTzWRiGs5V6NpP3idY6Wk08a5qhdR6wy5bdOKb2jLQiY/J16JYi0Qvx/b"
+            "yYzCNb3W91y3FutACDfzwQ/BC/e/8uBsCR+yz1Lxj+PL6lHvqMKrM3rG4hstT5QjvHO9PzoxZyVYLzBfO2EeC3Ip3G+2kryOTIKT+l"
+            "/K4w3QIDAQAB"
+        )
+    )
+    signature = base64.b64decode(
+        "F45dVWDfMbQDGHJFlXUNB2HKfbCeLRyhDXgFpEL8GwpsRe0IeIixNTe3DhCVlUrSjV4BwcVcOF6+FF3Zo9Rpo1tFOeS9mPYQTnGdaSGsgeef"
+        "Osk2JzdA+L10TeYt9BgDfQNZtKdN1WO//KgIqXP7OdEFE4LjFYNcUxZQ4FADY+8="
+    )
+    covered = ["from", "to", "subject", "date", "message-id", "from", "subject", "date"]
+    assert isinstance(public, rsa.RSAPublicKey)
+    public.verify(signature, hashed(fields_of(VECTOR), covered, unsigned), padding.PKCS1v15(), hashes.SHA256())
 
 
 def test_the_canonical_forms_of_rfc_6376() -> None:
@@ -327,6 +358,21 @@ def test_a_folder_that_is_of_no_use_is_named(tmp_path: Path, folder: Path) -> No
     (folder / "example.com" / "r1.pem").unlink()
     (folder / "example.com" / "r1.pem").mkdir()
     assert "r1.pem: no file" in str(_bad(folder))
+
+
+def test_without_the_extra_the_line_says_which(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("actors.content.private_keys", raising=False)
+    for name in ("actors.content.private_keys", "cryptography.exceptions"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    said = str(_bad(folder))
+    assert said.endswith("signing needs cryptography, which is not installed: pip install 'duepost[dkim]'")
+
+
+def test_who_signs_nothing_loads_no_cryptography() -> None:
+    code = "import sys, actors.app, duepost.commands.app; print('cryptography' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_last_by_name_signs(folder: Path, rsa_key: rsa.RSAPrivateKey) -> None:
