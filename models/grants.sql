@@ -62,6 +62,7 @@ BEGIN
             duepost.operator_action, duepost.bounce, duepost.zone, duepost.attachment_content, duepost.email_attachment,
             dramatiq.queue
         TO duepost_viewer;
+        GRANT SELECT (name, disabled_at, disabled_because) ON duepost.endpoint TO duepost_viewer;
         GRANT EXECUTE ON FUNCTION
             duepost.endpoints, duepost.status, duepost.pending_routes, duepost.is_route_blocked, duepost.ways,
             duepost.after_quiet_hours, duepost.quiet_users, duepost.quiet_until, duepost.moment_at, duepost.zone_of, duepost.is_zone,

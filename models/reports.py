@@ -205,6 +205,18 @@ def oldest_due(database: Database) -> float | None:
     return None if seconds is None else float(str(seconds))
 
 
+def held_back(database: Database) -> float | None:
+    """Seconds for which the oldest due item that somebody has paused has been waiting; None where none is due."""
+    [(seconds,)] = database.execute(SQL["held_back"], {})
+    return None if seconds is None else float(str(seconds))
+
+
+def expired_lately(database: Database) -> tuple[int, int | None]:
+    """How many items have expired within the last hour, and the newest of them."""
+    [(number, newest)] = database.execute(SQL["expired_lately"])
+    return int(str(number)), None if newest is None else int(str(newest))
+
+
 def due_count(database: Database) -> int:
     """How many emails are due and not yet being sent."""
     return _number(database, SQL["due_count"])

@@ -222,6 +222,36 @@ CROSS JOIN LATERAL (
 ) AS oldest
 WHERE pending.route NOT LIKE 'endpoint:%%' AND pending.route NOT LIKE 'paused:%%'
 
+-- name: held_back
+-- Seconds for which the oldest due item has been waiting that somebody has paused: everything, its kind or its route; NULL where
+-- none is. Served by item_due.
+SELECT extract(epoch FROM now() - min(oldest.due_at))::double precision
+FROM duepost.pending_routes() AS pending (route)
+CROSS JOIN LATERAL (
+    SELECT i.due_at
+    FROM duepost.item AS i
+    WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
+      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+    ORDER BY i.due_at
+    LIMIT 1
+) AS oldest
+WHERE pending.route LIKE 'paused:%%'
+   OR EXISTS (SELECT FROM duepost.control AS c WHERE c.paused)
+   OR EXISTS (SELECT FROM duepost.route AS r WHERE r.name = pending.route AND r.stopped_at IS NOT NULL)
+
+-- name: expired_lately
+-- Items that have expired within the last hour, and the newest of them; of what was not sent the last hundred thousand rows are
+-- looked at. Served by delivery_failed.
+SELECT count(DISTINCT latest.email_id), max(latest.email_id)
+FROM (
+    SELECT d.email_id, d.outcome
+    FROM duepost.delivery AS d
+    WHERE d.outcome <> 'sent' AND d.finished_at > now() - interval '1 h'
+    ORDER BY d.finished_at DESC, d.email_id DESC
+    LIMIT 100000
+) AS latest
+WHERE latest.outcome = 'expired'
+
 -- name: due_count
 -- Emails that are due and not yet being sent. Served by item_due.
 SELECT coalesce(sum(due.count), 0)::bigint

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from models.database import advisory_locks
@@ -115,6 +116,21 @@ def of_host(database: Database, host: str) -> dict[int, float]:
     """The workers of a host that are not gone: by process id, the seconds since each last stamped its progress."""
     rows = database.execute(SQL["of_host"], {"host": host})
     return {int(str(pid)): float(str(seconds)) for pid, seconds in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A worker process that is there and makes no progress: its machine, its process id, and for how many seconds."""
+
+    host: str
+    pid: int
+    seconds: float
+
+
+def stuck(database: Database, seconds: float) -> list[Stuck]:
+    """The workers whose session is there, and that have said nothing of progress for longer than this."""
+    rows = database.execute(SQL["stuck"], {"seconds": seconds})
+    return [Stuck(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the fields
 
 
 def deregister(connection: Connection, worker_id: int) -> None:

@@ -135,6 +135,14 @@ FROM duepost.worker
 WHERE host = %(host)s AND gone_at IS NULL
 ORDER BY pid
 
+-- name: stuck
+-- Workers whose session is there, and that have said nothing of their progress for a number of seconds, the longest first.
+SELECT w.host, w.pid, extract(epoch FROM now() - w.progressed_at)::double precision
+FROM duepost.worker AS w
+JOIN duepost.present AS p ON p.worker_id = w.id
+WHERE w.gone_at IS NULL AND w.progressed_at < now() - make_interval(secs => %(seconds)s)
+ORDER BY w.progressed_at, w.id
+
 -- name: delete_old
 -- Workers that are long gone and hold nothing.
 DELETE FROM duepost.worker AS worker

@@ -1,18 +1,21 @@
-"""What `duepost doctor` looks at while the database answers: does mail flow, and does anything wait for a person?
+"""What the database tells of mail: does it flow, and does anything wait for a person?
 
-Each check returns its health and a line that says what happened and which command is next.
+Each check returns its health and a line that says what happened and which command is next: for `duepost doctor` and the
+console's first page alike. None asks this machine for its settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
-from actors.settings import DEFAULT_RELAY, settings, variable_of
+from actors.settings import DEFAULT_RELAY, variable_of
 from duepost import operations
-from duepost.commands.health import Health
+from duepost.commands import server_checks
+from duepost.commands.health import Health, Looked
 from duepost.commands.read import paused_words
 from duepost.commands.routes import circuit_words, route_facts
 from duepost.commands.wording import count, span
 from models import bounces as came_back
-from models import control, reports, routes, scheduled_messages, unsubscribing, workers
+from models import control, reports, routes, scheduled_messages, workers
 from models.database.connections import Database
 from models.scheduled_messages import EndpointState
 
@@ -28,18 +31,33 @@ LONG_SENDING, TOO_LONG_SENDING = 60.0, 1200.0
 #: Seconds between two passes of the scheduler: a tick a minute, and one more that may be late.
 PASS_TOLERANCE = 120.0
 
+#: Seconds for which an email may be due behind somebody's pause, until the pause may have been forgotten.
+HELD_BACK = 60.0
+
+#: Seconds that a worker process may be silent about its progress; it says so every five.
+PROGRESS_TOLERANCE = 60.0
+
+#: Items that may expire within an hour, until that is more than a few that came too late.
+FEW_EXPIRED = 9
+
 #: Attempts from which on an email that is still retried is worth a look: it is about eight minutes old.
 MANY_ATTEMPTS = 5
 
-#: Failures, or rights, that are named; of the others only the number is.
+#: Failures that are named; of the others only the number is.
 NAMED = 3
-
-Looked = tuple[Health, str]
 
 
 def workers_alive(database: Database) -> Looked:
     """Whether anybody can send: counts only workers whose session lives."""
     present = workers.present(database)
+    if stuck := workers.stuck(database, PROGRESS_TOLERANCE):
+        named = ", ".join(f"process {each.pid} on {each.host} for {span(each.seconds)}" for each in stuck[:NAMED])
+        more = f" and {len(stuck) - NAMED} more" if stuck[NAMED:] else ""
+        return Health.FAILED, (
+            f"{present} running, {len(stuck)} without progress ({named}{more}): nothing is sent by "
+            f"{'it' if len(stuck) == 1 else 'them'}; kill -9 {stuck[0].pid} there and start it again, others go on "
+            "with what it had in hand"
+        )
     if present:
         return Health.OK, f"{present} running"
     pending = sum(reports.pending_by_state(database).values())
@@ -52,54 +70,88 @@ def workers_alive(database: Database) -> Looked:
 
 def tick(database: Database) -> Looked:
     """Whether passes of the scheduler come, as `duepost trigger` asks for them. Only a worker can do one."""
-    seconds, due = reports.last_pass(database), reports.due_count(database)
+    seconds = reports.last_pass(database)
+    if seconds is not None and seconds <= PASS_TOLERANCE:
+        return Health.OK, f"the last pass of the scheduler was {span(seconds)} ago"
     next_step = "run duepost trigger each minute, or duepost trigger --watch"
     if workers.present(database) == 0:
         next_step = "a pass needs a worker: run duepost worker"
+    due = reports.due_count(database)
     waits = f", and {count(due, 'email')} due" if due else ""
     if seconds is None:
         return (Health.FAILED if due else Health.WARNING), f"no pass of the scheduler yet{waits}; {next_step}"
-    if seconds > PASS_TOLERANCE:
-        return Health.FAILED, f"the last pass of the scheduler was {span(seconds)} ago{waits}; {next_step}"
-    return Health.OK, f"the last pass of the scheduler was {span(seconds)} ago"
+    return Health.FAILED, f"the last pass of the scheduler was {span(seconds)} ago{waits}; {next_step}"
 
 
-def delivery(database: Database) -> Looked:
-    """Whether what is due is sent, and how late the oldest is."""
+def delivery(database: Database, *, is_disabled: bool = False) -> Looked:
+    """Whether what is due is sent, what keeps it, and how late the oldest is.
+
+    Args:
+        database: where.
+        is_disabled: this machine's settings say that nothing is to be sent.
+    """
+    found = [*_stopped(database), *_halted(database, is_disabled=is_disabled), *_hanging(database)]
+    late = reports.oldest_due(database) or 0.0
+    if late > ON_TIME:
+        due = reports.due_count(database)
+        lateness = f"{count(due, 'email')} due, the oldest for {span(late)}; look with duepost list"
+        found.append((Health.FAILED if late > OVERDUE and not is_disabled else Health.WARNING, lateness))
+    return _together(found) or (Health.OK, "on time")
+
+
+def _together(found: Sequence[Looked]) -> Looked | None:
+    """Several lines as one, what is worse first; None where there is none."""
+    if not found:
+        return None
+    ordered = sorted(found, key=lambda each: each[0] is not Health.FAILED)
+    return ordered[0][0], "; ".join(words for _, words in ordered)
+
+
+def _stopped(database: Database) -> Iterator[Looked]:
+    """Routes that nothing leaves by: their circuit is open, or no worker serves them."""
     states = routes.states(database)
-    stopped = [circuit_words(state, states) for state in states if state.circuit_open]
-    stopped += [_unserved_words(route) for route in reports.unserved_routes(database) if route.name != DEFAULT_RELAY]
-    if stopped:
-        return Health.FAILED, "; ".join(stopped)
-    halted = _halted(database)
-    if halted is not None:
-        return Health.WARNING, halted
+    for state in states:
+        if state.circuit_open:
+            yield Health.FAILED, circuit_words(state, states)
+    for route in reports.unserved_routes(database):
+        if route.name != DEFAULT_RELAY:
+            yield Health.FAILED, _unserved_words(route)
+
+
+def _halted(database: Database, *, is_disabled: bool) -> Iterator[Looked]:
+    """What somebody has ordered to wait, and how it goes on. It fails once emails wait for it: it may be forgotten."""
+    if is_disabled:
+        yield Health.WARNING, "DUEPOST_DISABLED is set: nothing is sent"
+        return
+    held = reports.held_back(database) or 0.0
+    health, waits = Health.WARNING, ""
+    if held > HELD_BACK:
+        health, waits = Health.FAILED, f"; what waits for that has been due for {span(held)}"
+    if control.is_paused(database):
+        yield health, f"paused {_pause(database)}{waits}: duepost resume goes on"
+        return
+    halted = [("kind", each) for each in operations.paused_kinds(database)]
+    halted += [("route", each) for each in operations.stopped_routes(database)]
+    if halted:
+        named = ", ".join(f"{scope} {each.name} {_paused_since(each)}" for scope, each in halted[:NAMED])
+        more = f" and {len(halted) - NAMED} more" if halted[NAMED:] else ""
+        scope, first = halted[0]
+        yield health, f"paused: {named}{more}{waits}; duepost resume --{scope} {first.name} goes on"
+
+
+def _paused_since(stop: operations.Stop) -> str:
+    return paused_words((datetime.now(UTC) - stop.at).total_seconds(), stop.by, stop.reason)
+
+
+def _hanging(database: Database) -> Iterator[Looked]:
+    """What has been in sending for longer than a relay takes."""
     number, seconds = reports.sending(database)
     if seconds > LONG_SENDING:
         said = (
-            f"{number} in sending, the oldest for {span(seconds)}: the relay, or a worker, hangs; see the workers' log"
+            f"{number} in sending, the oldest for {span(seconds)}: the relay, or a worker, hangs; see the workers' "
+            "log, duepost list --state sending"
         )
-        return (
-            Health.FAILED if seconds > TOO_LONG_SENDING else Health.WARNING
-        ), f"{said}, duepost list --state sending"
-    late, due = reports.oldest_due(database) or 0.0, reports.due_count(database)
-    if late <= ON_TIME:
-        return Health.OK, "on time"
-    lateness = f"{count(due, 'email')} due, the oldest for {span(late)}; look with duepost list"
-    return (Health.FAILED if late > OVERDUE else Health.WARNING), lateness
-
-
-def _halted(database: Database) -> str | None:
-    """What somebody has ordered to wait, and how it goes on; None where nothing is."""
-    if settings().disabled:
-        return "DUEPOST_DISABLED is set: nothing is sent"
-    if control.is_paused(database):
-        return f"paused {_pause(database)}: duepost resume goes on"
-    halted = [f"kind {each.name}" for each in operations.paused_kinds(database)]
-    halted += [f"route {each.name}" for each in operations.stopped_routes(database)]
-    if not halted:
-        return None
-    return f"paused: {', '.join(halted[:NAMED])}; duepost resume --{halted[0]} goes on"
+        yield (Health.FAILED if seconds > TOO_LONG_SENDING else Health.WARNING), said
 
 
 def pace(database: Database) -> Looked:
@@ -134,8 +186,20 @@ def emails(database: Database) -> Looked:
     return Health.OK, f"{retried} retried" if retried else "none fails, none waits for a person"
 
 
-def endpoints(database: Database) -> Looked:
-    """Whether endpoints take messages."""
+def expired(database: Database) -> Looked:
+    """Whether items have expired lately: what came too late to be sent at all is in nobody's list of what is late."""
+    number, newest = reports.expired_lately(database)
+    if not number:
+        return Health.OK, "nothing has expired within the last hour"
+    said = (
+        f"{count(number, 'item')} expired within the last hour, and nobody gets "
+        f"{'it' if number == 1 else 'them'}: duepost list --outcome expired --since 1h, duepost why {newest}"
+    )
+    return (Health.FAILED if number > FEW_EXPIRED else Health.WARNING), said
+
+
+def endpoints(database: Database, *, is_disabled: bool = False) -> Looked:
+    """Whether endpoints take messages; `is_disabled`: this machine's settings say that nothing is to be sent."""
     states = scheduled_messages.endpoint_states(database, ON_TIME)
     failed = [_endpoint_words(state) for state in states if state.disabled_because or state.circuit_reason]
     if failed:
@@ -143,7 +207,7 @@ def endpoints(database: Database) -> Looked:
             f"; and {len(failed) - NAMED} more" if failed[NAMED:] else ""
         )
     late = [state for state in states if state.late_seconds is not None]
-    if late and not settings().disabled and not control.is_paused(database):
+    if late and not is_disabled and not control.is_paused(database):
         worst = max(late, key=lambda state: state.late_seconds or 0)
         asked = f", which asks for a pause of {span(worst.pause_seconds)} more" if worst.pause_seconds else ""
         lateness = span(worst.late_seconds or 0)
@@ -184,20 +248,6 @@ def recipients(database: Database) -> Looked:
     )
 
 
-def links(database: Database) -> Looked:
-    """Whether emails of kinds that recipients can unsubscribe from have their link."""
-    kinds = unsubscribing.unsubscribable(database)
-    if not kinds:
-        return Health.OK, "no kind has links to unsubscribe"
-    named = ", ".join(kinds[:NAMED]) + ("" if len(kinds) <= NAMED else f" and {len(kinds) - NAMED} more")
-    if settings().public_url is None:
-        return Health.FAILED, (
-            f"recipients can unsubscribe from {named}, and DUEPOST_PUBLIC_URL is not set: these emails wait; set it "
-            "for workers and for duepost web --public-listen"
-        )
-    return Health.OK, f"of {named} at {settings().public_url}"
-
-
 def bounces(database: Database) -> Looked:
     """Whether what came back in the last day is about us, or could not be read."""
     found = came_back.lately(database)
@@ -230,27 +280,7 @@ def grants(database: Database) -> Looked:
     if not own.lacking:
         return Health.OK, f"{own.role} has all rights of a worker"
     remedy = f"GRANT duepost_worker TO {own.role}, or run duepost migrate as the schema's owner"
-    return Health.FAILED, f"{lacks(own)}: {remedy}"
-
-
-def roles(database: Database) -> Looked:
-    """Whether the roles that people grant are there, and may do what they are for."""
-    known = reports.rights(database)
-    missing = [each.role for each in known if not each.exists]
-    unable = [lacks(each) for each in known if each.lacking]
-    grant = "run duepost migrate as the schema's owner, which grants their rights"
-    if unable:
-        return Health.FAILED, f"{'; '.join(unable)}: {grant}"
-    if missing:
-        made = "; ".join(f"CREATE ROLE {name} NOLOGIN" for name in missing)
-        return Health.WARNING, f"{', '.join(missing)}: not there; an administrator runs {made}; then {grant}"
-    return Health.OK, ", ".join(each.role for each in known)
-
-
-def lacks(known: reports.Rights) -> str:
-    """What a role lacks, in words."""
-    named, more = known.lacking[:NAMED], known.lacking[NAMED:]
-    return f"{known.role} lacks {', '.join(named)}" + (f" and {len(more)} more" if more else "")
+    return Health.FAILED, f"{server_checks.lacks(own)}: {remedy}"
 
 
 def _unserved_words(route: reports.UnservedRoute) -> str:

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated
@@ -15,12 +15,12 @@ from actors.delivery.journal import trouble_with
 from actors.liveness.time_limit import TimeLimit
 from actors.settings import DEFAULT_RELAY, BadSettings, settings, variable_of
 from duepost import stack
-from duepost.commands import checks, relay_check
-from duepost.commands.context import UP, Json, client_database, explain, session_database, uses_up
-from duepost.commands.health import STYLES, Finding, Health
+from duepost.commands import checks, findings, relay_check, server_checks
+from duepost.commands.context import UP, Json, client_database, session_database, uses_up
+from duepost.commands.health import STYLES, Finding, Health, checked
 from duepost.commands.output import print_json, say_coloured
 from duepost.commands.render import trial
-from models import control, reports, workers
+from models import control, reports, unsubscribing, workers
 from models.database import preconditions
 from models.database.connections import Database
 from models.database.migrate import check_schema
@@ -29,33 +29,8 @@ from models.errors import DatabaseUnreachable, DuepostError
 #: Seconds by which the clocks may differ.
 CLOCK_TOLERANCE = 5.0
 
-#: Seconds that a worker process may be silent about its progress.
-PROGRESS_TOLERANCE = 60.0
-
-#: Seconds for which a transaction may keep done rows from being removed.
-OLD_SNAPSHOT = 60.0
-
-#: Seconds for which somebody may keep others waiting for a table.
-LONG_WAIT = 5.0
-
 #: Characters of the longest word for a health.
 WIDTH = 8
-
-
-#: What is looked at where the schema is there.
-DELIVERY: tuple[tuple[str, Callable[[Database], tuple[Health, str]]], ...] = (
-    ("grants", checks.grants),
-    ("workers", checks.workers_alive),
-    ("tick", checks.tick),
-    ("delivery", checks.delivery),
-    ("pace", checks.pace),
-    ("emails", checks.emails),
-    ("endpoints", checks.endpoints),
-    ("recipients", checks.recipients),
-    ("links", checks.links),
-    ("bounces", checks.bounces),
-    ("queue", checks.queue),
-)
 
 
 def doctor(
@@ -66,15 +41,15 @@ def doctor(
         typer.Option("--worker", help="Only this host's workers: is there progress? A liveness probe."),
     ] = False,
 ) -> None:
-    """Checks database, session, schema, clock, snapshots, roles, owner, locks, retention, grants, workers and tick.
+    """Checks database, session, schema, clock, roles, owner, locks, snapshots, retention, grants, workers and tick.
 
-    And delivery, pace, emails, endpoints, recipients, links, bounces, queue, sender, DKIM, relay, templates, journal.
-    And Sentry. A line each, with what to run next. Exit status 1 if any fails. With --worker a database that is away
-    is no failure: workers wait for it.
+    And delivery, pace, emails, expired, endpoints, recipients, bounces, queue, links, sender, DKIM, relay, templates,
+    journal, Sentry. A line each, with what to run next. Exit status 1 if any fails. With --worker a database that is
+    away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
     """
-    found = [_checked("worker", _progress)] if worker else list(examine(relay=relay))
+    found = [checked("worker", _progress)] if worker else list(examine(relay=relay))
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
@@ -91,38 +66,28 @@ def examine(*, relay: bool) -> Iterator[Finding]:
     yield reachable
     migrated = None
     if database is not None:
-        yield _checked("session", _session)
-        schema = _checked("schema", lambda: _schema(database))
+        yield checked("session", _session)
+        schema = checked("schema", lambda: _schema(database))
         yield schema
-        yield _checked("clock", lambda: _clock(database))
-        yield _checked("snapshots", lambda: _snapshots(database))
+        yield checked("clock", lambda: _clock(database))
         if schema.health is Health.OK:
             migrated = database
-            yield _checked("roles", lambda: checks.roles(database))
-            yield _checked("owner", lambda: _owner(database))
-            yield _checked("locks", lambda: _locks(database))
-            yield _checked("retention", lambda: _retention(database))
-            for check, look in DELIVERY:
-                yield _checked(check, partial(look, database))
-    yield _checked("sender", lambda: _sender(migrated))
-    yield _checked("dkim", _dkim)
+            yield from findings.of_server(database)
+            yield checked("retention", lambda: _retention(database))
+            yield checked("grants", lambda: checks.grants(database))
+            yield from findings.of_mail(database, is_disabled=settings().disabled)
+            yield checked("links", lambda: _links(database))
+        else:
+            yield checked("snapshots", lambda: server_checks.snapshots(database))
+    yield checked("sender", lambda: _sender(migrated))
+    yield checked("dkim", _dkim)
     if relay:
         for name in settings().relays:
             check = "relay" if name == DEFAULT_RELAY else f"relay {name}"
-            yield _checked(check, partial(_relay, name))
-    yield _checked("templates", lambda: _templates(database))
+            yield checked(check, partial(_relay, name))
+    yield checked("templates", lambda: _templates(database))
     yield _journal()
     yield _sentry()
-
-
-def _checked(check: str, look: Callable[[], tuple[Health, str]]) -> Finding:
-    try:
-        health, detail = look()
-    except psycopg2.Error as error:
-        health, detail = Health.FAILED, str(explain(error))
-    except DuepostError as error:
-        health, detail = Health.FAILED, str(error)
-    return Finding(check, health, detail)
 
 
 def _database() -> tuple[Database | None, Finding]:
@@ -152,7 +117,7 @@ def _progress() -> tuple[Health, str]:
         found = workers.of_host(client_database(), host)
     except DatabaseUnreachable as error:
         return Health.WARNING, f"the database is away, and workers wait for it: {error}"
-    wedged = [pid for pid, seconds in found.items() if seconds > PROGRESS_TOLERANCE]
+    wedged = [pid for pid, seconds in found.items() if seconds > checks.PROGRESS_TOLERANCE]
     if wedged:
         return Health.FAILED, f"no progress for {max(found.values()):.0f} s: process {', '.join(map(str, wedged))}"
     if not found:
@@ -174,39 +139,28 @@ def _clock(database: Database) -> tuple[Health, str]:
     return (Health.OK if off <= CLOCK_TOLERANCE else Health.FAILED), detail
 
 
-def _snapshots(database: Database) -> tuple[Health, str]:
-    held = [
-        holder if seconds is None else f"{holder} for {seconds:.0f} s"
-        for holder, seconds in reports.horizons(database)
-        if seconds is None or seconds > OLD_SNAPSHOT
-    ]
-    if held:
-        return Health.WARNING, f"done rows cannot be removed, and pile up; end what holds them: {'; '.join(held)}"
-    if not reports.sees_all_sessions(database):
-        return Health.OK, "none of our own is old; those of others are seen by members of pg_read_all_stats"
-    return Health.OK, f"none is older than {OLD_SNAPSHOT:.0f} s"
-
-
-def _owner(database: Database) -> tuple[Health, str]:
-    """Whether all in the schemas is their owner's, and closed to others."""
-    found = preconditions.trust_findings(database)
-    return (Health.FAILED, "; ".join(found)) if found else (Health.OK, "all in the schemas is their owner's")
-
-
-def _locks(database: Database) -> tuple[Health, str]:
-    """Whether a session keeps others waiting for a table."""
-    found = preconditions.blockers(database, LONG_WAIT)
-    if found:
-        return Health.WARNING, f"{'; '.join(found)}: SELECT pg_terminate_backend(pid) ends it"
-    return Health.OK, "nobody waits for a table"
-
-
 def _retention(database: Database) -> tuple[Health, str]:
     """Whether the ledger is kept for as long as the settings say."""
     asked, (days, is_owner) = settings().retention_days, control.keeping(database)
     if (reason := control.why_kept_longer(asked, days, is_owner=is_owner)) is not None:
         return Health.WARNING, reason
     return Health.OK, f"the ledger is kept {'for good' if asked is None else f'for {asked} days'}"
+
+
+def _links(database: Database) -> tuple[Health, str]:
+    """Whether emails of kinds that recipients can unsubscribe from have their link."""
+    kinds = unsubscribing.unsubscribable(database)
+    if not kinds:
+        return Health.OK, "no kind has links to unsubscribe"
+    named = ", ".join(kinds[: checks.NAMED]) + (
+        "" if len(kinds) <= checks.NAMED else f" and {len(kinds) - checks.NAMED} more"
+    )
+    if settings().public_url is None:
+        return Health.FAILED, (
+            f"recipients can unsubscribe from {named}, and DUEPOST_PUBLIC_URL is not set: these emails wait; set it "
+            "for workers and for duepost web --public-listen"
+        )
+    return Health.OK, f"of {named} at {settings().public_url}"
 
 
 def _sender(database: Database | None) -> tuple[Health, str]:

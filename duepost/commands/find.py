@@ -11,7 +11,9 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
+from actors.settings import settings
 from duepost import operations
+from duepost.commands import findings
 from duepost.commands.context import BadInput, EmailId, Failed, Json, operator_database
 from duepost.commands.listing import FOUND_COLUMNS, found_row
 from duepost.commands.output import Table, console, print_facts, print_json, print_table, say, visible, warn
@@ -150,7 +152,9 @@ def top() -> None:
 
 
 def _frame(database: Database) -> tuple[list[tuple[str, str]], Sequence[Cause]]:
-    return described(numbers(database, counts_ledger=False)), operations.failures(database, limit=CAUSES)
+    found = findings.unwell(findings.of_mail(database, is_disabled=settings().disabled))
+    told = [(f"{each.check} {each.health}", visible(each.detail)) for each in found]
+    return [*told, *described(numbers(database, counts_ledger=False))], operations.failures(database, limit=CAUSES)
 
 
 def _cause_row(cause: Cause) -> Sequence[str | int]:

@@ -4,6 +4,7 @@
     boundary.py  what of a request is looked at first: prefix, host, origin, size; and the headers of each answer
     masking.py   addresses as a viewer sees them
     pages.py     a page out of a template
+    kept.py      what the first page shows of the database itself
     desk.py      one request: who asks, with which database session, and what is shown where something fails
     screens.py   what can be looked at
     actions.py   what is done, and doings.py which to which, in words

@@ -17,6 +17,7 @@ from duepost.commands.context import BadInput, explain
 from duepost.web.access import Gate, Role, Visitor
 from duepost.web.boundary import SAFE, Place, header_values
 from duepost.web.charts import Minutes
+from duepost.web.kept import ServerFindings
 from duepost.web.pages import Pages, with_etag
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable, DuepostError
@@ -62,6 +63,7 @@ class Asked:
         gate: gives and knows permits.
         pages: the templates.
         minutes: the last hour.
+        server_findings: how the database itself stands.
     """
 
     visitor: Visitor
@@ -75,6 +77,7 @@ class Asked:
     gate: Gate = field(repr=False)
     pages: Pages = field(repr=False)
     minutes: Minutes = field(repr=False)
+    server_findings: ServerFindings = field(repr=False)
 
     def page(self, template: str, *, status: int = 200, is_masked: bool | None = None, **facts: object) -> Response:
         """A page; 304 where the browser has it already."""
@@ -112,6 +115,7 @@ class Desk:
         reading: for viewers: it can only read.
         pages: the templates.
         minutes: the last hour, for all who ask.
+        server_findings: how the database itself stands, for all who ask.
     """
 
     gate: Gate
@@ -120,6 +124,7 @@ class Desk:
     reading: Database
     pages: Pages
     minutes: Minutes = field(default_factory=Minutes)
+    server_findings: ServerFindings = field(default_factory=ServerFindings)
 
     def endpoint(self, handler: Handler, role: Role) -> Callable[[Request], Awaitable[Response]]:
         """What the server calls for a URL: the handler, for those who may."""
@@ -172,6 +177,7 @@ class Desk:
             gate=self.gate,
             pages=self.pages,
             minutes=self.minutes,
+            server_findings=self.server_findings,
         )
 
     def _unknown(self, request: Request) -> Response:

@@ -3,14 +3,13 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from starlette.responses import Response
 
 from duepost import operations
-from duepost.commands import read, story
-from duepost.commands.checks import OVERDUE, PASS_TOLERANCE
+from duepost.commands import findings, story
 from duepost.operations import Filter, Forecast, Item
 from duepost.web.access import Role
 from duepost.web.boundary import CONTENT_POLICY
@@ -18,6 +17,7 @@ from duepost.web.charts import last_hour
 from duepost.web.desk import Asked, Refused
 from duepost.web.doings import item_actions
 from duepost.web.filters import filter_of, number_of, place_of, query_of, words_of
+from duepost.web.pages import link
 from models import control, endpoints, reports, routes
 
 #: Rows of a page.
@@ -30,25 +30,41 @@ PERMIT = "permit"
 def now(asked: Asked) -> Response:
     """The first page: what waits for a person, what goes out, what is in the way."""
     database = asked.database
-    pause = control.read_pause(database)
+    states = routes.states(database)
+    leads = _leads(asked, [state.name for state in states if state.circuit_open])
+    found = [*findings.of_mail(database), *asked.server_findings.read(database)]
     return asked.page(
         "now.html",
+        findings=[(each, leads.get(each.check, ())) for each in findings.unwell(found)],
         pending=reports.pending_by_state(database),
         due=reports.due_count(database),
         oldest_due=reports.oldest_due(database),
-        overdue=OVERDUE,
         last_pass=reports.last_pass(database),
-        pass_tolerance=PASS_TOLERANCE,
-        troubles=reports.troubles(database),
-        paused=None if pause is None else read.paused_words(pause.seconds, pause.by, pause.reason),
-        dead_letters=reports.dead_letters(database),
-        states=routes.states(database),
+        states=states,
         unserved=reports.unserved_routes(database),
         working=reports.workers(database),
-        paused_kinds=operations.paused_kinds(database),
-        stopped_routes=operations.stopped_routes(database),
         hour=last_hour(asked.minutes.read(database)),
     )
+
+
+def _leads(asked: Asked, open_circuits: Sequence[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
+    """Where a finding of each check leads: words, and a path from the console's first page."""
+    delivery = [("Routes and workers", "routes"), ("Kinds", "kinds"), ("What is due", link("items", state="scheduled"))]
+    if asked.visitor.role >= Role.OPERATOR:
+        if control.is_paused(asked.database):
+            delivery.insert(0, ("Resume everything", link("confirm", action="resume", scope="all")))
+        delivery += [
+            (f"Probe {name} now", link("confirm", action="probe", scope="route", route=name)) for name in open_circuits
+        ]
+    return {
+        "workers": [("Workers", "routes")],
+        "delivery": delivery,
+        "pace": [("Routes and workers", "routes")],
+        "emails": [("See why", "failures"), ("What waits for a person", link("items", state="unknown"))],
+        "expired": [("See which", link("items", outcome="expired"))],
+        "endpoints": [("Endpoints", "routes")],
+        "recipients": [("See why", "failures")],
+    }
 
 
 def items(asked: Asked) -> Response:

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from actors.ruling import Phase
-from duepost.commands.doctor import _snapshots
+from duepost.commands import server_checks
 from models.database.connections import Database
 from tests.integration.commands.shell import Shell
 from tests.postgres import PostgresServer
@@ -43,6 +43,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "delivery",
         "pace",
         "emails",
+        "expired",
         "recipients",
         "links",
         "bounces",
@@ -94,7 +95,7 @@ def failed(shell: Shell) -> dict[str, str]:
 def test_the_doctor_names_who_keeps_done_rows_from_being_removed(
     own_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("duepost.commands.doctor.OLD_SNAPSHOT", -1.0)
+    monkeypatch.setattr(server_checks, "OLD_SNAPSHOT", -1.0)
     with own_server.fresh_database() as url:
         shell = Shell(url, "smtp://127.0.0.1:1", DUEPOST_TEMPLATES=str(tmp_path))
         reader = psycopg2.connect(url, application_name="nightly dump")
@@ -104,7 +105,7 @@ def test_the_doctor_names_who_keeps_done_rows_from_being_removed(
             reading.execute("SELECT 1 FROM duepost.control")
             writing.execute("INSERT INTO duepost.recipient (user_id, address) VALUES ('ann', 'ann@example.com')")
             shell.query("SELECT pg_create_physical_replication_slot('old_standby', true)")
-            health, detail = _snapshots(Database(url))
+            health, detail = server_checks.snapshots(Database(url))
             pids = reader.info.backend_pid, writer.info.backend_pid
         shell.query("SELECT pg_drop_replication_slot('old_standby')")
     assert health == "warning"

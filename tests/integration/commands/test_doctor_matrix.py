@@ -12,7 +12,7 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from duepost import stack
-from duepost.commands import checks
+from duepost.commands import checks, server_checks
 from duepost.commands.health import Health
 from models import control, reports
 from models.database import preconditions
@@ -247,10 +247,10 @@ def test_a_role_that_lacks_its_grant_is_told_which(shell: Shell, server: Postgre
 def test_a_role_that_is_not_there_is_named_with_the_command_that_makes_it(
     shell: Shell, server: PostgresServer, role: str
 ) -> None:
-    assert found(checks.roles, shell.url) == (Health.OK, "duepost_client, duepost_operator, duepost_worker")
+    assert found(server_checks.roles, shell.url) == (Health.OK, "duepost_client, duepost_operator, duepost_worker")
     server.execute(f"ALTER ROLE {role} RENAME TO renamed")
     try:
-        health, detail = found(checks.roles, shell.url)
+        health, detail = found(server_checks.roles, shell.url)
         assert health is Health.WARNING
         assert detail.startswith(
             f"{role}: not there; an administrator runs CREATE ROLE {role} NOLOGIN; then run duepost "
@@ -274,7 +274,7 @@ def test_a_role_that_lacks_a_right_is_named_with_the_right_and_the_command(
     shell: Shell, role: str, right: str, said: str
 ) -> None:
     shell.query(f"REVOKE {right} FROM {role}, duepost_viewer")
-    health, detail = found(checks.roles, shell.url)
+    health, detail = found(server_checks.roles, shell.url)
     assert health is Health.FAILED
     assert detail.startswith(f"{role} lacks {said}")
     assert detail.endswith(": run duepost migrate as the schema's owner, which grants their rights")
