@@ -49,10 +49,12 @@ def verified(content: bytes, keys: DkimKeys) -> list[bool]:
 def test_what_the_relay_gets_is_signed(signing: Harness, relay: ScriptedRelay, keys: DkimKeys) -> None:
     signing.template("hello", subject="Hello", text="Dear {{ recipient.address }},\n.\n", html="<p>Hello</p>")
     signing.schedule(body_text=".\n..\n a \n\n", sender="Shop <shop@example.com>")
+    [(attachment,)] = signing.query("SELECT duepost.attachment('Prüfbericht.pdf', decode(repeat('00', 5000), 'hex'))")
+    signing.schedule(attachments=[attachment], sender="shop@example.com")
     signing.schedule(template="hello", context={}, sender="shop@example.com")
     signing.schedule(address=None, addresses=["ann@example.com"], cc=["bob@example.com"], sender="shop@example.com")
     signing.deliver()
-    assert len(relay.messages) == 3
+    assert len(relay.messages) == 4
     for message in relay.messages:
         assert verified(message.content, keys) == [True, True]
 
