@@ -1,6 +1,6 @@
 """What is due now leaves now: workers look for themselves, without a tick, a pass, or a stored message."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from unittest.mock import Mock
 
@@ -15,6 +15,7 @@ from duepost.commands import trigger
 from duepost.commands.trigger import Watch
 from models import emails, messages, workers
 from models.database.connections import Cursor, Database
+from models.items import Kept
 from tests.app_harness import Harness
 from tests.relays import ScriptedRelay, hang
 from tests.waiting import wait_until
@@ -266,10 +267,10 @@ def test_what_fails_here_is_nobody_elses_and_leaves_no_message(hand: Hand, monke
     failing = hand.harness.schedule(address="fails@example.com")
     claim = emails.claim_unread
 
-    def fail(database: Database, ids: list[int], worker_id: int, way: str) -> object:
+    def fail(database: Database, ids: list[int], worker_id: int, way: str, keep: Callable[[Kept], None]) -> object:
         if failing in ids:
             raise RuntimeError("broken")
-        return claim(database, ids, worker_id, way)
+        return claim(database, ids, worker_id, way, keep)
 
     monkeypatch.setattr(emails, "claim_unread", fail)
     monkeypatch.setattr(emails, "claim_due", Mock(return_value=emails.DueClaim([], 0, None)))
