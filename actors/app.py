@@ -23,6 +23,7 @@ from actors.delivery.in_flight import InFlightClaims
 from actors.delivery.inbox import ItemInbox
 from actors.delivery.item_work import Shared
 from actors.delivery.journal import Journal
+from actors.delivery.keeping import Keeping
 from actors.delivery.message_work import MessageConclusions, MessageDispatcher, MessageWork, Unlimited
 from actors.delivery.payloads import Payloads
 from actors.delivery.permit import SessionPermit
@@ -85,6 +86,7 @@ class EmailRoute:
             self.conclusions,
             way=name,
             line=line,
+            keeping=application.keeping,
             tell_failed=lambda email_id, failure: broker.tell_failed(message_for(email_id, name), PRIORITY, failure),
         )
         self.dispatcher: EmailDispatcher = Dispatcher(
@@ -190,6 +192,7 @@ class Application:
             sender=settings.need_sender() if settings.sender is not None else None,
             signer=self.signer,
         )
+        self.keeping = Keeping(self.database)
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
         #: What is counted; None where nobody asks for it.
         self.metrics = None if settings.metrics_port is None else WorkerMetrics()

@@ -17,7 +17,17 @@ from actors.queue.broker import PostgresBroker
 from actors.sender import message_for
 from actors.tick import PRIORITY as PRIORITY_OF_PASSES
 from actors.tick import QUEUE, SCHEDULER
-from models import circuits, control, emails, operations, routes, scheduled_messages, undeliverable, workers
+from models import (
+    circuits,
+    control,
+    emails,
+    kept_content,
+    operations,
+    routes,
+    scheduled_messages,
+    undeliverable,
+    workers,
+)
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
 from models.emails import LATE_PRIORITY, PRIORITY, DueEmail
@@ -283,6 +293,8 @@ class Scheduler:
         if control.take_maintenance(self._database):
             are_maintained = control.maintain_partitions(self._database, retention_days=self._retention_days)
             while undeliverable.forget(self._database):
+                pass
+            while kept_content.forget(self._database):
                 pass
             # What was parked of a kind whose row somebody has deleted while it was paused.
             operations.unpark(self._database)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from models import erasure, finding, suppression
+from models import erasure, finding, kept_content, suppression
 from models import operations as orders
 from models.database.connections import Database
 from models.finding import (
@@ -34,6 +34,7 @@ from models.finding import (
     Try,
     User,
 )
+from models.kept_content import Kept
 from models.operations import Doing, Order
 from models.suppression import Scopes, Suppression
 from models.words import Outcome, State
@@ -50,6 +51,7 @@ __all__ = [
     "Forecast",
     "Found",
     "Item",
+    "Kept",
     "Kind",
     "Order",
     "Outcome",
@@ -78,6 +80,8 @@ __all__ = [
     "import_suppressions",
     "item",
     "journal",
+    "kept_copies",
+    "kept_copy",
     "kinds",
     "one_suppression",
     "pause",
@@ -124,6 +128,16 @@ def count_finished(database: Database) -> Count:
 def item(database: Database, item_id: int) -> Item | None:
     """All that is known of one email or message: its content while it is not concluded, each attempt, how it ended."""
     return finding.item(database, item_id)
+
+
+def kept_copies(database: Database, item_id: int) -> tuple[Kept, ...]:
+    """Of what was sent of an email that which is kept (`duepost.kind.keep_content`): for whom, and until when."""
+    return kept_content.copies(database, item_id)
+
+
+def kept_copy(database: Database, item_id: int, user: str | None) -> bytes | None:
+    """What was sent to one of them, as it was sent; None where it is not kept. Not for members of duepost_viewer."""
+    return kept_content.content(database, item_id, user)
 
 
 def person(
@@ -483,8 +497,8 @@ def forget(
     repeat.
 
     Returns:
-        how many of each: `cleared`, `ledger`, `kept`, `suppression`, `recipient`, `orders`; and `left`: what is being
-        sent, or waits for a person.
+        how many of each: `cleared`, `ledger`, `kept`, `content`, `suppression`, `recipient`, `orders`; and `left`: what
+        is being sent, or waits for a person.
     """
     action_id, _ = orders.begin(database, "forget", order, {"forgotten": True})
     found = erasure.forget(database, action_id, address=address, user=user)
@@ -510,6 +524,7 @@ def export(database: Database, *, address: str | None = None, user: str | None =
         "suppressions": [asdict(each) for each in known.suppressions],
         "items": list({each["id"]: each for each in items}.values()),
         "kept_for_reopening": erasure.kept_for_reopening(database, address=address, user=user),
+        "sent": kept_content.of_person(database, address=address, user=user),
     }
 
 

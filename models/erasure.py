@@ -15,8 +15,8 @@ def forget(
     """Erases what is kept of a mailbox or of a user, in batches of 1,000 rows, each a transaction.
 
     Returns:
-        how many of each: `cleared`, `ledger`, `kept`, `suppression`, `recipient`, `orders`; and `left`, what is being
-        sent or waits for a person.
+        how many of each: `cleared`, `ledger`, `kept`, `content`, `suppression`, `recipient`, `orders`; and `left`, what
+        is being sent or waits for a person.
     """
     total: Counter[str] = Counter()
     parameters = {"action_id": action_id, "address": address, "user": user}

@@ -755,6 +755,7 @@ class Kind:
     late_after: timedelta | None
     catch_up: str | None
     on_outcome: str | None
+    keep_content: timedelta | None
     paused_at: datetime | None
     paused_by: str | None
     pause_reason: str | None

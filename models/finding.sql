@@ -316,8 +316,8 @@ SELECT r.name, r.stopped_at, r.stopped_by, r.stop_reason FROM duepost.route AS r
 
 -- name: kinds
 -- Kinds that have a policy, or of which something is pending or has just been concluded.
-SELECT known.kind, k.on_unknown, k.expire_after, k.route, k.late_after, k.catch_up, k.on_outcome, k.paused_at, k.paused_by,
-       k.pause_reason
+SELECT known.kind, k.on_unknown, k.expire_after, k.route, k.late_after, k.catch_up, k.on_outcome, k.keep_content, k.paused_at,
+       k.paused_by, k.pause_reason
 FROM (
     SELECT k.kind FROM duepost.kind AS k
     UNION

@@ -63,6 +63,8 @@ BEGIN
             dramatiq.queue
         TO duepost_viewer;
         GRANT SELECT (name, disabled_at, disabled_because) ON duepost.endpoint TO duepost_viewer;
+        -- That it is kept; what it said is for others.
+        GRANT SELECT (email_id, user_id, address, sent_at, kept_until) ON duepost.kept_content TO duepost_viewer;
         GRANT EXECUTE ON FUNCTION
             duepost.endpoints, duepost.status, duepost.pending_routes, duepost.is_route_blocked, duepost.ways,
             duepost.after_quiet_hours, duepost.quiet_users, duepost.quiet_until, duepost.moment_at, duepost.zone_of, duepost.is_zone,
@@ -101,7 +103,8 @@ BEGIN
         -- Workers of 0.2.0 add what a relay calls dead to the table itself.
         GRANT SELECT, INSERT ON duepost.suppression TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.suppression_id_seq TO duepost_worker;
-        GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient, duepost.secret, duepost.bounce
+        GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient, duepost.secret, duepost.bounce,
+            duepost.kept_content
         TO duepost_worker;
         GRANT SELECT ON duepost.attachment_content, duepost.email_attachment TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
@@ -129,7 +132,7 @@ BEGIN
             duepost.quiet_users, duepost.quiet_until, duepost.after_quiet_hours, duepost.spread, duepost.move_on,
             duepost.move_item, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
             duepost.keep_undeliverable, duepost.lock_undeliverable, duepost.reopen_email, duepost.refused_alike,
-            duepost.forget_undeliverable, duepost.drop_attachments,
+            duepost.forget_undeliverable, duepost.drop_attachments, duepost.keep_content, duepost.forget_content,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
             duepost.slow_route, duepost.pause_route, duepost.register_route, duepost.is_route_blocked,
             duepost.is_way_of, duepost.ways, duepost.claimed_directly_until, duepost.pending_routes,

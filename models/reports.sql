@@ -414,7 +414,8 @@ WITH needed (place, role, sort, name, privilege) AS (
         ('table', 'duepost.endpoint', 'SELECT'), ('column', 'duepost.endpoint', 'UPDATE'),
         ('routine', 'duepost.claim_messages_v1', 'EXECUTE'), ('routine', 'duepost.message_content', 'EXECUTE'),
         ('routine', 'duepost.call_message_function', 'EXECUTE'), ('routine', 'duepost.endpoints', 'EXECUTE'),
-        ('routine', 'duepost.claim_messages_v2', 'EXECUTE'), ('routine', 'duepost.check_conditions_v1', 'EXECUTE')
+        ('routine', 'duepost.claim_messages_v2', 'EXECUTE'), ('routine', 'duepost.check_conditions_v1', 'EXECUTE'),
+        ('routine', 'duepost.keep_content', 'EXECUTE'), ('routine', 'duepost.forget_content', 'EXECUTE')
     ) AS worker (sort, name, privilege)
     UNION ALL
     SELECT 1000 + row_number() OVER (), functions.role, 'routine', 'duepost.' || name, 'EXECUTE'

@@ -22,11 +22,12 @@ from actors.delivery.room import Room
 from actors.queue.broker import PostgresBroker
 from actors.queue.waiting import wait_for_database
 from actors.ruling import Pace, Phase, Ruling, Scope, one_line
-from models import attachments, emails, undeliverable
+from models import attachments, emails, kept_content, undeliverable
 from models.database.connections import Database, Limits
 from models.emails import ClaimedEmail
 from models.extras import StoredAttachment
 from models.items import Flaw, Recipient
+from models.kept_content import Copy
 from models.words import Verdict
 
 #: Seconds that rendering may take in the thread that drives the dialogues, and at the first tries elsewhere: so that
@@ -54,14 +55,19 @@ class EmailAttempt:
     Attributes:
         item: it.
         judged: what has come of it so far.
+        copies: what was sent and is to be kept, and not noted yet.
         failures: what failed in rendering, by its text.
     """
 
-    def __init__(self, item: ClaimedEmail, composer: Composer, records: "Records", room: Room) -> None:
+    def __init__(
+        self, item: ClaimedEmail, composer: Composer, records: "Records", room: Room, *, is_kept: bool = False
+    ) -> None:
         self.item = item
         self._room = room
         #: The attachments, from when they are read until the copy is made.
         self._files = NO_FILES
+        self._is_kept = is_kept
+        self.copies: list[Copy] = []
         self._composer = composer
         self._records = records
         self.judged: list[Judged] = []
@@ -103,7 +109,8 @@ class EmailAttempt:
             if self._to_note is not None:
                 # Each copy that is out is on disk before the next one goes.
                 judged, self._to_note = self._to_note, None
-                return Blocking(Lane.ALONE, partial(self._records.note, self.item, judged))
+                copies, self.copies = self.copies, []
+                return Blocking(Lane.ALONE, partial(self._records.note, self.item, judged, copies))
             if self._copy is None:
                 self._compose_at_once()
             if self._copy is None and len(self._files.attachments) < len(self.item.extras.attachments):
@@ -164,11 +171,21 @@ class EmailAttempt:
         """What the relay has made of the envelope."""
         judged = [Judged(self._addressed[address], ruling) for address, ruling in rulings.items()]
         self.judged += judged
+        if self._is_kept:
+            self._keep(rulings)
         self._end_copy()
         if any(each.ruling.scope is Scope.RELAY for each in judged):
             self._to_go.clear()
         elif self._to_go:
             [self._to_note] = judged
+
+    def _keep(self, rulings: Mapping[str, Ruling]) -> None:
+        """Remembers what the relay has just taken, for each for whom it has."""
+        if self._copy is None or isinstance(self._copy, Ruling):
+            return
+        taken = [address for address, ruling in rulings.items() if ruling.verdict is Verdict.SENT]
+        content = _sent(self._copy, rulings)
+        self.copies += [Copy(self._addressed[address].user_id, address, content) for address in taken]
 
     def _judge_all(self, ruling: Ruling) -> None:
         """The same for all whom the next copy was for."""
@@ -260,6 +277,15 @@ def size_in_base64(size: int) -> int:
     return -(-size // 57) * 78
 
 
+def _sent(copy: EmailPayload, rulings: Mapping[str, Ruling]) -> bytes:
+    """What the relay was handed: where it offers SMTPUTF8 that is another content, if addresses are not ASCII."""
+    beyond_ascii = [ruling for address, ruling in rulings.items() if not address.isascii()]
+    # A relay without SMTPUTF8 is not told of such an address, which is ruled for before the dialogue.
+    if copy.international is None or any(ruling.phase is Phase.ADDRESS for ruling in beyond_ascii):
+        return copy.content
+    return copy.international
+
+
 def _groups(email: ClaimedEmail) -> deque[tuple[Recipient, ...]]:
     """Who gets a copy together: those who see each other, else each by itself."""
     if email.extras.recipients:
@@ -322,8 +348,8 @@ class Records:
             Attachment(each.filename, each.content_type, each.cid, each.sha256, found[each.sha256]) for each in stored
         ]
 
-    def note(self, email: ClaimedEmail, judged: Judged) -> None:
-        """Puts one recipient's result on disk while others are still to go.
+    def note(self, email: ClaimedEmail, judged: Judged, copies: Sequence[Copy] = ()) -> None:
+        """Puts one recipient's result on disk while others are still to go, and what was sent where that is kept.
 
         Raises:
             LostClaim: the row is no longer this worker's.
@@ -335,6 +361,7 @@ class Records:
                 if not emails.lock_claimed(cursor, email):
                     return False
                 undeliverable.keep(cursor, email, [result], days=self._keep_undeliverable_days)
+                kept_content.keep(cursor, email, copies)
                 emails.record_outcomes(cursor, email, [result])
                 return True
 

@@ -14,7 +14,7 @@ from actors.queue.consumer import ClaimedMessage
 from actors.queue.waiting import wait_for_database
 from actors.ruling import Ruling
 from actors.tick import tick, tick_later
-from models import circuits, emails, undeliverable
+from models import circuits, emails, kept_content, undeliverable
 from models.database.connections import Cursor, Database
 from models.emails import Lost
 from models.items import Claimed, endpoint_of, is_endpoint
@@ -184,6 +184,7 @@ class Conclusions:
         if refusal is not None:
             outcome = outcome.as_relay_failure()
         state: State | None = None
+        kept_content.keep(cursor, item, outcome.copies)
         if outcome.is_finished:
             concluded = emails.conclude_finished(cursor, item, outcome.results)
         else:

@@ -20,6 +20,7 @@ from actors.delivery.lanes import Blocking, Lane
 from actors.ruling import Phase, Ruling, Scope, one_line
 from models.database.connections import Limits
 from models.items import Claimed
+from models.kept_content import Copy
 from models.words import Verdict
 
 C_co = TypeVar("C_co", bound=Claimed, covariant=True)
@@ -115,6 +116,7 @@ class KeptAttempt(Generic[C_co, P_co]):
     is_unread: Final = False
     is_concluded_alone: Final = False
     judged: Sequence[Judged] = ()
+    copies: Sequence[Copy] = ()
 
     def __init__(self, item: C_co, speeds: Speeds, claim: Callable[[], None]) -> None:
         self.item = item

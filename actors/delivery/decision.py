@@ -7,6 +7,7 @@ from actors.delivery.retry_policy import MAILBOX_FULL_FOR, retry_pause, throttle
 from actors.ruling import Limit, Pace, Phase, Ruling, Scope, Stage
 from models.emails import Result
 from models.items import Claimed, Recipient
+from models.kept_content import Copy
 from models.words import Outcome, Verdict
 
 
@@ -23,14 +24,17 @@ class Decision(NamedTuple):
     item: Claimed
     results: tuple[Result, ...]
     rulings: tuple[Ruling, ...]
+    #: What was sent and is to be kept.
+    copies: tuple[Copy, ...] = ()
 
     @classmethod
-    def of(cls, item: Claimed, judged: Sequence[tuple[Recipient, Ruling]]) -> "Decision":
-        """From each attempted recipient and its ruling."""
+    def of(cls, item: Claimed, judged: Sequence[tuple[Recipient, Ruling]], copies: Sequence[Copy] = ()) -> "Decision":
+        """From each attempted recipient and its ruling, and what was sent where that is kept."""
         return cls(
             item,
             tuple(result(item, recipient, ruling) for recipient, ruling in judged),
             tuple(ruling for _, ruling in judged),
+            tuple(copies),
         )
 
     @property
@@ -41,7 +45,13 @@ class Decision(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """It moves to the ledger, and nothing else changes: nothing is kept, no circuit opens or is probed."""
-        return self.is_finished and not self.undeliverable and self.relay_failure is None and not self.item.probe
+        return (
+            self.is_finished
+            and not self.undeliverable
+            and self.relay_failure is None
+            and not self.item.probe
+            and not self.copies
+        )
 
     @property
     def undeliverable(self) -> list[Result]:

@@ -13,6 +13,7 @@ from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.due_line import DueLine
 from actors.delivery.item_work import ItemWork, Shared, Work, name_of
 from actors.delivery.job import DirectJob
+from actors.delivery.keeping import Keeping
 from actors.delivery.room import Room
 from actors.delivery.seals import Seals
 from actors.queue.waiting import BrokerUnreachable
@@ -40,6 +41,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         conclusions: writes down what came of them.
         way: the route that they are sent by.
         line: of its due emails.
+        keeping: knows the kinds whose content is kept.
         tell_failed: told what an email failed of that was claimed without a message.
     """
 
@@ -53,6 +55,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         *,
         way: str,
         line: DueLine,
+        keeping: Keeping,
         tell_failed: Callable[[int, BaseException], None],
     ) -> None:
         super().__init__(shared, way)
@@ -64,10 +67,12 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         self._tell_failed = tell_failed
         self._line = line
         self._room = Room()
+        self._keeping = keeping
 
     def attempt(self, item: ClaimedEmail) -> EmailAttempt:
         """An attempt at a claimed email that is about to begin."""
-        return EmailAttempt(item, self._composer, self._records, self._room)
+        is_kept = self._keeping.is_kept(item.kind)
+        return EmailAttempt(item, self._composer, self._records, self._room, is_kept=is_kept)
 
     def read(self, works: Sequence[Work[ClaimedEmail, EmailPayload]]) -> None:
         """Reads the users of what was claimed together; where that takes too long, each goes on to be read alone."""
@@ -89,6 +94,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         try:
             self._journal.begin(worker_id)
             self._seals.read()
+            self._keeping.refresh()
             claimed = self._in_flight.claim(
                 self._database,
                 worker_id,
@@ -123,6 +129,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         self, item_ids: Sequence[int], worker_id: int, keep: Callable[[Kept], None] = lambda _: None
     ) -> Sequence[ClaimedEmail]:
         self._seals.read()
+        self._keeping.refresh()
         return self._in_flight.claim(
             self._database,
             worker_id,

@@ -34,6 +34,7 @@ from models import emails
 from models.database.connections import Cursor, Database, refusal_behind
 from models.errors import DatabaseUnreachable
 from models.items import Checked, Claimed, Kept
+from models.kept_content import Copy
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,10 @@ class Attempt(Protocol[C_co, P_co]):
     @property
     def judged(self) -> Sequence[Judged]:
         """What has come of it so far."""
+
+    @property
+    def copies(self) -> Sequence[Copy]:
+        """What was sent and is to be kept."""
 
     @property
     def is_unread(self) -> bool:
@@ -523,4 +528,4 @@ def of_its_own(failure: BaseException) -> BaseException:
 
 def decision_on(attempt: Attempt[Claimed, Payload]) -> Decision:
     """What an attempt came to."""
-    return Decision.of(attempt.item, [(each.recipient, each.ruling) for each in attempt.judged])
+    return Decision.of(attempt.item, [(each.recipient, each.ruling) for each in attempt.judged], attempt.copies)

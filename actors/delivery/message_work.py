@@ -30,6 +30,7 @@ from models import items, scheduled_messages
 from models.database.connections import Cursor, Database, refusal_behind
 from models.errors import DatabaseUnreachable
 from models.items import Kept
+from models.kept_content import Copy
 from models.scheduled_messages import ClaimedMessage
 from models.words import Verdict
 
@@ -119,6 +120,11 @@ class MessageAttempt:
     def has_route_failed(self) -> bool:
         """No: an endpoint's failure stops no other endpoint's messages, and its own by its circuit."""
         return False
+
+    @property
+    def copies(self) -> Sequence[Copy]:
+        """None: of a message its endpoint keeps what it wants."""
+        return ()
 
     @property
     def is_concluded_alone(self) -> bool:

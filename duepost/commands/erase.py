@@ -17,6 +17,7 @@ PARTS = {
     "cleared": "scheduled items cleared",
     "ledger": "rows of the ledger without whom they were about, and the journal of their attempts",
     "kept": "undeliverable items no longer kept",
+    "content": "copies of what was sent no longer kept",
     "suppression": "suppressions lifted",
     "recipient": "rows of duepost.recipient deleted",
     "orders": "orders of operators without whom they named",

@@ -7,6 +7,7 @@
     kept.py      what the first page shows of the database itself
     desk.py      one request: who asks, with which database session, and what is shown where something fails
     screens.py   what can be looked at
+    sent.py      what was sent, of kinds that have it kept
     actions.py   what is done, and doings.py which to which, in words
     filters.py   a filter of items as a URL has it
     trying.py    templates with a context, before anything is sent

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from actors.content.templates import Templates
-from duepost.web import actions, doings, login, screens, suppressing
+from duepost.web import actions, doings, login, screens, sent, suppressing
 from duepost.web.access import Gate, Role
 from duepost.web.boundary import HEALTH, METRICS, Boundary, Place
 from duepost.web.desk import Desk, Handler
@@ -49,6 +49,8 @@ SCREENS: Sequence[Screen] = (
     Screen("/items", screens.items),
     Screen("/items/{id}", screens.item),
     Screen("/items/{id}/content", screens.content, Role.SUPPORT),
+    Screen("/items/{id}/sent", sent.one, Role.SUPPORT),
+    Screen("/items/{id}/sent/html", sent.html, Role.SUPPORT),
     Screen("/items/{id}/reveal", actions.ask_to_reveal, Role.SUPPORT, actions.reveal, Role.SUPPORT),
     Screen("/person", screens.person),
     Screen("/failures", screens.failures),

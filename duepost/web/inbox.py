@@ -179,10 +179,7 @@ class Inbox:
             raise Refused(404, "There is no such email, or no longer.") from None
         recipients, source = unpack(stored)
         moment = datetime.strptime(name[:26], "%Y-%m-%dT%H-%M-%S.%f").replace(tzinfo=UTC)
-        message = _PARSER.parsebytes(source)
-        # The policy's own parser makes these.
-        assert isinstance(message, EmailMessage)  # noqa: S101
-        return Caught(name, recipients, moment, message, source)
+        return parsed(name, recipients, moment, source)
 
     def page(self, before: str, to: str, subject: str, limit: int) -> tuple[list[Caught], str | None]:
         """A page of emails that fit, and the name that the next one begins before; None where this is the last."""
@@ -209,6 +206,14 @@ class Inbox:
             if time.monotonic() >= until:
                 return None
             time.sleep(LOOK)
+
+
+def parsed(name: str, recipients: Sequence[str], at: datetime, source: bytes) -> Caught:
+    """An email out of its bytes."""
+    message = _PARSER.parsebytes(source)
+    # The policy's own parser makes these.
+    assert isinstance(message, EmailMessage)  # noqa: S101
+    return Caught(name, recipients, at, message, source)
 
 
 def fits(caught: Caught, to: str, subject: str) -> bool:

@@ -101,6 +101,7 @@ def item(asked: Asked) -> Response:
         next=told.next if told is not None else "",
         is_shown=is_shown,
         permit=asked.query.get(PERMIT, ""),
+        kept=operations.kept_copies(asked.database, found.found.id),
         context=None if found.content is None else _as_json(found.content.context),
         payload=None if found.content is None else _as_json(found.content.payload),
         may_reveal=asked.visitor.role is Role.SUPPORT and not is_shown,

@@ -97,6 +97,24 @@ BEGIN
     -- What nobody else's email needs. Twice: what the first call has seen, the second deletes.
     PERFORM duepost.drop_attachments(forget_some.most) FROM generate_series(1, 2);
 
+    -- What was sent to them, where their kinds have that kept.
+    what := 'content';
+    WITH theirs AS MATERIALIZED (
+        SELECT k.email_id, k.user_id, k.address FROM duepost.kept_content AS k
+        WHERE mailbox IS NULL AND k.user_id = forget_some.user_id AND k.user_id IS NOT NULL
+        UNION ALL
+        SELECT k.email_id, k.user_id, k.address FROM duepost.kept_content AS k
+        WHERE mailbox IS NOT NULL AND duepost.mailbox_key(k.address) = mailbox
+    )
+    -- Where several see each other, all of their copies name each of them.
+    DELETE FROM duepost.kept_content AS k
+    USING theirs
+    WHERE k.email_id = theirs.email_id AND coalesce(k.user_id, '') = coalesce(theirs.user_id, '')
+      AND (k.user_id IS NULL OR k.address = theirs.address);
+    GET DIAGNOSTICS number = ROW_COUNT;
+    total := total + number;
+    RETURN NEXT;
+
     what := 'suppression';
     DELETE FROM duepost.suppression AS s WHERE s.address = mailbox;
     GET DIAGNOSTICS number = ROW_COUNT;
@@ -142,7 +160,7 @@ END
 $$;
 COMMENT ON FUNCTION duepost.forget_some IS
     'Erases a batch of what is kept of a mailbox or of a user, for an action `forget`: clears what is pending, takes address, user '
-    'and replies out of ledger and journal, deletes what is kept for a reopening, the suppression, and the row of our own '
+    'and replies out of ledger and journal, deletes what is kept for a reopening and of what was sent, the suppression, and the row of our own '
     'duepost.recipient. How many of each; call it until only `left` is above 0: what is being sent, or waits for a person.';
 
 -- A restored database knows nothing of what was sent after its backup was made. What was due by then may have been: it is held for
