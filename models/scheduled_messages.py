@@ -32,6 +32,8 @@ class ClaimedMessage(NamedTuple):
         options: JSON, as text: what the format needs beside it.
         is_failing: the endpoint has failed at the last attempt.
         users: who it is about.
+        late_seconds: how long after its time it was claimed, or after it was scheduled, if that was later; None where
+            it is no item.
     """
 
     id: int
@@ -53,6 +55,7 @@ class ClaimedMessage(NamedTuple):
     allow_private: bool
     is_failing: bool
     users: tuple[str, ...] = ()
+    late_seconds: float | None = None
 
     @property
     def recipients(self) -> tuple[Recipient, ...]:
@@ -111,8 +114,8 @@ def claim(
     rows = database.execute(SQL["claim"], {"ids": list(item_ids), "worker_id": worker_id})
     for row in rows:
         if row[1] is None:
-            keep(read_kept(row[0], row[2], row[19]))
-    return [_claimed(row[:19]) for row in rows if row[1] is not None]
+            keep(read_kept(row[0], row[2], row[20]))
+    return [_claimed(row[:20]) for row in rows if row[1] is not None]
 
 
 def claim_apart(cursor: Cursor, item_id: int, worker_id: int) -> ClaimedMessage | None:
@@ -136,8 +139,8 @@ def claimed_unread(
 
 
 def _claimed(row: Row) -> ClaimedMessage:
-    *columns, users = row
-    return ClaimedMessage(*columns, tuple(users or ()))  # type: ignore[arg-type, call-arg]  # the statement's columns
+    *columns, users, late_seconds = row
+    return ClaimedMessage(*columns, tuple(users or ()), late_seconds)  # type: ignore[arg-type, call-arg]  # the statement's columns
 
 
 def trial(database: Database, endpoint: str, wire_id: str, payload: str | None) -> ClaimedMessage | None:

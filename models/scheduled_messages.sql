@@ -2,21 +2,32 @@
 
 -- name: claim
 -- scheduled, queued → sending, each under a claim number of its own; with what it says and where it goes.
-SELECT id, claim, kind, attempts, unknowns, last_error, probe, endpoint, wire_id, payload, format, url, secret, former_secret,
-       function, options, allow_private, is_failing, users, kept
-FROM duepost.claim_messages_v2(%(ids)s::bigint[], %(worker_id)s)
+SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.endpoint, c.wire_id, c.payload, c.format, c.url,
+       c.secret, c.former_secret, c.function, c.options, c.allow_private, c.is_failing, c.users,
+       (
+           SELECT extract(epoch FROM now() - greatest(i.scheduled_at, i.created_at))::double precision
+           FROM duepost.item AS i
+           WHERE i.id = c.id
+       ), c.kept
+FROM duepost.claim_messages_v2(%(ids)s::bigint[], %(worker_id)s) AS c
 
 -- name: claim_apart
 -- The same for one whose conditions have been asked in this transaction.
-SELECT id, claim, kind, attempts, unknowns, last_error, probe, endpoint, wire_id, payload, format, url, secret, former_secret,
-       function, options, allow_private, is_failing, users
-FROM duepost.claim_messages_v2(ARRAY[%(id)s::bigint], %(worker_id)s, apart => true)
+SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.endpoint, c.wire_id, c.payload, c.format, c.url,
+       c.secret, c.former_secret, c.function, c.options, c.allow_private, c.is_failing, c.users,
+       (
+           SELECT extract(epoch FROM now() - greatest(i.scheduled_at, i.created_at))::double precision
+           FROM duepost.item AS i
+           WHERE i.id = c.id
+       )
+FROM duepost.claim_messages_v2(ARRAY[%(id)s::bigint], %(worker_id)s, apart => true) AS c
 
 -- name: claimed_unread
 -- What a worker has claimed in an answer that it could not read.
 SELECT i.id, h.claim, i.kind, i.attempts, i.unknowns, i.last_error, i.probe AND i.route = h.route, content.endpoint,
        content.wire_id, content.payload, content.format, content.url, content.secret, content.former_secret,
-       content.function, content.options, content.allow_private, content.is_failing, duepost.users_to_go(i.id)
+       content.function, content.options, content.allow_private, content.is_failing, duepost.users_to_go(i.id),
+       extract(epoch FROM now() - greatest(i.scheduled_at, i.created_at))::double precision
 FROM duepost.in_hand AS h
 JOIN duepost.item AS i ON i.id = h.item_id AND i.channel = 'message'
 CROSS JOIN LATERAL duepost.message_content(i.id) AS content
@@ -95,7 +106,7 @@ SET CONSTRAINTS ALL IMMEDIATE
 -- An endpoint as a claimed message has it, for one that is no item; the payload as PostgreSQL spells it.
 SELECT 0, 0, 'duepost.test', 0, 0, NULL, false, e.name, %(wire_id)s, coalesce(%(payload)s::jsonb, '{}')::text, e.format, e.url,
        e.secret, CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END, e.function, e.options::text,
-       e.allow_private, e.failing_since IS NOT NULL, NULL
+       e.allow_private, e.failing_since IS NOT NULL, NULL, NULL
 FROM duepost.endpoint AS e
 WHERE e.name = %(endpoint)s
 

@@ -60,8 +60,12 @@ def _count(metrics: WorkerMetrics, conclusion: Conclusion, way: str | None, seco
     item = conclusion.decision.item
     route = route_of(item.endpoint) if isinstance(item, ClaimedMessage) else way or ""
     told = [Told(each.phase, each.verdict, each.outcome) for each in conclusion.decision.results]
-    # An email's date is the time that it was scheduled for, or when that was done, if it was later.
-    late = time.time() - item.date_header.timestamp() if isinstance(item, ClaimedEmail) else None
+    late: float | None = None
+    if isinstance(item, ClaimedEmail):
+        # An email's date is the time that it was scheduled for, or when that was done, if it was later.
+        late = time.time() - item.date_header.timestamp()
+    elif isinstance(item, ClaimedMessage) and item.late_seconds is not None:
+        late = item.late_seconds + seconds
     channel = "message" if isinstance(item, ClaimedMessage) else "email"
     metrics.concluded(channel, item.kind, route, told, seconds=seconds, late=late)
 

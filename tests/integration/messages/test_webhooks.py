@@ -109,6 +109,25 @@ def test_a_message_arrives_and_is_in_the_ledger(desk: Desk, hook: ScriptedServer
     assert harness.query("SELECT verdict, code, phase FROM duepost.attempt") == [("sent", 204, "response")]
 
 
+def test_how_late_a_message_was_is_counted(
+    desk: Desk, hook: ScriptedServer, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DUEPOST_METRICS_PORT", "9464")
+    harness.restart()
+    desk.endpoint("orders", hook)
+    message_id = desk.schedule("orders")
+    harness.query("UPDATE duepost.item SET scheduled_at = now() - interval '90 s', created_at = now() - interval '1 h'")
+    desk.run()
+    assert desk.state(message_id) == "sent"
+    assert harness.app.metrics is not None
+    labels = {"channel": "message"}
+    registry = harness.app.metrics.registry
+    assert registry.get_sample_value("duepost_lateness_seconds_count", labels) == 1
+    late = registry.get_sample_value("duepost_lateness_seconds_sum", labels)
+    assert late is not None
+    assert late >= 90
+
+
 def test_many_messages_leave_together(desk: Desk, hook: ScriptedServer) -> None:
     desk.endpoint("orders", hook)
     ids = [desk.schedule("orders") for _ in range(30)]
