@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from duepost import client
 from models import erasure, finding, kept_content, suppression
 from models import operations as orders
 from models.database.connections import Database
@@ -91,6 +92,7 @@ __all__ = [
     "probe",
     "reopenable",
     "resume",
+    "send_test",
     "stopped_routes",
     "suppress",
     "suppressed",
@@ -399,6 +401,37 @@ def note(database: Database, action: str, order: Order, wanted: Filter) -> int:
     if is_new:
         orders.end(database, action_id)
     return action_id
+
+
+#: Emails that somebody sends to see how they look: of a kind of their own, and with a header that says so.
+TEST_KIND = "duepost.test"
+TEST_HEADER = "X-Duepost-Test"
+
+
+def send_test(
+    database: Database, order: Order, *, address: str, template: str, subject: str, text: str | None, html: str | None
+) -> int:
+    """Schedules what a template says, as somebody has just seen it, to an address of theirs; gives the email's id.
+
+    It is due at once, of the kind `TEST_KIND`, so that no kind's policy has to do with it. The journal has it. Safe to
+    repeat: the order's token is its key.
+
+    Raises:
+        psycopg2.Error: an argument is none that can be sent (22023).
+    """
+    with database.transaction() as cursor:
+        email_id = client.schedule_email(
+            cursor,
+            kind=TEST_KIND,
+            address=address,
+            subject=subject,
+            body_text=text,
+            body_html=html,
+            headers={TEST_HEADER: "1"},
+            key=f"{TEST_KIND}:{order.token}",
+        )
+        orders.note(cursor, "send_test", order, {"ids": [email_id], "template": template, "address": address})
+    return email_id
 
 
 def probe(database: Database, order: Order, route: str | None = None) -> int:

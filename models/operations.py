@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from models import finding
-from models.database.connections import Database
+from models.database.connections import Cursor, Database
 from models.database.statements import statements
 from models.finding import Action, Filter
 
@@ -61,6 +61,15 @@ def begin(database: Database, action: str, order: Order, asked: Mapping[str, obj
     parameters = {**order.parameters(), "action": action, "asked": json.dumps(asked)}
     [(action_id, is_new)] = database.execute(SQL["begin"], parameters)
     return int(str(action_id)), is_new is True
+
+
+def note(cursor: Cursor, action: str, order: Order, asked: Mapping[str, object]) -> bool:
+    """Notes, in the caller's transaction, what an operator has done at once; says whether the order's token is new."""
+    cursor.execute(SQL["begin"], {**order.parameters(), "action": action, "asked": json.dumps(asked)})
+    [(action_id, is_new)] = cursor.fetchall()
+    if is_new:
+        cursor.execute(SQL["end"], {"action_id": action_id, "gone": 0})
+    return is_new is True
 
 
 def act(database: Database, action_id: int, ids: Sequence[int]) -> dict[int, str]:

@@ -116,6 +116,7 @@ def _tried(templates: Templates) -> Sequence[Screen]:
     return (
         Screen("/templates", screens.one, Role.SUPPORT),
         Screen("/templates/html", screens.html, Role.SUPPORT),
+        Screen("/templates/send", screens.ask_to_send, Role.OPERATOR, screens.send),
     )
 
 

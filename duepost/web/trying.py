@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from starlette.responses import Response
 
 from actors.content.templates import Content, RenderError, Templates
-from duepost.web.access import Role
+from duepost import operations
+from duepost.commands.context import ask_for_pass
+from duepost.operations import Order
+from duepost.web.access import Role, fresh_key
 from duepost.web.desk import Asked, Refused
 from duepost.web.filters import number_of
 from duepost.web.screens import framed, is_shown_in_full
@@ -41,7 +44,7 @@ class TemplateScreens:
         name, content, error = query.get("name", ""), None, ""
         if name:
             try:
-                content = self._rendered(asked)
+                content = self._rendered(asked, query)
             except (RenderError, Refused) as flaw:
                 error = str(flaw)
         html = content.html if content is not None else None
@@ -61,14 +64,36 @@ class TemplateScreens:
 
     def html(self, asked: Asked) -> Response:
         """Its HTML, in a frame that runs nothing and loads nothing."""
+        return framed(self._rendered_or_refused(asked, asked.query).html or "")
+
+    def ask_to_send(self, asked: Asked) -> Response:
+        """Asks to whom what is shown is to be sent. Looks only."""
+        given = {name: asked.query.get(name, "") for name in ("name", "context", "user", "item")}
+        self._rendered_or_refused(asked, given)
+        return asked.page("send_test.html", given=given, token=fresh_key())
+
+    def send(self, asked: Asked) -> Response:
+        """Schedules it, once however often the form is sent, and leads to the email."""
+        given = {name: asked.value(name) for name in ("name", "context", "user", "item")}
+        token, address = asked.value("token"), asked.value("to").strip()
+        if not 16 <= len(token) <= 100 or not address:
+            raise Refused(400, "The form is not whole: begin again.")
+        content = self._rendered_or_refused(asked, given)
+        order = Order(by=asked.visitor.name, via="console", token=token)
+        email_id = operations.send_test(
+            asked.database, order,
+            address=address, template=given["name"], subject=content.subject, text=content.text, html=content.html,
+        )  # fmt: skip
+        ask_for_pass(asked.database)
+        return asked.go(f"items/{email_id}")
+
+    def _rendered_or_refused(self, asked: Asked, given: Mapping[str, str]) -> Content:
         try:
-            content = self._rendered(asked)
+            return self._rendered(asked, given)
         except RenderError as error:
             raise Refused(400, str(error)) from None
-        return framed(content.html or "")
 
-    def _rendered(self, asked: Asked) -> Content:
-        query = asked.query
+    def _rendered(self, asked: Asked, query: Mapping[str, str]) -> Content:
         context = dict(_object(query.get("context", "")))
         if query.get("item"):
             context = {**_context_of(asked, number_of(query["item"])), **context}
