@@ -9,6 +9,7 @@ from dramatiq.middleware import Retries
 
 from actors.alerts import alerts, logs
 from actors.alerts.redaction import PrivateRetries
+from actors.alerts.traces import Traces
 from actors.channels.http.channel import HttpChannel
 from actors.channels.http.resolver import Resolver
 from actors.channels.smtp.channel import SmtpChannel
@@ -196,7 +197,15 @@ class Application:
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
         #: What is counted; None where nobody asks for it.
         self.metrics = None if settings.metrics_port is None else WorkerMetrics()
-        self.shared = Shared(self.database, self.broker, self.in_flight, self.journal, settings.disabled, self.metrics)
+        self.shared = Shared(
+            self.database,
+            self.broker,
+            self.in_flight,
+            self.journal,
+            settings.disabled,
+            self.metrics,
+            Traces(settings.sentry_traces if settings.sentry_dsn else 0.0),
+        )
         are_several = len(settings.relays) > 1
         #: By name.
         self.routes = {

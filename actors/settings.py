@@ -369,6 +369,7 @@ class Settings(BaseSettings):
     )
     sentry_dsn: Annotated[SecretStr | None, BeforeValidator(_dsn)] = Field(default=None, validation_alias="SENTRY_DSN")
     sentry_environment: str = Field(default="production", validation_alias="SENTRY_ENVIRONMENT")
+    sentry_traces: float = Field(default=0.0, ge=0, le=1, validation_alias="DUEPOST_SENTRY_TRACES")
 
     _relays: Mapping[str, RelaySettings] = PrivateAttr(default_factory=dict)
 

@@ -27,12 +27,14 @@ class SentryEndpoint:
     Attributes:
         events: the events, in the order in which they came.
         check_ins: the cron monitors' check-ins.
+        traces: the transactions, with their spans.
         raw: every byte that came, decompressed.
     """
 
     def __init__(self) -> None:
         self.events: list[Item] = []
         self.check_ins: list[Item] = []
+        self.traces: list[Item] = []
         self.raw = b""
         self._news = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -83,6 +85,8 @@ class SentryEndpoint:
                     self.events.append(item)
                 elif kind == "check_in":
                     self.check_ins.append(item)
+                elif kind == "transaction":
+                    self.traces.append(item)
             self._news.notify_all()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

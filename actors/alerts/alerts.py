@@ -65,6 +65,21 @@ _EVENT_KEYS = (
     "timestamp",
     "transaction",
 )
+_TRACE_KEYS = (
+    "environment",
+    "event_id",
+    "platform",
+    "release",
+    "sdk",
+    "server_name",
+    "spans",
+    "start_timestamp",
+    "tags",
+    "timestamp",
+    "transaction",
+    "transaction_info",
+    "type",
+)
 _EXCEPTION_KEYS = ("type", "module")
 _MECHANISM_KEYS = ("type", "handled", "exception_id", "parent_id", "is_exception_group")
 _FRAME_KEYS = ("filename", "abs_path", "function", "module", "lineno", "in_app")
@@ -92,6 +107,7 @@ def start(dsn: str | None, *, environment: str, release: str) -> None:
         auto_enabling_integrations=False,
         integrations=[DramatiqIntegration(), AtexitIntegration(callback=_say_nothing), DedupeIntegration()],
         before_send=_private,
+        before_send_transaction=_private_trace,
         # With a body the integration withholds its retries too; `_private` keeps only ids of it.
         max_request_body_size="always",
         include_local_variables=False,
@@ -308,6 +324,13 @@ def _private(event: Event, hint: Hint) -> Event | None:
     if "exception" in event:
         kept["exception"] = {"values": [_private_exception(each) for each in event["exception"]["values"]]}
     kept["contexts"] = {"dramatiq": _private_message(message)} if message else {}
+    return kept
+
+
+def _private_trace(event: Event, _hint: Hint) -> Event:
+    """Leaves of a trace what it was made of: not the broker message in process, which Sentry's integration adds."""
+    kept = cast("Event", {key: value for key, value in event.items() if key in _TRACE_KEYS})
+    kept["contexts"] = {"trace": event.get("contexts", {}).get("trace", {})}
     return kept
 
 

@@ -105,7 +105,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
             logger.warning("Due emails could not be claimed together: %s; a pass enqueues them.", name_of(failure))
             self._leave_to_the_scheduler()
             return []
-        works = [Work(self.attempt(item), self._direct_job(item.id), None) for item in claimed]
+        works = [Work(self.attempt(item), self._direct_job(item.id), None, self._traces.begin()) for item in claimed]
         return works + self._works_of_kept([(each, self._direct_job(each.id)) for each in kept])
 
     def _claim_line(self, room: int, worker_id: int, kept: list[Kept]) -> list[ClaimedEmail]:

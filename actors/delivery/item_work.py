@@ -15,6 +15,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 import dramatiq
 import psycopg2
 
+from actors.alerts.traces import Step, Trace, Traces
 from actors.channels.channel import Payload
 from actors.delivery.conclude import Conclusion, Conclusions
 from actors.delivery.conditions import LIMITS, KeptAttempt, NotClaimed, Speeds, described, ruling_on, rulings_on
@@ -23,7 +24,7 @@ from actors.delivery.in_flight import InFlightClaims, LostClaim
 from actors.delivery.job import Job
 from actors.delivery.journal import Journal
 from actors.delivery.lanes import Blocking
-from actors.delivery.report import count, report, report_lost_claim
+from actors.delivery.report import count, report, report_lost_claim, trace
 from actors.delivery.thread_pool import ThreadPool
 from actors.metrics import WorkerMetrics
 from actors.queue.broker import PostgresBroker
@@ -106,16 +107,20 @@ class Work(Generic[C_co, P_co]):
     Attributes:
         journalled: how many of the attempt's rulings are in the journal.
         begun_at: when it was claimed, by the monotonic clock.
+        trace: when its steps ended; None where it is not traced.
     """
 
-    __slots__ = ("attempt", "begun_at", "job", "journalled", "message")
+    __slots__ = ("attempt", "begun_at", "job", "journalled", "message", "trace")
 
-    def __init__(self, attempt: Attempt[C_co, P_co], job: Job, message: ClaimedMessage | None) -> None:
+    def __init__(
+        self, attempt: Attempt[C_co, P_co], job: Job, message: ClaimedMessage | None, trace: Trace | None = None
+    ) -> None:
         self.attempt = attempt
         self.job = job
         self.message = message
         self.journalled = 0
         self.begun_at = time.monotonic()
+        self.trace = trace
 
     @property
     def is_unread(self) -> bool:
@@ -143,6 +148,7 @@ class Shared(NamedTuple):
         journal: what was answered is in it before anything else is done about it.
         disabled: nothing is claimed.
         metrics: what counts; None where nobody asks.
+        traces: chooses attempts to be traced.
     """
 
     database: Database
@@ -151,6 +157,7 @@ class Shared(NamedTuple):
     journal: Journal
     disabled: bool
     metrics: WorkerMetrics | None = None
+    traces: Traces = Traces(0.0)
 
 
 class ItemWork(ABC, Generic[C, P_co]):
@@ -169,6 +176,7 @@ class ItemWork(ABC, Generic[C, P_co]):
         self._journal = shared.journal
         self._disabled = shared.disabled
         self._metrics = shared.metrics
+        self._traces = shared.traces
         self._leaving = ThreadPool("duepost-leaving", LEAVING)
         self._speeds = Speeds()
 
@@ -231,7 +239,7 @@ class ItemWork(ABC, Generic[C, P_co]):
             elif item is None:
                 self._leaving.submit(partial(ended, job, partial(job.run, self._release, item_id)))
             else:
-                works.append(Work(self.attempt(item), job, job.run(self._current_message)))
+                works.append(Work(self.attempt(item), job, job.run(self._current_message), self._traces.begin()))
         return works + self._works_of_kept(apart)
 
     def _works_of_kept(self, kept: Sequence[tuple[Kept, Job]]) -> list[Work[C, P_co]]:
@@ -289,7 +297,7 @@ class ItemWork(ABC, Generic[C, P_co]):
             attempt.refuse(ruling_on(checked.said or ""))
         elif checked.waits:
             attempt.keep_waiting(rulings_on(checked.waits))
-        work.attempt = attempt
+        work.attempt, work.trace = attempt, self._traces.begin()
 
     def _try_to_claim(self, kept: Kept, failure: str | None) -> tuple[C | None, Checked]:
         worker_id = self._broker.worker_session.worker_id
@@ -324,10 +332,15 @@ class ItemWork(ABC, Generic[C, P_co]):
 
     def advance(self, work: Work[C, P_co]) -> P_co | Blocking | None:
         """What comes next for an item."""
-        return work.attempt.advance()
+        step = work.attempt.advance()
+        if work.trace is not None and step is not None and not isinstance(step, Blocking):
+            work.trace.end(Step.RENDER)
+        return step
 
     def take(self, work: Work[C, P_co], rulings: Mapping[str, Ruling]) -> None:
         """What was answered; the journal has it first."""
+        if work.trace is not None:
+            work.trace.end(Step.DIALOGUE)
         work.attempt.take(rulings)
         attempt, message = work.attempt, work.message
         said = {each.recipient.key: each.ruling for each in attempt.judged[work.journalled :]}
@@ -445,6 +458,9 @@ class ItemWork(ABC, Generic[C, P_co]):
         """Counts, and tells an operator what there is to tell, in the message's own context."""
         if self._metrics is not None:
             count(self._metrics, conclusion, self._way, time.monotonic() - work.begun_at)
+        if work.trace is not None:
+            work.trace.end(Step.CONCLUDE)
+            trace(work.trace, conclusion, self._way)
         work.job.run(report, conclusion)
         work.job.run(work.attempt.report)
 

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
-from actors.alerts import alerts
+from actors.alerts import alerts, traces
+from actors.alerts.traces import Trace
 from actors.content.templates import RenderError
 from actors.delivery.conclude import Conclusion
 from actors.delivery.route import described
@@ -68,6 +69,21 @@ def _count(metrics: WorkerMetrics, conclusion: Conclusion, way: str | None, seco
         late = item.late_seconds + seconds
     channel = "message" if isinstance(item, ClaimedMessage) else "email"
     metrics.concluded(channel, item.kind, route, told, seconds=seconds, late=late)
+
+
+def trace(taken: Trace, conclusion: Conclusion, way: str | None) -> None:
+    """Sends the trace of an attempt that is committed. Nothing waits, and what fails of it changes nothing."""
+    item = conclusion.decision.item
+    is_message = isinstance(item, ClaimedMessage)
+    rulings = conclusion.decision.rulings
+    tags = {
+        "message_id" if is_message else "email_id": item.id,
+        "kind": item.kind,
+        "route": route_of(item.endpoint) if isinstance(item, ClaimedMessage) else way,
+        "verdict": rulings[-1].verdict if rulings else None,
+        "phase": rulings[-1].phase if rulings else None,
+    }
+    _tell(traces.send, taken, "send_message" if is_message else "send_email", tags)
 
 
 def _report_message(conclusion: Conclusion, endpoint: str) -> None:

@@ -49,8 +49,9 @@ def story(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> I
         relay.on(Phase.RCPT, reply("450 4.2.0 busy-person is busy"), when=lambda line: "busy-person" in line)
         relay.on(Phase.DOT, accept(), close(), times=1)
         env = environment(
-            url, relay.url, DUEPOST_TEMPLATES=str(folder), SENTRY_DSN=sentry.dsn, SENTRY_ENVIRONMENT="test"
-        )
+            url, relay.url, DUEPOST_TEMPLATES=str(folder), SENTRY_DSN=sentry.dsn, SENTRY_ENVIRONMENT="test",
+            DUEPOST_SENTRY_TRACES="1",
+        )  # fmt: skip
         site = Site(url, relay, env, folder)
         (folder / "broken.subject.txt").write_text("Hello")
         (folder / "broken.txt").write_text("{{ classified_word.upper() + 1 }}")
@@ -156,3 +157,18 @@ def test_no_word_of_any_email_is_in_a_log_line_or_in_the_brokers_table(story: St
     for secret in SECRETS:
         assert secret not in story.site.logs()
         assert secret not in stored
+
+
+def test_each_attempt_is_traced_with_its_steps_and_ids_alone(story: Story) -> None:
+    ended = {int(trace["tags"]["email_id"]): trace for trace in story.sentry.traces}
+    trace = ended[story.ids["dead"]]
+    assert trace["transaction"] == "send_email"
+    assert trace["contexts"]["trace"]["op"] == "queue.process"
+    assert [span["op"] for span in trace["spans"]] == ["duepost.render", "duepost.dialogue", "duepost.conclude"]
+    assert {span["parent_span_id"] for span in trace["spans"]} == {trace["contexts"]["trace"]["span_id"]}
+    moments = [span[name] for span in trace["spans"] for name in ("start_timestamp", "timestamp")]
+    assert moments == sorted(moments)
+    assert (moments[0], moments[-1]) == (trace["start_timestamp"], trace["timestamp"])
+    for each in story.sentry.traces:
+        assert set(each["tags"]) <= {"email_id", "kind", "route", "verdict", "phase"}
+        assert set(each["contexts"]) == {"trace"}
