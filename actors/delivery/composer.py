@@ -154,7 +154,7 @@ class Composer:
         return self._sender
 
     def _signing(self, sender: Mailbox) -> Sign:
-        """What is done to the message in the end.
+        """What the message goes through in the end.
 
         Raises:
             UnsendableField: it cannot be signed as it has to be.
