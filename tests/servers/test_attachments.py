@@ -13,7 +13,7 @@ from icalendar import Calendar
 from tests.servers.conftest import MakeSite, Servers, need, own_folder
 from tests.servers.judges import Read, readers, spamassassin
 
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 300
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 100
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(57)
 INVITATION = (
     """BEGIN:VCALENDAR
