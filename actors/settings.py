@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -22,7 +22,6 @@ from actors.channels.smtp.relay import Relay, Timeouts
 from actors.channels.tls import trouble_with
 from actors.content.addresses import Mailbox, parse_sender
 from actors.content.dkim import SIGNED, UNSIGNED
-from actors.content.dkim_keys import DkimKeys, Signer
 from models.errors import DuepostError
 
 #: What DUEPOST_STATE_DIR says where no state is to be kept.
@@ -54,6 +53,9 @@ _MAILBOX_PLACE = re.compile(
     r"|(?:imaps://|imap\+starttls://)[^\s@/]+@[^\s@/]+(?:/\S*)?"
     r"|imap://[^\s@/]+@(?:localhost|127\.0\.0\.1)(?::\d+)?(?:/\S*)?"
 )
+
+if TYPE_CHECKING:
+    from actors.content.dkim_keys import Signer
 
 
 class BadSettings(DuepostError):
@@ -352,7 +354,7 @@ class Settings(BaseSettings):
         default=None, validation_alias="DUEPOST_DKIM_KEYS"
     )
     dkim_headers: Annotated[
-        tuple[str, ...] | None, NoDecode, BeforeValidator(_blank_is_none), BeforeValidator(_signed_headers)
+        tuple[str, ...] | None, NoDecode, BeforeValidator(_signed_headers), BeforeValidator(_blank_is_none)
     ] = Field(default=None, validation_alias="DUEPOST_DKIM_HEADERS")
     dkim_required: Annotated[bool, BeforeValidator(_switch)] = Field(
         default=False, validation_alias="DUEPOST_DKIM_REQUIRED"
@@ -426,7 +428,7 @@ class Settings(BaseSettings):
             raise BadSettings("DUEPOST_FROM: not set; give a sender such as Duepost <noreply@example.com>")
         return parse_sender(self.sender)
 
-    def signer(self) -> Signer | None:
+    def signer(self) -> "Signer | None":
         """What signs emails; None where there are to be no signatures. Reads no file yet.
 
         Raises:
@@ -436,6 +438,9 @@ class Settings(BaseSettings):
             if self.dkim_required:
                 raise BadSettings("DUEPOST_DKIM_REQUIRED: set, but DUEPOST_DKIM_KEYS is not; give the folder of keys")
             return None
+        # A tick and a command read the settings too, and need nothing of what makes an email.
+        from actors.content.dkim_keys import DkimKeys, Signer  # noqa: PLC0415
+
         return Signer(DkimKeys(self.dkim_keys), self.dkim_headers or SIGNED, is_required=self.dkim_required)
 
     @property

@@ -34,7 +34,7 @@ SHIPPED = sorted(
 )
 UNITS = sorted(path.name for path in SHIPPED if path.suffix in {".service", ".timer"})
 SERVICES = [unit for unit in UNITS if unit.endswith(".service")]
-COMMANDS = {"worker", "trigger", "migrate", "doctor", "reopen", "web", "list", "resolve", "resume"}
+COMMANDS = {"worker", "bounces", "trigger", "migrate", "doctor", "reopen", "web", "list", "resolve", "resume"}
 
 #: The settings of the design; the code has a few more, for time-outs, retention and Sentry.
 CONTRACT = {

@@ -69,7 +69,7 @@ BAD_ADDRESSES = [
     "nobody", "@example.com", "ann@", "ann@@example.com", "ann@b@example.com", "ann @example.com", "ann@exa mple.com",
     " ann@example.com", "ann@example.com ", ".ann@example.com", "ann.@example.com", "a..b@example.com",
     "ann@-example.com", "ann@example-.com", "ann@example..com", "ann@.com", "ann@example.com.", "ann@exam_ple.com",
-    "ann@exam!ple.com", "ann@[127.0.0.1]", "Ann <ann@example.com>", "<ann@example.com>", '"ann"@example.com',
+    "ann@exam!ple.com", "ann@[127.0.0.1]", "Ann <ann@example.com", "<ann@example>.com>", '"ann"@example.com',
     "ann@example.com, bob@example.com", "ann@example.com;bob@example.com", "ann,bob@example.com", "a:b@example.com",
     "a(b)@example.com", "a[b@example.com", "a\\b@example.com", "ann@example.com>", "mailto:ann@example.com", "", " ",
     "ann\u00a0b@example.com", "ann@exa\u00a0mple.com", "ann@exa\u2028mple.com", "a\u3000nn@example.com",

@@ -51,6 +51,7 @@ rulings = st.builds(
     about=st.none() | st.sampled_from(Topic),
     limits=st.sets(st.sampled_from(Limit)).map(lambda each: reduce(or_, each, Limit.NONE)),
     retry_after=st.none() | st.floats(0, 86_400),
+    wait=st.none() | st.floats(0, 86_400),
 )
 records = st.builds(
     Record,

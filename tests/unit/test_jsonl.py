@@ -19,7 +19,9 @@ def test_lines_keep_their_numbers_and_blank_ones_are_skipped() -> None:
 
 def test_every_argument_of_schedule_email_is_a_key() -> None:
     values = {"text": '"x"', "text[]": '["x"]', "timestamptz": '"2030-01-01T00:00:00Z"', "jsonb": "{}"}
-    line = "{" + ", ".join(f'"{name}": {values[argument.sql_type]}' for name, argument in ARGUMENTS.items()) + "}"
+    values["timestamp"] = '"2030-01-01T00:00"'
+    given = {name: values[argument.sql_type] for name, argument in ARGUMENTS.items()} | {"attachments": "[]"}
+    line = "{" + ", ".join(f'"{name}": {value}' for name, value in given.items()) + "}"
     [found] = read_items([line], "f", EMAILS)
     assert set(found.arguments) == set(ARGUMENTS)
 

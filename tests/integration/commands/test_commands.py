@@ -192,7 +192,14 @@ def test_list_and_stats_count_what_is_pending(shell: Shell) -> None:
     assert "\x1b" not in table + plain
     stats = json.loads(stats_json)
     assert stats["pending"] == {"scheduled": 2, "queued": 0, "sending": 0, "unknown": 0}
-    assert stats["outcomes"] == {"sent": 0, "undeliverable": 0, "cleared": 0, "expired": 0, "obsolete": 0}
+    assert stats["outcomes"] == {
+        "sent": 0,
+        "undeliverable": 0,
+        "cleared": 0,
+        "expired": 0,
+        "obsolete": 0,
+        "suppressed": 0,
+    }
     assert stats["oldest_due_seconds"] >= 0
     assert (stats["circuit"], stats["paused"], stats["workers"]) == ("closed", False, 0)
 
