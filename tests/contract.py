@@ -138,6 +138,7 @@ ENDING = [
             ["cleared", "0"],
             ["ledger", "0"],
             ["kept", "0"],
+            ["content", "0"],
             ["suppression", "0"],
             ["recipient", "0"],
             ["orders", "0"],

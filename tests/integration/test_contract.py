@@ -108,5 +108,5 @@ def test_every_function_that_applications_and_operators_may_call_is_called(url: 
         """,
     )
     connection.close()
-    # A file's bytes stand in no JSON, in which the calls are handed on: tests/integration/test_drivers.py calls that one.
+    # A file's bytes stand in no JSON, by which calls are handed on: tests/integration/test_drivers.py calls that one.
     assert {name for (name,) in granted} - {call.function for call in CALLS} == {"attachment"}
