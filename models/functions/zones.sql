@@ -30,7 +30,7 @@ BEGIN
     RETURN CASE WHEN first AT TIME ZONE zone = local_time THEN least(first, taken) ELSE taken END;
 END
 $$;
-COMMENT ON FUNCTION duepost.moment_at(timestamp, text) IS
+COMMENT ON FUNCTION duepost.moment_at IS
     'The moment at which clocks of a zone show a local time; of a time that they leave out, and of one that they show twice, see docs.';
 
 -- Apart, so that whatever a team's own view fails of is this user's alone: NULL then, as for who has none.
