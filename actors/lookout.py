@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks of all workers together: while there is something to be found, and while there is not.
 SHORTEST_PAUSE: Final = 0.01
-LONGEST_PAUSE: Final = 0.06
+LONGEST_PAUSE: Final = 0.05
 
 #: Seconds for which the pause stays short after something was found; each is one of several workers, and finds a share.
 STAYS_SHORT_FOR: Final = 0.25
