@@ -89,37 +89,45 @@ class ListArgument(Argument):
 
 
 @dataclass(frozen=True, slots=True)
-class TimeArgument(Argument):
+class ClockArgument(Argument):
+    """A datetime, or a text in ISO 8601: with a time zone, or without one."""
+
+    def checked(self, name: str, value: object) -> datetime | str:
+        """Returns the time as it is, once it is known to be one."""
+        raise NotImplementedError
+
+    def parameter(self, name: str, value: object) -> datetime | str:
+        """Returns the time as it is."""
+        return self.checked(name, value)
+
+    def member(self, name: str, value: object) -> str:
+        """Returns the time as a text."""
+        time = self.checked(name, value)
+        return time.isoformat() if isinstance(time, datetime) else time
+
+
+@dataclass(frozen=True, slots=True)
+class TimeArgument(ClockArgument):
     """A moment: a datetime with a time zone, or a text in ISO 8601 with one."""
 
     sql_type: ClassVar[str] = "timestamptz"
     json_form: ClassVar[str] = "a time such as 2026-01-31T09:00:00+01:00"
 
-    def parameter(self, name: str, value: object) -> datetime | str:
+    def checked(self, name: str, value: object) -> datetime | str:
         """Returns the moment as it is, once it is known to be one."""
         return checked_moment(name, value)
 
-    def member(self, name: str, value: object) -> str:
-        """Returns the moment as a text."""
-        moment = checked_moment(name, value)
-        return moment.isoformat() if isinstance(moment, datetime) else moment
-
 
 @dataclass(frozen=True, slots=True)
-class LocalTimeArgument(Argument):
+class LocalTimeArgument(ClockArgument):
     """What a clock shows: a datetime without a time zone, or a text in ISO 8601 without one."""
 
     sql_type: ClassVar[str] = "timestamp"
     json_form: ClassVar[str] = "a local time such as 2026-01-31T09:00:00"
 
-    def parameter(self, name: str, value: object) -> datetime | str:
+    def checked(self, name: str, value: object) -> datetime | str:
         """Returns the local time as it is, once it is known to be one."""
         return checked_local(name, value)
-
-    def member(self, name: str, value: object) -> str:
-        """Returns the local time as a text."""
-        local = checked_local(name, value)
-        return local.isoformat() if isinstance(local, datetime) else local
 
 
 @dataclass(frozen=True, slots=True)

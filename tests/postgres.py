@@ -197,6 +197,18 @@ def make_tables_of(url: str, number: int) -> None:
     database.close()
 
 
+def ask(url: str, statement: str, *parameters: object, connect_timeout: int = 0) -> list[tuple[object, ...]]:
+    """Asks a database in a connection of its own, as anyone could; gives what there is to give."""
+    connection = psycopg2.connect(url, connect_timeout=connect_timeout)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return list(cursor.fetchall()) if cursor.description else []
+    finally:
+        connection.close()
+
+
 def run(connection: Connection, statement: str, *parameters: object) -> list[tuple[object, ...]]:
     """Runs a statement in the connection's transaction; gives its rows, if it has any."""
     with connection.cursor() as cursor:

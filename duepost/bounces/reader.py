@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from actors.alerts import alerts
@@ -104,19 +104,8 @@ class Reader:
         self._tell(about, meaning, status.action)
 
     def _tell(self, about: Sent, meaning: Meaning, event: str) -> None:
-        is_new = self._note(
-            Noted(
-                "mailbox",
-                None,
-                about.email_id,
-                about.kind,
-                about.address,
-                event=event,
-                effect=str(meaning.effect),
-                enhanced_code=meaning.enhanced_code,
-                reply=meaning.reply,
-            )
-        )
+        noted = _noted(about, event, str(meaning.effect))
+        is_new = self._note(replace(noted, enhanced_code=meaning.enhanced_code, reply=meaning.reply))
         if is_new and meaning.effect is Effect.ABOUT_US:
             alerts.bounced_about_us(about.email_id, about.kind, meaning.enhanced_code, about.route)
 
@@ -126,18 +115,8 @@ class Reader:
             self._count(Effect.NOTHING)
             return
         [about] = known
-        self._note(
-            Noted(
-                "mailbox",
-                None,
-                about.email_id,
-                about.kind,
-                about.address,
-                event=came.feedback,
-                effect="suppressed",
-                scope=about.kind if about.is_unsubscribable else None,
-            )
-        )
+        scope = about.kind if about.is_unsubscribable else None
+        self._note(replace(_noted(about, came.feedback, "suppressed"), scope=scope))
 
     def _note(self, noted: Noted) -> bool:
         is_new = bounces.note(self._database, noted)
@@ -160,3 +139,8 @@ def described(tally: Tally) -> Mapping[str, int]:
     """What a run has found, in the order in which it is told."""
     order = ("suppressed", "failed", "about_us", "nothing", "repeated", "unbelieved", "unreadable")
     return {"messages": tally.messages, **{each: tally.effects[each] for each in order}}
+
+
+def _noted(about: Sent, event: str, effect: str) -> Noted:
+    """What came back of an email that is known, and what follows."""
+    return Noted("mailbox", None, about.email_id, about.kind, about.address, event, effect)

@@ -11,7 +11,8 @@ from duepost.commands.context import ask_for_pass
 from duepost.operations import Count, Doing, Filter, Order, Preview
 from duepost.web import screens
 from duepost.web.access import fresh_key
-from duepost.web.desk import Asked, Refused
+from duepost.web.answers import Refused
+from duepost.web.desk import Asked
 from duepost.web.doings import MEANINGS, WORDS
 from duepost.web.filters import filter_of, number_of, query_of, words_of
 

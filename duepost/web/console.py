@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -14,6 +12,7 @@ from starlette.types import ASGIApp
 from actors.content.templates import Templates
 from duepost.web import actions, doings, login, screens, sent, suppressing
 from duepost.web.access import Gate, Role
+from duepost.web.answers import health, not_found, not_so
 from duepost.web.boundary import HEALTH, METRICS, Boundary, Place
 from duepost.web.desk import Desk, Handler
 from duepost.web.inbox import Inbox, InboxScreens
@@ -98,13 +97,13 @@ def build(
     desk = Desk(gate, place, database, reading, pages)
     metrics = Metrics(reading, metrics_token, lambda request: desk.visitor(request) is not None)
     routes: list[BaseRoute] = [
-        Route(HEALTH, _health),
+        Route(HEALTH, health),
         Route(METRICS, metrics.endpoint),
         *login.routes(desk),
         *(route for screen in (*SCREENS, *_tried(templates), *_inbox(mailbox)) for route in _routes(desk, screen)),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_so})
+    app = Starlette(routes=routes, exception_handlers={404: not_found, 405: not_so})
     # A page that moved a slash is another page.
     app.router.redirect_slashes = False
     return Boundary(app, place, is_open=gate.is_open)
@@ -142,16 +141,3 @@ def _routes(desk: Desk, screen: Screen) -> list[Route]:
     if screen.act is not None:
         found.append(Route(screen.path, desk.endpoint(screen.act, screen.act_role), methods=["POST"]))
     return found
-
-
-def _health(_request: Request) -> Response:
-    """This server answers; what of Duepost works is what `duepost doctor` tells."""
-    return JSONResponse({"status": "ok"})
-
-
-def _not_found(_request: Request, _error: Exception) -> Response:
-    return PlainTextResponse("There is no such page.\n", 404)
-
-
-def _not_so(request: Request, _error: Exception) -> Response:
-    return PlainTextResponse(f"This URL takes no {request.method}.\n", 405)

@@ -1,6 +1,5 @@
 """One request: who asks, what they may, with which database session; and what is shown where something fails."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,36 +14,22 @@ from actors.alerts.redaction import private_traceback
 from actors.settings import BadSettings
 from duepost.commands.context import BadInput, explain
 from duepost.web.access import Gate, Role, Visitor
+from duepost.web.answers import Refused, read_body
 from duepost.web.boundary import SAFE, Place, header_values
 from duepost.web.charts import Minutes
 from duepost.web.kept import ServerFindings
 from duepost.web.pages import Pages, with_etag
 from models.database.connections import Database
-from models.errors import DatabaseUnreachable, DuepostError
+from models.errors import DatabaseUnreachable
 
 LOGGER = logging.getLogger("duepost.web")
 
 #: Bytes of a form.
 LARGEST_FORM = 256 * 1024
 
-#: Seconds that a form may take to come in.
-FORM_TIMEOUT = 10.0
-
 COOKIE = "duepost_session"
 
 Form = Mapping[str, Sequence[str]]
-
-
-class Refused(DuepostError):
-    """What was asked for cannot be shown or done; the message says why.
-
-    Attributes:
-        status: of the answer.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,15 +206,7 @@ async def read_form(request: Request) -> Form:
     sort = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if sort != "application/x-www-form-urlencoded":
         raise Refused(415, "Only forms are taken.")
-    body = b""
-    try:
-        async with asyncio.timeout(FORM_TIMEOUT):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > LARGEST_FORM:
-                    raise Refused(413, "The form is too large.")
-    except TimeoutError:
-        raise Refused(408, "The form took too long.") from None
+    body = await read_body(request, LARGEST_FORM)
     found: dict[str, list[str]] = {}
     try:
         for name, value in parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=12_000):

@@ -7,7 +7,8 @@ from typing import TypeVar
 from duepost import operations
 from duepost.operations import Filter, Outcome, Place, State
 from duepost.web.access import Role
-from duepost.web.desk import Asked, Refused
+from duepost.web.answers import Refused
+from duepost.web.desk import Asked
 
 Word = TypeVar("Word", State, Outcome)
 

@@ -15,7 +15,8 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from duepost.catcher import unpack
-from duepost.web.desk import Asked, Refused
+from duepost.web.answers import Refused
+from duepost.web.desk import Asked
 from duepost.web.screens import ROWS, framed
 
 #: What an email's file is called: the moment, the process, a number. They sort by time.

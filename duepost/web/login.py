@@ -9,7 +9,8 @@ from starlette.routing import Route
 
 from actors.settings import BadSettings
 from duepost.web.access import SESSION, TooManyTries
-from duepost.web.desk import COOKIE, Desk, Form, Refused, read_form, root_of
+from duepost.web.answers import Refused
+from duepost.web.desk import COOKIE, Desk, Form, read_form, root_of
 
 
 def routes(desk: Desk) -> list[Route]:

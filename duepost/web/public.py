@@ -4,7 +4,6 @@ Nobody logs in here: a link's token says what it is about. Who only looks change
 a person does. A change is a POST with the pair of RFC 8058, of a mail client or of the button on the page.
 """
 
-import asyncio
 import logging
 from base64 import b64encode
 from email.parser import BytesParser
@@ -17,14 +16,15 @@ from urllib.parse import parse_qsl
 import psycopg2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.content.tokens import Subscription, Tokens
 from actors.delivery.seals import LINKS
 from duepost.commands.output import visible
+from duepost.web.answers import Refused, health, not_found, not_so, read_body
 from models import unsubscribing
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable
@@ -37,9 +37,8 @@ PAIR: Final = ("list-unsubscribe", "one-click")
 #: The field of the page's own button that takes it back.
 UNDO: Final = "undo"
 
-#: Bytes of a form, and seconds that it may take to come in.
+#: Bytes of a form.
 LARGEST_FORM: Final = 16 * 1024
-FORM_TIMEOUT: Final = 10.0
 
 _STYLE: Final = (
     "body{font:1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:3rem auto;padding:0 1rem}"
@@ -69,8 +68,8 @@ def build_public(database: Database, tokens: Tokens, prefix: str = "") -> ASGIAp
     """
     links = Links(database, tokens)
     app = Starlette(
-        routes=[Route("/health", _health), Route(LINKS + "{token}", links.answer, methods=["GET", "POST"])],
-        exception_handlers={404: _not_found, 405: _not_so},
+        routes=[Route("/health", health), Route(LINKS + "{token}", links.answer, methods=["GET", "POST"])],
+        exception_handlers={404: not_found, 405: not_so},
     )
     # A page that moved a slash is another page.
     app.router.redirect_slashes = False
@@ -121,7 +120,7 @@ class Links:
             return _page(_asked(about))
         try:
             fields = await read_fields(request)
-        except FormError as error:
+        except Refused as error:
             return PlainTextResponse(f"{error}\n", error.status)
         is_on = PAIR in fields
         if not is_on and not any(name == UNDO for name, _ in fields):
@@ -141,35 +140,13 @@ class Links:
         return _page(_unsubscribed(about) if is_on else _subscribed(about))
 
 
-class FormError(Exception):
-    """What came is no form; the message says why.
-
-    Attributes:
-        status: of the answer.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 async def read_fields(request: Request) -> frozenset[tuple[str, str]]:
     """The fields of a form in either encoding, in lower case.
 
     Raises:
-        FormError: it is too large, or takes too long to come in.
+        Refused: it is too large, or takes too long to come in.
     """
-    body = b""
-    try:
-        async with asyncio.timeout(FORM_TIMEOUT):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > LARGEST_FORM:
-                    raise FormError(413, "The form is too large.")
-    except TimeoutError:
-        raise FormError(408, "The form took too long.") from None
-    except ClientDisconnect:
-        raise FormError(400, "The form is not whole.") from None
+    body = await read_body(request, LARGEST_FORM)
     return fields_of(request.headers.get("content-type", ""), body)
 
 
@@ -199,18 +176,6 @@ def fields_of(content_type: str, body: bytes) -> frozenset[tuple[str, str]]:
         except ValueError:
             pairs = []
     return frozenset((name.strip().lower(), value.strip().lower()) for name, value in pairs)
-
-
-def _health(_request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
-
-
-def _not_found(_request: Request, _error: Exception) -> Response:
-    return PlainTextResponse("There is no such page.\n", 404)
-
-
-def _not_so(request: Request, _error: Exception) -> Response:
-    return PlainTextResponse(f"This URL takes no {request.method}.\n", 405)
 
 
 # The page ------------------------------------------------------------------------------------------------------------

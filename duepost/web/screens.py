@@ -12,9 +12,10 @@ from duepost import operations
 from duepost.commands import findings, story
 from duepost.operations import Filter, Forecast, Item
 from duepost.web.access import Role
+from duepost.web.answers import Refused
 from duepost.web.boundary import CONTENT_POLICY
 from duepost.web.charts import last_hour
-from duepost.web.desk import Asked, Refused
+from duepost.web.desk import Asked
 from duepost.web.doings import item_actions
 from duepost.web.filters import filter_of, number_of, place_of, query_of, words_of
 from duepost.web.pages import link

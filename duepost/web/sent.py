@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from starlette.responses import Response
 
 from duepost import operations
-from duepost.web.desk import Asked, Refused
+from duepost.web.answers import Refused
+from duepost.web.desk import Asked
 from duepost.web.filters import number_of
 from duepost.web.inbox import Caught, parsed
 from duepost.web.screens import PERMIT, framed, is_shown_in_full

@@ -6,7 +6,8 @@ from duepost import operations
 from duepost.operations import Order
 from duepost.web.access import fresh_key
 from duepost.web.actions import LONGEST_REASON, moment_of
-from duepost.web.desk import Asked, Refused
+from duepost.web.answers import Refused
+from duepost.web.desk import Asked
 from duepost.web.filters import number_of
 
 

@@ -12,7 +12,8 @@ from duepost import operations
 from duepost.commands.context import ask_for_pass
 from duepost.operations import Order
 from duepost.web.access import Role, fresh_key
-from duepost.web.desk import Asked, Refused
+from duepost.web.answers import Refused
+from duepost.web.desk import Asked
 from duepost.web.filters import number_of
 from duepost.web.screens import framed, is_shown_in_full
 from models import reports

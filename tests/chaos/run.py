@@ -27,7 +27,7 @@ from tests.chaos.relay import ChaosRelay
 from tests.http_servers import ScriptedServer
 from tests.namespaces import NamespaceNetwork, fresh_namespace, namespaces_are_allowed
 from tests.network import Network
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, ask
 from tests.processes import ROOT, Process, Watch, duepost, environment
 
 #: Seconds after which what has not come to an end is stuck.
@@ -359,14 +359,7 @@ class Chaos:
         until = time.monotonic() + 60
         while True:
             try:
-                connection = psycopg2.connect(self.url, connect_timeout=5)
-                try:
-                    connection.autocommit = True
-                    with connection.cursor() as cursor:
-                        cursor.execute(statement, parameters or None)
-                        return list(cursor.fetchall()) if cursor.description else []
-                finally:
-                    connection.close()
+                return ask(self.url, statement, *parameters, connect_timeout=5)
             except psycopg2.OperationalError:
                 if time.monotonic() > until:
                     raise

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg2
 import pytest
 
+from tests.postgres import ask
 from tests.processes import ROOT, Watch, Workers, environment
 from tests.relays import ScriptedRelay
 from tests.waiting import wait_until
@@ -23,14 +23,7 @@ class Site:
 
     def query(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
         """Asks the database, as anyone could."""
-        connection = psycopg2.connect(self.url)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement, parameters or None)
-                return list(cursor.fetchall()) if cursor.description else []
-        finally:
-            connection.close()
+        return ask(self.url, statement, *parameters)
 
     def schedule(self, count: int = 1, *, prefix: str = "person", **more: str) -> list[int]:
         """Schedules plain emails to `person-1@example.com` and so on."""

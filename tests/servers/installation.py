@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psycopg2
-
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, ask
 from tests.processes import ROOT
 from tests.servers.containment import Machine
 
@@ -91,11 +89,4 @@ class OwnDatabase:
 
     def query(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
         """Asks the database, as anyone could."""
-        connection = psycopg2.connect(self.url)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement, parameters or None)
-                return list(cursor.fetchall()) if cursor.description else []
-        finally:
-            connection.close()
+        return ask(self.url, statement, *parameters)

@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg2
-
+from tests.postgres import ask
 from tests.processes import Watch, Workers, duepost
 from tests.servers.server import Server
 from tests.waiting import wait_until
@@ -31,14 +30,7 @@ class Site:
 
     def query(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
         """Asks the database, as anyone could."""
-        connection = psycopg2.connect(self.url)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement, parameters or None)
-                return list(cursor.fetchall()) if cursor.description else []
-        finally:
-            connection.close()
+        return ask(self.url, statement, *parameters)
 
     def schedule(self, count: int = 1, *, to: str = "person", domain: str = "example.com", **more: str) -> None:
         """Schedules plain emails to `person-1@example.com` and so on; `more` are further arguments of the function."""
