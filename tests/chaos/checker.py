@@ -33,16 +33,18 @@ class Evidence:
     taken: Sequence[Taken]
 
     @classmethod
-    def of(cls, query: Query, taken: Sequence[Taken], apart: str = "") -> "Evidence":
-        """Asks the database, but not of the kind that is checked `apart`."""
+    def of(cls, query: Query, taken: Sequence[Taken], apart: Sequence[str] = ()) -> "Evidence":
+        """Asks the database, but not of the kinds that are checked `apart`."""
         ledger: dict[int, list[Row]] = defaultdict(list)
         for email_id, user, outcome, unknowns in query(
             "SELECT email_id, coalesce(user_id, ''), outcome, unknowns FROM duepost.delivery WHERE channel = 'email'"
-            " AND kind <> %s ORDER BY finished_at",
-            apart,
+            " AND kind <> ALL (%s::text[]) ORDER BY finished_at",
+            list(apart),
         ):
             ledger[int(str(email_id))].append(Row(str(user), str(outcome), int(str(unknowns))))
-        pending = query("SELECT id, state, unknowns FROM duepost.scheduled_email WHERE kind <> %s", apart)
+        pending = query(
+            "SELECT id, state, unknowns FROM duepost.scheduled_email WHERE kind <> ALL (%s::text[])", list(apart)
+        )
         return cls(
             ledger,
             {int(str(email_id)): int(str(unknowns)) for email_id, state, unknowns in pending if state == "unknown"},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg2
 
-from tests.chaos import batches, messages
+from tests.chaos import batches, messages, various
 from tests.chaos.batches import BatchBook, BatchClient
 from tests.chaos.checker import Evidence, check
 from tests.chaos.clients import USERS, Book, Client, address_of
@@ -24,6 +24,7 @@ from tests.chaos.messages import MessageBook, MessageClient, Mischief
 from tests.chaos.plan import Event, Trouble, plan
 from tests.chaos.poison import KIND, schedule_poison, write_templates
 from tests.chaos.relay import ChaosRelay
+from tests.chaos.various import VariousBook, VariousClient
 from tests.http_servers import ScriptedServer
 from tests.namespaces import NamespaceNetwork, fresh_namespace, namespaces_are_allowed
 from tests.network import Network
@@ -60,6 +61,7 @@ class Report:
     resends: dict[str, int]
     messages: Mapping[str, int]
     batches: str
+    various: str
     emails: int
     copies: int
     held: int
@@ -76,7 +78,7 @@ class Report:
         return (
             f"seed {self.seed}, network cut by {self.cut_by}: {self.emails} emails ({outcomes};"
             f" {self.held} held as unknown), {self.copies} copies at the relay; messages: {messages};"
-            f" batches: {self.batches}; {troubles};"
+            f" batches: {self.batches}; of all sorts: {self.various}; {troubles};"
             f" unknown outcomes: {resends}; slowest call {self.slowest:.2f} s;"
             f" {len(self.wrong) or 'nothing'} wrong" + "".join(f"\n{each}" for each in [*self.wrong, *self.stories])
         )
@@ -132,11 +134,13 @@ class Chaos:
             self.hook = stack.enter_context(ScriptedServer())
             messages.set_up(self.query, self.hook)
             batches.set_up(self.query, self.folder / "templates")
-            self.messages, self.batches = MessageBook(), BatchBook()
-            clients: list[Client | MessageClient | BatchClient | Mischief] = [
+            various.set_up(self.query, self.folder)
+            self.messages, self.batches, self.various = MessageBook(), BatchBook(), VariousBook()
+            clients: list[Client | MessageClient | BatchClient | VariousClient | Mischief] = [
                 *(Client(self.url, self.book, f"{self.seed}-{number}") for number in range(4)),
                 *(MessageClient(self.url, self.messages, f"{self.seed}-messages-{number}") for number in range(2)),
                 *(BatchClient(self.url, self.batches, f"{self.seed}-batches-{number}") for number in range(2)),
+                *(VariousClient(self.url, self.various, f"{self.seed}-various-{number}") for number in range(2)),
                 Mischief(self.hook, self.seed),
             ]
             for client in clients:
@@ -162,7 +166,7 @@ class Chaos:
         url = self.network.url if name == "worker-2" else self.url
         limits = {"DUEPOST_STATEMENT_TIMEOUT": "2", "DUEPOST_SMTP_TIMEOUT": "2", "DUEPOST_SMTP_DOT_TIMEOUT": "3"}
         limits |= {"DUEPOST_TEMPLATES": str(self.folder / "templates"), "DUEPOST_RENDER_TIMEOUT": "1"}
-        limits |= {"DUEPOST_STATE_DIR": str(self.folder / "state")}
+        limits |= {"DUEPOST_STATE_DIR": str(self.folder / "state"), "DUEPOST_DKIM_KEYS": str(self.folder / "keys")}
         env = environment(url, f"{self.relay.url}?pipelining=ahead", **limits, **self.env)
         log = self.folder / f"{name}.log"
         if name.startswith("watch"):
@@ -308,12 +312,12 @@ class Chaos:
             time.sleep(0.5)
 
     def _report(self) -> Report:
-        evidence = Evidence.of(
-            self.query, [copy for copy in self.relay.taken if not batches.is_gathered(copy)], batches.KIND
-        )
+        plain = [copy for copy in self.relay.taken if not batches.is_gathered(copy) and not various.is_various(copy)]
+        evidence = Evidence.of(self.query, plain, [batches.KIND, *various.KINDS])
         wrong = check(self.book.emails, evidence) + self.book.errors
         wrong += messages.check(self.messages, self.query, self.hook)
         wrong += batches.check(self.batches, self.query, self.relay.taken)
+        wrong += various.check(self.various, self.query, self.relay.taken, self.folder / "keys")
         if self.torn:
             wrong.append(f"{self.torn} times a queued email was seen without its message")
         [(deadlocks,)] = self.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
@@ -326,6 +330,7 @@ class Chaos:
             outcomes=self._counts("SELECT outcome, count(*) FROM duepost.delivery WHERE channel = 'email' GROUP BY 1"),
             messages=messages.summary(self.query),
             batches=batches.summary(self.batches, self.query),
+            various=various.summary(self.query),
             resends=self._counts(
                 "SELECT coalesce(phase, 'its worker was gone'), count(*) FROM duepost.attempt"
                 " WHERE verdict = 'unknown' GROUP BY 1"
