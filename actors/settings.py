@@ -14,7 +14,6 @@ import psycopg2
 from psycopg2 import extensions
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sentry_sdk.utils import BadDsn, Dsn
 
 from actors.alerts.logs import LogFormat
 from actors.channels.smtp.greeting import is_hello_name
@@ -248,6 +247,8 @@ def _token(value: object) -> object:
 def _dsn(value: object) -> object:
     value = _blank_is_none(value)
     if value is not None:
+        from sentry_sdk.utils import BadDsn, Dsn  # noqa: PLC0415 - see `alerts.start`
+
         try:
             Dsn(str(value))
         except BadDsn as error:

@@ -6,10 +6,12 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import sentry_sdk
-from sentry_sdk.types import Event
+from actors.alerts.alerts import capture
+
+if TYPE_CHECKING:
+    from sentry_sdk.types import Event
 
 #: What a trace is of, and what its parts are of, as Sentry groups them.
 OPERATION = "queue.process"
@@ -77,7 +79,7 @@ def send(trace: Trace, name: str, tags: Mapping[str, object]) -> None:
             for step, begun, ended in trace.steps
         ],
     }  # fmt: skip
-    sentry_sdk.capture_event(cast("Event", event))
+    capture(cast("Event", event))
 
 
 def _moment(seconds: float) -> datetime:

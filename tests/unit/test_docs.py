@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from actors.alerts import alerts
+from actors.alerts import alerts, sentry
 from actors.channels.http.request import Answer
 from actors.channels.http.verdicts import judge as judge_answer
 from actors.channels.smtp.replies import Reply
@@ -335,7 +335,7 @@ def test_every_event_that_sentry_gets_is_explained() -> None:
     sentences = re.findall(r'_report\(\s*"([^"]+)"', read(Path(alerts.__file__)))
     assert len(sentences) >= 5
     page = read(DOCS / "operations.md")
-    for sentence in [*sentences, alerts.MONITOR]:
+    for sentence in [*sentences, sentry.MONITOR]:
         assert sentence in page
 
 

@@ -6,6 +6,7 @@ and the recipient are taken out first. The replies that they were made for are i
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +32,14 @@ LOOKED_AT: Final = 4_000
 _PHRASES: Final = Path(__file__).with_name("phrases.txt")
 
 
+@cache
+def _patterns() -> dict[Topic, re.Pattern[str]]:
+    """The phrases of each topic, as one pattern. Made when the first is asked for: that takes a while."""
+    return _read(_PHRASES.read_text(encoding="utf-8"))
+
+
 def _read(text: str) -> dict[Topic, re.Pattern[str]]:
-    """The phrases of each topic, as one pattern."""
+    """The phrases of a file."""
     groups: dict[str, str] = {}
     phrases: dict[Topic, list[str]] = {}
     topic = None
@@ -59,8 +66,6 @@ def _compiled(phrases: Sequence[str]) -> re.Pattern[str]:
     written = "|".join(f"(?:{phrase})" for phrase in phrases).replace("…", "[^.;]{0,60}?")
     return re.compile(rf"(?<![\w@#])(?:{written})(?!\w)", re.IGNORECASE)
 
-
-_COMPILED: Final = _read(_PHRASES.read_text(encoding="utf-8"))
 
 _URL = re.compile(r"(?:\b[a-z][a-z0-9+.-]*://|\bwww\.|\bmailto:)\S*", re.IGNORECASE)
 _ADDRESS = re.compile(r"""<[^<>]*@[^<>]*>|"[^"\s][^"]*"@[^\s<>,;:)\]'"]+|[^\s<>()\[\],;:"'=]+@[^\s<>,;:()'"]+""")
@@ -92,7 +97,7 @@ def topics(reply: Reply, recipients: Sequence[str] = ()) -> frozenset[Topic]:
         recipients: addresses whose names are no words of the relay's.
     """
     text = plain_words(reply, recipients)
-    return frozenset(topic for topic, phrases in _COMPILED.items() if phrases.search(text))
+    return frozenset(topic for topic, phrases in _patterns().items() if phrases.search(text))
 
 
 def plain_words(reply: Reply, recipients: Sequence[str] = ()) -> str:
