@@ -5,14 +5,13 @@ import pwd
 import shutil
 import socket
 import subprocess
-import tempfile
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg2
 
+from tests.folders import short_folder
 from tests.waiting import wait_until
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -26,7 +25,7 @@ class Pooler:
         parts = urlsplit(url)
         folder = parse_qs(parts.query)["host"][0]
         name = parts.path.strip("/")
-        self.folder = Path(tempfile.mkdtemp(prefix="duepost-pooler-", dir="/tmp"))
+        self.folder = short_folder("duepost-pooler-")
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         (self.folder / "users").write_text(f'"{parts.username}" ""\n')

@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from psycopg2 import extensions
 
 from models.database.connections import Database
 from models.database.migrate import SQL, Migration, migrate, migrations
+from tests.folders import short_folder
 from tests.namespaces import Namespace
 
 #: An application's own, as the driver gives them.
@@ -57,7 +57,7 @@ class PostgresServer:
         **env: str,
     ) -> None:
         self.binaries = binaries
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="duepost-pg-", dir="/tmp"))
+        self.folder = folder or short_folder("duepost-pg-")
         self._env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **env}
         self._namespace = namespace
         self.port = port or 5432
@@ -67,7 +67,8 @@ class PostgresServer:
             self._let_user_in()
         self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "-D", str(self.data), "--no-sync")
         with (self.data / "postgresql.auto.conf").open("a") as file:
-            file.write("fsync = off\nfull_page_writes = off\nmax_connections = 400\nautovacuum_naptime = 5s\n")
+            file.write("fsync = off\nfull_page_writes = off\nmax_wal_size = 256MB\n")
+            file.write("max_connections = 400\nautovacuum_naptime = 5s\n")
         if namespace:
             with (self.data / "pg_hba.conf").open("a") as file:
                 file.write(f"host all all {namespace.outer}/32 trust\n")
@@ -130,12 +131,22 @@ class PostgresServer:
         database.close()
         return TEMPLATE
 
+    @cached_property
+    def _is_strategy_known(self) -> bool:
+        connection = psycopg2.connect(self.url())
+        try:
+            return bool(connection.server_version >= 150_000)
+        finally:
+            connection.close()
+
     @contextmanager
     def fresh_database(self, *, migrated: bool = True) -> Iterator[str]:
         """A database of its own, migrated or empty; gives its URL."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         template = self._template if migrated else "template1"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # Before PostgreSQL 15 there is no other strategy.
+        by_files = " STRATEGY file_copy" if self._is_strategy_known else ""
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}{by_files}")
         try:
             yield self.url(name)
         finally:

@@ -6,13 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.folders import short_folder
 from tests.processes import Process
 from tests.waiting import wait_until
 
@@ -74,7 +74,7 @@ class Terminal:
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """An empty folder that the embedded server's user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="duepost-five-", dir="/tmp"))
+    folder = short_folder("duepost-five-")
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

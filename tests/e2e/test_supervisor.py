@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from actors.ruling import Phase
 from tests.e2e.conftest import Site
+from tests.folders import short_folder
 from tests.processes import ROOT, Process
 from tests.relays import hang, reply
 from tests.waiting import wait_until
@@ -99,7 +99,7 @@ class Supervisor(Process):
 @pytest.fixture
 def supervisor(site: Site) -> Iterator[Supervisor]:
     """supervisord, with workers and watch running."""
-    folder = Path(tempfile.mkdtemp(prefix="duepost-supervisor-", dir="/tmp"))
+    folder = short_folder("duepost-supervisor-")
     try:
         with Supervisor(site, folder) as supervisor:
             supervisor.wait_until("RUNNING")

@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.folders import short_folder
 from tests.processes import Process, duepost
 from tests.waiting import wait_until
 
@@ -26,7 +26,7 @@ def unconfigured() -> dict[str, str]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """An empty folder that the embedded server's user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="duepost-e2e-", dir="/tmp"))
+    folder = short_folder("duepost-e2e-")
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

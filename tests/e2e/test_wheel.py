@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.folders import short_folder
 from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def wheel() -> Iterator[Path]:
     """The built wheel."""
-    folder = Path(tempfile.mkdtemp(prefix="duepost-wheel-", dir="/tmp"))
+    folder = short_folder("duepost-wheel-")
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)],
         check=True,
@@ -51,7 +51,7 @@ def workers_python(wheel: Path) -> Iterator[Path]:
 @contextmanager
 def environment() -> Iterator[Path]:
     """An empty environment; gives its Python."""
-    folder = Path(tempfile.mkdtemp(prefix="duepost-venv-", dir="/tmp"))
+    folder = short_folder("duepost-venv-")
     folder.chmod(0o755)
     try:
         venv.create(folder, with_pip=True)
@@ -78,7 +78,7 @@ def installed_in(python: Path) -> set[str]:
 @pytest.fixture
 def project() -> Iterator[Path]:
     """A host's project with modules of the same names, which are not to be imported by us."""
-    folder = Path(tempfile.mkdtemp(prefix="duepost-host-", dir="/tmp"))
+    folder = short_folder("duepost-host-")
     folder.chmod(0o755)
     (folder / "models.py").write_text("HOST = True\n")
     (folder / "actors").mkdir()

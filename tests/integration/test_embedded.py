@@ -5,7 +5,6 @@ import pwd
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import psycopg2
 import pytest
 
 from duepost.embedded import EmbeddedError, EmbeddedPostgres
+from tests.folders import short_folder
 
 ROOT = Path(__file__).parents[2]
 #: Starts the server of a folder and says its URL.
@@ -90,7 +90,7 @@ def remove(folder: Path) -> None:
 @pytest.fixture
 def home() -> Iterator[Path]:
     # Not tmp_path: another run of pytest closes its parents to the server's user.
-    home = Path(tempfile.mkdtemp(prefix="duepost-embedded-", dir="/tmp"))
+    home = short_folder("duepost-embedded-")
     yield home
     remove(home)
 
@@ -103,7 +103,7 @@ def folder(home: Path) -> Path:
 @pytest.fixture(scope="module")
 def made_before() -> Iterator[Path]:
     """The data of a server that was stopped; a copy is had faster than a new one."""
-    home = Path(tempfile.mkdtemp(prefix="duepost-embedded-", dir="/tmp"))
+    home = short_folder("duepost-embedded-")
     postgres = EmbeddedPostgres(home / "data")
     postgres.start()
     postgres.stop()

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from actors.ruling import Phase
 from duepost.commands import server_checks
 from models.database.connections import Database
+from tests.folders import short_folder
 from tests.integration.commands.shell import Shell
 from tests.postgres import PostgresServer
 from tests.processes import Process, Workers, duepost
@@ -199,7 +199,7 @@ def test_an_absent_database_fails_and_the_rest_is_still_checked(tmp_path: Path) 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """An empty folder that the embedded server's user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="duepost-doctor-", dir="/tmp"))
+    folder = short_folder("duepost-doctor-")
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
