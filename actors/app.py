@@ -178,8 +178,14 @@ class Application:
             longest_poll=min(LONGEST_POLL, settings.stall_timeout / 4),
         )
         time_limit = TimeLimit()
+        #: What prepares HTML for mail clients; None where it stays as it is.
+        self.preparer = settings.html_preparer()
         self.templates = Templates(
-            settings.templates, time_limit, settings.render_timeout, trim_blocks=settings.trim_blocks
+            settings.templates,
+            time_limit,
+            settings.render_timeout,
+            trim_blocks=settings.trim_blocks,
+            preparer=self.preparer,
         )
         self.in_flight = InFlightClaims()
         self.journal = Journal(settings.state_folder, self.database)
@@ -244,6 +250,7 @@ class Application:
                 if self.metrics is None or settings.metrics_port is None
                 else MetricsServer(self.metrics, settings.metrics_host, settings.metrics_port),
                 self.signer,
+                self.preparer,
             ),
             before=Life,
         )

@@ -55,6 +55,7 @@ _MAILBOX_PLACE = re.compile(
 
 if TYPE_CHECKING:
     from actors.content.dkim_keys import Signer
+    from actors.content.html import HtmlPreparer
 
 
 class BadSettings(DuepostError):
@@ -300,6 +301,9 @@ class Settings(BaseSettings):
     trim_blocks: Annotated[bool, BeforeValidator(_switch)] = Field(
         default=False, validation_alias="DUEPOST_TRIM_BLOCKS"
     )
+    prepare_html: Annotated[bool, BeforeValidator(_switch)] = Field(
+        default=False, validation_alias="DUEPOST_PREPARE_HTML"
+    )
     state_dir: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, validation_alias="DUEPOST_STATE_DIR"
     )
@@ -443,6 +447,23 @@ class Settings(BaseSettings):
         from actors.content.dkim_keys import DkimKeys, Signer  # noqa: PLC0415
 
         return Signer(DkimKeys(self.dkim_keys), self.dkim_headers or SIGNED, is_required=self.dkim_required)
+
+    def html_preparer(self) -> "HtmlPreparer | None":
+        """What prepares the HTML of templates for mail clients; None where it stays as it is. Starts nothing yet.
+
+        Raises:
+            BadSettings: what it needs is not installed.
+        """
+        if not self.prepare_html:
+            return None
+        from actors.content.html import HtmlPreparer, MissingLibrary, check_libraries  # noqa: PLC0415
+        from actors.content.templates import LONGEST_BODY  # noqa: PLC0415
+
+        try:
+            check_libraries()
+        except MissingLibrary as error:
+            raise BadSettings(str(error)) from None
+        return HtmlPreparer(self.render_timeout, LONGEST_BODY)
 
     @property
     def state_folder(self) -> Path | None:

@@ -10,6 +10,7 @@ import psycopg2
 from dramatiq.middleware import Middleware
 
 from actors.content.dkim_keys import BadKey, Signer
+from actors.content.html import HtmlFailed, HtmlPreparer
 from actors.delivery.email_work import EmailDispatcher
 from actors.delivery.journal import Journal
 from actors.delivery.rescue import Rescuer
@@ -59,6 +60,7 @@ class Startup(Middleware):
         journal: what is deleted at a clean end.
         metrics: serves what is counted; None where nobody asks for it.
         signer: whose keys have to be of use; None where nothing is signed.
+        preparer: whose process is started; None where HTML stays as it is.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Startup(Middleware):
         journal: Journal,
         metrics: MetricsServer | None = None,
         signer: Signer | None = None,
+        preparer: HtmlPreparer | None = None,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -84,6 +87,7 @@ class Startup(Middleware):
         self._journal = journal
         self._metrics = metrics
         self._signer = signer
+        self._preparer = preparer
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
@@ -96,12 +100,14 @@ class Startup(Middleware):
             sender = self._settings.need_sender()
             if self._signer is not None:
                 self._signer.keys.check()
+            if self._preparer is not None:
+                self._preparer.check()
             check_threads(worker.worker_threads, len(self._routes))
             check_schema(self._database)
             check_writable(self._database)
             self._broker.worker_session.check()
             control.set_message_id_domain(self._database, sender.address.rpartition("@")[2])
-        except (BadSettings, BadKey) as error:
+        except (BadSettings, BadKey, HtmlFailed) as error:
             end(error, BAD_SETTINGS)
         except ReleaseTooOld as error:
             end(error, TOO_OLD)
@@ -132,6 +138,8 @@ class Startup(Middleware):
             each.watch.stop()
             each.dispatcher.close()
         self._close_endpoints()
+        if self._preparer is not None:
+            self._preparer.close()
         self._journal.close()
 
 

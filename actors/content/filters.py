@@ -1,5 +1,6 @@
 """Filters of templates for times, numbers and money, in the recipient's zone and locale."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
@@ -14,6 +15,8 @@ from jinja2.runtime import Context
 
 #: Of who has told none.
 LOCALE = "en"
+
+_TAG = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*")
 
 
 class BadValue(ValueError):
@@ -166,6 +169,17 @@ def show_money(context: Context, value: object, currency: str, *, locale: str | 
     return format_currency(as_number(value), currency, locale=language)
 
 
+def language_of(locale: object) -> str:
+    """Returns a locale's name as HTML has it, `de-AT` of `de_AT.UTF-8` (BCP 47); English where that is none."""
+    name = re.split(r"[.@]", str(locale or LOCALE).strip(), maxsplit=1)[0].replace("_", "-")
+    return name if _TAG.fullmatch(name) else LOCALE
+
+
+def direction_of(locale: object) -> str:
+    """Returns `rtl` for a locale that is written from right to left, as Arabic and Hebrew are, else `ltr`."""
+    return locale_of(language_of(locale)).text_direction
+
+
 #: The filters by the names that templates call them.
 FILTERS: Mapping[str, Callable[..., str]] = {
     "datetime": show_datetime,
@@ -174,4 +188,6 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "number": show_number,
     "percent": show_percent,
     "money": show_money,
+    "language": language_of,
+    "direction": direction_of,
 }

@@ -79,6 +79,14 @@ class Catalogues:
             self._found[locale] = (now + REMEMBERED, found)
         return found
 
+    def language_of(self, locale: str | None) -> str | None:
+        """Returns the most exact language of a locale's that there is a catalogue of.
+
+        Raises:
+            BadCatalogue: one cannot be read.
+        """
+        return next((tag for tag in tags_of(locale) if self._catalogue(tag) is not None), None)
+
     def languages(self) -> list[str]:
         """Returns the names of those that there are."""
         return sorted(each.parent.parent.name for each in self._folder.glob(f"*/{CATALOGUE}"))

@@ -3,7 +3,9 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from gettext import NullTranslations
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from actors.content.addresses import AROUND
 from actors.content.filters import FILTERS, BadValue
+from actors.content.html import BadHtml, HtmlPreparer, HtmlTookTooLong, with_language, with_preview
 from actors.content.languages import BadCatalogue, Catalogues, is_language, tags_of
 from actors.liveness.time_limit import TimeLimit, TookTooLong
 from models.errors import DuepostError
@@ -26,6 +29,7 @@ LONGEST_BODY = 10 * 2**20
 TIMEOUT = 10.0
 
 SUBJECT = ".subject.txt"
+PREVIEW = ".preview.txt"
 TEXT = ".txt"
 HTML = ".html"
 
@@ -34,6 +38,9 @@ FRESH = 2.0
 
 #: UTF-8, with or without the mark that some editors begin a file with.
 ENCODING = "utf-8-sig"
+
+#: Whether a text of a catalogue was asked for, of what this thread renders.
+_is_translated: ContextVar[bool] = ContextVar("is_translated", default=False)
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]+")
@@ -48,11 +55,13 @@ class Content:
         subject: one line.
         text: the plain text, None where there is none.
         html: the HTML, None where there is none.
+        is_prepared: whether another process was waited for, which put styles on elements or made the text.
     """
 
     subject: str
     text: str | None
     html: str | None
+    is_prepared: bool = field(default=False, compare=False)
 
 
 class RenderError(DuepostError):
@@ -84,19 +93,28 @@ class Templates:
 
     A template named `welcome` is `welcome.subject.txt` with `welcome.txt`, `welcome.html` or both; for a recipient
     whose locale is de-AT it is `welcome.de-AT`, else `welcome.de`, where there is one. Values are escaped in `.html`
-    files only. Safe to share between threads.
+    files only. What `welcome.preview.txt` says is put into the HTML: mail clients show it behind the subject.
+    Safe to share between threads.
 
     Args:
         folder: where the files are; need not exist yet.
         time_limit: ends what takes too long.
         timeout: seconds that one email may take.
         trim_blocks: whether a line that holds nothing but a `{% … %}` leaves no empty line.
+        preparer: prepares HTML for mail clients; None where it is to be as the templates have it.
     """
 
     def __init__(
-        self, folder: Path, time_limit: TimeLimit, timeout: float = TIMEOUT, *, trim_blocks: bool = False
+        self,
+        folder: Path,
+        time_limit: TimeLimit,
+        timeout: float = TIMEOUT,
+        *,
+        trim_blocks: bool = False,
+        preparer: HtmlPreparer | None = None,
     ) -> None:
         self._folder = folder
+        self._preparer = preparer
         self._time_limit = time_limit
         self._timeout = timeout
         self._environment = ImmutableSandboxedEnvironment(
@@ -137,12 +155,15 @@ class Templates:
         """
         if not _NAME.fullmatch(name) or ".." in name.split("/"):
             raise RenderError("-", "a template's name must be one such as welcome or account/welcome", None)
-        name = self._in_language(name, locale_of_recipient(context))
+        language = self._language_of(name, locale_of_recipient(context))
+        if language is not None:
+            name = f"{name}.{language}"
         until = time.monotonic() + (self._timeout if seconds is None else seconds)
         subject = self._render(name + SUBJECT, context, until, LONGEST_SUBJECT)
         if subject is None:
             raise RenderError(name + SUBJECT, "TemplateNotFound: there is no such file", None)
         text = self._render(name + TEXT, context, until, LONGEST_BODY)
+        _is_translated.set(False)
         html = self._render(name + HTML, context, until, LONGEST_BODY)
         if text is None and html is None:
             raise RenderError(name + TEXT, f"TemplateNotFound: neither it nor {name + HTML} is there", None)
@@ -152,7 +173,47 @@ class Templates:
         text, html = (None if is_blank(body) else body for body in (text, html))
         if text is None and html is None:
             raise RenderError(name + TEXT, "it gives nothing, and so does any HTML: an email needs a body", None)
-        return Content(subject, text, html)
+        content = Content(subject, text, html)
+        return content if html is None else self._for_mail(name, content, language, context, until)
+
+    def _for_mail(
+        self, name: str, content: Content, language: str | None, context: Mapping[str, object], until: float
+    ) -> Content:
+        """The content with its HTML as mail clients need it, and with its text where it has none.
+
+        Raises:
+            RenderTimeout: that takes longer than there is time.
+            RenderError: the HTML cannot be prepared, or the preview text fails.
+        """
+        if language is None and self._preparer is not None and _is_translated.get():
+            language = self._catalogues.language_of(locale_of_recipient(context))
+        # Looked for in a list that is in memory, unlike other files: few emails have one.
+        folder, _, base = name.rpartition("/")
+        files = self._files(folder)
+        # A template may be called so itself, and this be its text.
+        has_preview = f"{base}{PREVIEW}" in files and f"{base}{PREVIEW.removesuffix(TEXT)}{SUBJECT}" not in files
+        preview = self._render(name + PREVIEW, context, until, LONGEST_SUBJECT) if has_preview else None
+        if self._preparer is not None:
+            content = self._prepared(name, content, self._preparer, until)
+        html = content.html or ""
+        if self._preparer is not None and language is not None:
+            html = with_language(html, language)
+        if not is_blank(preview):
+            html = with_preview(html, _one_line(preview or ""))
+        return replace(content, html=html)
+
+    def _prepared(self, name: str, content: Content, preparer: HtmlPreparer, until: float) -> Content:
+        try:
+            prepared = preparer.prepare(content.html or "", until, with_text=content.text is None)
+        except HtmlTookTooLong:
+            reason = f"{HtmlTookTooLong.__name__}: an email may take at most {self._timeout:g} s"
+            raise RenderTimeout(name + HTML, reason, None) from None
+        except BadHtml as error:
+            raise RenderError(name + HTML, f"the HTML cannot be prepared: {error}", None) from None
+        if prepared is None:
+            return content
+        text = prepared.text if content.text is None else content.text
+        return Content(content.subject, text, prepared.html, is_prepared=True)
 
     def names(self) -> list[str]:
         """The templates that have a subject, by name; none for a folder that does not exist."""
@@ -178,17 +239,17 @@ class Templates:
         flaws = [str(error) for name in self._names() if (error := self._flaw(name))]
         return flaws + list(self._catalogues.flaws())
 
-    def _in_language(self, name: str, locale: str | None) -> str:
-        """The template's name in the language that is nearest to a locale; the name itself where there is none."""
+    def _language_of(self, name: str, locale: str | None) -> str | None:
+        """The language of a template that is nearest to a locale; None where it is the one that is everybody's."""
         tags = tags_of(locale)
         if not tags:
-            return name
+            return None
         folder, _, base = name.rpartition("/")
         files = self._files(folder)
         for tag in tags:
             if any(f"{base}.{tag}{ending}" in files for ending in (SUBJECT, TEXT, HTML)):
-                return f"{name}.{tag}"
-        return name
+                return tag
+        return None
 
     def _files(self, folder: str) -> frozenset[str]:
         """What is in a folder of the folder; read again once that has changed."""
@@ -207,19 +268,23 @@ class Templates:
 
     @pass_context
     def _gettext(self, context: Context, message: str) -> str:
-        return self._catalogues.of(locale_of_recipient(context)).gettext(message)
+        return self._translations(context).gettext(message)
 
     @pass_context
     def _ngettext(self, context: Context, singular: str, plural: str, number: int) -> str:
-        return self._catalogues.of(locale_of_recipient(context)).ngettext(singular, plural, number)
+        return self._translations(context).ngettext(singular, plural, number)
 
     @pass_context
     def _pgettext(self, context: Context, about: str, message: str) -> str:
-        return self._catalogues.of(locale_of_recipient(context)).pgettext(about, message)
+        return self._translations(context).pgettext(about, message)
 
     @pass_context
     def _npgettext(self, context: Context, about: str, singular: str, plural: str, number: int) -> str:
-        return self._catalogues.of(locale_of_recipient(context)).npgettext(about, singular, plural, number)
+        return self._translations(context).npgettext(about, singular, plural, number)
+
+    def _translations(self, context: Context) -> NullTranslations:
+        _is_translated.set(True)
+        return self._catalogues.of(locale_of_recipient(context))
 
     def _names(self) -> list[str]:
         return self._environment.list_templates(filter_func=lambda name: name.endswith((TEXT, HTML)))

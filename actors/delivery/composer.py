@@ -127,7 +127,8 @@ class Composer:
         begun = time.monotonic()
         content = self._render(email, addressed, link, seconds)
         if email.template is not None:
-            learn = self._quick.add if time.monotonic() - begun < QUICK else self._quick.discard
+            is_quick = time.monotonic() - begun < QUICK and not content.is_prepared
+            learn = self._quick.add if is_quick else self._quick.discard
             learn(email.template)
         back = self._seals.return_path(email.id, None if email.extras.recipients else next(iter(addressed)))
         if seconds is None:

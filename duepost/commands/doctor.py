@@ -215,9 +215,12 @@ def _templates(database: Database | None) -> tuple[Health, str]:
     if not folder.is_dir():
         wanted = database is not None and _wanted(database)
         return (Health.FAILED if wanted else Health.WARNING), f"{folder}: there is no such folder"
-    templates = Templates(folder, TimeLimit(), trim_blocks=settings().trim_blocks)
+    preparer = settings().html_preparer()
+    templates = Templates(folder, TimeLimit(), trim_blocks=settings().trim_blocks, preparer=preparer)
     problems = templates.check() or (_unrendered(templates, database) if database is not None else [])
-    return (Health.FAILED, "; ".join(problems)) if problems else (Health.OK, str(folder))
+    if problems:
+        return Health.FAILED, "; ".join(problems)
+    return Health.OK, f"{folder}{'' if preparer is None else '; HTML is prepared for mail clients'}"
 
 
 def _unrendered(templates: Templates, database: Database) -> list[str]:

@@ -42,7 +42,11 @@ def render(
     if email is not None:
         given = {**_context_of(email), **given}
     templates = Templates(
-        settings().templates, TimeLimit(), settings().render_timeout, trim_blocks=settings().trim_blocks
+        settings().templates,
+        TimeLimit(),
+        settings().render_timeout,
+        trim_blocks=settings().trim_blocks,
+        preparer=settings().html_preparer(),
     )
     recipient = _recipient(user)
     if locale is not None:

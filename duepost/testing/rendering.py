@@ -7,8 +7,12 @@ from datetime import datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from duepost.extras import needs
+
+if TYPE_CHECKING:
+    from duepost.app.actors.content.html import HtmlPreparer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Renderer:
     def __init__(self, templates: Path | str | None, sender: str) -> None:
         self._folder = Path(templates or os.environ.get("DUEPOST_TEMPLATES") or "templates")
         self._sender = sender
+        self._preparer: HtmlPreparer | None = None
 
     def message(self, row: Mapping[str, object], recipient: Recipient) -> EmailMessage:
         """Renders an email for a recipient.
@@ -81,7 +86,9 @@ class Renderer:
             content = Content(row["subject"] or "", row["body_text"], row["body_html"])
         else:
             context = row["context"] if isinstance(row["context"], dict) else {}
-            templates = Templates(self._folder, TimeLimit(), trim_blocks=_is_on("DUEPOST_TRIM_BLOCKS"))
+            templates = Templates(
+                self._folder, TimeLimit(), trim_blocks=_is_on("DUEPOST_TRIM_BLOCKS"), preparer=self._html_preparer()
+            )
             content = templates.render(str(row["template"]), {**context, "recipient": recipient.told})
         seen = row["recipients"] if isinstance(row["recipients"], list) else []
 
@@ -99,6 +106,20 @@ class Renderer:
             headers=row["headers"] or {},
         )
         return parsed(written)
+
+    def _html_preparer(self) -> "HtmlPreparer | None":
+        """What prepares HTML, where workers have it prepared.
+
+        Raises:
+            MissingLibrary: what it needs is not installed.
+        """
+        from duepost.app.actors.content.html import HtmlPreparer, check_libraries  # noqa: PLC0415
+        from duepost.app.actors.content.templates import LONGEST_BODY, TIMEOUT  # noqa: PLC0415
+
+        if self._preparer is None and _is_on("DUEPOST_PREPARE_HTML"):
+            check_libraries()
+            self._preparer = HtmlPreparer(TIMEOUT, LONGEST_BODY)
+        return self._preparer
 
 
 def _is_on(variable: str) -> bool:

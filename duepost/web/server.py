@@ -153,6 +153,7 @@ def build_console(settings: Settings, address: Address, database_url: str, mailb
             TimeLimit(),
             min(settings.render_timeout, LIMITS.statement),
             trim_blocks=settings.trim_blocks,
+            preparer=settings.html_preparer(),
         ),
         mailbox=mailbox,
         metrics_token=None if token is None else token.get_secret_value(),
