@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests import forked
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,8 @@ def duepost(
     *arguments: str, env: Mapping[str, str], cwd: Path | None = None, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command to its end."""
+    if forked.is_possible(env):
+        return forked.run(arguments, env, cwd or ROOT, stdin, timeout=120)
     return subprocess.run(
         [sys.executable, "-m", "duepost", *arguments],
         env=dict(env), cwd=cwd or ROOT, input=stdin, capture_output=True, text=True, timeout=120, check=False,

@@ -373,7 +373,7 @@ def test_a_watch_that_begins_while_the_database_is_away_waits_for_it(
             wait_until(lambda: "the database is away (" in watch.output, state=lambda: watch.output)
             own_server.start()
             wait_until(lambda: shell.query("SELECT 1 FROM dramatiq.queue"), state=lambda: watch.output)
-            assert "the database is back" in watch.output
+            wait_until(lambda: "the database is back" in watch.output, state=lambda: watch.output)
             watch.signal(signal.SIGTERM)
             assert watch.wait() == 0
         assert watch.output.count("\n") == 4, watch.output
