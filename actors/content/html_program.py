@@ -132,7 +132,11 @@ def _keep_columns(table: Any) -> None:
 
 def _stack(table: Any) -> None:
     """Makes blocks of a table that lays something out, one below the other."""
-    for element in list(table.iter("table", *_ROWS, *_CELLS)):
+    waiting = [table]
+    while waiting:
+        element = waiting.pop()
+        # Tables inside are looked at by themselves.
+        waiting += [each for each in element if each.tag in _ROWS or each.tag in _CELLS]
         element.tag = "div"
         _forget_style(element)
 

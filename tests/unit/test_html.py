@@ -190,6 +190,7 @@ class TestText:
                 "A\n\nb\nc & ä é\n\n  * one\n      + two",
             ),
             ("<table><tr><th>Item<th>Price<tr><td>Tea<td>2 €</table>", "Item  Price\nTea   2 €"),
+            ("<table><tr><td><table><tr><td>Tea<td>2 €</table><p>x</table>", "Tea  2 €\n\nx"),
             (f"<table><tr><td><table><tr><td>left {'x' * 60}</table><td>right</table>", f"left {'x' * 60}\nright"),
             (
                 f'{RED}<style>.h{{display:none}}</style><title>t</title><p class="h">not shown'

@@ -100,6 +100,36 @@ def test_every_option_of_schedule_reaches_the_row(shell: Shell) -> None:
     ]
 
 
+def test_files_are_attached_by_their_names_and_cids(shell: Shell, tmp_path: Path) -> None:
+    for name, content in {"März.pdf": b"%PDF-1.7", "logo.png": b"\x89PNG\r\n\x1a\n", "a=b.txt": b"x"}.items():
+        (tmp_path / name).write_bytes(content)
+    schedule = ("schedule", "--kind", "k", "--address", "ann@example.com", "--subject", "s")
+    files = [
+        "--attach",
+        f"{tmp_path}/März.pdf",
+        "--attach",
+        f"logo={tmp_path}/logo.png",
+        "--attach",
+        f"{tmp_path}/a=b.txt",
+    ]
+    assert shell.json(*schedule, "--body-html", '<img src="cid:logo">', *files) == {"ids": [1]}
+    [(attachments,)] = shell.query("SELECT attachments FROM duepost.email")
+    assert isinstance(attachments, list)
+    assert [(each["filename"], each["content_type"], each.get("cid"), each["size"]) for each in attachments] == [
+        ("März.pdf", "application/pdf", None, 8),
+        ("logo.png", "image/png", "logo", 8),
+        ("a=b.txt", "text/plain; charset=utf-8", None, 1),
+    ]
+    for given, said in {
+        f"{tmp_path}/none.pdf": f"duepost: --attach: {tmp_path}/none.pdf: No such file or directory\n",
+        f"{tmp_path}": f"duepost: --attach: {tmp_path}: Is a directory\n",
+        f"a b={tmp_path}/logo.png": "cid: must consist of",
+    }.items():
+        assert said in shell.run(*schedule, "--body-text", "b", "--attach", given, status=2)
+    # What one email lacks, no email has: nothing was stored of it.
+    assert shell.query("SELECT count(*) FROM duepost.email") == [(1,)]
+
+
 def test_a_key_schedules_once_and_takes_no_other_content(shell: Shell) -> None:
     email = ("schedule", *PLAIN, "--key", "k", "--at", "2030-01-01T00:00:00Z", "--address")
     assert shell.run_all([*email, "ann@example.com"], [*email, "ann@example.com"]) == ["1\n", "1\n"]

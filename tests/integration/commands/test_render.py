@@ -41,6 +41,16 @@ def test_it_is_rendered_for_a_user_as_the_database_knows_them_and_with_a_pending
     assert "<p>3 & eve@example.com</p>" in shell.run("render", "digest", "--user", "42", "--email", email_id, "--html")
 
 
+def test_it_is_rendered_for_somebody_of_a_locale(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "digest.de.subject.txt").write_text("{{ count }} Neuigkeiten")
+    (tmp_path / "digest.de.txt").write_text("{{ 34.5 | number }}, {{ recipient.name }}\n")
+    context = ("--context", '{"count": 3}')
+    assert shell.run("render", "digest", *context, "--locale", "de-AT") == "Subject: 3 Neuigkeiten\n\n34,5, None\n"
+    assert shell.run("render", "digest", *context, "--locale", "xx").startswith("Subject: 3 news for you\n")
+    # Of a user the rest stays.
+    assert "At 19:30\n" in shell.run("render", "digest", *context, "--user", "42", "--locale", "fr")
+
+
 def test_what_is_wrong_is_one_line(shell: Shell) -> None:
     for arguments, said in (
         (["digest"], "digest.subject.txt line 1: UndefinedError: 'count' is undefined"),
