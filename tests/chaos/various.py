@@ -73,7 +73,7 @@ class Asked:
     key: str
     recipients: frozenset[str]
     hidden: frozenset[str]
-    file: bytes | None
+    file: bytes | None = field(repr=False)
     not_before: float
     is_sure: bool = False
     never: set[str] = field(default_factory=set)
@@ -153,12 +153,13 @@ class VariousClient(Asking):
         if asked is None:
             return
         address = self.random.choice(sorted(asked.recipients))
+        was_unsure = address in asked.perhaps_off
         asked.perhaps_off.add(address)
         receipts = self.ask(lambda cursor: client.clear_scheduled_emails_to(cursor, address))
         # Without a receipt it was not there: it is finished, or was never scheduled.
         if any(receipt != "too_late" for _, receipt in receipts):
             asked.never.add(address)
-        elif asked.is_sure:
+        elif asked.is_sure and not was_unsure:
             asked.perhaps_off.discard(address)
 
     def _want_no_longer(self) -> None:
@@ -252,7 +253,7 @@ def faults(asked: Asked, end: End | None, copies: Sequence[Taken]) -> Iterator[s
     for address in sorted(asked.recipients):
         number = sum(copy.address == address for copy in copies)
         for fault in _faults_of_recipient(asked, address, end, number):
-            yield f"{address}: {fault}"
+            yield f"{address}: {fault}; {asked}, {end}"
 
 
 def _faults_of_recipient(asked: Asked, address: str, end: End, copies: int) -> Iterator[str]:

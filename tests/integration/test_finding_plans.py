@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from duepost import operations
+from duepost.commands import findings
 from duepost.operations import Filter, Outcome, Place, Section, State
+from models import endpoints, metrics, reports, routes
 from models.database.connections import UNLIMITED, Cursor, Database
 from tests.postgres import PostgresServer
 
@@ -87,12 +89,28 @@ LOOKS: list[tuple[str, Callable[[Database], object], int]] = [
     ("a person by address", lambda db: operations.person(db, address="a4711@example.com"), FEW),
     ("an item", lambda db: operations.item(db, 1_000_500), FEW),
     ("failures", operations.failures, MANY),
+    ("kinds", operations.kinds, FEW),
+    ("forecast", operations.forecast, MANY),
+    ("journal", operations.journal, FEW),
+    ("suppression", operations.suppressions, FEW),
+    ("what is due", lambda db: (reports.due_count(db), reports.oldest_due(db), reports.last_pass(db)), FEW),
+    ("what ended in the last hour", reports.last_hour, FEW),
+    (
+        "routes and workers",
+        lambda db: (routes.states(db), reports.unserved_routes(db), reports.workers(db), endpoints.known(db)),
+        FEW,
+    ),
+    # These count all that is pending, from one narrow table.
+    ("what is pending by state", reports.pending_by_state, MANY),
+    ("what waits for a person", lambda db: list(findings.of_mail(db)), MANY),
+    ("metrics", metrics.gauges, MANY),
 ]
 
 
 def long_scans(node: dict[str, Any]) -> Iterator[str]:
-    """The tables that a plan has read from end to end; an empty partition is read like that too, and costs nothing."""
-    if node["Node Type"] == "Seq Scan" and node["Shared Hit Blocks"] + node["Shared Read Blocks"] > SHORT:
+    """Our tables that a plan has read from end to end; an empty partition is read like that too, and costs nothing."""
+    is_ours = not str(node.get("Relation Name", "")).startswith("pg_")
+    if node["Node Type"] == "Seq Scan" and is_ours and node["Shared Hit Blocks"] + node["Shared Read Blocks"] > SHORT:
         yield str(node["Relation Name"])
     for child in node.get("Plans", []):
         yield from long_scans(child)
