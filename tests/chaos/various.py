@@ -203,9 +203,21 @@ def check(book: VariousBook, query: Query, taken: Sequence[Taken], keys: Path) -
     wrong += [f"{copy.key}: its signature is not right" for copy in signed[:VERIFIED] if not _is_verified(copy, own)]
     if copies and not signed:
         wrong.append("no copy is signed")
-    left = query("SELECT email_id FROM duepost.email_attachment WHERE email_id NOT IN (SELECT id FROM duepost.item)"
-                 " AND email_id NOT IN (SELECT email_id FROM duepost.undeliverable_email)")  # fmt: skip
-    return wrong + [f"email {number}: its attachments are left" for (number,) in left]
+    return wrong + _left(query)
+
+
+def _left(query: Query) -> list[str]:
+    """Attachments that are there though no email needs them, once they have been looked through."""
+    # The first time finds emails that are done with theirs, the second contents that no email needs.
+    for _ in range(2):
+        query("SELECT duepost.drop_attachments(1000000)")
+    left = query(
+        "SELECT 'email ' || email_id FROM duepost.email_attachment"
+        " WHERE email_id NOT IN (SELECT id FROM duepost.item UNION ALL SELECT id FROM duepost.undeliverable_email)"
+        " UNION ALL SELECT 'content ' || encode(hash, 'hex') FROM duepost.attachment_content"
+        " WHERE hash NOT IN (SELECT hash FROM duepost.email_attachment)"
+    )
+    return [f"{name}: its attachment is left" for (name,) in left]
 
 
 def summary(query: Query) -> str:
