@@ -1,8 +1,10 @@
 """Builds everything and hands it in. Importing this, or any other module, builds nothing and connects to nothing."""
 
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import dramatiq
 from dramatiq.middleware import Retries
@@ -37,14 +39,18 @@ from actors.lookout import Lookout, Served
 from actors.metrics import MetricsServer, WorkerMetrics
 from actors.queue.broker import Life, PostgresBroker
 from actors.scheduler import Scheduler, declare_scheduler
-from actors.sender import SEND_MESSAGE, actor_of, declare_message_sender, declare_sender, message_for
+from actors.sender import SEND_MESSAGE, actor_of, declare_message_sender, declare_sender, message_for, queue_of
 from actors.settings import BadSettings, RelaySettings, Settings, settings
 from actors.startup import BAD_SETTINGS, Delivering, Startup, end
 from actors.version import RELEASE
+from models import control
 from models.database.connections import Database, Limits
 from models.database.deadlines import Deadlines
 from models.emails import PRIORITY
 from models.items import ENDPOINT_PREFIX, endpoint_of, is_endpoint, route_of
+
+if TYPE_CHECKING:
+    from actors.queue.rabbitmq import Rabbitmq
 
 #: Seconds between two looks at a queue that stays empty. What is due is looked for more often, by the lookout; where
 #: there is a line, it has the scheduler's queue looked at too.
@@ -236,6 +242,8 @@ class Application:
             )
         )
         self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)
+        messenger = _rabbitmq(settings, self.database, self.broker, [*self.routes, ENDPOINT_PREFIX])
+        self.broker.carrier = messenger
         self.broker.add_middleware(
             Startup(
                 settings,
@@ -251,6 +259,7 @@ class Application:
                 else MetricsServer(self.metrics, settings.metrics_host, settings.metrics_port),
                 self.signer,
                 self.preparer,
+                messenger,
             ),
             before=Life,
         )
@@ -282,6 +291,34 @@ class Application:
         if name in self.routes:
             return self.routes[name].conclusions
         return self.conclusions_of(self._unregistered(name, label=name))
+
+
+def _rabbitmq(
+    settings: Settings, database: Database, broker: PostgresBroker, routes: Sequence[str]
+) -> "Rabbitmq | None":
+    """What carries messages through RabbitMQ, where that is asked for and something is sent.
+
+    Raises:
+        BadSettings: its package is not there, or makes nothing of the URL.
+    """
+    if settings.broker_url is None or settings.disabled:
+        return None
+    try:
+        # An extra: who does without it need not have it.
+        from actors.queue.rabbitmq import Rabbitmq  # noqa: PLC0415
+
+        return Rabbitmq(
+            settings.broker_url.get_secret_value(),
+            broker,
+            [queue_of(route) for route in routes],
+            partial(control.installation, database),
+        )
+    except ModuleNotFoundError as error:
+        raise BadSettings(
+            f"DUEPOST_BROKER_URL: RabbitMQ needs {error.name}, which is not installed: pip install 'duepost[rabbitmq]'"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise BadSettings("DUEPOST_BROKER_URL: pika makes nothing of what is behind the question mark") from error
 
 
 def build() -> Application:

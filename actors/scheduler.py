@@ -235,7 +235,7 @@ class Scheduler:
             return emails.enqueue(self._database, email_ids, messages, priorities, way=None if way is None else name)
 
         try:
-            self._broker.enqueue_through([message_for(email_id, name) for email_id in email_ids], store)
+            self._broker.enqueue_through([message_for(email_id, name) for email_id in email_ids], store, priorities)
         except psycopg2.Error:
             # Nothing of it is committed. Each is taken alone, so that one row never blocks another.
             failures = [failure for email_id in email_ids if (failure := self.failure_of(email_id, name))]
@@ -268,7 +268,7 @@ class Scheduler:
             inserted = emails.enqueue(self._database, [email_id], messages, [PRIORITY], way=own, probe=probe)
             return inserted
 
-        self._broker.enqueue_through([message_for(email_id, way)], store)
+        self._broker.enqueue_through([message_for(email_id, way)], store, [PRIORITY])
         return bool(inserted)
 
     def _probe_open_circuits(self, unfinished: list[BaseException]) -> None:

@@ -122,6 +122,26 @@ def _is_readable(url: str) -> bool:
     return "@" not in str(found.get("host", "")) and all(not port or port.isdigit() for port in ports)
 
 
+def _broker_url(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and not _is_amqp(str(value).strip()):
+        raise ValueError(
+            "must be a URL such as amqp://user:password@host:5672/vhost, or amqps:// for TLS "
+            "(in a password, percent-encode % / ? # @ and [)"
+        )
+    return value
+
+
+def _is_amqp(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    is_one_name = "/" not in parts.path[1:] and ";" not in url and "@" not in (parts.hostname or "")
+    return parts.scheme in {"amqp", "amqps"} and is_complete and is_one_name and not parts.fragment
+
+
 def _relay_url(value: object) -> object:
     value = _blank_is_none(value)
     if value is not None:
@@ -283,6 +303,9 @@ class Settings(BaseSettings):
 
     database_url: Annotated[SecretStr | None, BeforeValidator(_database_url)] = Field(
         default=None, validation_alias="DUEPOST_DATABASE_URL"
+    )
+    broker_url: Annotated[SecretStr | None, BeforeValidator(_broker_url)] = Field(
+        default=None, validation_alias="DUEPOST_BROKER_URL"
     )
     smtp_url: Annotated[SecretStr | None, BeforeValidator(_relay_url)] = Field(
         default=None, validation_alias="DUEPOST_SMTP_URL"

@@ -3,7 +3,7 @@
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import dramatiq
 import psycopg2
@@ -25,7 +25,7 @@ from models import control
 from models.database.connections import Database
 from models.database.migrate import check_schema
 from models.database.preconditions import check_writable
-from models.errors import DuepostError, ReleaseTooOld
+from models.errors import DatabaseUnreachable, DuepostError, ReleaseTooOld
 
 #: Exit statuses of a worker that cannot start.
 FAILED = 1
@@ -46,6 +46,23 @@ class Delivering(NamedTuple):
     dispatcher: EmailDispatcher
 
 
+class Messenger(Protocol):
+    """Carries messages beside the database, while a worker runs."""
+
+    def check(self) -> None:
+        """Looks whether it can; whoever is away is waited for later.
+
+        Raises:
+            DuepostError: it is refused.
+        """
+
+    def start(self) -> None:
+        """Begins."""
+
+    def stop(self) -> None:
+        """Ends."""
+
+
 class Startup(Middleware):
     """Checks settings, database and schema; looks after what others leave behind.
 
@@ -61,6 +78,7 @@ class Startup(Middleware):
         metrics: serves what is counted; None where nobody asks for it.
         signer: whose keys have to be of use; None where nothing is signed.
         preparer: whose process is started; None where HTML stays as it is.
+        messenger: carries messages beside the database; None where nothing does.
     """
 
     def __init__(
@@ -76,6 +94,7 @@ class Startup(Middleware):
         metrics: MetricsServer | None = None,
         signer: Signer | None = None,
         preparer: HtmlPreparer | None = None,
+        messenger: Messenger | None = None,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -88,6 +107,7 @@ class Startup(Middleware):
         self._metrics = metrics
         self._signer = signer
         self._preparer = preparer
+        self._messenger = messenger
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
@@ -107,12 +127,23 @@ class Startup(Middleware):
             check_writable(self._database)
             self._broker.worker_session.check()
             control.set_message_id_domain(self._database, sender.address.rpartition("@")[2])
+            self._check_messenger()
         except (BadSettings, BadKey, HtmlFailed) as error:
             end(error, BAD_SETTINGS)
         except ReleaseTooOld as error:
             end(error, TOO_OLD)
         except (DuepostError, psycopg2.Error) as error:
             end(error, FAILED)
+
+    def _check_messenger(self) -> None:
+        if self._messenger is None:
+            return
+        try:
+            self._messenger.check()
+        except DatabaseUnreachable:
+            raise
+        except DuepostError as error:
+            raise BadSettings(f"DUEPOST_BROKER_URL: {error}") from error
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks after emails of workers that are gone; bounds what any email may take from now on."""
@@ -121,6 +152,8 @@ class Startup(Middleware):
             each.watch.start()
         if self._lookout is not None:
             self._lookout.start()
+        if self._messenger is not None:
+            self._messenger.start()
         if self._metrics is not None:
             self._metrics.start()
         memory_limit.limit(self._settings.memory_limit)
@@ -129,6 +162,8 @@ class Startup(Middleware):
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks no more, and takes leave of the relays."""
+        if self._messenger is not None:
+            self._messenger.stop()
         if self._lookout is not None:
             self._lookout.stop()
         if self._metrics is not None:

@@ -169,13 +169,13 @@ def in_database(database: Database, turns: int) -> Sequence[Trick]:
         ),
         Trick(
             "a page of due emails is one statement",
-            "models/functions/transitions.sql:enqueue_items",
+            "models/functions/transitions.sql:enqueue_items_v2",
             way.enqueue_page,
             way.enqueue_one_by_one,
         ),
         Trick(
             "an enqueue does not wait for the disk",
-            "models/functions/transitions.sql:enqueue_items",
+            "models/functions/transitions.sql:enqueue_items_v2",
             way.enqueue_page,
             way.enqueue_durably,
         ),
@@ -235,7 +235,7 @@ class EmailsWay:
 
     def enqueue_durably(self) -> float:
         """The page, and its commit waits for the disk."""
-        with self._altered("enqueue_items", "'synchronous_commit', 'off'", "'synchronous_commit', 'on'"):
+        with self._altered("enqueue_items_v2", "'synchronous_commit', 'off'", "'synchronous_commit', 'on'"):
             return self.enqueue_page()
 
     def claim_together(self) -> float:

@@ -105,3 +105,9 @@ def why_kept_longer(asked: int | None, days: int | None, *, is_owner: bool) -> s
 def set_message_id_domain(database: Database, domain: str) -> None:
     """The right-hand side of the Message-IDs of emails that name no sender."""
     database.execute(SQL["set_message_id_domain"], {"domain": domain})
+
+
+def installation(database: Database) -> str:
+    """What tells this database from every other: 16 hexadecimal digits."""
+    [(found,)] = database.execute(SQL["installation"])
+    return str(found)

@@ -39,6 +39,9 @@ UPDATE duepost.control
 SET message_id_domain = %(domain)s
 WHERE message_id_domain IS DISTINCT FROM %(domain)s
 
+-- name: installation
+SELECT installation FROM duepost.control
+
 -- name: note_maintenance
 UPDATE duepost.control SET maintained_at = now()
 

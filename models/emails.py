@@ -17,8 +17,8 @@ from models.database.statements import statements
 from models.errors import DatabaseUnreachable
 from models.extras import NONE, Extras, read_extras
 from models.items import Checked, Claimed, Flaw, Kept, Recipient, read_checked, read_kept
+from models.messages import CARRIED_FOR, StoredMessage
 from models.messages import Claim as MessageClaim
-from models.messages import StoredMessage
 from models.numbers import Number
 from models.words import Outcome, State, Verdict
 
@@ -47,7 +47,7 @@ WINDOW = 256
 #: and a worker is never short of work before the next pass.
 ENOUGH_WAITING = 1_000
 
-_ENOUGH = {"enough": ENOUGH_WAITING, "priorities": [PRIORITY, LATE_PRIORITY]}
+_ENOUGH = {"enough": ENOUGH_WAITING, "priorities": [PRIORITY, LATE_PRIORITY], "carried_for": CARRIED_FOR}
 
 #: Before any row in due order.
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
@@ -230,7 +230,7 @@ def enqueue(
     Args:
         database: where; no transaction may be open.
         email_ids: due emails, in order.
-        messages: the message of each, all for one queue.
+        messages: the message of each, all for one queue and with one delay.
         priorities: in place of the messages' own; the lower, the more urgent.
         way: the route that they are to leave by, whose queue it is: their own, or its fallback; None: each by its own.
         probe: enqueue although the circuit is open, to see whether the relay is back.
@@ -250,6 +250,7 @@ def enqueue(
             "priorities": list(priorities),
             "way": way,
             "probe": probe,
+            "delay": first.delay,
         },
     )
     return {str(message_id) for (message_id,) in rows}

@@ -41,11 +41,12 @@ CROSS JOIN LATERAL duepost.lock_due(%(route)s, 1, '-infinity', 0) AS due
 WHERE NOT control.paused AND NOT duepost.is_route_blocked(%(route)s)
 
 -- name: are_enough_waiting
--- Counted no further than it matters; served by queue_claimable.
+-- Counted no further than it matters, those that are carried beside the table too; served by queue_claimable.
 SELECT count(*) >= %(enough)s
 FROM (
     SELECT FROM dramatiq.queue
-    WHERE queue_name = %(queue_name)s AND priority = ANY (%(priorities)s::integer[]) AND state = 'queued' AND eta <= now()
+    WHERE queue_name = %(queue_name)s AND priority = ANY (%(priorities)s::integer[]) AND state = 'queued'
+      AND eta <= now() + make_interval(secs => %(carried_for)s)
     LIMIT %(enough)s
 ) AS waiting
 
@@ -63,7 +64,8 @@ WITH way AS MATERIALIZED (
         SELECT count(*) FROM (
             SELECT FROM dramatiq.queue
             WHERE queue_name = %(queue_name)s || coalesce('_' || nullif(each.way, 'default'), '')
-              AND priority = ANY (%(priorities)s::integer[]) AND state = 'queued' AND eta <= now()
+              AND priority = ANY (%(priorities)s::integer[]) AND state = 'queued'
+              AND eta <= now() + make_interval(secs => %(carried_for)s)
             LIMIT %(enough)s
         ) AS waiting
     ) >= %(enough)s
@@ -118,9 +120,9 @@ WHERE NOT control.paused AND control.passing_until BETWEEN now() AND now() + int
 
 -- name: enqueue
 -- scheduled → queued, with their messages; what has expired goes to the ledger.
-SELECT duepost.enqueue_items(
+SELECT duepost.enqueue_items_v2(
     %(email_ids)s::bigint[], %(message_ids)s::uuid[], %(contents)s::jsonb[], %(queue_name)s,
-    %(priorities)s::integer[], %(probe)s, %(way)s
+    %(priorities)s::integer[], %(probe)s, %(way)s, %(delay)s
 )
 
 -- name: lock_expired

@@ -122,6 +122,7 @@ BEGIN
             duepost.clear_scheduled_message, duepost.reschedule_message, duepost.clear_scheduled, duepost.status,
             duepost.endpoints, duepost.finish,
             duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
+            duepost.enqueue_items_v2,
             duepost.due_now, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.claim_emails_v3,
             duepost.claim_due_emails_v2, duepost.email_extras, duepost.lock_due, duepost.close_batch,
             duepost.batch_date,

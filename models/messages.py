@@ -31,6 +31,9 @@ PRIORITIES = range(-(2**31), 2**31)
 #: The longest delay, in seconds: 200,000 years, which PostgreSQL's timestamps still hold.
 LONGEST_DELAY = 200_000 * 365.25 * 86_400
 
+#: Seconds after which a message that something else carries is read from the table: if it was lost, it is late by that.
+CARRIED_FOR = 10.0
+
 #: How long dead letters are kept.
 DEAD_LETTERS_KEPT = timedelta(days=7)
 

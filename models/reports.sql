@@ -404,7 +404,7 @@ WITH needed (place, role, sort, name, privilege) AS (
         ('table', 'dramatiq.queue', 'UPDATE'), ('table', 'dramatiq.queue', 'DELETE'),
         ('sequence', 'duepost.claim_number', 'USAGE'), ('sequence', 'dramatiq.claim_number', 'USAGE'),
         ('routine', 'duepost.claim_emails_v3', 'EXECUTE'), ('routine', 'duepost.conclude_emails', 'EXECUTE'),
-        ('routine', 'duepost.enqueue_items', 'EXECUTE'), ('routine', 'duepost.finish', 'EXECUTE'),
+        ('routine', 'duepost.enqueue_items_v2', 'EXECUTE'), ('routine', 'duepost.finish', 'EXECUTE'),
         ('table', 'duepost.email', 'SELECT'), ('table', 'duepost.email', 'DELETE'),
         ('table', 'duepost.in_hand', 'INSERT'), ('table', 'duepost.in_hand', 'DELETE'),
         ('table', 'duepost.attachment_content', 'SELECT'), ('routine', 'duepost.drop_attachments', 'EXECUTE'),

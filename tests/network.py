@@ -1,23 +1,25 @@
-"""A network between a worker and its database that can be cut: no FIN, no RST, bytes just vanish."""
+"""A network between a worker and a server that can be cut: no FIN, no RST, bytes just vanish."""
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 
-class Network:
-    """A TCP port in front of a server's Unix socket."""
+class Line:
+    """A TCP port in front of a server.
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        folder = parse_qs(parts.query)["host"][0]
-        self._target = f"{folder}/.s.PGSQL.5432"
+    Args:
+        connect: makes a connection to the server.
+    """
+
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+        self._connect = connect
         self._listener = socket.create_server(("127.0.0.1", 0))
-        port = self._listener.getsockname()[1]
-        self.url = f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}"
+        self.port: int = self._listener.getsockname()[1]
         self._whole = threading.Event()
         self._whole.set()
         self._generation = 0
@@ -40,13 +42,12 @@ class Network:
                 self._sockets.append(near)
                 if not self._whole.is_set():
                     continue
-                far = socket.socket(socket.AF_UNIX)
-                self._sockets.append(far)
                 try:
-                    far.connect(self._target)
+                    far = self._connect()
                 except OSError:
                     near.close()
                     continue
+                self._sockets.append(far)
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=self._pump, args=(source, sink, self._generation), daemon=True).start()
 
@@ -70,3 +71,22 @@ class Network:
         for each in [self._listener, *self._sockets]:
             with suppress(OSError):
                 each.close()
+
+
+class Network(Line):
+    """A TCP port in front of a PostgreSQL's Unix socket."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432"
+        super().__init__(self._to_the_socket)
+        self.url = f"postgresql://{parts.username}@127.0.0.1:{self.port}{parts.path}"
+
+    def _to_the_socket(self) -> socket.socket:
+        far = socket.socket(socket.AF_UNIX)
+        try:
+            far.connect(self._target)
+        except OSError:
+            far.close()
+            raise
+        return far

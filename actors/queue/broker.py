@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from queue import Empty, PriorityQueue
+from typing import Protocol
 from uuid import UUID
 from weakref import WeakSet
 
@@ -77,6 +78,16 @@ JOIN_INTERVAL = 0.05
 FAREWELL = 600.0
 
 
+class Carrier(Protocol):
+    """Carries messages to workers beside the table, which has each of them too: what it loses is read there, later."""
+
+    def takes(self, queue_name: str) -> bool:
+        """Whether it can carry messages of a queue just now, and somebody reads them. Never waits."""
+
+    def carry(self, messages: Sequence[tuple[Message, int]]) -> None:
+        """Carries messages of one queue, each with its priority; never waits, and never fails."""
+
+
 class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyped
     """Dramatiq's broker on the application's own PostgreSQL, whose schema `duepost migrate` makes.
 
@@ -115,6 +126,8 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self.consumers: dict[str, PostgresConsumer] = {}
         self.progress = Progress(readers=self.consumers)
         self.stopping = threading.Event()
+        #: What carries messages that are enqueued with rows; None: they are read from the table.
+        self.carrier: Carrier | None = None
         self._patience = patience or Patience()
         self._dead_letters_kept = dead_letters_kept
         self._longest_poll = longest_poll
@@ -301,19 +314,32 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         return message
 
     def enqueue_through(
-        self, messages_: Sequence[Message], store: Callable[[list[StoredMessage]], Collection[str]]
+        self,
+        messages_: Sequence[Message],
+        store: Callable[[list[StoredMessage]], Collection[str]],
+        priorities: Sequence[int],
     ) -> None:
         """Stores messages by a statement of the caller's, which belongs to the caller's own data.
 
+        Where something carries messages of their queue, it does once they are stored, and the table is where they are
+        read later if it has lost them.
+
         Args:
-            messages_: the messages.
-            store: inserts them, and gives the ids of those that were inserted.
+            messages_: the messages, all of one queue.
+            store: inserts them, to be read after their delay, and gives the ids of those that were inserted.
+            priorities: what each is stored with.
         """
-        prepared = [self._prepare(message, None)[1] for message in messages_]
+        carrier = self.carrier
+        is_carried = carrier is not None and carrier.takes(messages_[0].queue_name)
+        delay = round(messages.CARRIED_FOR * 1000) if is_carried else None
+        prepared = [self._prepare(message, delay)[1] for message in messages_]
         for message in messages_:
             self.emit_before("enqueue", message, None)
         stored = store([each() for each in prepared])
-        if stored:
+        if carrier is not None and is_carried:
+            pairs = zip(messages_, priorities, strict=True)
+            carrier.carry([(message, priority) for message, priority in pairs if message.message_id in stored])
+        elif stored:
             self._look_soon({message.queue_name for message in messages_})
         for message in messages_:
             if message.message_id in stored:
@@ -340,7 +366,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             self.emit_after("enqueue", message, None)
         return inserted
 
-    def hand_over(self, message: Message, priority: int) -> bool:
+    def hand_over(self, message: Message, priority: int, at_end: Callable[[], None] | None = None) -> bool:
         """Has a message worked on in this process as if it had been read. It is stored nowhere: lost with the process.
 
         For work that is known elsewhere, and done by others where it is not done here: nothing is requeued or kept
@@ -349,6 +375,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         Args:
             message: for an actor of this process.
             priority: the lower, the sooner a free thread takes it.
+            at_end: called once, by any thread, when it is at its end here; not where it was not handed over.
 
         Returns:
             whether it was: not where no worker here reads its queue, or the worker is stopping.
@@ -357,7 +384,10 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         if worker is None or consumer is None or consumer.is_stopping:
             return False
         actor = self.get_actor(message.actor_name)
-        worker.work_queue.put((actor.priority, consumer.take_in(message, priority)))
+        taken = consumer.take_in(message, priority)
+        if at_end is not None:
+            taken.at_end = at_end
+        worker.work_queue.put((actor.priority, taken))
         return True
 
     def tell_failed(self, message: Message, priority: int, failure: BaseException) -> None:

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -61,6 +61,10 @@ class LeftToOthers(Retry):
     """
 
 
+def _nobody_hears() -> None:
+    """Of the end of a message that nobody has carried here."""
+
+
 class ClaimedMessage(MessageProxy):
     """A message in hand, and the worker's right to it.
 
@@ -74,6 +78,7 @@ class ClaimedMessage(MessageProxy):
         has_lost: whether something that was sent while it was worked on could not be stored.
         context: what middleware keeps of it, where the thread that it came with may go on before its end; else None.
         is_detached: the thread that it came with has gone on: nothing that this thread does is its end.
+        at_end: called once it is at its end, by any thread: whoever has carried it here hears of it. Never blocks.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class ClaimedMessage(MessageProxy):
         self.has_lost = False
         self.context: contextvars.Context | None = None
         self.is_detached = False
+        self.at_end: Callable[[], None] = _nobody_hears
         #: Whether the table has nothing to learn any more.
         self.is_done = False
         self._place: tuple[int, datetime] = (claimed.priority, claimed.eta)
@@ -289,6 +295,7 @@ class PostgresConsumer(Consumer):
                 self._done.append(message.claim)
             if self.has_room != had_room or bool(self._done) != had_done:
                 self._changed.notify_all()
+        message.at_end()
         if self.closed:
             self._acknowledge()
 
@@ -304,10 +311,14 @@ class PostgresConsumer(Consumer):
             failure = message._exception  # noqa: SLF001 - where Dramatiq puts it for its own brokers
             self._write_off(message.claim, type(failure).__name__ if failure else None)
         self._put_down([message.claim])
+        message.at_end()
 
     def requeue(self, messages_: Iterable[ClaimedMessage]) -> None:
         """Returns what was prefetched and never begun."""
-        unstarted = [message.claim for message in messages_ if not message.is_done]
+        given = list(messages_)
+        # Of what is not in the table others know elsewhere.
+        self._put_down([message.claim for message in given if message.is_done])
+        unstarted = [message.claim for message in given if not message.is_done]
         if unstarted:
             try:
                 messages.return_unstarted(self._database, unstarted)

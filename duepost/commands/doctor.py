@@ -20,6 +20,7 @@ from duepost.commands.context import UP, Json, client_database, session_database
 from duepost.commands.health import STYLES, Finding, Health, checked
 from duepost.commands.output import print_json, say_coloured
 from duepost.commands.render import trial
+from duepost.extras import needs
 from models import control, reports, unsubscribing, workers
 from models.database import preconditions
 from models.database.connections import Database
@@ -43,9 +44,9 @@ def doctor(
 ) -> None:
     """Checks database, session, schema, clock, roles, owner, locks, snapshots, retention, grants, workers and tick.
 
-    And delivery, pace, emails, expired, endpoints, recipients, bounces, queue, links, sender, DKIM, relay, templates,
-    journal, Sentry. A line each, with what to run next. Exit status 1 if any fails. With --worker a database that is
-    away is no failure: workers wait for it.
+    And delivery, pace, emails, expired, endpoints, recipients, bounces, queue, links, broker, sender, DKIM, relay,
+    templates, journal, Sentry. A line each, with what to run next. Exit status 1 if any fails. With --worker a database
+    that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
     """
@@ -79,6 +80,8 @@ def examine(*, relay: bool) -> Iterator[Finding]:
             yield checked("links", lambda: _links(database))
         else:
             yield checked("snapshots", lambda: server_checks.snapshots(database))
+    if settings().broker_url is not None:
+        yield checked("broker", lambda: _broker(migrated))
     yield checked("sender", lambda: _sender(migrated))
     yield checked("dkim", _dkim)
     if relay:
@@ -161,6 +164,15 @@ def _links(database: Database) -> tuple[Health, str]:
             "for workers and for duepost web --public-listen"
         )
     return Health.OK, f"of {named} at {settings().public_url}"
+
+
+def _broker(database: Database | None) -> tuple[Health, str]:
+    """Whether RabbitMQ carries messages, where it is to."""
+    # An extra: who does without it need not have it.
+    with needs("rabbitmq", "DUEPOST_BROKER_URL"):
+        from duepost.commands import broker_check  # noqa: PLC0415
+
+    return broker_check.examine(database)
 
 
 def _sender(database: Database | None) -> tuple[Health, str]:

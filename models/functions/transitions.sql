@@ -668,9 +668,11 @@ COMMENT ON FUNCTION duepost.conclude_emails IS
 -- caller. Items are locked one by one, by ascending id. What somebody else holds, or what may not be sent now, is passed
 -- over; what is past its time goes to the ledger. The commit need not wait for the disk: a crash that loses it leaves the
 -- items scheduled. `way` is the route whose queue it is; NULL: one queue of many routes, each item leaves by its own.
--- `is_probe` is for the one that looks whether the relay of an open circuit takes mail again: by its own route.
-CREATE OR REPLACE FUNCTION duepost.enqueue_items(
-    ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[], is_probe boolean, way text
+-- `is_probe` is for the one that looks whether the relay of an open circuit takes mail again: by its own route. The messages
+-- are read here after `delay` seconds, where something else carries them meanwhile.
+CREATE OR REPLACE FUNCTION duepost.enqueue_items_v2(
+    ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[], is_probe boolean, way text,
+    delay double precision
 ) RETURNS SETOF uuid
 LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -680,13 +682,13 @@ DECLARE
 BEGIN
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     IF EXISTS (SELECT FROM duepost.kind AS k WHERE k.paused_at IS NOT NULL) THEN
-        PERFORM duepost.park_paused(enqueue_items.ids);
+        PERFORM duepost.park_paused(enqueue_items_v2.ids);
     END IF;
     FOR expired IN
         SELECT i.id
         FROM duepost.item AS i
         LEFT JOIN duepost.kind AS k ON k.kind = i.kind
-        WHERE i.id = ANY (enqueue_items.ids)
+        WHERE i.id = ANY (enqueue_items_v2.ids)
           AND (i.expires_at <= now() OR (k.catch_up = 'expire' AND k.late_after < now() - i.scheduled_at))
           AND NOT i.is_held AND strpos(i.route, 'paused:') <> 1
         ORDER BY i.id
@@ -699,25 +701,26 @@ BEGIN
     IF is_probe THEN
         UPDATE duepost.item AS i SET probe = true
         FROM duepost.route AS r, duepost.control AS c
-        WHERE i.id = ANY (enqueue_items.ids) AND i.route = enqueue_items.way AND r.name = enqueue_items.way
+        WHERE i.id = ANY (enqueue_items_v2.ids) AND i.route = enqueue_items_v2.way AND r.name = enqueue_items_v2.way
           AND r.circuit_open AND r.stopped_at IS NULL AND NOT c.paused;
     END IF;
     RETURN QUERY
     WITH item AS MATERIALIZED (
         SELECT i.id, i.is_held, i.due_at, i.expires_at, i.probe, i.route
         FROM duepost.item AS i
-        WHERE i.id = ANY (enqueue_items.ids)
+        WHERE i.id = ANY (enqueue_items_v2.ids)
         ORDER BY i.id
         FOR KEY SHARE SKIP LOCKED
     ), no_probe AS (
         -- What was one in an earlier circuit, and whose message was lost.
         UPDATE duepost.item AS i SET probe = false
         FROM item
-        WHERE item.probe AND NOT enqueue_items.is_probe AND i.id = item.id AND i.id = ANY (enqueue_items.ids)
+        WHERE item.probe AND NOT enqueue_items_v2.is_probe AND i.id = item.id AND i.id = ANY (enqueue_items_v2.ids)
     )
     INSERT INTO dramatiq.queue AS m (message_id, queue_name, state, mtime, message, eta, priority, key)
-    SELECT g.message_id, enqueue_items.queue_name, 'queued', now(), g.content, clock_timestamp(), g.priority, i.id
-    FROM unnest(enqueue_items.ids, enqueue_items.message_ids, enqueue_items.contents, enqueue_items.priorities)
+    SELECT g.message_id, enqueue_items_v2.queue_name, 'queued', now(), g.content,
+           clock_timestamp() + make_interval(secs => enqueue_items_v2.delay), g.priority, i.id
+    FROM unnest(enqueue_items_v2.ids, enqueue_items_v2.message_ids, enqueue_items_v2.contents, enqueue_items_v2.priorities)
         WITH ORDINALITY AS g (id, message_id, content, priority, place)
     JOIN item AS i ON i.id = g.id
     CROSS JOIN duepost.control AS c
@@ -728,10 +731,10 @@ BEGIN
       AND NOT c.paused
       AND strpos(i.route, 'paused:') <> 1
       AND CASE
-          WHEN enqueue_items.way IS NULL THEN NOT duepost.is_route_blocked(i.route)
-          ELSE (i.route = enqueue_items.way OR duepost.is_way_of(enqueue_items.way, i.route)) AND (
-              (enqueue_items.is_probe AND i.route = enqueue_items.way)
-              OR NOT (SELECT duepost.is_route_blocked(enqueue_items.way))
+          WHEN enqueue_items_v2.way IS NULL THEN NOT duepost.is_route_blocked(i.route)
+          ELSE (i.route = enqueue_items_v2.way OR duepost.is_way_of(enqueue_items_v2.way, i.route)) AND (
+              (enqueue_items_v2.is_probe AND i.route = enqueue_items_v2.way)
+              OR NOT (SELECT duepost.is_route_blocked(enqueue_items_v2.way))
           )
       END
     ORDER BY g.place
@@ -739,8 +742,17 @@ BEGIN
     RETURNING m.message_id;
 END
 $$;
-COMMENT ON FUNCTION duepost.enqueue_items IS
+COMMENT ON FUNCTION duepost.enqueue_items_v2 IS
     'scheduled → queued for those of these items that are due: inserts their messages, and gives the ids of those inserted.';
+
+-- What workers of release 0.2.0 call.
+CREATE OR REPLACE FUNCTION duepost.enqueue_items(
+    ids bigint[], message_ids uuid[], contents jsonb[], queue_name text, priorities integer[], is_probe boolean, way text
+) RETURNS SETOF uuid
+LANGUAGE sql AS $$
+    SELECT duepost.enqueue_items_v2($1, $2, $3, $4, $5, $6, $7, 0)
+$$;
+COMMENT ON FUNCTION duepost.enqueue_items IS 'enqueue_items_v2, and the messages are read at once.';
 
 -- Called with the rights of the worker's role, which an operator who registers a function has to grant EXECUTE to.
 CREATE OR REPLACE FUNCTION duepost.call_message_function(function text, id bigint, payload jsonb) RETURNS void

@@ -77,6 +77,7 @@ WORKERS_FUNCTIONS = [
     "email_extras",
     "endpoints",
     "enqueue_items",
+    "enqueue_items_v2",
     "finish",
     "forget_content",
     "forget_undeliverable",

@@ -157,8 +157,8 @@ def plan_of(database: Database, statement: str) -> str:
 
 #: Emails' lives, as their functions are called.
 LIFE = (
-    "SELECT duepost.enqueue_items("
-    "ARRAY[500], ARRAY[gen_random_uuid()], ARRAY['{}']::jsonb[], 'q', ARRAY[10], false, 'default')",
+    "SELECT duepost.enqueue_items_v2("
+    "ARRAY[500], ARRAY[gen_random_uuid()], ARRAY['{}']::jsonb[], 'q', ARRAY[10], false, 'default', 0)",
     "SELECT id FROM duepost.claim_emails_v3(ARRAY[500], 1, 'default')",
     "SELECT id FROM duepost.claim_due_emails_v2('default', 1, 1, now() - interval '1 h', 0)",
     "SELECT duepost.conclude_emails(ARRAY[500], ARRAY[currval('duepost.claim_number')],"

@@ -33,6 +33,7 @@ DEBIAN = {
     "nginx": ("nginx", "nginx-common"),
     "prometheus": ("prometheus",),
     "systemd": ("systemd",),
+    "rabbitmq": ("rabbitmq-server",),
 }
 
 #: What Python drives a browser with; its own copies of browsers are not fetched.

@@ -51,3 +51,22 @@ def test_dramatiq_actors_finds_broker_and_actors() -> None:
 def test_a_tick_loads_only_what_it_needs(heavy: str) -> None:
     said = python(f"import sys, actors.tick, duepost.commands.trigger; print({heavy!r} in sys.modules)")
     assert said == "False"
+
+
+@pytest.mark.parametrize(("broker_url", "is_there"), [("", "False"), ("amqp://localhost", "True")])
+def test_rabbitmqs_client_is_loaded_only_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, broker_url: str, is_there: str
+) -> None:
+    pytest.importorskip("pika")
+    monkeypatch.setenv("DUEPOST_BROKER_URL", broker_url)
+    assert python("import sys, dramatiq.cli, actors; actors.broker; print('pika' in sys.modules)") == is_there
+
+
+def test_without_its_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUEPOST_BROKER_URL", "amqp://localhost")
+    code = "import sys; sys.modules['pika'] = None; import dramatiq.cli, actors"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("duepost: DUEPOST_BROKER_URL: RabbitMQ needs pika")
+    assert "pip install 'duepost[rabbitmq]'" in line
