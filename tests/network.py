@@ -14,11 +14,12 @@ class Line:
 
     Args:
         connect: makes a connection to the server.
+        address: where it listens.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(self, connect: Callable[[], socket.socket], address: str = "127.0.0.1") -> None:
         self._connect = connect
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
         self.port: int = self._listener.getsockname()[1]
         self._whole = threading.Event()
         self._whole.set()

@@ -5,7 +5,7 @@ import pwd
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,8 @@ def installed_binaries() -> dict[str, Path]:
 class PostgresServer:
     """A server of the tests' own, on a Unix socket, with its data in a temporary folder.
 
-    In a namespace it listens on that one's address too; with a port, on the loopback interface.
+    In a namespace it listens on that one's address too; with a port, on the loopback interface; for hosts in
+    namespaces, at the outer end of each one's link. With a primary it is that one's hot standby.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class PostgresServer:
         *,
         namespace: Namespace | None = None,
         port: int = 0,
+        hosts: Sequence[Namespace] = (),
+        primary: "PostgresServer | None" = None,
         **env: str,
     ) -> None:
         self.binaries = binaries
@@ -61,17 +64,21 @@ class PostgresServer:
         self._env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **env}
         self._namespace = namespace
         self.port = port or 5432
-        self._loopback = "127.0.0.1" if port else ""
+        self._addresses = [*(["127.0.0.1"] if port else []), *(host.outer for host in hosts)]
         self._user = "pgserver" if os.geteuid() == 0 else None
         if self._user:
             self._let_user_in()
+        if primary is not None:
+            source = ("-h", str(primary.folder), "-p", str(primary.port), "-U", "postgres")
+            self._run("pg_basebackup", *source, "-D", str(self.data), "-R", "--checkpoint=fast", "--no-sync")
+            return
         self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "-D", str(self.data), "--no-sync")
         with (self.data / "postgresql.auto.conf").open("a") as file:
             file.write("fsync = off\nfull_page_writes = off\nmax_wal_size = 256MB\n")
             file.write("max_connections = 400\nautovacuum_naptime = 5s\n")
-        if namespace:
-            with (self.data / "pg_hba.conf").open("a") as file:
-                file.write(f"host all all {namespace.outer}/32 trust\n")
+        clients = [*([namespace.outer] if namespace else []), *(host.inner for host in hosts)]
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.writelines(f"host all all {client}/32 trust\n" for client in clients)
 
     def _let_user_in(self) -> None:
         try:
@@ -94,8 +101,8 @@ class PostgresServer:
         return self.folder / "log"
 
     def start(self) -> None:
-        address = self._namespace.inner if self._namespace else self._loopback
-        options = f'-h "{address}" -p {self.port} -k {self.folder}'
+        addresses = [self._namespace.inner] if self._namespace else self._addresses
+        options = f'-h "{",".join(addresses)}" -p {self.port} -k {self.folder}'
         self._run("pg_ctl", "-w", "-D", str(self.data), "-l", str(self.log), "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
@@ -116,6 +123,16 @@ class PostgresServer:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def has_database(self, name: str) -> bool:
+        """Whether there is such a database."""
+        connection = psycopg2.connect(self.url())
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
+                return cursor.rowcount == 1
+        finally:
+            connection.close()
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
         return f"postgresql://{user}@/{database}?host={self.folder}&port={self.port}"

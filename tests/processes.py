@@ -1,6 +1,7 @@
 """Real processes: workers, ticks, as a user runs them."""
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from tests import forked
+from tests.namespaces import Namespace
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +92,10 @@ class Process:
 
 
 class Workers(Process):
-    """`dramatiq actors`, as the README says; of this code, or of a release whose packages are in another folder."""
+    """`dramatiq actors`, as the README says; of this code, or of a release whose packages are in another folder.
+
+    Where a host is named, in its namespace.
+    """
 
     def __init__(
         self,
@@ -101,9 +106,13 @@ class Workers(Process):
         threads: int = 4,
         ready: bool = True,
         code: Path = ROOT,
+        host: Namespace | None = None,
     ) -> None:
-        arguments = ["-m", "dramatiq", "actors", "--processes", str(processes), "--threads", str(threads)]
-        super().__init__([sys.executable, *arguments], {**env, "PYTHONPATH": str(code)}, log, cwd=code)
+        flags = ["--processes", str(processes), "--threads", str(threads)]
+        command = [sys.executable, "-m", "dramatiq", "actors", *flags]
+        if host is not None:
+            command = host.entering(pwd.getpwuid(os.geteuid()), command)
+        super().__init__(command, {**env, "PYTHONPATH": str(code)}, log, cwd=code)
         if ready:
             wait_until(
                 lambda: self.output.count("is ready for action") >= processes,

@@ -2,14 +2,19 @@
 
 import os
 import signal
+import socket
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.e2e.conftest import Site
-from tests.namespaces import Namespace, NamespaceNetwork
-from tests.network import Network
+from tests.namespaces import Namespace, NamespaceNetwork, fresh_namespace, namespaces_are_allowed
+from tests.network import Line, Network
 from tests.pooler import PGBOUNCER, Pooler
 from tests.postgres import PostgresServer
 from tests.processes import Workers, duepost, environment
@@ -20,6 +25,45 @@ from tests.waiting import wait_until
 needs_pgbouncer = pytest.mark.skipif(
     PGBOUNCER is None and os.environ.get("CI") != "true", reason="PgBouncer is not installed"
 )
+
+
+#: What a worker says that was cut off, once it has its session again.
+IS_BACK = "database session is back"
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Namespace, ...]]:
+    """Three machines, each with a link of its own that can be cut."""
+    if not namespaces_are_allowed():
+        pytest.skip("no right to make network namespaces here")
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(fresh_namespace()) for _ in range(3))
+
+
+@contextmanager
+def server_for(server: PostgresServer, hosts: Sequence[Namespace]) -> Iterator[PostgresServer]:
+    """A PostgreSQL that hosts reach over their links."""
+    own = PostgresServer(server.binaries, hosts=hosts)
+    own.start()
+    yield own
+    own.stop("immediate")
+    own.remove()
+
+
+@contextmanager
+def workers_of(site: Site, host: Namespace, server: PostgresServer, stack: ExitStack) -> Iterator[Workers]:
+    """Workers on a host: it reaches the database and the relay over its link, and nothing else."""
+    relay = stack.enter_context(Line(partial(socket.create_connection, ("127.0.0.1", site.relay.port)), host.outer))
+    over_the_link = {
+        "DUEPOST_DATABASE_URL": f"postgresql://postgres@{host.outer}:{server.port}{urlsplit(site.url).path}",
+        "DUEPOST_SMTP_URL": f"smtp://{host.outer}:{relay.port}",
+        "DUEPOST_SMTP_HELO": "worker.example.com",
+        "DUEPOST_STATEMENT_TIMEOUT": "5",
+        "DUEPOST_SMTP_TIMEOUT": "10",
+        "DUEPOST_SMTP_DOT_TIMEOUT": "10",
+    }
+    with Workers({**site.env, **over_the_link}, site.folder / f"{host.name}.log", host=host) as workers:
+        yield workers
 
 
 def no_copy_but_the_named(site: Site) -> bool:
@@ -105,6 +149,39 @@ def test_the_server_ends_the_session_of_a_worker_whose_packets_vanish_and_others
             )
             cut_off.kill()
         assert site.outcomes() == {"sent": 2000}
+        assert no_copy_but_the_named(site)
+
+
+#: What tells workers from each other: each has attempts of its own.
+WHO_HAS_SENT = "SELECT DISTINCT worker_id FROM duepost.attempt WHERE started_at > %s"
+
+
+def test_three_worker_hosts_share_a_database_and_one_that_is_cut_off_and_back_costs_nothing(
+    server: PostgresServer, hosts: tuple[Namespace, ...], relay: ScriptedRelay, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        database_server = stack.enter_context(server_for(server, hosts))
+        url = stack.enter_context(database_server.fresh_database())
+        site = Site(url, relay, environment(url, relay.url), tmp_path)
+        stack.enter_context(site.watch())
+        workers = [stack.enter_context(workers_of(site, host, database_server, stack)) for host in hosts]
+
+        def senders(since: str) -> int:
+            return len(site.query(WHO_HAS_SENT, since))
+
+        site.schedule(1500)
+        wait_until(lambda: senders("-infinity") == len(hosts), timeout=90, what="each host to send", state=site.logs)
+        hosts[0].cut()
+        site.schedule(600, prefix="meanwhile")
+        site.wait_until_finished(2100, timeout=180)
+        hosts[0].mend()
+        wait_until(lambda: IS_BACK in workers[0].output, timeout=90, what=IS_BACK, state=site.logs)
+        [(back_at,)] = site.query("SELECT now()::text")
+        site.schedule(900, prefix="afterwards")
+        site.wait_until_finished(3000, timeout=180)
+        assert senders(str(back_at)) == len(hosts)
+        assert [each.stop() for each in workers] == [0] * len(hosts)
+        assert site.outcomes() == {"sent": 3000}
         assert no_copy_but_the_named(site)
 
 
