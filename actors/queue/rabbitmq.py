@@ -375,7 +375,7 @@ def _explained(url: str) -> Iterator[None]:
         causes = list(_causes(error))
         refusal = next(filter(None, map(_refusal_in, causes)), None)
         if refusal is not None:
-            raise RabbitmqRefused(f"{where(url)}: {refusal}") from error
+            raise RabbitmqRefused(f"{where(url)}: {refusal.rstrip('.')}") from error
         raise RabbitmqAway(f"{where(url)}: {_said(causes[-1])}") from error
 
 

@@ -24,6 +24,8 @@ def examine(database: Database | None) -> tuple[Health, str]:
     installation = control.installation(database) if database is not None else ""
     try:
         found = inspect(url.get_secret_value(), [name_of(each, installation) for each in queues])
+    except ValueError:
+        return Health.FAILED, "DUEPOST_BROKER_URL: pika makes nothing of what is behind the question mark"
     except RabbitmqAway as error:
         return Health.FAILED, f"RabbitMQ cannot be reached at {error}; {MEANWHILE}. Start it, or mend the way to it"
     except RabbitmqRefused as error:

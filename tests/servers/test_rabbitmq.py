@@ -99,7 +99,7 @@ def schedule_messages(site: Site, hook: ScriptedServer, count: int) -> None:
     )
 
 
-def queue(site: Site, name: str = "duepost_messages") -> str:
+def queue(site: Site, name: str = "duepost_send_message") -> str:
     """What a queue of a site is called in RabbitMQ."""
     [(installation,)] = site.query("SELECT installation FROM duepost.control")
     return f"{name}.{installation}"
@@ -145,7 +145,7 @@ def test_messages_go_through_rabbitmq_and_each_is_delivered_once(
         wait_until_finished(site, 600)
         wait_until(lambda: running.waiting(queue(site)) == 0, what="nothing to be left in RabbitMQ")
     assert health == "ok"
-    assert "duepost_messages" in said
+    assert "duepost_send_message" in said
     assert "pass" not in said
     assert set(Counter(site.received()).values()) == {1}
     ids = Counter(each.headers["webhook-id"] for each in hook.requests)
