@@ -138,7 +138,7 @@ def _is_amqp(url: str) -> bool:
         is_complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False
-    is_one_name = "/" not in parts.path[1:] and ";" not in url and "@" not in (parts.hostname or "")
+    is_one_name = "/" not in parts.path[1:] and ";" not in url and parts.netloc.count("@") <= 1
     return parts.scheme in {"amqp", "amqps"} and is_complete and is_one_name and not parts.fragment
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, Full, Queue
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import dramatiq
@@ -329,7 +329,8 @@ def _transport(url: str) -> RabbitmqBroker:
     transport = RabbitmqBroker(url=url, middleware=[], max_priority=URGENT)
     # What patches Dramatiq's brokers may have added some.
     transport.middleware = []
-    parameters = transport.parameters
+    # A URL gives one set of them; the annotation is that of several.
+    parameters: pika.connection.Parameters = cast("pika.connection.Parameters", transport.parameters)
     if "heartbeat" not in urlsplit(url).query:
         parameters.heartbeat = HEARTBEAT
     parameters.socket_timeout = CONNECT_TIMEOUT
