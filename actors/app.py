@@ -237,7 +237,7 @@ class Application:
                 self.database,
                 self.broker,
                 [*(each.served for each in self.routes.values()), self.messages.served],
-                self.scheduler.enqueue_due_emails,
+                self.scheduler,
                 self.messages.tidy,
             )
         )

@@ -2,7 +2,8 @@
 
 For an email that is due now while there is little to do. Where there is a line, it asks for a pass of the scheduler,
 which knows who goes first; and whatever it leaves is found by a pass. That one it does itself where each thread of the
-worker waits for a relay.
+worker waits for a relay. Where something carries messages beside the table, it hands nothing over: what it finds is
+enqueued at once, for that to carry.
 """
 
 import logging
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from actors.delivery.dispatcher import failure_of
 from actors.delivery.due_line import DueLine
@@ -25,6 +26,7 @@ from models import emails, routes, workers
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
 from models.errors import DatabaseUnreachable
+from models.items import is_endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,12 @@ LINES_INTERVAL: Final = 0.5
 
 #: Seconds between two looks for the newest beside a long line.
 NEWEST_INTERVAL: Final = 0.1
+
+#: How many that have fallen due at once are a flood: of what is more, each kind's token bucket says what goes ahead.
+FLOOD: Final = 32
+
+#: How many of the newest are looked at in a flood.
+NEWEST: Final = 100
 
 #: Seconds for which an email is not handed over once more: longer than `duepost.due_now` gives it.
 REMEMBERED: Final = 2.0
@@ -100,6 +108,16 @@ class Pace:
         return min(self._pause * self.workers, FARTHEST_APART)
 
 
+class Enqueuing(Protocol):
+    """What the scheduler does for it."""
+
+    def enqueue_due_emails(self) -> None:
+        """One pass."""
+
+    def enqueue_ahead(self, email_ids: Sequence[int], route: str) -> None:
+        """Enqueues emails that have just fallen due, ahead of what is late. One that cannot be is left to a pass."""
+
+
 class Lookout:
     """A thread that looks for what has fallen due.
 
@@ -107,7 +125,7 @@ class Lookout:
         database: where the emails are.
         broker: whose worker this is.
         routes: those that this process serves.
-        enqueue_due_emails: a pass of the scheduler.
+        scheduler: does passes, and enqueues what is to be carried.
         tidy: closes what has been idle for too long; called every few seconds.
         clock: seconds, monotonic.
     """
@@ -117,7 +135,7 @@ class Lookout:
         database: Database,
         broker: PostgresBroker,
         routes: Sequence[Served],
-        enqueue_due_emails: Callable[[], None],
+        scheduler: Enqueuing,
         tidy: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -125,7 +143,7 @@ class Lookout:
         self._database = database
         self._broker = broker
         self._routes = {each.name: each for each in routes}
-        self._enqueue_due_emails = enqueue_due_emails
+        self._scheduler = scheduler
         self._tidy = tidy
         self._clock = clock
         self._pace = Pace()
@@ -165,8 +183,11 @@ class Lookout:
         if not read:
             return AWAY_PAUSE
         self._do_a_pass_that_no_thread_is_free_for()
-        free = [name for name in read if not self._has_line(name)]
-        if len(free) < len(read):
+        carried = [name for name in read if self._broker.is_carried(queue_of(name))]
+        is_enqueued = bool(carried) and self._enqueue_due(carried)
+        uncarried = [name for name in read if name not in carried]
+        free = [name for name in uncarried if not self._has_line(name)]
+        if len(free) < len(uncarried):
             # There is a line: a pass that somebody asks for is not to wait.
             self._broker.look_soon(SCHEDULERS_QUEUE)
         long_lines = [name for name in free if self._routes[name].is_claimed_directly]
@@ -174,7 +195,7 @@ class Lookout:
             self._take_newest(name)
         others = [name for name in free if name not in long_lines]
         is_found = bool(others) and (self._take_due(others) or self._begin_lines(others))
-        return self._pace.after(self._clock(), found=is_found and not long_lines)
+        return self._pace.after(self._clock(), found=(is_found and not long_lines) or is_enqueued)
 
     def _has_line(self, name: str) -> bool:
         return self._broker.has_more(actor_of(name)) or self._routes[name].has_line()
@@ -186,7 +207,7 @@ class Lookout:
         """
         asked = self._broker.next_batched(SCHEDULER)
         if asked is not None:
-            asked.end(failure_of(partial(asked.run, self._enqueue_due_emails)))
+            asked.end(failure_of(partial(asked.run, self._scheduler.enqueue_due_emails)))
 
     def _look_around(self) -> None:
         now = self._clock()
@@ -198,6 +219,40 @@ class Lookout:
             # A pass that came while its senders claimed it has left it alone.
             if routes.take_left_lines(self._database, list(self._routes)):
                 tick(self._broker)
+
+    def _enqueue_due(self, names: Sequence[str]) -> bool:
+        """Has what is due on these routes enqueued, to be carried; gives whether anything was.
+
+        In a flood of a route's, and of messages to endpoints, a pass says who goes first. What has been due for long is
+        a pass's too, which is asked for.
+        """
+        now = self._clock()
+        found = emails.due_now(self._database, names)
+        due = {name: [each for each in ids if each not in self._handed_over] for name, ids in found.items()}
+        for name, ids in due.items():
+            self._enqueue_found(name, ids, now)
+        if now >= self._begins_lines_at and self._full_scan_throttle.is_due:
+            self._begins_lines_at = now + LINES_INTERVAL * self._pace.workers
+            if any(self._is_line_due(name) for name in names if not is_endpoint(name)):
+                tick(self._broker)
+        return any(due.values())
+
+    def _enqueue_found(self, name: str, ids: Sequence[int], now: float) -> None:
+        ahead = list(ids)
+        if is_endpoint(name):
+            ahead = []
+        elif len(ids) >= FLOOD:
+            newest = emails.newest_due(self._database, NEWEST, route=name)
+            ahead = [due.id for due in newest if due.id not in self._handed_over and self._token_buckets.take(due.kind)]
+        self._handed_over.update(dict.fromkeys([*ids, *ahead], now))
+        if ahead:
+            self._scheduler.enqueue_ahead(ahead, name)
+        if len(ids) > len(ahead) or len(ids) >= FLOOD:
+            tick(self._broker)
+
+    def _is_line_due(self, name: str) -> bool:
+        with self._full_scan_throttle.measured():
+            return emails.oldest_due(self._database, name) is not None
 
     def _take_due(self, names: Sequence[str]) -> bool:
         """Hands over what is due, of each route no more than it has connections; gives whether anything was."""

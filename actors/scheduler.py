@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -228,11 +228,18 @@ class Scheduler:
             psycopg2.Error: of the first that failed; all the others are done.
         """
         name = ENDPOINT_PREFIX if way is None else way.way or way.route
-        email_ids = [each.id for each in due]
-        priorities = [self.priority_of(each) for each in due]
+        self._enqueue([each.id for each in due], [self.priority_of(each) for each in due], name)
+
+    def enqueue_ahead(self, email_ids: Sequence[int], route: str) -> None:
+        """Enqueues emails that have just fallen due, ahead of what is late. One that cannot be is left to a pass."""
+        with suppress(psycopg2.Error):
+            self._enqueue(email_ids, [PRIORITY] * len(email_ids), route)
+
+    def _enqueue(self, email_ids: Sequence[int], priorities: Sequence[int], name: str) -> None:
+        own = None if name == ENDPOINT_PREFIX else name
 
         def store(messages: Sequence[StoredMessage]) -> Collection[str]:
-            return emails.enqueue(self._database, email_ids, messages, priorities, way=None if way is None else name)
+            return emails.enqueue(self._database, email_ids, messages, priorities, way=own)
 
         try:
             self._broker.enqueue_through([message_for(email_id, name) for email_id in email_ids], store, priorities)

@@ -143,7 +143,7 @@ class Startup(Middleware):
         except DatabaseUnreachable:
             raise
         except DuepostError as error:
-            raise BadSettings(f"DUEPOST_BROKER_URL: {error}") from error
+            raise BadSettings(f"DUEPOST_BROKER_URL: {error}; duepost doctor says what to do") from error
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Looks after emails of workers that are gone; bounds what any email may take from now on."""

@@ -84,8 +84,11 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
 
     @property
     def may_claim_due(self) -> bool:
-        """Whether something may be due that is not enqueued. Never waits."""
-        return self._line.is_look_due and not self._disabled and self._broker.is_reading(queue_of(self._route))
+        """Whether something may be due that is not enqueued, nor is to be. Never waits."""
+        if self._disabled or not self._line.is_look_due:
+            return False
+        queue = queue_of(self._route)
+        return self._broker.is_reading(queue) and not self._broker.is_carried(queue)
 
     def claim_due(self, room: int) -> list[Work[ClaimedEmail, EmailPayload]]:
         """Claims the route's due emails without messages: at most `room`. A failure leaves it to the scheduler."""

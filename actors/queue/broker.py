@@ -313,6 +313,10 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         self.emit_after("enqueue", message, delay)
         return message
 
+    def is_carried(self, queue_name: str) -> bool:
+        """Whether something carries the messages of a queue beside the table just now. Never waits."""
+        return self.carrier is not None and self.carrier.takes(queue_name)
+
     def enqueue_through(
         self,
         messages_: Sequence[Message],
@@ -330,7 +334,7 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
             priorities: what each is stored with.
         """
         carrier = self.carrier
-        is_carried = carrier is not None and carrier.takes(messages_[0].queue_name)
+        is_carried = self.is_carried(messages_[0].queue_name)
         delay = round(messages.CARRIED_FOR * 1000) if is_carried else None
         prepared = [self._prepare(message, delay)[1] for message in messages_]
         for message in messages_:

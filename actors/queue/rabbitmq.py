@@ -47,11 +47,24 @@ PREFETCH: Final = 64
 #: How many messages wait to be published; what is more is read from the table.
 OUTBOX: Final = 10_000
 
+#: Seconds in which RabbitMQ tells who has begun to publish that it takes nothing: its memory or disk is short.
+ALARM_WAIT: Final = 0.25
+
+#: Where what is published to see whether that is allowed goes: there is no such queue, and RabbitMQ throws it away.
+NOBODY: Final = "duepost_nobody"
+
+#: What of ours is away when messages are not published; else the queue that is not read.
+PUBLISHING: Final = "publishing"
+
 #: RabbitMQ's priorities: of what goes first, and of what is less urgent.
 URGENT, LESSER = 1, 0
 
-#: What RabbitMQ closes with for a login, its rights or the virtual host; and for a queue of another make.
-REFUSALS: Final = frozenset({403, 406, 530})
+#: What RabbitMQ closes with for a login or rights, for a queue of another make, for the virtual host; and what to do.
+REFUSALS: Final = {
+    403: "mend the login in DUEPOST_BROKER_URL, or its rights: rabbitmqctl list_permissions -p VHOST",
+    406: "delete the queue that it names, what is in it is in the database too: rabbitmqctl delete_queue -p VHOST NAME",
+    530: "mend the virtual host in DUEPOST_BROKER_URL: rabbitmqctl list_vhosts",
+}
 
 #: How pika quotes what a connection was closed with before it was open.
 _CLOSED_WITH: Final = re.compile(r"ClosedByBroker: \((\d+)\) ['\"]?(.*?)['\"]?$")
@@ -65,7 +78,17 @@ class RabbitmqAway(DuepostError):
 
 
 class RabbitmqRefused(DuepostError):
-    """RabbitMQ takes no messages of ours: login, rights, virtual host or queues are not as they should be."""
+    """RabbitMQ takes no messages of ours: login, rights, virtual host or queues are not as they should be.
+
+    Args:
+        said: where, and what RabbitMQ says.
+        code: what it has closed with.
+    """
+
+    def __init__(self, said: str, code: int) -> None:
+        super().__init__(said)
+        #: What to do about it.
+        self.advice = REFUSALS[code]
 
 
 class QueueState(NamedTuple):
@@ -103,8 +126,11 @@ class Rabbitmq:
         self._being_read: set[str] = set()
         #: Until when each is of use, by the monotonic clock, and it.
         self._outbox: Queue[tuple[float, Message]] = Queue(OUTBOX)
-        self._away = threading.Lock()
-        self._is_away = False
+        #: Whether RabbitMQ takes what is published just now.
+        self._is_publishing = threading.Event()
+        self._lock = threading.Lock()
+        #: What is not done just now: `PUBLISHING`, and the queues that are not read.
+        self._away: set[str] = set()
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._publish, name="duepost-rabbitmq-publish", daemon=True),
@@ -125,8 +151,9 @@ class Rabbitmq:
             with _opened(self._url) as transport:
                 for queue_name in self._queue_names:
                     transport.declare_queue(self._name(queue_name), ensure=True)
+                _check_publishing(transport, self._url)
         except RabbitmqAway as error:
-            self._lost(error)
+            self._lost(error, PUBLISHING, *self._queue_names)
 
     def start(self) -> None:
         """Begins to publish, and to read where the broker's worker does."""
@@ -141,8 +168,8 @@ class Rabbitmq:
                 thread.join(timeout=CONNECT_TIMEOUT)
 
     def takes(self, queue_name: str) -> bool:
-        """Whether this process reads the queue from RabbitMQ just now. Never waits."""
-        return queue_name in self._being_read
+        """Whether this process reads the queue from RabbitMQ just now, and may publish. Never waits."""
+        return queue_name in self._being_read and self._is_publishing.is_set()
 
     def carry(self, messages: Sequence[tuple[Message, int]]) -> None:
         """Publishes messages soon. What cannot be is read from the table. Never waits."""
@@ -169,29 +196,42 @@ class Rabbitmq:
         return self._names[queue_name]
 
     def _publish(self) -> None:
-        transport: RabbitmqBroker | None = None
         while not self._stop.is_set():
             try:
-                transport = self._publish_next(transport)
+                with _opened(self._url) as transport:
+                    alarms = _check_publishing(transport, self._url)
+                    self._is_publishing.set()
+                    self._found(PUBLISHING)
+                    self._publish_until_lost(transport, alarms)
+            except (RabbitmqAway, RabbitmqRefused) as error:
+                self._lost(error, PUBLISHING)
             except Exception as error:  # noqa: BLE001 - without this thread nothing is carried; the table has it
-                logger.debug("A message was not published: %s", type(error).__name__)
-                transport = None
-        if transport is not None:
-            with suppress(Exception):
-                del transport.connection
+                logger.warning("Nothing is published to RabbitMQ: %s.", type(error).__name__)
+            finally:
+                self._is_publishing.clear()
+            self._stop.wait(AWAY_PAUSE)
 
-    def _publish_next(self, transport: RabbitmqBroker | None) -> RabbitmqBroker | None:
-        try:
-            until, message = self._outbox.get(timeout=LOOK_INTERVAL)
-        except Empty:
-            if transport is not None:
-                # Heartbeats are answered.
-                transport.connection.process_data_events(0)
-            return transport
-        if time.monotonic() < until:
-            transport = transport or _transport(self._url)
-            transport.enqueue(message)
-        return transport
+    def _publish_until_lost(self, transport: RabbitmqBroker, alarms: Sequence[str]) -> None:
+        """Publishes what is to be carried.
+
+        Raises:
+            RabbitmqAway: RabbitMQ has gone, or takes nothing.
+        """
+        connection = transport.connection
+        looks_at = time.monotonic()
+        while not self._stop.is_set():
+            with suppress(Empty):
+                until, message = self._outbox.get(timeout=LOOK_INTERVAL)
+                if time.monotonic() < until:
+                    transport.enqueue(message)
+            if transport.connection is not connection:
+                # Dramatiq's broker makes itself a new one, of which nothing is known.
+                raise RabbitmqAway(f"{where(self._url)}: the connection was lost")
+            if time.monotonic() >= looks_at:
+                looks_at = time.monotonic() + LOOK_INTERVAL
+                # Heartbeats are answered, and alarms heard of.
+                connection.process_data_events(0)
+                _raise_alarm(alarms, self._url)
 
     def _read(self, queue_name: str) -> None:
         while not self._stop.is_set():
@@ -201,7 +241,7 @@ class Rabbitmq:
             try:
                 self._read_until_lost(queue_name)
             except (RabbitmqAway, RabbitmqRefused) as error:
-                self._lost(error)
+                self._lost(error, queue_name)
                 self._stop.wait(AWAY_PAUSE)
             except Exception as error:  # noqa: BLE001 - without this thread nothing is read; the table has it
                 logger.warning("RabbitMQ's queue %s is not read: %s.", queue_name, type(error).__name__)
@@ -218,7 +258,7 @@ class Rabbitmq:
             # That connection makes the queue; the consumer has one of its own.
             consumer = transport.consume(name, self._prefetch(queue_name), timeout=round(LOOK_INTERVAL * 1000))
         self._being_read.add(queue_name)
-        self._found()
+        self._found(queue_name)
         try:
             while not self._stop.is_set() and self._broker.is_reading(queue_name):
                 with _explained(self._url):
@@ -267,16 +307,19 @@ class Rabbitmq:
         )
         return message, actor.priority if is_urgent else min(lesser)
 
-    def _lost(self, error: RabbitmqAway | RabbitmqRefused) -> None:
-        with self._away:
-            was_away, self._is_away = self._is_away, True
+    def _lost(self, error: RabbitmqAway | RabbitmqRefused, *parts: str) -> None:
+        with self._lock:
+            was_away = bool(self._away)
+            self._away.update(parts)
         if not was_away:
-            logger.warning("RabbitMQ: %s. Messages go through the database meanwhile.", error)
+            logger.warning("RabbitMQ: %s. Messages go through the database meanwhile (duepost doctor).", error)
 
-    def _found(self) -> None:
-        with self._away:
-            was_away, self._is_away = self._is_away, False
-        if was_away:
+    def _found(self, part: str) -> None:
+        with self._lock:
+            was_away = bool(self._away)
+            self._away.discard(part)
+            is_back = was_away and not self._away
+        if is_back:
             logger.info("RabbitMQ carries messages again.")
 
 
@@ -286,7 +329,7 @@ def name_of(queue_name: str, installation: str) -> str:
 
 
 def inspect(url: str, names: Sequence[str]) -> dict[str, QueueState | None]:
-    """How these queues are, by RabbitMQ's names; None: there is no such queue.
+    """Whether messages may be published, and how these queues are, by RabbitMQ's names; None: there is no such queue.
 
     Raises:
         RabbitmqAway, RabbitmqRefused: it does not say.
@@ -294,11 +337,39 @@ def inspect(url: str, names: Sequence[str]) -> dict[str, QueueState | None]:
     quieten()
     found: dict[str, QueueState | None] = {}
     with _opened(url) as transport:
-        # Also where no queue is asked about, RabbitMQ is.
-        transport.channel.basic_qos(prefetch_count=1)
+        _check_publishing(transport, url)
         for name in names:
             found[name] = _state_of(transport, name)
+            if found[name] is not None:
+                # One of another make would be refused.
+                transport.declare_queue(name, ensure=True)
     return found
+
+
+def _check_publishing(transport: RabbitmqBroker, url: str) -> Sequence[str]:
+    """Publishes something that goes nowhere: only who publishes is told of an alarm, or has no right to.
+
+    Returns:
+        the alarms that RabbitMQ tells of from now on, each time it blocks this connection.
+
+    Raises:
+        RabbitmqAway: it takes nothing just now.
+        AMQPError: it refuses it.
+    """
+    alarms: list[str] = []
+    connection, channel = transport.connection, transport.channel
+    connection.add_on_connection_blocked_callback(lambda _, frame: alarms.append(str(frame.method.reason)))
+    channel.basic_publish("", NOBODY, b"")
+    connection.process_data_events(ALARM_WAIT)
+    _raise_alarm(alarms, url)
+    # Answered only after what was published: if that was refused, the channel is closed by now.
+    channel.basic_qos(prefetch_count=1)
+    return alarms
+
+
+def _raise_alarm(alarms: Sequence[str], url: str) -> None:
+    if alarms:
+        raise RabbitmqAway(f"{where(url)}: it takes no messages, {alarms[-1]} (rabbitmqctl status)")
 
 
 def _state_of(transport: RabbitmqBroker, name: str) -> QueueState | None:
@@ -376,16 +447,18 @@ def _explained(url: str) -> Iterator[None]:
         causes = list(_causes(error))
         refusal = next(filter(None, map(_refusal_in, causes)), None)
         if refusal is not None:
-            raise RabbitmqRefused(f"{where(url)}: {refusal.rstrip('.')}") from error
+            code, said = refusal
+            raise RabbitmqRefused(f"{where(url)}: {said.rstrip('.')}", code) from error
         raise RabbitmqAway(f"{where(url)}: {_said(causes[-1])}") from error
 
 
-def _refusal_in(error: BaseException) -> str | None:
+def _refusal_in(error: BaseException) -> tuple[int, str] | None:
     """What RabbitMQ has closed with, where it refuses us. Of a login pika keeps its words only, as a text."""
-    if getattr(error, "reply_code", None) in REFUSALS:
-        return str(getattr(error, "reply_text", ""))
+    code = getattr(error, "reply_code", None)
+    if code in REFUSALS:
+        return int(code), str(getattr(error, "reply_text", ""))
     found = _CLOSED_WITH.search(str(error.args[0])) if error.args else None
-    return found[2] if found is not None and int(found[1]) in REFUSALS else None
+    return (int(found[1]), found[2]) if found is not None and int(found[1]) in REFUSALS else None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

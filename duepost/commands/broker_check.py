@@ -27,12 +27,9 @@ def examine(database: Database | None) -> tuple[Health, str]:
     except ValueError:
         return Health.FAILED, "DUEPOST_BROKER_URL: pika makes nothing of what is behind the question mark"
     except RabbitmqAway as error:
-        return Health.FAILED, f"RabbitMQ cannot be reached at {error}; {MEANWHILE}. Start it, or mend the way to it"
+        return Health.FAILED, f"RabbitMQ is away, {error}; {MEANWHILE}. Run rabbitmqctl status there"
     except RabbitmqRefused as error:
-        return (
-            Health.FAILED,
-            f"RabbitMQ refuses us at {error}; {MEANWHILE}. Mend DUEPOST_BROKER_URL, or the rights there",
-        )
+        return Health.FAILED, f"RabbitMQ refuses us at {error}: {error.advice}"
     at = f"RabbitMQ at {where(url.get_secret_value())}"
     states = {queue: state for queue, state in zip(queues, found.values(), strict=True) if state is not None}
     said = ", ".join(f"{queue} {state.waiting} waiting, {state.readers} readers" for queue, state in states.items())

@@ -1,14 +1,18 @@
 """What something else carries is in the table too, and is read there where it was lost: the row is the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from actors.delivery.fairness import TokenBuckets
+from actors.lookout import FLOOD, Lookout
 from actors.queue.encoding import Message
 from models import emails
 from models.emails import LATE_PRIORITY, PRIORITY
 from models.messages import CARRIED_FOR
 from tests.app_harness import Harness
+from tests.integration.test_lookout import THREADS, Hand, hands
+from tests.waiting import wait_until
 
 
 class Recorder:
@@ -30,6 +34,13 @@ def carrier(harness: Harness) -> Recorder:
     carrier = Recorder()
     harness.app.broker.carrier = carrier
     return carrier
+
+
+@pytest.fixture
+def hand(harness: Harness, carrier: Recorder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hand]:
+    """A worker whose messages it carries, and nobody reads."""
+    monkeypatch.setattr(Lookout, "start", lambda _: None)
+    yield from hands(harness, THREADS)
 
 
 def waiting(harness: Harness) -> list[tuple[object, ...]]:
@@ -120,3 +131,54 @@ def test_what_is_carried_counts_as_waiting(harness: Harness, carrier: Recorder) 
         q=emails.QUEUE, p=PRIORITY, n=emails.ENOUGH_WAITING,
     )  # fmt: skip
     assert emails.are_enough_waiting(harness.database)
+
+
+def test_what_falls_due_is_carried_and_nothing_is_handed_over_or_claimed_directly(
+    hand: Hand, carrier: Recorder
+) -> None:
+    ids = {hand.harness.schedule() for _ in range(3)}
+    hand.look_at_what_is_due_now()
+    assert {message.args[0] for message, _ in carrier.carried} == ids
+    assert {priority for _, priority in carrier.carried} == {PRIORITY}
+    assert len(waiting(hand.harness)) == len(ids)
+    assert not hand.harness.app.routes["default"].email_work.may_claim_due
+    carrier.is_there = False
+    assert hand.harness.app.routes["default"].email_work.may_claim_due
+    pass_time(hand.harness)
+    hand.finish(3)
+    assert waiting(hand.harness) == []
+
+
+def test_what_nobody_carries_any_more_leaves_without_a_message(hand: Hand, carrier: Recorder) -> None:
+    carrier.is_there = False
+    hand.harness.schedule()
+    hand.look_at_what_is_due_now()
+    hand.finish(1)
+    assert carrier.carried == []
+
+
+def test_what_has_been_due_for_long_is_carried_without_a_tick(hand: Hand, carrier: Recorder) -> None:
+    hand.harness.schedule()
+    hand.harness.query("UPDATE duepost.item SET due_at = now() - interval '1 h', scheduled_at = now() - interval '1 h'")
+    hand.look()
+    wait_until(lambda: [priority for _, priority in carrier.carried] == [LATE_PRIORITY], what="a pass")
+
+
+def test_of_a_flood_each_kinds_token_bucket_says_what_goes_ahead_and_a_pass_takes_the_rest(
+    hand: Hand, carrier: Recorder
+) -> None:
+    hand.lookout._token_buckets = TokenBuckets(rate=5.0)
+    hand.harness.app.scheduler.token_buckets = TokenBuckets(rate=0.0)
+    for _ in range(FLOOD + 5):
+        hand.harness.schedule()
+    hand.look_at_what_is_due_now()
+    wait_until(lambda: len(carrier.carried) == FLOOD + 5, what="a pass")
+    assert len({message.args for message, _ in carrier.carried}) == FLOOD + 5
+    assert [priority for _, priority in carrier.carried].count(PRIORITY) == 5
+
+
+def test_what_cannot_be_enqueued_keeps_nothing_else_from_being_carried(hand: Hand, carrier: Recorder) -> None:
+    bad, good = hand.harness.schedule(), hand.harness.schedule()
+    hand.harness.query(f"ALTER TABLE dramatiq.queue ADD CHECK (key IS DISTINCT FROM {bad})")
+    hand.look_at_what_is_due_now()
+    assert [message.args for message, _ in carrier.carried] == [(good,)]

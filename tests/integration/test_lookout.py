@@ -40,7 +40,7 @@ class Hand:
             app.database,
             app.broker,
             [each.served for each in app.routes.values()],
-            app.scheduler.enqueue_due_emails,
+            app.scheduler,
             app.messages.tidy,
             clock=lambda: self.seconds,
         )
@@ -347,9 +347,7 @@ def test_a_look_that_fails_of_whatever_is_not_the_last(
         raise ValueError("a row that cannot be read")
 
     monkeypatch.setattr(workers, "count", fail)
-    lookout = Lookout(
-        harness.app.database, harness.app.broker, [], harness.app.scheduler.enqueue_due_emails, lambda: None
-    )
+    lookout = Lookout(harness.app.database, harness.app.broker, [], harness.app.scheduler, lambda: None)
     lookout.start()
     wait_until(lambda: any("could not be looked for: ValueError" in said for said in caplog.messages))
     lookout.stop()

@@ -17,7 +17,8 @@ class RabbitmqServer(Server):
     accounts = ("rabbitmq",)
     folders: ClassVar = {"/var/lib/rabbitmq": "rabbitmq", "/var/log/rabbitmq": "rabbitmq", "/run/rabbitmq": "rabbitmq"}
 
-    login = ("app", "pass/word")
+    #: Of each of the logins.
+    password = "pass/word"
 
     def configure(self) -> None:
         super().configure()
@@ -32,22 +33,30 @@ class RabbitmqServer(Server):
         )
 
     def command(self) -> tuple[str, ...]:
+        return self._as_rabbitmq("rabbitmq-server")
+
+    def control(self, *arguments: str) -> str:
+        """Runs `rabbitmqctl`."""
+        return self.machine.run(*self._as_rabbitmq("rabbitmqctl"), *arguments)
+
+    def _as_rabbitmq(self, program: str) -> tuple[str, ...]:
         settings = (
             "HOME=/var/lib/rabbitmq",
             f"ERL_EPMD_PORT={self._value('PORT_MAPPER')}",
             "ERL_EPMD_ADDRESS=127.0.0.1",
         )
         account = ("setpriv", "--reuid=rabbitmq", "--regid=rabbitmq", "--clear-groups")
-        return ("env", *settings, *account, "/usr/lib/rabbitmq/bin/rabbitmq-server")
+        return ("env", *settings, *account, f"/usr/lib/rabbitmq/bin/{program}")
 
     def stop(self) -> None:
         """Kill -9: nothing is written in order."""
         self.machine.kill()
 
-    def amqp(self, *, password: str | None = None, port: int | None = None, virtual_host: str = "") -> str:
+    def amqp(
+        self, *, user: str = "app", password: str = password, port: int | None = None, virtual_host: str = ""
+    ) -> str:
         """Its URL, as a user sets it."""
-        user, right = self.login
-        login = f"{user}:{quote(right if password is None else password, safe='')}"
+        login = f"{user}:{quote(password, safe='')}"
         return f"amqp://{login}@127.0.0.1:{port or self.ports['AMQP']}/{virtual_host}"
 
     def waiting(self, name: str) -> int:
@@ -67,6 +76,11 @@ class RabbitmqServer(Server):
         """Deletes a queue."""
         with self._connection() as connection:
             connection.channel().queue_delete(name)
+
+    def declare(self, name: str) -> None:
+        """Makes a queue as it comes, unlike Dramatiq's."""
+        with self._connection() as connection:
+            connection.channel().queue_declare(name, durable=True)
 
     def publish(self, name: str, bodies: Sequence[bytes]) -> None:
         """Puts anything into a queue."""
