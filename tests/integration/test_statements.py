@@ -38,6 +38,7 @@ SAMPLES = {
     "limit": "20",
     "queue_name": "'duepost_send'",
     "enough": "1000",
+    "carried_for": "10.0",
     "state": "NULL",
     "kind": "NULL",
     "route": "'default'",
