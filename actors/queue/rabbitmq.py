@@ -19,7 +19,7 @@ import dramatiq
 import pika
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
 from dramatiq.errors import ConnectionClosed
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionBlockedTimeout
 
 from actors.queue.broker import PostgresBroker
 from actors.queue.encoding import Message
@@ -47,14 +47,17 @@ PREFETCH: Final = 64
 #: How many messages wait to be published; what is more is read from the table.
 OUTBOX: Final = 10_000
 
-#: Seconds in which RabbitMQ tells who has begun to publish that it takes nothing: its memory or disk is short.
-ALARM_WAIT: Final = 0.25
+#: Seconds that RabbitMQ may take nothing from who publishes, as its memory or disk is short.
+BLOCKED_TIMEOUT: Final = 1.0
 
 #: Where what is published to see whether that is allowed goes: there is no such queue, and RabbitMQ throws it away.
 NOBODY: Final = "duepost_nobody"
 
 #: What of ours is away when messages are not published; else the queue that is not read.
 PUBLISHING: Final = "publishing"
+
+#: The numbers of rows.
+NUMBERS: Final = range(1, 2**63)
 
 #: RabbitMQ's priorities: of what goes first, and of what is less urgent.
 URGENT, LESSER = 1, 0
@@ -151,7 +154,7 @@ class Rabbitmq:
             with _opened(self._url) as transport:
                 for queue_name in self._queue_names:
                     transport.declare_queue(self._name(queue_name), ensure=True)
-                _check_publishing(transport, self._url)
+                _check_publishing(transport)
         except RabbitmqAway as error:
             self._lost(error, PUBLISHING, *self._queue_names)
 
@@ -199,10 +202,10 @@ class Rabbitmq:
         while not self._stop.is_set():
             try:
                 with _opened(self._url) as transport:
-                    alarms = _check_publishing(transport, self._url)
+                    _check_publishing(transport)
                     self._is_publishing.set()
                     self._found(PUBLISHING)
-                    self._publish_until_lost(transport, alarms)
+                    self._publish_until_lost(transport)
             except (RabbitmqAway, RabbitmqRefused) as error:
                 self._lost(error, PUBLISHING)
             except Exception as error:  # noqa: BLE001 - without this thread nothing is carried; the table has it
@@ -211,11 +214,11 @@ class Rabbitmq:
                 self._is_publishing.clear()
             self._stop.wait(AWAY_PAUSE)
 
-    def _publish_until_lost(self, transport: RabbitmqBroker, alarms: Sequence[str]) -> None:
-        """Publishes what is to be carried.
+    def _publish_until_lost(self, transport: RabbitmqBroker) -> None:
+        """Publishes what is to be carried, until the connection is another one, of which nothing is known.
 
         Raises:
-            RabbitmqAway: RabbitMQ has gone, or takes nothing.
+            AMQPError: the connection is lost, or RabbitMQ takes nothing.
         """
         connection = transport.connection
         looks_at = time.monotonic()
@@ -225,17 +228,18 @@ class Rabbitmq:
                 if time.monotonic() < until:
                     transport.enqueue(message)
             if transport.connection is not connection:
-                # Dramatiq's broker makes itself a new one, of which nothing is known.
-                raise RabbitmqAway(f"{where(self._url)}: the connection was lost")
+                # Dramatiq's broker has made itself a new one.
+                return
             if time.monotonic() >= looks_at:
                 looks_at = time.monotonic() + LOOK_INTERVAL
                 # Heartbeats are answered, and alarms heard of.
                 connection.process_data_events(0)
-                _raise_alarm(alarms, self._url)
 
     def _read(self, queue_name: str) -> None:
         while not self._stop.is_set():
             if not self._broker.is_reading(queue_name):
+                # Nor is it to be: that is no trouble of RabbitMQ's.
+                self._found(queue_name)
                 self._stop.wait(LOOK_INTERVAL)
                 continue
             try:
@@ -291,19 +295,20 @@ class Rabbitmq:
         return self._broker.hand_over(message, priority, at_end=acknowledge)
 
     def _read_message(self, queue_name: str, body: bytes) -> tuple[Message, int]:
-        """A message and its priority. No more is taken of it than whom it is for, and its arguments.
+        """A message and its priority. No more is taken of it than whom it is for, and the number of its row.
 
         Raises:
             Exception: it is no message for an actor of this queue.
         """
         carried: Message = dramatiq.Message.decode(body)
         actor = self._broker.get_actor(carried.actor_name)
-        if actor.queue_name != queue_name or carried.kwargs:
-            raise ValueError("for another queue")
+        [number] = carried.args
+        if actor.queue_name != queue_name or carried.kwargs or type(number) is not int or number not in NUMBERS:
+            raise ValueError("none of ours")
         lesser = actor.options.get("lesser_priorities", ())
         is_urgent = not lesser or carried.options.get("broker_priority") == URGENT
         message: Message = dramatiq.Message(
-            queue_name=queue_name, actor_name=actor.actor_name, args=tuple(carried.args), kwargs={}, options={}
+            queue_name=queue_name, actor_name=actor.actor_name, args=(number,), kwargs={}, options={}
         )
         return message, actor.priority if is_urgent else min(lesser)
 
@@ -337,7 +342,7 @@ def inspect(url: str, names: Sequence[str]) -> dict[str, QueueState | None]:
     quieten()
     found: dict[str, QueueState | None] = {}
     with _opened(url) as transport:
-        _check_publishing(transport, url)
+        _check_publishing(transport)
         for name in names:
             found[name] = _state_of(transport, name)
             if found[name] is not None:
@@ -346,30 +351,15 @@ def inspect(url: str, names: Sequence[str]) -> dict[str, QueueState | None]:
     return found
 
 
-def _check_publishing(transport: RabbitmqBroker, url: str) -> Sequence[str]:
+def _check_publishing(transport: RabbitmqBroker) -> None:
     """Publishes something that goes nowhere: only who publishes is told of an alarm, or has no right to.
 
-    Returns:
-        the alarms that RabbitMQ tells of from now on, each time it blocks this connection.
-
     Raises:
-        RabbitmqAway: it takes nothing just now.
-        AMQPError: it refuses it.
+        AMQPError: it may not be, or RabbitMQ takes nothing just now.
     """
-    alarms: list[str] = []
-    connection, channel = transport.connection, transport.channel
-    connection.add_on_connection_blocked_callback(lambda _, frame: alarms.append(str(frame.method.reason)))
-    channel.basic_publish("", NOBODY, b"")
-    connection.process_data_events(ALARM_WAIT)
-    _raise_alarm(alarms, url)
-    # Answered only after what was published: if that was refused, the channel is closed by now.
-    channel.basic_qos(prefetch_count=1)
-    return alarms
-
-
-def _raise_alarm(alarms: Sequence[str], url: str) -> None:
-    if alarms:
-        raise RabbitmqAway(f"{where(url)}: it takes no messages, {alarms[-1]} (rabbitmqctl status)")
+    transport.channel.basic_publish("", NOBODY, b"")
+    # Answered only after what was published.
+    transport.channel.basic_qos(prefetch_count=1)
 
 
 def _state_of(transport: RabbitmqBroker, name: str) -> QueueState | None:
@@ -391,7 +381,7 @@ def where(url: str) -> str:
 
 def quieten() -> None:
     """Leaves to us what there is to say: pika and Dramatiq say the same in many lines, some with a traceback."""
-    for name in ("pika", "dramatiq.brokers.rabbitmq"):
+    for name in ("pika", "dramatiq.brokers.rabbitmq", "dramatiq.broker.RabbitmqBroker"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -406,7 +396,7 @@ def _transport(url: str) -> RabbitmqBroker:
         parameters.heartbeat = HEARTBEAT
     parameters.socket_timeout = CONNECT_TIMEOUT
     parameters.stack_timeout = 2 * CONNECT_TIMEOUT
-    parameters.blocked_connection_timeout = CARRIED_FOR
+    parameters.blocked_connection_timeout = BLOCKED_TIMEOUT
     parameters.client_properties = {"connection_name": "duepost"}
     return transport
 
@@ -471,4 +461,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, ConnectionBlockedTimeout):
+        return "it takes no messages, as its memory or disk is short"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

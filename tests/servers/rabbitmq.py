@@ -1,7 +1,7 @@
 """RabbitMQ, Debian's."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 from urllib.parse import quote
 
 import pika
@@ -16,6 +16,9 @@ class RabbitmqServer(Server):
     etc = "/etc/rabbitmq"
     accounts = ("rabbitmq",)
     folders: ClassVar = {"/var/lib/rabbitmq": "rabbitmq", "/var/log/rabbitmq": "rabbitmq", "/run/rabbitmq": "rabbitmq"}
+
+    #: A start is many seconds of work.
+    patience = 300
 
     #: Of each of the logins.
     password = "pass/word"
@@ -47,6 +50,11 @@ class RabbitmqServer(Server):
         )
         account = ("setpriv", "--reuid=rabbitmq", "--regid=rabbitmq", "--clear-groups")
         return ("env", *settings, *account, f"/usr/lib/rabbitmq/bin/{program}")
+
+    def __enter__(self) -> Self:
+        """Configures it. Whoever needs it starts it: some begin while it is away."""
+        self.configure()
+        return self
 
     def stop(self) -> None:
         """Kill -9: nothing is written in order."""

@@ -56,6 +56,8 @@ class Server:
     folders: ClassVar[Mapping[str, str]] = {}
     #: Where the server sees its configuration.
     etc: ClassVar[str]
+    #: Seconds that it may take to listen, where the machine is busy.
+    patience: ClassVar[float] = 120
 
     def __init__(self, folder: Path, **known: str) -> None:
         self.machine = Machine(
@@ -94,7 +96,7 @@ class Server:
         """Waits for all its ports."""
         wait_until(
             lambda: set(self.ports.values()) <= _listening(),
-            timeout=120,
+            timeout=self.patience,
             what=f"{self.name} to listen",
             state=self.log,
         )
