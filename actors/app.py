@@ -21,7 +21,7 @@ from actors.delivery.composer import Composer
 from actors.delivery.conclude import Conclusions
 from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.due_line import DueLine
-from actors.delivery.email_work import EmailDispatcher, EmailWork
+from actors.delivery.email_work import EmailDispatcher, EmailRates, EmailWork
 from actors.delivery.in_flight import InFlightClaims
 from actors.delivery.inbox import ItemInbox
 from actors.delivery.item_work import Shared
@@ -30,6 +30,7 @@ from actors.delivery.keeping import Keeping
 from actors.delivery.message_work import MessageConclusions, MessageDispatcher, MessageWork, Unlimited
 from actors.delivery.payloads import Payloads
 from actors.delivery.permit import SessionPermit
+from actors.delivery.rates import Rates
 from actors.delivery.rescue import Rescuer
 from actors.delivery.route import Registration, SharedRoute, Watch
 from actors.delivery.seals import Seals
@@ -85,6 +86,7 @@ class EmailRoute:
         )
         self.conclusions = application.conclusions_of(self.route)
         line = DueLine()
+        self.rates: EmailRates = Rates(application.database, name, lambda: broker.worker_session.worker_id)
         self.email_work = EmailWork(
             application.shared,
             application.composer,
@@ -94,6 +96,7 @@ class EmailRoute:
             way=name,
             line=line,
             keeping=application.keeping,
+            rates=self.rates,
             tell_failed=lambda email_id, failure: broker.tell_failed(message_for(email_id, name), PRIORITY, failure),
         )
         self.dispatcher: EmailDispatcher = Dispatcher(
@@ -103,10 +106,11 @@ class EmailRoute:
             relay.connections,
             self.route,
             due=self.email_work,
+            rated=self.email_work,
             # Other relays and endpoints need its threads.
             detach=broker.detach,
         )
-        self.watch = Watch(self.route, self.dispatcher.tidy)
+        self.watch = Watch(self.route, self.dispatcher.tidy, self.rates)
         self.send_email = declare_sender(broker, name, self.dispatcher, relay.connections)
         self.served = Served(name, relay.connections, self.dispatcher.has_line, line)
 

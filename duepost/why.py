@@ -10,6 +10,7 @@ from duepost.commands.wording import count, counts, moment, suppression_words
 from duepost.operations import Found, Item, Outcome, State, Try
 from models import reports, undeliverable
 from models.database.connections import Database
+from models.rates import WAITS
 
 #: Recipients and actions that are named, at the most.
 NAMED = 5
@@ -86,12 +87,18 @@ def _standing(item: Item) -> str:
         return f"has ended {when}: {counts(found.outcomes)}"
     so_far = Counter(str(user.outcome) for user in item.users if user.outcome)
     words = {
-        State.SCHEDULED: "is scheduled" if not found.words else "failed, and is to be tried again",
+        State.SCHEDULED: _scheduled(found.words),
         State.QUEUED: "is about to be sent",
         State.SENDING: "is being sent",
         State.UNKNOWN: "may have arrived or not: nobody knows",
     }
     return words[found.state] + (f"; so far {counts(so_far)}" if so_far else "")
+
+
+def _scheduled(words: str | None) -> str:
+    if not words:
+        return "is scheduled"
+    return words.removeprefix(WAITS) if words.startswith(WAITS) else "failed, and is to be tried again"
 
 
 def _attempts(tries: tuple[Try, ...], found: Found) -> Iterator[str]:

@@ -20,7 +20,7 @@ WITH source AS (
     UNION ALL
     SELECT i.id FROM duepost.item AS i WHERE %(source)s::text = 'held' AND i.is_held
     UNION ALL
-    SELECT i.id FROM duepost.item AS i WHERE %(source)s::text = 'failed' AND i.last_error IS NOT NULL
+    SELECT i.id FROM duepost.item AS i WHERE %(source)s::text = 'failed' AND i.last_error IS NOT NULL AND NOT starts_with(i.last_error, 'rate: ')
     UNION ALL
     SELECT h.item_id FROM duepost.in_hand AS h WHERE %(source)s::text = 'sending'
     UNION ALL
@@ -46,7 +46,7 @@ WHERE i.is_held = %(held)s::boolean
   AND (%(kind)s::text IS NULL OR i.kind = %(kind)s::text)
   AND (%(channel)s::text IS NULL OR i.channel = %(channel)s::text)
   AND (%(route)s::text IS NULL OR i.route IN (%(route)s::text, 'paused:' || %(route)s::text))
-  AND (NOT %(failed)s::boolean OR i.last_error IS NOT NULL)
+  AND (NOT %(failed)s::boolean OR (i.last_error IS NOT NULL AND NOT starts_with(i.last_error, 'rate: ')))
   AND (%(reply)s::text IS NULL OR strpos(lower(i.last_error), lower(%(reply)s::text)) > 0)
   AND (%(since)s::timestamptz IS NULL OR i.due_at >= %(since)s::timestamptz)
   AND (%(until)s::timestamptz IS NULL OR i.due_at < %(until)s::timestamptz)
@@ -237,7 +237,7 @@ FROM (
                regexp_replace(i.last_error, '<[^<>]*>', ' ', 'g'), '\S*[@0-9]\S*', ' ', 'g'
            ), '\s+', ' ', 'g'))), 300) AS words
     FROM duepost.item AS i
-    WHERE i.last_error IS NOT NULL
+    WHERE i.last_error IS NOT NULL AND NOT starts_with(i.last_error, 'rate: ')
     LIMIT %(budget)s
 ) AS cause
 GROUP BY cause.channel, cause.kind, cause.route, cause.is_held, cause.words

@@ -45,7 +45,8 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             duepost.set_endpoint, duepost.disable_endpoint, duepost.remove_endpoint, duepost.endpoints, duepost.status,
             duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
-            duepost.request_probe, duepost.forget_some, duepost.suppress, duepost.unsuppress, duepost.import_suppressions
+            duepost.request_probe, duepost.forget_some, duepost.suppress, duepost.unsuppress, duepost.import_suppressions,
+            duepost.set_rate, duepost.remove_rate
         TO duepost_operator;
     END IF;
 
@@ -59,7 +60,8 @@ BEGIN
             duepost.scheduled_email_id_seq, duepost.delivery, duepost.attempt, duepost.suppression, duepost.undeliverable_email,
             duepost.undeliverable_recipient, duepost.worker, duepost.turn, duepost.control, duepost.route,
             duepost.route_worker, duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention,
-            duepost.operator_action, duepost.bounce, duepost.zone, duepost.attachment_content, duepost.email_attachment,
+            duepost.operator_action, duepost.bounce, duepost.zone, duepost.rate, duepost.destination, duepost.destination_worker,
+            duepost.attachment_content, duepost.email_attachment,
             dramatiq.queue
         TO duepost_viewer;
         GRANT SELECT (name, disabled_at, disabled_because) ON duepost.endpoint TO duepost_viewer;
@@ -68,7 +70,7 @@ BEGIN
         GRANT EXECUTE ON FUNCTION
             duepost.endpoints, duepost.status, duepost.pending_routes, duepost.is_route_blocked, duepost.ways,
             duepost.after_quiet_hours, duepost.quiet_users, duepost.quiet_until, duepost.moment_at, duepost.zone_of, duepost.is_zone,
-            duepost.users_to_go,
+            duepost.users_to_go, duepost.limits_of, duepost.limits_in_json, duepost.places_in_use,
             duepost.mailbox_key, duepost.mailbox_key_beyond_ascii, duepost.trimmed, duepost.domain_in_ascii,
             duepost.mapped_domain, duepost.lower_case, duepost.punycode
         TO duepost_viewer;
@@ -111,6 +113,8 @@ BEGIN
         GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE ON duepost.route, duepost.route_worker TO duepost_worker;
+        GRANT SELECT ON duepost.rate TO duepost_worker;
+        GRANT SELECT, INSERT, UPDATE ON duepost.destination, duepost.destination_worker TO duepost_worker;
         GRANT SELECT ON duepost.operator_action, duepost.scheduled_email_id_seq TO duepost_worker;
         GRANT SELECT ON duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
@@ -135,6 +139,8 @@ BEGIN
             duepost.keep_undeliverable, duepost.lock_undeliverable, duepost.reopen_email, duepost.refused_alike,
             duepost.forget_undeliverable, duepost.drop_attachments, duepost.keep_content, duepost.forget_content,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
+            duepost.limits_of, duepost.limits_in_json, duepost.lock_destinations, duepost.places_in_use, duepost.take_places,
+            duepost.give_turns, duepost.set_rate, duepost.remove_rate,
             duepost.slow_route, duepost.pause_route, duepost.register_route, duepost.is_route_blocked,
             duepost.is_way_of, duepost.ways, duepost.claimed_directly_until, duepost.pending_routes,
             duepost.is_kind_paused, duepost.is_stopped, duepost.park_paused,

@@ -424,7 +424,7 @@ WITH needed (place, role, sort, name, privilege) AS (
          '{attachment,schedule_email,schedule_emails,clear_scheduled_emails,clear_scheduled_emails_to,clear_scheduled_email,reschedule_email,add_to_batch,remove_from_batch,
            schedule_message,schedule_messages,edit_message,clear_scheduled_messages,clear_scheduled_message,reschedule_message,clear_scheduled,status}'::text[]),
         ('duepost_operator', '{set_endpoint,disable_endpoint,remove_endpoint,endpoints,status,begin_action,act_on_items,end_action,set_pause,unpark,'
-            'request_probe,forget_some,suppress,unsuppress,import_suppressions}')
+            'request_probe,forget_some,suppress,unsuppress,import_suppressions,set_rate,remove_rate}')
     ) AS functions (role, names)
     CROSS JOIN LATERAL unnest(functions.names) AS name
     UNION ALL

@@ -27,6 +27,8 @@ class Known(NamedTuple):
         is_slow: the relay had too much of us a moment ago.
         pause: seconds until it takes more; 0 while it does.
         circuit_open: it is to be left alone, but for probes.
+        workers: how many workers want connections, this one included.
+        limits: what of it is limited, as `models.rates` reads it; None where nothing is.
     """
 
     share: int | None
@@ -35,6 +37,8 @@ class Known(NamedTuple):
     is_slow: bool
     pause: float
     circuit_open: bool
+    workers: int
+    limits: str | None
 
 
 class Way(NamedTuple):

@@ -19,7 +19,7 @@ SELECT duepost.refuse_connection(
 SELECT duepost.report_connections(%(route)s, %(worker_id)s, %(connections)s, %(is_wanted)s, %(answered_ago)s)
 
 -- name: look
--- What is known of a relay, and this worker's share of the connections that it allows.
+-- What is known of a relay, this worker's share of the connections that it allows, and what of it is limited.
 SELECT
     CASE WHEN r.connections IS NOT NULL THEN
         greatest(1, ceil(r.connections::numeric / (others.wanting + 1)))::integer
@@ -32,7 +32,9 @@ SELECT
             THEN extract(epoch FROM r.paused_until - now())::double precision
         ELSE 0
     END,
-    r.circuit_open
+    r.circuit_open,
+    others.wanting + 1,
+    duepost.limits_in_json(r.name)
 FROM duepost.route AS r,
      duepost.other_connections(%(route)s, %(worker_id)s) AS others
 WHERE r.name = %(route)s

@@ -156,6 +156,11 @@ ENDING = [
         {"action_id": 11, "suppressions": [{"address": "a@x.org"}, {"address": "x"}]},
         [["0", "suppressed"], ["1", "address: must be one address such as ann@example.com"]],
     ),
+    Call("set_rate", {"domain": "Example.ORG", "per_second": 5, "connections": 2}, [["set"]]),
+    Call("set_rate", {"domain": "example.org", "per_second": 5, "connections": 2}, [["already"]]),
+    Call("set_rate", {"domain": "example.org"}, raises=("22023", "per_second: must be given, or connections")),
+    Call("remove_rate", {"domain": "example.org"}, [["removed"]]),
+    Call("remove_rate", {"domain": "example.org"}, [["not_found"]]),
 ]
 
 CALLS = [*OPERATORS, *CLIENTS, *ENDING]

@@ -94,6 +94,13 @@ class EmailAttempt:
         """No: the results say what has to be written."""
         return False
 
+    @property
+    def next_addresses(self) -> tuple[str, ...]:
+        """Whom the next copy is for, once its users are read."""
+        return (
+            tuple(each.address for each in self._to_go[0] if each.address) if self._to_go and not self.is_unread else ()
+        )
+
     def report(self) -> None:
         """Tells of templates that have failed."""
         report_render_failures(self.item, self.failures)

@@ -22,9 +22,11 @@ from actors.channels.channel import Channel, NoPlace, Payload, Rulings, Session
 from actors.delivery.event_loop import EventLoop, Slot
 from actors.delivery.job import Job, OwnJob
 from actors.delivery.lanes import SLOW, THREADS, UNCOUNTED, Blocking, Lane
+from actors.delivery.rates import Facts, Grant, Place, Rates
 from actors.delivery.thread_pool import ThreadPool
 from actors.delivery.throughput import Throughput
 from actors.ruling import Phase, Ruling, Scope
+from models.rates import Want
 from models.words import Verdict
 
 logger = logging.getLogger(__name__)
@@ -135,6 +137,20 @@ class Inbox(Protocol):
         """Takes the next one: its item's number, and its job. Runs in a pool."""
 
 
+class RatedItems(Protocol[W, P]):
+    """Items of which a limited number leaves in a second."""
+
+    @property
+    def rates(self) -> "Rates[Ready[W, P]]":
+        """The limits, and who waits here for a place."""
+
+    def facts(self, work: W) -> Facts:
+        """An item, as far as it is known before its payload is made. Never waits."""
+
+    def give_turns(self, works: Sequence[W], domains: tuple[str, ...]) -> None:
+        """Gives up claims of which nothing was sent until their turn at these domains, and ends their jobs."""
+
+
 class Pacing(Protocol):
     """How much of a dispatcher its route takes just now. Never blocks."""
 
@@ -162,10 +178,11 @@ class Pacing(Protocol):
 
 
 class Ready(NamedTuple, Generic[W, P]):
-    """What can go out over the next session."""
+    """What can go out over the next session, and its place where the rate is limited."""
 
     work: W
     payload: P
+    place: Place | None = None
 
 
 class Delivering(NamedTuple, Generic[W, P]):
@@ -195,6 +212,7 @@ class Dispatcher(Generic[W, P]):
         size: how many sessions at the most.
         pacing: how many of them the route takes just now.
         due: due items, claimed without a message where no job waits; none without it.
+        rated: items of which a limited number leaves in a second; none without it.
         detach: makes a job of the caller's message that the caller need not wait for, or gives None. With it a thread
             that comes while dialogues are driven goes on at once: where others need it, as there are other routes.
     """
@@ -208,9 +226,12 @@ class Dispatcher(Generic[W, P]):
         pacing: Pacing,
         *,
         due: DueItems[W] | None = None,
+        rated: RatedItems[W, P] | None = None,
         detach: Callable[[], Job | None] | None = None,
     ) -> None:
         self._due = due
+        self._rated = rated
+        self._rates = rated.rates if rated is not None else None
         self._detach = detach
         self._items = items
         self._inbox = inbox
@@ -303,6 +324,11 @@ class Dispatcher(Generic[W, P]):
         #: Work in a pool.
         self._in_pool: dict[int, tuple[W, Lane]] = {}
         self._ready: deque[Ready[W, P]] = deque()
+        #: A question for places is under way; items that are to wait as scheduled, with the domains that they wait for.
+        self._is_asking = False
+        self._put_off: list[tuple[W, tuple[str, ...]]] = []
+        #: How many of those there were since the last claim: it may ask for more.
+        self._put_off_lately = 0
         self._has_more_to_begin = False
         #: In the order in which they began.
         self._delivering: dict[Slot[P], Delivering[W, P]] = {}
@@ -333,6 +359,7 @@ class Dispatcher(Generic[W, P]):
             self._close_idle()
             self._release_held()
             self._claim()
+            self._go_on_with_waiting()
             self._deliver_ready()
             self._conclude()
             if self._is_over:
@@ -345,7 +372,8 @@ class Dispatcher(Generic[W, P]):
         is_busy = self._loop or self._is_claiming or self._in_pool or self._ready or self._done or self._is_concluding
         # What may not be claimed yet waits for its moment here.
         is_held = self._pacing.hold and self._waiting
-        return not is_busy and not self._results and not is_held
+        is_waiting = self._is_asking or self._put_off or (self._rates is not None and len(self._rates))
+        return not is_busy and not self._results and not is_held and not is_waiting
 
     def _give_up(self, failure: BaseException) -> None:
         """The driving thread was stopped: ends all that it had, so that nobody is left waiting."""
@@ -355,6 +383,9 @@ class Dispatcher(Generic[W, P]):
         delivering = [each.ready for each in self._delivering.values()]
         ready = [*self._ready, *delivering, *(each.ready for each in self._pipelined.values())]
         works = [*(each.work for each in ready), *self._done, *(work for work, _ in self._in_pool.values())]
+        works += [work for work, _ in self._put_off]
+        if self._rates is not None:
+            works += [each.work for each in self._rates.drop()]
         for slot in (*self._delivering, *self._free):
             slot.session.abandon()
         self._loop.close()
@@ -432,7 +463,7 @@ class Dispatcher(Generic[W, P]):
 
     def _claim(self) -> None:
         """Claims the next items, once it is worth it."""
-        room = self._most + self._ahead - self._under_way
+        room = min(self._most + self._ahead - self._under_way, self._room_by_rate)
         if self._is_claiming or self._route_failures or not self._has_room or room <= 0 or self._pacing.hold:
             return
         with self._lock:
@@ -440,7 +471,14 @@ class Dispatcher(Generic[W, P]):
                 self._claiming.append(self._waiting.popleft())
         if self._claiming or self._inbox.has_more() or self._may_claim_due:
             self._is_claiming = True
+            self._put_off_lately = 0
             self._run(Lane.CLAIM, partial(self._claim_several, self._loop, self._claiming, room, self._era))
+
+    @property
+    def _room_by_rate(self) -> int:
+        """How many items are worth a claim, where the whole route is limited; more where others are in between."""
+        room = self._rates.room if self._rates is not None else None
+        return self._most + self._ahead if room is None else room + 2 * self._put_off_lately
 
     @property
     def _may_claim_due(self) -> bool:
@@ -485,13 +523,15 @@ class Dispatcher(Generic[W, P]):
             era: that in which it was claimed, or was last spoken about.
         """
         with self._contained(work):
+            if self._has_to_wait(work):
+                return
             step = self._items.advance(work)
             if step is None:
                 self._finish(work)
             elif era != self._era:
                 self._release([work])
             elif not isinstance(step, Blocking):
-                self._ready.append(Ready(work, step))
+                self._admit(Ready(work, step))
             elif step.lane in SLOW and self._in_lanes(SLOW) >= 2 * self._size:
                 self._run_for(work, Lane.ALONE, partial(self._items.postpone, work), nothing)
             else:
@@ -507,6 +547,59 @@ class Dispatcher(Generic[W, P]):
             if not isinstance(failure, Exception):
                 raise
 
+    # Wait for a place, where the rate is limited.
+
+    def _has_to_wait(self, work: W) -> bool:
+        """Whether it is clear before its payload is made that an item has to wait as scheduled; then it does."""
+        domains = self._rates.must_wait(self._rated.facts(work)) if self._rated and self._rates else ()
+        if domains:
+            self._put_off.append((work, domains))
+        return bool(domains)
+
+    def _admit(self, ready: Ready[W, P]) -> None:
+        """An item can go out over the next session, as soon as it has a place where its rate is limited."""
+        domains = self._rates.limited(ready.payload.recipients) if self._rates is not None else ()
+        if self._rated is None or self._rates is None or not domains:
+            self._ready.append(ready)
+        elif self._rates.wait(ready, domains, self._rated.facts(ready.work)):
+            return
+        elif any(domains):
+            self._put_off.append((ready.work, domains))
+        else:
+            # Whatever leaves by this route has to wait: it keeps its place in line.
+            self._release([ready.work])
+
+    def _go_on_with_waiting(self) -> None:
+        """Asks for places for those that wait, and has those wait as scheduled that have waited here for too long."""
+        rated, rates = self._rated, self._rates
+        if rated is None or rates is None:
+            return
+        self._put_off += [(ready.work, domains) for ready, domains in rates.late()]
+        by_domains: dict[tuple[str, ...], list[W]] = {}
+        for work, domains in self._put_off:
+            by_domains.setdefault(domains, []).append(work)
+        self._put_off_lately += len(self._put_off)
+        self._put_off.clear()
+        for domains, works in by_domains.items():
+            self._run_for_all(works, Lane.PLACES, partial(rated.give_turns, works, domains), nothing)
+        if rates.asks_in == 0 and not self._is_asking and not self._pacing.hold:
+            self._is_asking = True
+            self._run(Lane.PLACES, partial(self._ask_for_places, rates.wants()))
+
+    def _ask_for_places(self, wants: Sequence[Want]) -> Callable[[], None]:
+        granted: list[Grant] = []
+        if self._rates is not None:
+            rates = self._rates
+            failure = failure_of(lambda: granted.extend(rates.ask(wants)))
+            if failure is not None:
+                logger.warning("%s: places could not be asked for: %s.", self._pacing.called, type(failure).__name__)
+        return partial(self._take_places, granted)
+
+    def _take_places(self, granted: Sequence[Grant]) -> None:
+        self._is_asking = False
+        if self._rates is not None:
+            self._ready += [ready._replace(place=place) for ready, place in self._rates.take(granted)]
+
     def _release(self, works: Sequence[W]) -> None:
         if works:
             self._run_for_all(works, Lane.ALONE, partial(self._items.release, works), nothing)
@@ -514,7 +607,10 @@ class Dispatcher(Generic[W, P]):
     def _release_ready(self) -> None:
         """Releases claimed items that are not being delivered; those that are being prepared follow."""
         self._era += 1
-        self._release([each.work for each in self._ready])
+        ready = [*self._ready, *(self._rates.drop() if self._rates is not None else ())]
+        for each in ready:
+            _end_place(each)
+        self._release([each.work for each in ready])
         self._ready.clear()
 
     def _release_held(self) -> None:
@@ -587,6 +683,7 @@ class Dispatcher(Generic[W, P]):
         if not self._ready:
             return
         ready = self._ready.popleft()
+        _end_place(ready)
         if not isinstance(failure, Ruling):
             name = type(failure).__name__
             logger.error("%s: a connection could not be made: %s.", self._pacing.called, name, exc_info=failure)
@@ -673,7 +770,12 @@ class Dispatcher(Generic[W, P]):
 
     def _go_another_way(self, ready: Ready[W, P]) -> None:
         if self._route_failures:
+            _end_place(ready)
             self._release([ready.work])
+        elif ready.place is not None:
+            # The relay may have heard of it: the next time it is another one.
+            _end_place(ready)
+            self._admit(Ready(ready.work, ready.payload))
         else:
             self._ready.appendleft(ready)
 
@@ -681,6 +783,7 @@ class Dispatcher(Generic[W, P]):
         self, slot: Slot[P], ready: Ready[W, P], rulings: Rulings | None, failure: BaseException | None
     ) -> None:
         del self._delivering[slot]
+        _end_place(ready)
         pipelined = self._pipelined.pop(slot, None)
         session = slot.session
         if not session.is_open:
@@ -778,9 +881,11 @@ class Dispatcher(Generic[W, P]):
         now = time.monotonic()
         if self._done and not self._is_concluding:
             return max(0.0, self._done_at + LINGER - now)
+        asks_in = self._rates.asks_in if self._rates is not None and not self._is_asking else None
         if self._has_room and not self._is_claiming:
-            return LOOK_INTERVAL
-        waits = [each.until - now for each in list(self._pipelined.values())[:1]]
+            return LOOK_INTERVAL if asks_in is None else min(LOOK_INTERVAL, asks_in)
+        waits = [] if asks_in is None else [max(asks_in, self._pacing.hold)]
+        waits += [each.until - now for each in list(self._pipelined.values())[:1]]
         if self._ready and self._sessions < self._most:
             waits.append(max(self._connects_at - now, self._pacing.retry, LOOK_INTERVAL))
         if self._free:
@@ -814,6 +919,11 @@ def failure_of(action: Callable[[], object]) -> BaseException | None:
     except BaseException as failure:  # noqa: BLE001 - whoever submitted it is told
         return failure
     return None
+
+
+def _end_place(ready: Ready[W, P]) -> None:
+    if ready.place is not None:
+        ready.place.end()
 
 
 def nothing(*_: object) -> None:

@@ -9,11 +9,12 @@ from typing import TypeAlias
 from actors.delivery.attempt import TOGETHER, EmailAttempt, Records
 from actors.delivery.composer import Composer, EmailPayload
 from actors.delivery.conclude import Conclusions
-from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.dispatcher import Dispatcher, Ready
 from actors.delivery.due_line import DueLine
-from actors.delivery.item_work import ItemWork, Shared, Work, name_of
+from actors.delivery.item_work import ItemWork, Shared, Work, ended, name_of
 from actors.delivery.job import DirectJob
 from actors.delivery.keeping import Keeping
+from actors.delivery.rates import Facts, Rates
 from actors.delivery.room import Room
 from actors.delivery.seals import Seals
 from actors.queue.waiting import BrokerUnreachable
@@ -23,11 +24,15 @@ from models.database.connections import Cursor
 from models.emails import ClaimedEmail, DueClaim, Place, queue_of
 from models.errors import DatabaseUnreachable
 from models.items import Kept
+from models.rates import WAITS
 
 logger = logging.getLogger(__name__)
 
 #: Delivers emails.
 EmailDispatcher: TypeAlias = Dispatcher[Work[ClaimedEmail, EmailPayload], EmailPayload]
+
+#: What of a relay is limited, and which emails wait for that.
+EmailRates: TypeAlias = Rates[Ready[Work[ClaimedEmail, EmailPayload], EmailPayload]]
 
 
 class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
@@ -42,6 +47,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         way: the route that they are sent by.
         line: of its due emails.
         keeping: knows the kinds whose content is kept.
+        rates: what of the route is limited.
         tell_failed: told what an email failed of that was claimed without a message.
     """
 
@@ -56,6 +62,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         way: str,
         line: DueLine,
         keeping: Keeping,
+        rates: EmailRates,
         tell_failed: Callable[[int, BaseException], None],
     ) -> None:
         super().__init__(shared, way)
@@ -68,6 +75,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         self._line = line
         self._room = Room()
         self._keeping = keeping
+        self._rates = rates
 
     def attempt(self, item: ClaimedEmail) -> EmailAttempt:
         """An attempt at a claimed email that is about to begin."""
@@ -98,6 +106,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
             self._journal.begin(worker_id)
             self._seals.read()
             self._keeping.refresh()
+            self._rates.refresh()
             claimed = self._in_flight.claim(
                 self._database,
                 worker_id,
@@ -133,6 +142,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
     ) -> Sequence[ClaimedEmail]:
         self._seals.read()
         self._keeping.refresh()
+        self._rates.refresh()
         return self._in_flight.claim(
             self._database,
             worker_id,
@@ -145,6 +155,32 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
 
     def _unclaimed(self, kept: Kept) -> ClaimedEmail:
         return emails.unclaimed(kept)
+
+    @property
+    def rates(self) -> EmailRates:
+        """What of the route is limited."""
+        return self._rates
+
+    def facts(self, work: Work[ClaimedEmail, EmailPayload]) -> Facts:
+        """An email, as far as it is known before it is rendered."""
+        attempt = work.attempt
+        addresses = attempt.next_addresses if isinstance(attempt, EmailAttempt) else ()
+        item = attempt.item
+        return Facts(item.kind, addresses, (item.last_error or "").startswith(WAITS), item.probe)
+
+    def give_turns(self, works: Sequence[Work[ClaimedEmail, EmailPayload]], domains: tuple[str, ...]) -> None:
+        """Sending → scheduled until their turn comes, where the rate is limited; no attempt is counted.
+
+        What has begun, as some of its recipients have been attempted, is released as far as it has come.
+        """
+        fresh = [work for work in works if not work.attempt.judged]
+        given = self._rates.give_turns([work.attempt.item for work in fresh], domains) if fresh else set()
+        for work in fresh:
+            if work.attempt.item.id in given:
+                ended(work.job, partial(self._drop, work.attempt.item))
+        # Rows that somebody holds: none is waited for, and they keep their place in line.
+        if left := [work for work in works if work.attempt.item.id not in given]:
+            self.release(left)
 
     def _conclusions_of(self, item: ClaimedEmail) -> Conclusions:  # noqa: ARG002 - all are sent by one route
         return self._conclusions

@@ -28,6 +28,8 @@ class Lane(Enum):
     #: An application's own function, which takes as long as it may.
     FUNCTION = auto()
     CONCLUDE = auto()
+    #: Asks for places where a rate is limited, and gives turns to what waits for one.
+    PLACES = auto()
     #: One item's writing, which may wait for a row that an application holds.
     ALONE = auto()
     #: Opens and closes sessions: as many threads as there may be sessions.
@@ -51,6 +53,7 @@ THREADS: Final = {
     Lane.COMPOSE: 8,
     Lane.FUNCTION: 4,
     Lane.CONCLUDE: 1,
+    Lane.PLACES: 1,
     Lane.ALONE: 3,
 }
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import psycopg2
 
@@ -15,6 +15,7 @@ from models import routes
 from models.database.connections import Cursor, Database
 from models.errors import DatabaseUnreachable
 from models.items import is_endpoint
+from models.rates import Limits, read_limits
 from models.routes import Known
 from models.words import Verdict
 
@@ -297,6 +298,11 @@ class SharedRoute:
         return is_said_to_many or Limit.RATE in ruling.limits
 
     @property
+    def known(self) -> Known | None:
+        """What the database has said last; None before it has."""
+        return self._known
+
+    @property
     def idle_limit(self) -> float:
         """Seconds after which a connection without an email is to be closed."""
         if self._known is None:
@@ -385,17 +391,33 @@ class SharedRoute:
         return self._opened > 0 or self._granted > 0 or time.monotonic() - self._times.used < IN_USE_FOR
 
 
+class Counted(Protocol):
+    """What of a route is limited, and places that this process has of that."""
+
+    def learn(self, limits: Limits, workers: int) -> None:
+        """The limits as they are now, and how many workers use the route."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether the database takes us to hold something else than we do."""
+
+    def ask(self) -> object:
+        """Tells it what we hold; may wait for it."""
+
+
 class Watch:
     """A thread that looks at the route while it is used, and has idle connections closed.
 
     Args:
         route: whose state it follows.
         tidy: closes connections that have been idle for too long.
+        rates: what of it is limited, and the places that this process has of that; None where nobody asks.
     """
 
-    def __init__(self, route: SharedRoute, tidy: Callable[[], None]) -> None:
+    def __init__(self, route: SharedRoute, tidy: Callable[[], None], rates: "Counted | None" = None) -> None:
         self._route = route
         self._tidy = tidy
+        self._rates = rates
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duepost-route", daemon=True)
 
@@ -413,7 +435,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            is_in_use = self._route.is_in_use
+            is_in_use = self._route.is_in_use or (self._rates is not None and self._rates.owes)
             woken = self._route.wait_for_use(INTERVAL if is_in_use else IDLE_INTERVAL)
             if self._stop.is_set():
                 return
@@ -421,10 +443,20 @@ class Watch:
                 if not (is_in_use or woken) and self._route.is_registered:
                     continue
                 self._route.look()
+                self._look_at_rates()
             except (DatabaseUnreachable, psycopg2.Error, RuntimeError) as failure:
                 logger.debug("The route could not be looked at: %s.", type(failure).__name__)
                 self._stop.wait(INTERVAL)
             self._tidy()
+
+    def _look_at_rates(self) -> None:
+        """Hands on the limits; and tells the database of places that are free since the last email."""
+        known = self._route.known
+        if self._rates is None or known is None:
+            return
+        self._rates.learn(read_limits(known.limits), known.workers)
+        if self._rates.owes:
+            self._rates.ask()
 
 
 def jitter() -> float:

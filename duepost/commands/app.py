@@ -27,6 +27,7 @@ from duepost.commands import (
     jsonl,
     message,
     operate,
+    rate,
     read,
     render,
     reopen,
@@ -74,6 +75,7 @@ app.command()(schedule.reschedule)
 app.command()(message.status)
 app.add_typer(message.app, name="message")
 app.add_typer(endpoint.app, name="endpoint")
+app.add_typer(rate.app, name="rate")
 app.command("list")(read.list_)
 app.command()(read.show)
 app.command()(find.find)

@@ -7,6 +7,7 @@ console's first page alike. None asks this machine for its settings.
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from actors.delivery.rates import pace as pace_words
 from actors.settings import DEFAULT_RELAY, variable_of
 from duepost import operations
 from duepost.commands import server_checks
@@ -15,7 +16,7 @@ from duepost.commands.read import paused_words
 from duepost.commands.routes import circuit_words, route_facts
 from duepost.commands.wording import count, span
 from models import bounces as came_back
-from models import control, reports, routes, scheduled_messages, workers
+from models import control, rates, reports, routes, scheduled_messages, workers
 from models.database.connections import Database
 from models.scheduled_messages import EndpointState
 
@@ -158,9 +159,15 @@ def pace(database: Database) -> Looked:
     """What the relay has shown of how much it takes."""
     states = routes.states(database)
     facts = route_facts(states)
+    learnt = [each for each in rates.states(database) if each.learnt is not None]
+    facts += [
+        f"{each.domain or each.route} has had too much of us ({each.learnt_because}): it gets "
+        f"{pace_words(each.in_force or 0)} now, and more by and by; duepost rate list"
+        for each in learnt
+    ]
     if not facts:
         return Health.OK, "the relay has shown no limit" if len(states) == 1 else "the relays have shown no limit"
-    is_slowed = any(state.paused_until or state.ahead_off_at for state in states)
+    is_slowed = bool(learnt) or any(state.paused_until or state.ahead_off_at for state in states)
     return (Health.WARNING if is_slowed else Health.OK), "; ".join(facts)
 
 

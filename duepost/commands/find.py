@@ -17,10 +17,12 @@ from duepost.commands import findings
 from duepost.commands.context import BadInput, EmailId, Failed, Json, operator_database
 from duepost.commands.listing import FOUND_COLUMNS, found_row
 from duepost.commands.output import Table, console, print_facts, print_json, print_table, say, visible, warn
+from duepost.commands.rate import rate_facts
 from duepost.commands.read import described, numbers
 from duepost.commands.wording import counts, moment, span, suppression_words
 from duepost.operations import Cause
 from duepost.why import why as sentences
+from models import rates
 from models.database.connections import Database
 
 #: Seconds between two frames of `duepost top`.
@@ -154,6 +156,7 @@ def top() -> None:
 def _frame(database: Database) -> tuple[list[tuple[str, str]], Sequence[Cause]]:
     found = findings.unwell(findings.of_mail(database, is_disabled=settings().disabled))
     told = [(f"{each.check} {each.health}", visible(each.detail)) for each in found]
+    told += rate_facts(rates.states(database))
     return [*told, *described(numbers(database, counts_ledger=False))], operations.failures(database, limit=CAUSES)
 
 

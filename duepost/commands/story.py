@@ -11,6 +11,7 @@ from duepost.commands.routes import next_probe
 from duepost.commands.wording import count, counts, moment, seconds_until, span
 from models import control, endpoints, finding, reports, routes, undeliverable, workers
 from models.database.connections import Database
+from models.rates import WAITS
 from models.routes import RouteState
 from models.words import State
 
@@ -75,7 +76,8 @@ class Story:
             if facts.get(name):
                 yield f"{words}: {facts[name]}"
         if facts.get("last_error") and not self._is_told(facts["last_error"]):
-            yield f"Last error: {facts['last_error']}"
+            said = str(facts["last_error"])
+            yield f"It {said.removeprefix(WAITS)}" if said.startswith(WAITS) else f"Last error: {said}"
 
     def _gathered(self) -> Iterator[str]:
         """The items of its batch, in order."""

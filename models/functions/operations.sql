@@ -14,7 +14,8 @@ DECLARE
 BEGIN
     IF coalesce(action, '') NOT IN (
         'clear', 'reschedule', 'retry', 'resolve_sent', 'resolve_resend', 'resolve_drop', 'reopen', 'pause', 'resume', 'probe',
-        'forget', 'after_restore', 'reveal', 'suppress', 'unsuppress', 'unsubscribe', 'resubscribe', 'send_test'
+        'forget', 'after_restore', 'reveal', 'suppress', 'unsuppress', 'unsubscribe', 'resubscribe', 'send_test',
+        'set_rate', 'remove_rate'
     ) THEN
         PERFORM duepost.raise_bad_argument('action', 'there is no such action');
     END IF;

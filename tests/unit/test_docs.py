@@ -347,6 +347,7 @@ def test_every_event_that_sentry_gets_is_explained() -> None:
         ("messages.md", 9),
         ("recipients.md", 1),
         ("guards.md", 2),
+        ("rates.md", 2),
         ("suppression.md", 8),
         ("unsubscribing.md", 3),
         ("local-times.md", 3),

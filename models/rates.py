@@ -1,0 +1,202 @@
+"""How many emails a second leave by a route, or by it to a domain, and over how many connections, for all workers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from models.database.connections import Database
+from models.database.statements import statements
+from models.items import Claimed
+from models.operations import Order
+
+SQL = statements(__file__)
+
+#: What stands for the whole route where a domain would.
+WHOLE: Final = ""
+
+#: What the reason of an email begins with that waits for its turn.
+WAITS: Final = "rate: "
+
+
+class Limit(NamedTuple):
+    """How much of a destination may be in use, by all workers together; None where it is not limited.
+
+    Attributes:
+        per_second: emails a second.
+        places: how many emails may hold a place for that.
+        seconds: for how long a place is held once its email has ended.
+        connections: how many emails may be under way.
+        because: the reply that it was learnt of; None where an operator has set it.
+    """
+
+    per_second: float | None
+    places: int | None
+    seconds: float
+    connections: int | None
+    because: str | None = None
+
+
+class Limits(NamedTuple):
+    """What of a route is limited, by domain; and the kinds whose emails go first where it is."""
+
+    by_domain: Mapping[str, Limit]
+    urgent: frozenset[str]
+
+
+#: Nothing is.
+NO_LIMITS: Final = Limits({}, frozenset())
+
+
+class Want(NamedTuple):
+    """A number of emails want a place of each of these domains, and some of those are urgent."""
+
+    domains: tuple[str, ...]
+    number: int
+    urgent: int = 0
+
+
+class Held(NamedTuple):
+    """Places of a domain that a worker holds, and how many of those are for emails under way."""
+
+    held: int
+    speaking: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateState:
+    """What is known of a destination whose rate is limited. Times are UTC; None where there is none.
+
+    Attributes:
+        domain: the recipients'; empty for the whole route.
+        per_second: what an operator allows; `connections` the same.
+        in_force: emails a second that are allowed now.
+        learnt: the same as it was learnt of the relay's replies.
+        held: places in use; `speaking` of those for emails under way.
+        turns_until: up to when emails that wait have turns.
+    """
+
+    route: str
+    domain: str
+    per_second: float | None
+    connections: int | None
+    set_at: datetime | None
+    set_by: str | None
+    reason: str | None
+    in_force: float | None
+    learnt: float | None
+    learnt_at: datetime | None
+    learnt_because: str | None
+    held: int
+    speaking: int
+    turns_until: datetime | None
+
+
+def limits(database: Database, route: str) -> Limits:
+    """What of a route is limited."""
+    [(found,)] = database.execute(SQL["limits"], {"route": route})
+    return read_limits(None if found is None else str(found))
+
+
+def read_limits(found: str | None) -> Limits:
+    """Limits as the database gives them in JSON; None where there are none."""
+    if found is None:
+        return NO_LIMITS
+    given = json.loads(found)
+    by_domain = {
+        each["domain"]: Limit(each["per_second"], each["places"], each["seconds"], each["connections"], each["because"])
+        for each in given["limits"]
+    }
+    return Limits(by_domain, frozenset(given["urgent"]))
+
+
+def take_places(
+    database: Database, route: str, worker_id: int, held: Mapping[str, Held], wants: Sequence[Want]
+) -> list[int]:
+    """A worker says what it holds of each domain, and gets more: how many of each want. One transaction.
+
+    Args:
+        database: where.
+        route: by which the emails leave.
+        worker_id: whose places they are.
+        held: of each domain that it holds or wants something of.
+        wants: what it asks for.
+    """
+    domains = sorted(held)
+    parameters = {
+        "route": route,
+        "worker_id": worker_id,
+        "domains": domains,
+        "held": [held[domain].held for domain in domains],
+        "speaking": [held[domain].speaking for domain in domains],
+        "wants": json.dumps([want._asdict() for want in wants]),
+    }
+    [(granted,)] = database.execute(SQL["take_places"], parameters)
+    return [int(str(number)) for number in granted] if isinstance(granted, list) else []
+
+
+def give_turns(
+    database: Database, route: str, domains: Sequence[str], claimed: Sequence[Claimed], *, longest: float, why: str
+) -> tuple[set[int], float]:
+    """Sending → scheduled for claims of which nothing was sent: each is due at its turn. No attempt is counted.
+
+    Args:
+        database: where.
+        route: by which they leave.
+        domains: whose pace they wait for.
+        claimed: they, in the order of their turns.
+        longest: seconds; no turn is further ahead.
+        why: what they wait for, in a line.
+
+    Returns:
+        the ids of those that it did that to, and for how many seconds turns are given already.
+    """
+    parameters = {
+        "route": route,
+        "domains": list(domains),
+        "ids": [each.id for each in claimed],
+        "claims": [each.claim for each in claimed],
+        "longest": longest,
+        "why": why,
+    }
+    rows = database.execute(SQL["give_turns"], parameters)
+    return {int(str(item_id)) for item_id, _ in rows}, max((float(str(seconds)) for _, seconds in rows), default=0.0)
+
+
+def set_rate(
+    database: Database,
+    order: Order,
+    *,
+    route: str,
+    domain: str | None,
+    per_second: float | None,
+    connections: int | None,
+) -> str:
+    """At most a number of emails in any second, and at the same time: `set`, `already` or `repeated`.
+
+    Raises:
+        psycopg2.Error: 22023 for what is no rate.
+    """
+    parameters = {
+        **order.parameters(),
+        "route": route,
+        "domain": domain,
+        "per_second": per_second,
+        "connections": connections,
+    }
+    [(answer,)] = database.execute(SQL["set_rate"], parameters)
+    return str(answer)
+
+
+def remove_rate(database: Database, order: Order, *, route: str, domain: str | None) -> str:
+    """Neither an operator nor what was learnt limits it any more: `removed`, `not_found` or `repeated`."""
+    parameters = {**order.parameters(), "route": route, "domain": domain}
+    [(answer,)] = database.execute(SQL["remove_rate"], parameters)
+    return str(answer)
+
+
+def states(database: Database) -> list[RateState]:
+    """All that is limited, for people: the default route first, the whole route before its domains."""
+    # The statement's columns are the class's fields.
+    return [RateState(*row) for row in database.execute(SQL["states"])]  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+"""Rates by route and by recipient's domain, kept by four worker processes against a relay that counts."""
+
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+
+import pytest
+
+from actors.ruling import Phase
+from tests.e2e.conftest import Site
+from tests.relays import ScriptedRelay
+from tests.waiting import wait_until
+
+
+class Counted:
+    """When the relay was told of each recipient, by domain, and when of the end of each message."""
+
+    def __init__(self, relay: ScriptedRelay) -> None:
+        self.recipients: dict[str, list[float]] = defaultdict(list)
+        self.messages: list[float] = []
+        relay.on(Phase.RCPT, when=self._recipient)
+        relay.on(Phase.DOT, when=self._message)
+
+    def _recipient(self, line: str) -> bool:
+        self.recipients[line.rpartition("@")[2].partition(">")[0]].append(time.monotonic())
+        return False
+
+    def _message(self, _line: str) -> bool:
+        self.messages.append(time.monotonic())
+        return False
+
+    @property
+    def all(self) -> list[float]:
+        """When it was told of any recipient."""
+        return sorted(moment for moments in self.recipients.values() for moment in moments)
+
+
+def most_in_a_second(moments: list[float]) -> int:
+    """The most in any window of one second."""
+    moments = sorted(moments)
+    return max(bisect_left(moments, moment + 1.0) - place for place, moment in enumerate(moments))
+
+
+@pytest.fixture
+def counted(relay: ScriptedRelay) -> Counted:
+    return Counted(relay)
+
+
+def schedule(site: Site, count: int, domain: str, kind: str = "welcome") -> None:
+    site.query(
+        f"SELECT duepost.schedule_email(kind => '{kind}', address => 'person-' || i || '@{domain}', subject => 'Hello',"
+        f" body_text => 'World') FROM generate_series(1, {count}) AS i"
+    )
+
+
+def test_no_second_has_more_than_a_route_may_take_by_all_workers_also_where_one_is_killed(
+    site: Site, counted: Counted
+) -> None:
+    site.query("SELECT duepost.set_rate(per_second => 50)")
+    schedule(site, 400, "one.example")
+    site.env["DUEPOST_SMTP_CONNECTIONS"] = "4"
+    with site.workers(processes=3), site.workers("fourth") as fourth, site.watch():
+        wait_until(lambda: len(counted.messages) > 100, timeout=60, what="a hundred emails")
+        fourth.kill()
+        site.wait_until_finished(400, timeout=120)
+    assert most_in_a_second(counted.all) <= 50
+    assert most_in_a_second(counted.messages) <= 50
+    span = counted.messages[-1] - counted.messages[0]
+    print(f"{len(counted.messages)} in {span:.1f} s: {len(counted.messages) / span:.1f} a second")
+
+
+def test_a_slow_domain_with_thousands_due_slows_no_other_and_what_waits_says_why(site: Site, counted: Counted) -> None:
+    site.query("SELECT duepost.set_rate(domain => 'Slow.Example', per_second => 2)")
+    site.query("INSERT INTO duepost.kind (kind, priority) VALUES ('reset', 'urgent')")
+    schedule(site, 2000, "slow.example")
+    schedule(site, 100, "fast.example")
+    with site.workers(processes=4, DUEPOST_SMTP_CONNECTIONS="4"), site.watch():
+        wait_until(
+            lambda: len(counted.recipients["fast.example"]) == 100,
+            timeout=90,
+            what="the other domain's emails",
+            state=lambda: (site.outcomes(), Counter(dict(counted.recipients)), site.logs()[-2000:]),
+        )
+        # Two thousand take a quarter of an hour.
+        assert len(counted.recipients["slow.example"]) < 500
+        # What comes now and is urgent is ahead of them.
+        schedule(site, 3, "slow.example", kind="reset")
+        wait_until(
+            lambda: site.query("SELECT count(*) FROM duepost.delivery WHERE kind = 'reset'") == [(3,)],
+            timeout=60,
+            what="what is urgent",
+            state=lambda: (
+                site.query("SELECT kind, state, count(*) FROM duepost.scheduled_email GROUP BY 1, 2"),
+                site.logs()[-2000:],
+            ),
+        )
+    assert most_in_a_second(counted.recipients["slow.example"]) <= 2
+    waiting = site.query("SELECT DISTINCT last_error, attempts FROM duepost.scheduled_email WHERE kind = 'welcome'")
+    assert waiting == [("rate: waits for the rate of slow.example: 2 a second", 0)]
+    assert site.outcomes()["sent"] == len(counted.messages)
