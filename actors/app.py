@@ -1,7 +1,7 @@
 """Builds everything and hands it in. Importing this, or any other module, builds nothing and connects to nothing."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -84,9 +84,9 @@ class EmailRoute:
             permit=SessionPermit(broker.worker_session),
             route=self.route,
         )
-        self.conclusions = application.conclusions_of(self.route)
-        line = DueLine()
         self.rates: EmailRates = Rates(application.database, name, lambda: broker.worker_session.worker_id)
+        self.conclusions = application.conclusions_of(self.route, self.rates.seen)
+        line = DueLine()
         self.email_work = EmailWork(
             application.shared,
             application.composer,
@@ -268,10 +268,14 @@ class Application:
             before=Life,
         )
 
-    def conclusions_of(self, route: SharedRoute) -> Conclusions:
-        """What writes down what came of emails that were sent by a route."""
+    def conclusions_of(self, route: SharedRoute, seen: Callable[[str], float] = lambda _: 0.0) -> Conclusions:
+        """What writes down what came of emails that were sent by a route; `seen` says how many go to a domain."""
         return Conclusions(
-            self.database, self.broker, route, keep_undeliverable_days=self.settings.keep_undeliverable_days
+            self.database,
+            self.broker,
+            route,
+            keep_undeliverable_days=self.settings.keep_undeliverable_days,
+            seen=seen,
         )
 
     def message_conclusions_of(self, endpoint: str) -> MessageConclusions:

@@ -140,7 +140,7 @@ BEGIN
             duepost.forget_undeliverable, duepost.drop_attachments, duepost.keep_content, duepost.forget_content,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
             duepost.limits_of, duepost.limits_in_json, duepost.lock_destinations, duepost.places_in_use, duepost.take_places,
-            duepost.give_turns, duepost.set_rate, duepost.remove_rate,
+            duepost.give_turns, duepost.learn_rate, duepost.set_rate, duepost.remove_rate,
             duepost.slow_route, duepost.pause_route, duepost.register_route, duepost.is_route_blocked,
             duepost.is_way_of, duepost.ways, duepost.claimed_directly_until, duepost.pending_routes,
             duepost.is_kind_paused, duepost.is_stopped, duepost.park_paused,

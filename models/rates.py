@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from models.database.connections import Database
+from models.database.connections import Cursor, Database
 from models.database.statements import statements
 from models.items import Claimed
 from models.operations import Order
@@ -162,6 +162,35 @@ def give_turns(
     }
     rows = database.execute(SQL["give_turns"], parameters)
     return {int(str(item_id)) for item_id, _ in rows}, max((float(str(seconds)) for _, seconds in rows), default=0.0)
+
+
+class Learnt(NamedTuple):
+    """What was learnt of a relay that has had too much at a domain.
+
+    Attributes:
+        per_second: how many emails it gets now.
+        is_new: whether that is new; not where it happened a moment ago.
+        domains: to how many domains of the route that happened lately.
+    """
+
+    per_second: float
+    is_new: bool
+    domains: int
+
+
+def learn(cursor: Cursor, route: str, domain: str, *, seen: float, because: str) -> Learnt:
+    """The relay has had too much of us at a domain.
+
+    Args:
+        cursor: of the caller's transaction, which holds the destination's row until it ends.
+        route: by which the emails leave.
+        domain: the recipients'.
+        seen: how many a second it was sent lately, about.
+        because: the reply's phase and codes.
+    """
+    cursor.execute(SQL["learn"], {"route": route, "domain": domain, "seen": seen, "because": because})
+    [row] = cursor.fetchall()
+    return Learnt(*row)
 
 
 def set_rate(

@@ -13,6 +13,9 @@ SELECT duepost.take_places(
 SELECT id, seconds
 FROM duepost.give_turns(%(route)s, %(domains)s::text[], %(ids)s::bigint[], %(claims)s::bigint[], %(longest)s, %(why)s)
 
+-- name: learn
+SELECT per_second::double precision, is_new, domains FROM duepost.learn_rate(%(route)s, %(domain)s, %(seen)s, %(because)s)
+
 -- name: set_rate
 SELECT duepost.set_rate(
     %(route)s, %(domain)s, %(per_second)s::numeric, %(connections)s, %(reason)s, %(by)s, %(via)s, %(token)s

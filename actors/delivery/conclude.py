@@ -1,11 +1,12 @@
 """Concludes attempts: row, journal, ledger and acknowledgement in one transaction."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from actors.delivery.decision import Decision
 from actors.delivery.in_flight import LostClaim
+from actors.delivery.rates import SEVERAL_DOMAINS, is_too_much_for_domain
 from actors.delivery.retry_policy import FIRST_PROBE, LONGEST_PROBE
 from actors.delivery.route import SharedRoute, described
 from actors.delivery.safety_net import DEAD_IN_A_ROW, is_everybody_refused
@@ -14,7 +15,7 @@ from actors.queue.consumer import ClaimedMessage
 from actors.queue.waiting import wait_for_database
 from actors.ruling import Ruling
 from actors.tick import tick, tick_later
-from models import circuits, emails, kept_content, undeliverable
+from models import circuits, emails, kept_content, rates, undeliverable
 from models.database.connections import Cursor, Database
 from models.emails import Lost
 from models.items import Claimed, endpoint_of, is_endpoint
@@ -32,6 +33,7 @@ class Conclusion:
         state: where the email stands now; None where it is finished.
         opened_circuit: the failure that the circuit was opened for, if it was.
         slowed_down: the refusal that the route pauses for, if it does, and for how many seconds.
+        slowed_domains: for each domain that gets less from now on, why, and how many emails a second.
         is_repeated: it had been committed before, by a commit whose answer was lost: nothing was written.
         route: what the route is called, where there are several.
         endpoint: the endpoint, if it went to one.
@@ -42,6 +44,7 @@ class Conclusion:
     state: State | None = None
     opened_circuit: Ruling | None = None
     slowed_down: tuple[Ruling, float] | None = None
+    slowed_domains: tuple[tuple[Ruling, float], ...] = ()
     is_repeated: bool = False
     route: str | None = None
     endpoint: str | None = None
@@ -64,11 +67,19 @@ class Conclusions:
         broker: whose messages are acknowledged with them.
         route: by which the emails were sent.
         keep_undeliverable_days: for how many days the content of undeliverable emails is kept.
+        seen: how many emails a second go to a domain, about.
     """
 
     def __init__(
-        self, database: Database, broker: PostgresBroker, route: SharedRoute, *, keep_undeliverable_days: int
+        self,
+        database: Database,
+        broker: PostgresBroker,
+        route: SharedRoute,
+        *,
+        keep_undeliverable_days: int,
+        seen: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
+        self._seen = seen
         self._database = database
         self._broker = broker
         self._route = route
@@ -93,6 +104,9 @@ class Conclusions:
             return self._write_in_order(outcome)
 
         conclusion = wait_for_database(write, self._broker.stopping)
+        if conclusion.slowed_domains:
+            # This process heeds it at once.
+            self._route.wake()
         self.close_circuit_after(conclusion)
         return conclusion
 
@@ -197,7 +211,8 @@ class Conclusions:
         for result in outcome.dead_addresses:
             emails.suppress(cursor, result)
         opened_circuit = self._open_circuit(cursor, item, outcome, refusal)
-        slowed_down = self._slow_down(cursor, outcome)
+        slowed_domains, is_about_all = self._slow_domains(cursor, outcome)
+        slowed_down = self._slow_down(cursor, outcome) if is_about_all else None
         disabled = self.write_more(cursor, outcome)
         self._broker.acknowledge_if_held(cursor)
         return Conclusion(
@@ -205,6 +220,7 @@ class Conclusions:
             state,
             opened_circuit,
             slowed_down,
+            slowed_domains,
             route=self._route.label,
             endpoint=endpoint_of(self._route.name) if is_endpoint(self._route.name) else None,
             disabled=disabled,
@@ -309,6 +325,27 @@ class Conclusions:
             return None
         tick_later(self._broker, pause)
         return opened_for
+
+    def _slow_domains(self, cursor: Cursor, outcome: Decision) -> tuple[tuple[tuple[Ruling, float], ...], bool]:
+        """Where the relay has had too much of us at a recipient's domain that gets less, and no other.
+
+        Returns:
+            the domains that get less from now on; and whether the route itself is to pause, as nothing was said about
+            a recipient, or the same about those of several domains.
+        """
+        said: dict[str, Ruling] = {}
+        for result, ruling in zip(outcome.results, outcome.rulings, strict=True):
+            domain = (result.address or "").rpartition("@")[2].lower()
+            if domain and is_too_much_for_domain(ruling):
+                said[domain] = ruling
+        learnt = {
+            domain: rates.learn(
+                cursor, self._route.name, domain, seen=self._seen(domain), because=described(said[domain])
+            )
+            for domain in sorted(said)
+        }
+        slowed = tuple((said[domain], each.per_second) for domain, each in learnt.items() if each.is_new)
+        return slowed, not learnt or any(each.domains >= SEVERAL_DOMAINS for each in learnt.values())
 
     def _slow_down(self, cursor: Cursor, outcome: Decision) -> tuple[Ruling, float] | None:
         """Where the relay has had too much of us nothing is claimed for a while; then comes a pass of the scheduler."""

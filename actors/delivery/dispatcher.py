@@ -743,6 +743,8 @@ class Dispatcher(Generic[W, P]):
 
     def _deliver(self, slot: Slot[P], ready: Ready[W, P]) -> None:
         self._delivering[slot] = Delivering(ready, time.monotonic())
+        if self._rates is not None:
+            self._rates.note(ready.payload.recipients)
         if self._channel.pipelines:
             self._pipeline(slot)
         self._loop.drive(slot, slot.session.deliver(ready.payload), partial(self._delivered, slot, ready))

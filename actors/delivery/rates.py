@@ -17,6 +17,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import psycopg2
 
+from actors.ruling import Limit as Said
+from actors.ruling import Ruling, Stage
 from models import rates
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable
@@ -52,6 +54,29 @@ LONGEST_TURN: Final = 300.0
 
 #: Seconds that turns may be ahead so that an email with none does not wait behind them.
 SHORT: Final = 1.0
+
+
+#: Seconds in which it is counted how many emails go to a domain.
+SEEN_FOR: Final = 5.0
+
+#: Domains that a relay has had too much of in a minute: then it is about all that leaves by it.
+SEVERAL_DOMAINS: Final = 3
+
+#: Enhanced codes by which providers say that a sender, or a mailbox, gets or sends too much: Google's, and Microsoft's.
+TOO_MUCH: Final = frozenset({"4.7.28", "4.7.32", "4.7.650", "4.7.651", "4.7.652"})
+
+
+def is_too_much_for_domain(ruling: Ruling) -> bool:
+    """Whether a reply about a recipient says that we, or all together, send too much there."""
+    if ruling.phase.stage is not Stage.ITEM or ruling.code is None or ruling.code // 100 != 4:
+        return False
+    enhanced = ruling.enhanced_code or ""
+    return (
+        Said.RATE in ruling.limits
+        or (enhanced == "4.2.1" and "rate" in ruling.reply.lower())
+        or enhanced in TOO_MUCH
+        or (ruling.code == 421 and enhanced.startswith("4.7."))
+    )
 
 
 class Place:
@@ -137,10 +162,30 @@ class Rates(Generic[T]):
         self._reported: dict[str, Held] = {}
         self._reported_as: int | None = None
         self._asks_at = -float("inf")
+        #: Emails that began by their domains, in this while and in the one before.
+        self._seen: Counter[str] = Counter()
+        self._seen_before: Counter[str] = Counter()
+        self._seen_since = -float("inf")
         #: Of the driving thread alone. By their domains, those that are urgent first.
         self._waiting: dict[tuple[str, ...], tuple[deque[_Waiter[T]], deque[_Waiter[T]]]] = {}
         #: Until when turns are given, by the monotonic clock.
         self._turns_until: dict[str, float] = {}
+
+    # How fast emails leave.
+
+    def note(self, recipients: Collection[str]) -> None:
+        """An email to these recipients begins; in the driving thread."""
+        now = time.monotonic()
+        if now - self._seen_since > SEEN_FOR:
+            is_past = now - self._seen_since > 2 * SEEN_FOR
+            self._seen_before, self._seen, self._seen_since = Counter() if is_past else self._seen, Counter(), now
+        for address in recipients:
+            self._seen[address.rpartition("@")[2].lower()] += 1
+
+    def seen(self, domain: str) -> float:
+        """How many emails a second go to a domain by all workers, about. Any thread may ask."""
+        number = max(self._seen[domain], self._seen_before[domain])
+        return number / SEEN_FOR * self._workers
 
     # Limits.
 

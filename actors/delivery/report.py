@@ -9,6 +9,7 @@ from actors.alerts import alerts, traces
 from actors.alerts.traces import Trace
 from actors.content.templates import RenderError
 from actors.delivery.conclude import Conclusion
+from actors.delivery.rates import pace
 from actors.delivery.route import described
 from actors.metrics import Told, WorkerMetrics
 from models.emails import ClaimedEmail, Lost
@@ -43,6 +44,10 @@ def report(conclusion: Conclusion) -> None:
         refusal, pause = conclusion.slowed_down
         called = "The relay" if conclusion.route is None else f"The relay {conclusion.route}"
         logger.info("%s has had too much of us (%s): it gets nothing for %.0f s.", called, described(refusal), pause)
+    for refusal, per_second in conclusion.slowed_domains:
+        logger.info(
+            "A domain has had too much of us (%s): it gets %s; duepost rate list.", described(refusal), pace(per_second)
+        )
 
 
 def count(metrics: WorkerMetrics, conclusion: Conclusion, way: str | None, seconds: float) -> None:

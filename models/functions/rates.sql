@@ -3,8 +3,8 @@
 -- are there more emails than places, however long a worker, the network or a relay stalls. Nothing here compares times.
 -- Lock order: items by ascending id, then destinations by domain.
 
--- How much of a destination may be in use. `learnt` grows by a sixteenth of what there was before every half a minute, and is over
--- once it is twice that; one that is still to come is from before the clock was set back, and is over.
+-- How much of a destination may be in use. `learnt` grows by a fifth every half a minute, and is over once it is twice what
+-- there was before; one that is still to come is from before the clock was set back, and is over.
 CREATE OR REPLACE FUNCTION duepost.limits_of(route text)
 RETURNS TABLE (
     domain text, per_second numeric, places integer, seconds double precision, connections integer, learnt numeric,
@@ -27,7 +27,7 @@ BEGIN
             SELECT l.domain, l.learnt, l.because
             FROM (
                 SELECT o.domain, o.learnt_from, o.learnt_because AS because, round(
-                    o.learnt + o.learnt_from / 16 * floor(extract(epoch FROM now() - o.learnt_at)::numeric / 30), 3
+                    o.learnt * 1.2 ^ least(200, floor(extract(epoch FROM now() - o.learnt_at)::numeric / 30)), 3
                 ) AS learnt
                 FROM duepost.destination AS o
                 WHERE o.route = limits_of.route AND o.learnt_at <= now()
@@ -217,6 +217,43 @@ $$;
 COMMENT ON FUNCTION duepost.give_turns IS
     'sending → scheduled for claimed items whose destination takes no more for now: each is due when its turn is. Gives those that '
     'it did that to, and for how many seconds turns are given already.';
+
+-- The relay has had too much of what goes to a domain: half of what was allowed, or of what it was sent where that is less; at
+-- most once in half a minute, as answers to what was under way come late, and never below one in ten seconds.
+CREATE OR REPLACE FUNCTION duepost.learn_rate(
+    route text, domain text, seen double precision, because text,
+    OUT per_second numeric, OUT is_new boolean, OUT domains integer
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    allowed record;
+    before  numeric;
+BEGIN
+    PERFORM duepost.lock_destinations(route, ARRAY[domain]);
+    SELECT l.per_second, l.learnt INTO allowed FROM duepost.limits_of(learn_rate.route) AS l WHERE l.domain = learn_rate.domain;
+    before := least(allowed.per_second, greatest(seen, 2)::numeric);
+    UPDATE duepost.destination AS d
+    SET learnt = greatest(0.1, round(before / 2, 3)),
+        -- Of several in a row it comes back to what there was before the first.
+        learnt_from = CASE WHEN allowed.learnt IS NOT NULL THEN greatest(d.learnt_from, before) ELSE before END,
+        learnt_at = now(),
+        learnt_because = because
+    WHERE d.route = learn_rate.route AND d.domain = learn_rate.domain
+      AND (d.learnt_at BETWEEN now() - interval '30 s' AND now()) IS NOT TRUE
+    RETURNING d.learnt INTO per_second;
+    is_new := FOUND;
+    per_second := coalesce(per_second, allowed.per_second);
+    domains := (
+        SELECT count(*) FROM duepost.destination AS d
+        WHERE d.route = learn_rate.route AND d.domain <> '' AND d.learnt_at BETWEEN now() - interval '1 min' AND now()
+    );
+END
+$$;
+COMMENT ON FUNCTION duepost.learn_rate IS
+    'The relay has had too much of us at a domain, to which about `seen` emails went in a second: it gets half as many from now on. '
+    'Gives how many, whether that is new, and to how many domains that happened in the last minute.';
 
 CREATE OR REPLACE FUNCTION duepost.set_rate(
     route text DEFAULT 'default', domain text DEFAULT NULL, per_second numeric DEFAULT NULL, connections integer DEFAULT NULL,

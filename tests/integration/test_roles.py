@@ -101,6 +101,7 @@ WORKERS_FUNCTIONS = [
     "message_content",
     "move_to_ledger",
     "give_turns",
+    "learn_rate",
     "limits_in_json",
     "limits_of",
     "lock_destinations",

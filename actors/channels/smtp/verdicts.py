@@ -153,6 +153,10 @@ def _class(digit: int) -> _Says:
     return lambda heard: heard.reply.code // 100 == digit
 
 
+#: By which Google and Microsoft say that they take less of us for now.
+_RATED: Final = ("4.7.28", "4.7.32", "4.7.650", "4.7.651", "4.7.652")
+
+
 def _enhanced(*codes: str) -> _Says:
     return lambda heard: heard.reply.enhanced_code in codes
 
@@ -194,7 +198,8 @@ def _is_about_us(heard: _Heard) -> bool:
         return False
     ours = heard.topics.intersection(ABOUT_US)
     if heard.reply.code // 100 == 4:
-        ours -= {Topic.RATE}
+        # A pace that is held down for a reputation is a pace, and passes too.
+        ours -= {Topic.RATE, Topic.REPUTATION} if _enhanced(*_RATED)(heard) else {Topic.RATE}
     if Topic.CONTENT in heard.topics:
         ours -= {Topic.REPUTATION, Topic.ACCESS}
     if _names_a_mailbox(heard):
