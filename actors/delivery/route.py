@@ -235,7 +235,7 @@ class SharedRoute:
                 self._deferred = 0
             elif Limit.PERHAPS_RATE in ruling.limits:
                 self._deferred += 1
-        # What is said about a recipient slows that one's domain, and no other.
+        # A word about a recipient slows that one's domain, and no other.
         if self.is_too_much(ruling) and ruling.phase.stage is not Stage.ITEM:
             with self._lock:
                 self._times.hold, self._times.slow = now + HOLD, now + routes.SLOW_FOR

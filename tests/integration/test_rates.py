@@ -142,4 +142,4 @@ def test_an_email_waits_as_scheduled_for_its_turn_and_expires_on_time(harness: H
     assert shell.run("rate", "remove", "SLOW.example").startswith("SLOW.example by default: no limit")
     assert shell.run("rate", "remove", SLOW, status=1).count("\n") == 1
     assert "NaN" not in shell.run("rate", "set", SLOW, "--per-second", "nan", status=2)
-    assert "remove_rate" in shell.run("journal")
+    assert "remove rate" in shell.run("journal")
