@@ -124,6 +124,8 @@ class Host:
             state=self.machine.state,
         )
         assert b"Hello Ann" in self.relay.messages[-1].content
+        # By a process of its own, which is shut in like the worker.
+        assert b'<p style=3D"color: red;' in self.relay.messages[-1].content
 
 
 @pytest.fixture
@@ -139,13 +141,14 @@ def host(own_database: OwnDatabase, tmp_path: Path) -> Iterator[Host]:
             "DUEPOST_SMTP_CA": "/etc/duepost/ca.pem",
             "DUEPOST_FROM": "noreply@example.com",
             "DUEPOST_TEMPLATES": "/var/lib/duepost/templates",
+            "DUEPOST_PREPARE_HTML": "1",
         }
         machine = Systemd(installed("systemd"), folder, settings)
         machine.write("/etc/duepost/ca.pem", authority.file.read_text())
         machine.write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
-        for name, text in {"subject": "Hello", "txt": "Hello {{ name }}"}.items():
-            suffix = "txt" if name == "txt" else "subject.txt"
-            machine.write(f"/var/lib/duepost/templates/hello.{suffix}", text)
+        html = "<style>p{color:red}</style><p>Hello {{ name }}</p>"
+        for ending, text in {"subject.txt": "Hello", "txt": "Hello {{ name }}", "html": html}.items():
+            machine.write(f"/var/lib/duepost/templates/hello.{ending}", text)
         for path in UNITS:
             text = path.read_text().replace("bin/duepost web", f"bin/duepost web --port {port}")
             machine.write(f"{PLACE}/{path.name}", text)
