@@ -32,6 +32,7 @@ DEBIAN = {
     "chromium": ("chromium", "chromium-common", "fonts-dejavu-core"),
     "nginx": ("nginx", "nginx-common"),
     "prometheus": ("prometheus",),
+    "cron": ("cron",),
     "systemd": ("systemd",),
     "rabbitmq": ("rabbitmq-server",),
 }

@@ -199,6 +199,14 @@ def test_what_is_killed_is_started_again_and_nothing_of_it_stays(host: Host) -> 
     assert not set(before) & set(machine.processes("duepost-worker.service"))
 
 
+def test_a_tick_from_the_timers_service_asks_for_a_pass(host: Host) -> None:
+    host.machine.systemctl("start", "duepost-trigger.timer")
+    host.machine.systemctl("start", "duepost-trigger.service")
+    assert host.database.query("SELECT message_id FROM dramatiq.queue WHERE state = 'queued'")
+    assert host.machine.shown("duepost-trigger.timer", "ActiveState") == "active"
+    assert host.machine.shown("duepost-trigger.service", "Result") == "success"
+
+
 def test_a_bad_setting_is_not_tried_again(host: Host) -> None:
     host.machine.write("/etc/duepost/duepost.env", "DUEPOST_DATABASE_URL=nonsense\nLD_LIBRARY_PATH=/opt/python/lib\n")
     host.machine.systemctl("start", "duepost-worker.service", check=False)
