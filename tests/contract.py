@@ -15,7 +15,8 @@ TYPES = {
     "suppressions": "jsonb", "scheduled_at": "timestamptz",
     "expires_at": "timestamptz", "scheduled_local": "timestamp",
     "wait": "interval", "longest_wait": "interval", "allow_private": "boolean",
-    "action_id": "bigint", "ids": "bigint[]", "is_on": "boolean", "asked": "jsonb",
+    "action_id": "bigint", "ids": "bigint[]", "is_on": "boolean", "asked": "jsonb", "per_second": "numeric",
+    "connections": "integer",
 }  # fmt: skip
 
 #: Functions of which only these columns are looked at: the others are times, or secrets.

@@ -3,11 +3,14 @@
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
 from actors.ruling import Phase
 from tests.e2e.conftest import Site
+from tests.postgres import PostgresServer
+from tests.processes import environment
 from tests.relays import ScriptedRelay
 from tests.waiting import wait_until
 
@@ -53,16 +56,20 @@ def schedule(site: Site, count: int, domain: str, kind: str = "welcome") -> None
     )
 
 
-def test_no_second_has_more_than_a_route_may_take_by_all_workers_also_where_one_is_killed(
-    site: Site, counted: Counted
+def test_no_second_has_more_than_a_route_may_take_though_a_worker_and_the_server_are_killed(
+    own_server: PostgresServer, relay: ScriptedRelay, counted: Counted, tmp_path: Path
 ) -> None:
-    site.query("SELECT duepost.set_rate(per_second => 50)")
-    schedule(site, 400, "one.example")
-    site.env["DUEPOST_SMTP_CONNECTIONS"] = "4"
-    with site.workers(processes=3), site.workers("fourth") as fourth, site.watch():
-        wait_until(lambda: len(counted.messages) > 100, timeout=60, what="a hundred emails")
-        fourth.kill()
-        site.wait_until_finished(400, timeout=120)
+    with own_server.fresh_database() as url:
+        more = {"DUEPOST_SMTP_CONNECTIONS": "4", "DUEPOST_STATE_DIR": str(tmp_path / "state")}
+        site = Site(url, relay, environment(url, relay.url, **more), tmp_path)
+        site.query("SELECT duepost.set_rate(per_second => 50)")
+        schedule(site, 400, "one.example")
+        with site.workers(processes=3), site.workers("fourth") as fourth, site.watch():
+            wait_until(lambda: len(counted.messages) > 100, timeout=60, what="a hundred emails")
+            fourth.kill()
+            wait_until(lambda: len(counted.messages) > 200, timeout=60, what="two hundred emails")
+            own_server.restart("immediate")
+            site.wait_until_finished(400, timeout=120)
     assert most_in_a_second(counted.all) <= 50
     assert most_in_a_second(counted.messages) <= 50
     span = counted.messages[-1] - counted.messages[0]
