@@ -40,10 +40,19 @@ class ThreadPool:
             if len(self._waiting) <= self._idle:
                 self._changed.notify()
             elif self._count < self._most:
-                self._count += 1
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self._begin()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:  # raised from outside, between two pieces of work: those that wait are done all the same
+            logger.critical("A thread of %s was ended.", self._name, exc_info=True)
+            with self._changed:
+                self._count -= 1
+                if self._waiting:
+                    self._begin()
+
+    def _work(self) -> None:
         while (work := self._next()) is not None:
             try:
                 work()
@@ -52,13 +61,19 @@ class ThreadPool:
             # Nothing of it may stay alive while the thread waits.
             del work
 
+    def _begin(self) -> None:
+        self._count += 1
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
     def _next(self) -> Callable[[], None] | None:
         with self._changed:
             until = time.monotonic() + LINGER
             while not self._waiting:
                 self._idle += 1
-                self._changed.wait(max(0.0, until - time.monotonic()))
-                self._idle -= 1
+                try:
+                    self._changed.wait(max(0.0, until - time.monotonic()))
+                finally:
+                    self._idle -= 1
                 if not self._waiting and time.monotonic() >= until:
                     self._count -= 1
                     return None

@@ -46,6 +46,8 @@ class TimeLimit:
 
     def __init__(self) -> None:
         self._until: dict[int, float] = {}
+        #: By thread: the frame that the limited block is in. Once a thread has left it, nothing may be raised there.
+        self._frames: dict[int, FrameType | None] = {}
         self._raised: set[int] = set()
         self._lock = threading.Lock()
         self._is_watched = False
@@ -61,11 +63,19 @@ class TimeLimit:
         Raises:
             TookTooLong: it took longer.
         """
-        self._begin(threading.get_ident(), seconds)
+        thread = threading.get_ident()
+        within = sys._getframe().f_back  # noqa: SLF001 - there is no other
         try:
+            # Here, as it may come as soon as this has begun: who stops the process stops it anywhere.
+            self._begin(thread, seconds, within.f_back if within else None)
             yield
         finally:
-            self._end_whatever_comes(threading.get_ident())
+            is_over = False
+            while not is_over:
+                # One that comes through here is too late to matter; nothing may be raised after the block.
+                with suppress(TookTooLong):
+                    self._end(thread)
+                    is_over = True
 
     @contextmanager
     def yielding(self) -> Iterator[None]:
@@ -83,9 +93,10 @@ class TimeLimit:
                 if self._yielding == 0:
                     sys.setswitchinterval(self._usual_interval)
 
-    def _begin(self, thread: int, seconds: float) -> None:
+    def _begin(self, thread: int, seconds: float, frame: FrameType | None) -> None:
         with self._lock:
             self._raised.discard(thread)
+            self._frames[thread] = frame
             self._until[thread] = time.monotonic() + seconds
             self._was_used = True
             # A fork leaves threads behind.
@@ -93,17 +104,10 @@ class TimeLimit:
                 self._pid, self._is_watched = os.getpid(), True
                 threading.Thread(target=self._watch, name="duepost-time_limit", daemon=True).start()
 
-    def _end_whatever_comes(self, thread: int) -> None:
-        is_over = False
-        while not is_over:
-            # One that comes through here is too late to matter; nothing may be raised after the block.
-            with suppress(TookTooLong):
-                self._end(thread)
-                is_over = True
-
     def _end(self, thread: int) -> None:
         with self._lock:
             self._until.pop(thread, None)
+            self._frames.pop(thread, None)
             if thread in self._raised:
                 self._raised.discard(thread)
                 # It may not have come through yet, and must not come through later.
@@ -127,11 +131,21 @@ class TimeLimit:
             now = time.monotonic()
             late = [each for each, until in self._until.items() if until < now]
             frames = sys._current_frames() if late else {}  # noqa: SLF001 - it is documented, and there is no other
+            for thread in [each for each in late if not _is_in(self._frames.get(each), frames.get(each))]:
+                self._until.pop(thread)
+                self._frames.pop(thread, None)
             # One that imports is looked at again in a moment.
-            for thread in [each for each in late if not is_importing(frames.get(each))]:
+            for thread in [each for each in late if each in self._until and not is_importing(frames.get(each))]:
                 self._until[thread] = now + AGAIN
                 self._raised.add(thread)
                 _raise_in(thread, TookTooLong)
+
+
+def _is_in(block: FrameType | None, frame: FrameType | None) -> bool:
+    """Whether a thread that is at `frame` is still in the function that holds the block."""
+    while frame is not None and frame is not block:
+        frame = frame.f_back
+    return frame is not None
 
 
 def is_importing(frame: FrameType | None) -> bool:

@@ -4,6 +4,7 @@ import importlib
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -117,3 +118,37 @@ def test_nothing_is_raised_once_the_work_is_over() -> None:
         time_limit.end_the_late()
         sum(range(10))
     assert ended > 0
+
+
+def test_one_that_comes_before_the_block_has_begun_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    time_limit = TimeLimit()
+    begin = time_limit._begin
+
+    def begin_late(thread: int, seconds: float, frame: FrameType | None) -> None:
+        begin(thread, seconds, frame)
+        # As where the process is stopped here, and goes on after the time is over.
+        time_limit.end_the_late()
+
+    monkeypatch.setattr(time_limit, "_begin", begin_late)
+
+    def block() -> None:
+        with time_limit.limited(0.0):
+            raise AssertionError("it has begun")
+
+    with pytest.raises(TookTooLong):
+        block()
+    assert not time_limit._until
+    time_limit.end_the_late()
+    sum(range(10))
+
+
+def test_nothing_is_raised_in_a_thread_that_has_left_the_block() -> None:
+    time_limit = TimeLimit()
+
+    def block() -> None:
+        time_limit._begin(threading.get_ident(), 0.0, sys._getframe())
+
+    block()
+    time_limit.end_the_late()
+    sum(range(10))
+    assert not time_limit._until
