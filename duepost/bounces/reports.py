@@ -136,7 +136,7 @@ def _parts(message: Message) -> Iterator[Message]:
 def _statuses(part: Message) -> Iterator[Status]:
     for block in _blocks(part):
         fields = HeaderParser(policy=compat32).parsestr(block)
-        action = _value(fields, "Action").lower()
+        action = _action(_value(fields, "Action"))
         addresses = tuple(
             dict.fromkeys(filter(None, (_address(fields, "Original-Recipient"), _address(fields, "Final-Recipient"))))
         )
@@ -144,6 +144,12 @@ def _statuses(part: Message) -> Iterator[Status]:
             continue
         code = _STATUS.match(_value(fields, "Status"))
         yield Status(addresses, action, code[1] if code else None, _diagnostic(fields))
+
+
+def _action(value: str) -> str:
+    """The action of a group: some write more behind it, and some have words of their own for `failed`."""
+    word = value.lower().partition(" ")[0]
+    return "failed" if word in {"failure", "error"} else word
 
 
 def _blocks(part: Message) -> Sequence[str]:
@@ -172,9 +178,11 @@ def _value(fields: Message, name: str) -> str:
 
 
 def _address(fields: Message, name: str) -> str | None:
-    """The address of `rfc822; ann@example.com`, or of `utf-8; …`."""
+    """The address of `rfc822; ann@example.com`, or of `utf-8; …`; some write it bare."""
     sort, separator, value = _value(fields, name).partition(";")
-    if not separator or sort.strip().lower() not in {"rfc822", "utf-8"}:
+    if not separator:
+        value = sort
+    elif sort.strip().lower() not in {"rfc822", "utf-8"}:
         return None
     plain = _ESCAPED.sub(lambda found: _character(found[1]), value).strip().strip("<>").strip()
     return plain if "@" in plain else None
