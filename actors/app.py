@@ -208,6 +208,7 @@ class Application:
             self.seals,
             sender=settings.need_sender() if settings.sender is not None else None,
             signer=self.signer,
+            is_marked=settings.is_by_postmark,
         )
         self.keeping = Keeping(self.database)
         self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)

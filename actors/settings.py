@@ -53,6 +53,9 @@ _MAILBOX_PLACE = re.compile(
     r"|imap://[^\s@/]+@(?:localhost|127\.0\.0\.1)(?::\d+)?(?:/\S*)?"
 )
 
+#: A topic of Amazon SNS.
+_TOPIC = re.compile(r"arn:aws:sns:[a-z0-9-]{1,40}:[0-9]{12}:[A-Za-z0-9_-]{1,256}(?:\.fifo)?")
+
 if TYPE_CHECKING:
     from actors.content.dkim_keys import Signer
     from actors.content.html import HtmlPreparer
@@ -227,6 +230,43 @@ def _bounce_mailbox(value: object) -> object:
     return value
 
 
+def _topics(value: object) -> object:
+    """ARNs of topics, with commas between them."""
+    if not isinstance(value, str):
+        return value
+    topics = tuple(each.strip() for each in value.split(",") if each.strip())
+    if not all(_TOPIC.fullmatch(each) for each in topics):
+        raise ValueError("must be topics' ARNs, with commas, such as arn:aws:sns:eu-west-1:123456789012:bounces")
+    return topics
+
+
+def _keys(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and not all(re.fullmatch(r"[!-~]{8,200}", each) for each in str(value).split()):
+        raise ValueError(
+            "must be the HTTP webhook signing key; the old and the new one, with a space, while it changes"
+        )
+    return value
+
+
+def _public_keys(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and not all(
+        re.fullmatch(r"[A-Za-z0-9+/]{40,1000}={0,2}", each) for each in str(value).split()
+    ):
+        raise ValueError("must be the webhook's verification key, in base64, as SendGrid shows it")
+    return value
+
+
+def _logins(value: object) -> object:
+    value = _blank_is_none(value)
+    if value is not None and not all(
+        re.fullmatch(r"[!-9;-~]{1,100}:[!-~]{16,200}", each) for each in str(value).split()
+    ):
+        raise ValueError("must be user:password as in the webhook's URL, the password of 16 characters or more")
+    return value
+
+
 def _proxies(value: object) -> object:
     """Addresses and networks, with commas between them."""
     if not isinstance(value, str):
@@ -363,6 +403,18 @@ class Settings(BaseSettings):
     bounce_mailbox: Annotated[SecretStr | None, BeforeValidator(_bounce_mailbox)] = Field(
         default=None, validation_alias="DUEPOST_BOUNCE_MAILBOX"
     )
+    ses_topics: Annotated[
+        tuple[str, ...] | None, NoDecode, BeforeValidator(_topics), BeforeValidator(_blank_is_none)
+    ] = Field(default=None, validation_alias="DUEPOST_SES_TOPICS")
+    mailgun_signing_key: Annotated[SecretStr | None, BeforeValidator(_keys)] = Field(
+        default=None, validation_alias="DUEPOST_MAILGUN_SIGNING_KEY"
+    )
+    sendgrid_public_key: Annotated[str | None, BeforeValidator(_public_keys)] = Field(
+        default=None, validation_alias="DUEPOST_SENDGRID_PUBLIC_KEY"
+    )
+    postmark_login: Annotated[SecretStr | None, BeforeValidator(_logins)] = Field(
+        default=None, validation_alias="DUEPOST_POSTMARK_LOGIN"
+    )
     web_users: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, validation_alias="DUEPOST_WEB_USERS"
     )
@@ -415,6 +467,13 @@ class Settings(BaseSettings):
     def relays(self) -> Mapping[str, RelaySettings]:
         """The relays by name, the default one first."""
         return self._relays
+
+    @property
+    def is_by_postmark(self) -> bool:
+        """Whether emails may leave by Postmark, which replaces Message-IDs."""
+        urls = [relay.url.get_secret_value() for relay in self._relays.values() if relay.url is not None]
+        hosts = [Relay.from_url(url).host.lower() for url in urls]
+        return self.postmark_login is not None or any(host.endswith(".postmarkapp.com") for host in hosts)
 
     def need_database_url(self) -> str:
         """The database's URL.

@@ -80,7 +80,9 @@ class Stack:
     deadlines: Deadlines = field(default_factory=Deadlines, init=False)
     database: Database = field(init=False)
     smtp_url: str = field(default="", init=False)
+    public_url: str | None = field(default=None, init=False)
     _console: "Server | None" = field(default=None, init=False)
+    _public: "Server | None" = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.database = Database("", deadlines=self.deadlines)
@@ -128,6 +130,26 @@ class Stack:
         )
         self._children.start("watch", duepost_command("trigger", "--watch"), self.environment, logs / "watch.log")
 
+    def start_public(self, port: int | None) -> str:
+        """Serves links in emails, and webhooks, in a thread of this process, and says their URL. Workers come later.
+
+        Args:
+            port: 0 is any that is free; None: the usual one, or any where that is taken.
+
+        Raises:
+            ServerError: it cannot listen there.
+            BadSettings: a setting of it is wrong.
+        """
+        from duepost.web.server import HOST, PUBLIC_PORT, Address, Server, build_public_links, listen_near  # noqa: PLC0415
+
+        listener = listen_near(HOST, PUBLIC_PORT, port, "what is public")
+        address = Address(HOST, listener.getsockname()[1])
+        self.public_url = settings().public_url or address.url.rstrip("/")
+        ours = settings().model_copy(update={"public_url": self.public_url})
+        self._public = Server(build_public_links(ours, self.database.url), listener)
+        self._public.start()
+        return address.url
+
     def start_console(self, port: int | None) -> str:
         """Serves the console, in a thread of this process, and says its URL.
 
@@ -139,14 +161,9 @@ class Stack:
             BadSettings: a setting of it is wrong.
         """
         # A web server is for this command alone.
-        from duepost.web.server import HOST, PORT, Address, Server, ServerError, build_console, listen  # noqa: PLC0415
+        from duepost.web.server import HOST, PORT, Address, Server, build_console, listen_near  # noqa: PLC0415
 
-        try:
-            listener = listen(HOST, PORT if port is None else port)
-        except ServerError:
-            if port is not None:
-                raise
-            listener = listen(HOST, 0)
+        listener = listen_near(HOST, PORT, port, "the console")
         address = Address(HOST, listener.getsockname()[1])
         mailbox = self.mailbox if self.catcher is not None else None
         self._console = Server(build_console(settings(), address, self.database.url, mailbox), listener)
@@ -160,9 +177,10 @@ class Stack:
     def stop(self) -> None:
         """Stops workers and watch, then the catchers, then the embedded PostgreSQL. Safe to repeat."""
         self._children.stop(timeout=PATIENCE)
-        if self._console is not None:
-            self._console.stop()
-            self._console = None
+        for server in (self._console, self._public):
+            if server is not None:
+                server.stop()
+        self._console = self._public = None
         if self.catcher is not None:
             self.catcher.stop()
             self.catcher = None
@@ -199,6 +217,8 @@ class Stack:
             "DUEPOST_FROM": settings().sender or LOCAL_SENDER,
             "DUEPOST_STATE_DIR": str(settings().state_dir or self.folder.resolve() / STATE),
         }
+        if self.public_url is not None:
+            ours["DUEPOST_PUBLIC_URL"] = self.public_url
         return {**os.environ, **ours}
 
     @property

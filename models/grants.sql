@@ -60,7 +60,7 @@ BEGIN
             duepost.scheduled_email_id_seq, duepost.delivery, duepost.attempt, duepost.suppression, duepost.undeliverable_email,
             duepost.undeliverable_recipient, duepost.worker, duepost.turn, duepost.control, duepost.route,
             duepost.route_worker, duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention,
-            duepost.operator_action, duepost.bounce, duepost.zone, duepost.rate, duepost.destination, duepost.destination_worker,
+            duepost.operator_action, duepost.bounce, duepost.webhook, duepost.zone, duepost.rate, duepost.destination, duepost.destination_worker,
             duepost.attachment_content, duepost.email_attachment,
             dramatiq.queue
         TO duepost_viewer;
@@ -105,7 +105,7 @@ BEGIN
         -- Workers of 0.2.0 add what a relay calls dead to the table itself.
         GRANT SELECT, INSERT ON duepost.suppression TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.suppression_id_seq TO duepost_worker;
-        GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient, duepost.secret, duepost.bounce,
+        GRANT SELECT ON duepost.undeliverable_email, duepost.undeliverable_recipient, duepost.secret, duepost.bounce, duepost.webhook,
             duepost.kept_content
         TO duepost_worker;
         GRANT SELECT ON duepost.attachment_content, duepost.email_attachment TO duepost_worker;
@@ -147,7 +147,8 @@ BEGIN
             duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
             duepost.request_probe,
             duepost.suppress, duepost.unsuppress, duepost.import_suppressions, duepost.suppress_dead, duepost.suppressed_kinds,
-            duepost.change_subscription, duepost.note_bounce, duepost.is_unsubscribable,
+            duepost.change_subscription, duepost.note_bounce, duepost.use_webhook_token, duepost.tell_webhook,
+            duepost.is_unsubscribable,
             duepost.maintain_partitions
         TO duepost_worker;
         -- An index of theirs is asked for each row that a worker changes.

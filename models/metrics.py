@@ -26,6 +26,7 @@ class Gauges:
         last_tick: seconds since the scheduler's last pass; None where there was none yet.
         dead_letters: how many of the broker's messages failed for good.
         is_paused: whether an operator has paused everything.
+        came_back: bounces and complaints of the last day, by where they came in and what followed.
     """
 
     pending: tuple[tuple[str, str, int], ...]
@@ -35,6 +36,7 @@ class Gauges:
     last_tick: float | None
     dead_letters: int
     is_paused: bool
+    came_back: tuple[tuple[str, str, int], ...] = ()
 
 
 def gauges(database: Database) -> Gauges:
@@ -42,6 +44,7 @@ def gauges(database: Database) -> Gauges:
     pending = database.execute(SQL["pending"], {"most": MOST_COUNTED})
     oldest = database.execute(SQL["oldest_due"], {})
     circuits = database.execute(SQL["circuits"], {"most": MOST_ROUTES})
+    came_back = database.execute(SQL["came_back"], {"most": MOST_COUNTED})
     [(workers, last_tick, dead_letters, is_paused)] = database.execute(SQL["alive"], {"most": MOST_COUNTED})
     return Gauges(
         pending=tuple((str(channel), str(state), int(str(count))) for channel, state, count in pending),
@@ -51,4 +54,5 @@ def gauges(database: Database) -> Gauges:
         last_tick=None if last_tick is None else float(str(last_tick)),
         dead_letters=int(str(dead_letters)),
         is_paused=bool(is_paused),
+        came_back=tuple((str(source), str(effect), int(str(count))) for source, effect, count in came_back),
     )

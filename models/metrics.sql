@@ -71,6 +71,18 @@ WHERE r.channel = 'email' OR r.circuit_open
 ORDER BY r.channel <> 'email', NOT r.circuit_open, r.name
 LIMIT %(most)s
 
+-- name: came_back
+-- What came back within a day, by where and what followed, as far as the bound goes; served by bounce_received.
+SELECT lately.source, lately.effect, count(*)
+FROM (
+    SELECT b.source, b.effect
+    FROM duepost.bounce AS b
+    WHERE b.received_at > now() - interval '1 day'
+    LIMIT %(most)s
+) AS lately
+GROUP BY lately.source, lately.effect
+ORDER BY lately.source, lately.effect
+
 -- name: alive
 -- Worker processes whose session is there; served by worker_present. Seconds since the scheduler's last pass, NULL before the
 -- first. Dead letters; served by queue_dead.

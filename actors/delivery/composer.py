@@ -44,6 +44,9 @@ Sign: TypeAlias = Callable[[bytes], bytes]
 #: Headers that say how to unsubscribe.
 LINK_HEADERS: Final = frozenset({"list-unsubscribe", "list-unsubscribe-post"})
 
+#: What Postmark has in its webhooks as the metadata `duepost`.
+MARK: Final = "X-PM-Metadata-duepost"
+
 #: A template that renders in less than this many seconds is rendered in the event loop's thread next time.
 QUICK: Final = 0.005
 
@@ -60,6 +63,7 @@ class Composer:
         seals: makes the links in emails.
         sender: whom emails are from that name nobody; None where that is not set.
         signer: signs them (DKIM); None where nobody does.
+        is_marked: whether Postmark is to tell their Message-IDs, which it replaces, in its webhooks.
     """
 
     def __init__(
@@ -70,12 +74,14 @@ class Composer:
         *,
         sender: Mailbox | None,
         signer: Signer | None = None,
+        is_marked: bool = False,
     ) -> None:
         self._templates = templates
         self._time_limit = time_limit
         self._seals = seals
         self._sender = sender
         self._signer = signer
+        self._is_marked = is_marked
         #: Templates whose last rendering took less than `QUICK`: not worth a thread. Single operations of a set need
         #: no lock.
         self._quick: set[str] = set()
@@ -130,6 +136,8 @@ class Composer:
             is_quick = time.monotonic() - begun < QUICK and not content.is_prepared
             learn = self._quick.add if is_quick else self._quick.discard
             learn(email.template)
+        if self._is_marked:
+            email = email._replace(headers=with_mark(email.headers or {}, email.message_id_header))
         back = self._seals.return_path(email.id, None if email.extras.recipients else next(iter(addressed)))
         if seconds is None:
             return built(email, addressed, sender, content, files, link, back, sign)
@@ -256,6 +264,11 @@ def with_link(headers: Mapping[str, str], link: str) -> Mapping[str, str]:
     """An email's own headers with those of RFC 8058: one URI, and that a POST to it will do."""
     others = {name: value for name, value in headers.items() if name.lower() not in LINK_HEADERS}
     return {**others, "List-Unsubscribe": f"<{link}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+
+
+def with_mark(headers: Mapping[str, str], message_id: str) -> Mapping[str, str]:
+    """An email's own headers with metadata for Postmark, which takes it out: our Message-ID, before its @."""
+    return {**headers, MARK: message_id.lstrip("<").partition("@")[0]}
 
 
 def _named(seen: Sequence[SeenRecipient], field: str) -> list[Mailbox]:

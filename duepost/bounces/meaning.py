@@ -1,8 +1,9 @@
 """What a bounce means: the table of verdicts decides, as it does for what a relay says at once."""
 
 import re
+from dataclasses import replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from actors.channels.smtp.replies import Reply
 from actors.channels.smtp.verdicts import judge
@@ -15,6 +16,10 @@ _ENHANCED = re.compile(r"#?[245]\.[0-9]{1,3}\.[0-9]{1,3}\b")
 
 #: The code of a status without a reply, by its class.
 _USUAL = {"4": 450, "5": 550}
+
+
+#: An action that no report has (RFC 3464 section 2.3.3): a provider has given it up, and calls no address dead.
+SOFT: Final = "soft"
 
 
 class Effect(StrEnum):
@@ -46,6 +51,9 @@ class Meaning(NamedTuple):
 
 def meaning_of(status: Status) -> Meaning:
     """What a report of one recipient means."""
+    if status.action == SOFT:
+        meaning = meaning_of(replace(status, action="failed"))
+        return meaning._replace(effect=Effect.FAILED) if meaning.effect is Effect.SUPPRESSED else meaning
     if status.action != "failed":
         return Meaning(Effect.NOTHING, status.code, status.diagnostic)
     found = _REPLY.match(status.diagnostic)

@@ -5,7 +5,7 @@ console's first page alike. None asks this machine for its settings.
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from actors.delivery.rates import pace as pace_words
 from actors.settings import DEFAULT_RELAY, variable_of
@@ -43,6 +43,9 @@ FEW_EXPIRED = 9
 
 #: Attempts from which on an email that is still retried is worth a look: it is about eight minutes old.
 MANY_ATTEMPTS = 5
+
+#: For how long a refused call of a webhook is told.
+WEBHOOKS_LATELY = timedelta(days=3)
 
 #: Failures that are named; of the others only the number is.
 NAMED = 3
@@ -264,6 +267,22 @@ def bounces(database: Database) -> Looked:
     said = [f"{about_us} came back because of us"] if about_us else []
     said += [f"{unreadable} cannot be read"] if unreadable else []
     return Health.WARNING, f"within a day {', '.join(said)}: duepost bounces --list"
+
+
+def webhooks(database: Database) -> Looked:
+    """Whether calls of providers are taken: one that is refused tells nobody else of a bounce."""
+    since = datetime.now(UTC) - WEBHOOKS_LATELY
+    found = came_back.webhooks(database)
+    refused = [each for each in found if each.refused_at is not None and each.refused_at > since]
+    taken = {each.source for each in found if each.accepted_at is not None and each.accepted_at > since}
+    if not refused:
+        return Health.OK, f"calls of {', '.join(sorted(taken))} are taken" if taken else "none has been called lately"
+    said = "; ".join(
+        f"{'a call' if each.source in taken else 'each call'} of {each.source} was refused: {each.refused_because}"
+        for each in refused
+    )
+    is_closed = any(each.source not in taken for each in refused)
+    return (Health.FAILED if is_closed else Health.WARNING), f"{said}; see docs/webhooks.md"
 
 
 def queue(database: Database) -> Looked:

@@ -44,9 +44,9 @@ def doctor(
 ) -> None:
     """Checks database, session, schema, clock, roles, owner, locks, snapshots, retention, grants, workers and tick.
 
-    And delivery, pace, emails, expired, endpoints, recipients, bounces, queue, links, broker, sender, DKIM, relay,
-    templates, journal, Sentry. A line each, with what to run next. Exit status 1 if any fails. With --worker a database
-    that is away is no failure: workers wait for it.
+    And delivery, pace, emails, expired, endpoints, recipients, bounces, webhooks, queue, links, broker, sender, DKIM,
+    relay, templates, journal, Sentry. A line each, with what to run next. Exit status 1 if any fails. With --worker a
+    database that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
     """

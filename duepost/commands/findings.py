@@ -47,6 +47,7 @@ def of_mail(database: Database, *, is_disabled: bool = False) -> Iterator[Findin
         "endpoints": lambda: checks.endpoints(database, is_disabled=is_disabled),
         "recipients": lambda: checks.recipients(database),
         "bounces": lambda: checks.bounces(database),
+        "webhooks": lambda: checks.webhooks(database),
         "queue": lambda: checks.queue(database),
     }
     for check, look in looks.items():

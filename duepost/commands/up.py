@@ -44,6 +44,14 @@ def up(
             help="The console's port; 0 is any that is free, as is 8025 where that is taken.", min=0, max=65_535
         ),
     ] = None,
+    public_port: Annotated[
+        int | None,
+        typer.Option(
+            help="The port of links in emails and of webhooks; 0 is any that is free, as is 8026 where that is taken.",
+            min=0,
+            max=65_535,
+        ),
+    ] = None,
 ) -> None:
     """Runs everything on this machine: PostgreSQL and a mail catcher unless configured, workers, watch.
 
@@ -62,8 +70,10 @@ def up(
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     with hints(), Stack(FOLDER, settings().templates, catcher_port=port, catches_messages=True) as stack:
+        # Workers write the links' URL into emails.
+        public = stack.start_public(public_port)
         stack.start_workers(processes=processes, threads=threads)
-        describe(stack, stack.start_console(web_port))
+        describe(stack, stack.start_console(web_port), public)
         while not stopped.wait(INTERVAL):
             ended = stack.ended()
             if ended is not None:
@@ -88,9 +98,11 @@ def hints() -> Iterator[None]:
         raise Failed(f"{error}; duepost up --port 0 takes any port that is free") from error
 
 
-def describe(stack: Stack, console: str) -> None:
+def describe(stack: Stack, console: str, public: str) -> None:
     """Says where everything is and how to reach it."""
     lines = ["Duepost is up. Ctrl-C ends it; the data stays.", f"  console    {console}"]
+    reached = "" if public.rstrip("/") == stack.public_url else f", reached by {stack.public_url}"
+    lines += [f"  public     {public} (links in emails, webhooks{reached})"]
     if stack.postgres is not None:
         at = parse_dsn(stack.database.url)
         lines += [

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from actors.alerts import alerts
 from actors.alerts.logs import start_of_command
 from actors.settings import settings
+from actors.version import RELEASE
 from duepost.commands.context import BadInput, operator_database
 from duepost.commands.output import say
 from duepost.extras import needs
@@ -29,13 +31,15 @@ def web(
     role: Annotated[str, typer.Option(help="With --password: viewer, support or operator.")] = "viewer",
     public_listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the links in emails are served, apart from the console."),
+        typer.Option(
+            metavar="HOST:PORT", help="Where links in emails, and webhooks, are served, apart from the console."
+        ),
     ] = None,
 ) -> None:
     """Serves the console: what goes out, what waits for a person, what to do about it.
 
     Without logins it is for this machine alone; see docs/console.md. With --public-listen recipients unsubscribe there
-    (DUEPOST_PUBLIC_URL); see docs/unsubscribing.md.
+    (DUEPOST_PUBLIC_URL), and providers tell of bounces; see docs/unsubscribing.md, docs/webhooks.md.
 
     Examples: duepost web; duepost web --password ann --role operator >> users
     """
@@ -55,12 +59,17 @@ def web(
     app = build_console(settings(), address, database.url)
     links = None
     if public is not None:
+        # A bounce that is about us is reported, as that of a mailbox is.
+        dsn = settings().sentry_dsn
+        alerts.start(
+            dsn.get_secret_value() if dsn else None, environment=settings().sentry_environment, release=RELEASE
+        )
         links = Server(build_public_links(settings(), database.url), listen(*public, "what is public"))
     listener = listen(host, port)
     found = Address(host, listener.getsockname()[1])
     say(f"The console is at {settings().web_url or found.url}", to_copy=True)
     if links is not None:
-        say(f"The links in emails are served at {Address(*links.address).url}", to_copy=True)
+        say(f"Links in emails and webhooks are served at {Address(*links.address).url}", to_copy=True)
         links.start()
     sys.stdout.flush()
     try:

@@ -112,5 +112,10 @@ def written(found: Gauges) -> bytes:
     Gauge("duepost_dead_letters", "The broker's messages that failed for good.", registry=registry).set(
         found.dead_letters
     )
+    came_back = Gauge(
+        "duepost_came_back", "Bounces and complaints of the last day.", ["source", "effect"], registry=registry
+    )
+    for source, effect, number in found.came_back:
+        came_back.labels(source, effect).set(number)
     Gauge("duepost_paused", "1: an operator has paused everything.", registry=registry).set(found.is_paused)
     return generate_latest(registry)

@@ -1,7 +1,8 @@
-"""What everybody may ask for: the links in emails. It listens apart from the console, and shares nothing with it.
+"""What everybody may ask for: the links in emails, and webhooks. It listens apart from the console.
 
-Nobody logs in here: a link's token says what it is about. Who only looks changes nothing, whatever follows links before
-a person does. A change is a POST with the pair of RFC 8058, of a mail client or of the button on the page.
+Nobody logs in here: a link's token says what it is about, and a webhook's signature whose it is (`hooks.py`). Who only
+looks changes nothing, whatever follows links before a person does. A change is a POST with the pair of RFC 8058, of a
+mail client or of the button on the page; or a call of a provider.
 """
 
 import logging
@@ -25,6 +26,7 @@ from actors.content.tokens import Subscription, Tokens
 from actors.delivery.seals import LINKS
 from duepost.commands.output import visible
 from duepost.web.answers import Refused, health, not_found, not_so, read_body
+from duepost.web.hooks import HOOKS, Hooks
 from models import unsubscribing
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable
@@ -58,17 +60,22 @@ HEADERS: Final = {
 }
 
 
-def build_public(database: Database, tokens: Tokens, prefix: str = "") -> ASGIApp:
+def build_public(database: Database, tokens: Tokens, hooks: Hooks, prefix: str = "") -> ASGIApp:
     """The application that a server runs where everybody may ask.
 
     Args:
         database: where subscriptions change.
         tokens: makes and opens the links' tokens.
+        hooks: answers providers.
         prefix: the path of DUEPOST_PUBLIC_URL; a proxy in front may take it away, or not.
     """
     links = Links(database, tokens)
     app = Starlette(
-        routes=[Route("/health", health), Route(LINKS + "{token}", links.answer, methods=["GET", "POST"])],
+        routes=[
+            Route("/health", health),
+            Route(LINKS + "{token}", links.answer, methods=["GET", "POST"]),
+            Route(HOOKS + "{provider}", hooks.answer, methods=["POST"]),
+        ],
         exception_handlers={404: not_found, 405: not_so},
     )
     # A page that moved a slash is another page.

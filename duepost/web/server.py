@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -18,9 +19,17 @@ from actors.content.templates import Templates
 from actors.content.tokens import Tokens
 from actors.liveness.time_limit import TimeLimit
 from actors.settings import BadSettings, Settings
+from duepost.bounces.providers import amazon
+from duepost.bounces.providers.mailgun import Mailgun
+from duepost.bounces.providers.postmark import Postmark
+from duepost.bounces.providers.public_keys import ecdsa
+from duepost.bounces.providers.sendgrid import SendGrid
+from duepost.bounces.providers.ses import Ses
+from duepost.bounces.providers.shape import Provider
 from duepost.web.access import Gate, Logins
 from duepost.web.boundary import LOOPBACK, Place, without_port
 from duepost.web.console import build
+from duepost.web.hooks import Hooks
 from duepost.web.public import build_public
 from models import unsubscribing
 from models.database.connections import Database, Limits
@@ -30,6 +39,9 @@ from models.errors import DuepostError
 
 #: The port where nothing else is said, and the address.
 PORT, HOST = 8025, "127.0.0.1"
+
+#: The port of what is public, where `duepost up` serves it.
+PUBLIC_PORT = 8026
 
 #: Connections to PostgreSQL, for viewers and for all others.
 CONNECTIONS = 8
@@ -85,6 +97,19 @@ def listen(host: str, port: int, what: str = "the console") -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise ServerError(f"{what} cannot listen on {host}:{port}: {reason}") from error
+
+
+def listen_near(host: str, usual: int, port: int | None, what: str) -> socket.socket:
+    """A socket that listens on this port; on the usual one where none is asked for, or on any where that is taken.
+
+    Raises:
+        ServerError: it cannot.
+    """
+    if port is not None:
+        return listen(host, port, what)
+    with suppress(ServerError):
+        return listen(host, usual, what)
+    return listen(host, 0, what)
 
 
 def gate_of(settings: Settings, address: Address) -> Gate:
@@ -160,8 +185,8 @@ def build_console(settings: Settings, address: Address, database_url: str, mailb
     )
 
 
-def build_public_links(settings: Settings, database_url: str) -> ASGIApp:
-    """What everybody may ask for, with these settings.
+def build_public_links(settings: Settings, database_url: str, fetch: Callable[[str], bytes] = amazon.fetch) -> ASGIApp:
+    """What everybody may ask for, with these settings; `fetch` asks Amazon for certificates.
 
     Raises:
         BadSettings: nobody knows where recipients reach it.
@@ -172,7 +197,30 @@ def build_public_links(settings: Settings, database_url: str) -> ASGIApp:
     database = Database(
         database_url, application_name="duepost public", limits=PUBLIC_LIMITS, most=CONNECTIONS, deadlines=Deadlines()
     )
-    return build_public(database, Tokens(unsubscribing.secret(database)), prefix=urlsplit(settings.public_url).path)
+    tokens = Tokens(unsubscribing.secret(database))
+    hooks = Hooks(database, tokens, settings.bounce_address, providers_of(settings, fetch))
+    return build_public(database, tokens, hooks, prefix=urlsplit(settings.public_url).path)
+
+
+def providers_of(settings: Settings, fetch: Callable[[str], bytes] = amazon.fetch) -> list[Provider]:
+    """The providers whose webhooks are taken: those with a setting that says who may call.
+
+    Raises:
+        BadSettings: such a setting is wrong.
+    """
+    found: list[Provider] = []
+    if settings.ses_topics is not None:
+        found.append(Ses(settings.ses_topics, fetch))
+    if settings.mailgun_signing_key is not None:
+        found.append(Mailgun(settings.mailgun_signing_key.get_secret_value().split()))
+    if settings.sendgrid_public_key is not None:
+        try:
+            found.append(SendGrid([ecdsa(each) for each in settings.sendgrid_public_key.split()]))
+        except ValueError as error:
+            raise BadSettings(f"DUEPOST_SENDGRID_PUBLIC_KEY: {error}; must be the verification key") from None
+    if settings.postmark_login is not None:
+        found.append(Postmark(settings.postmark_login.get_secret_value().split()))
+    return found
 
 
 class Server:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_up_delivers_survives_being_killed_and_keeps_its_data(folder: Path) -> N
     assert "duepost up" in gone.stderr
 
 
-def test_the_console_of_up_has_an_inbox_and_a_test_waits_there_for_an_email(folder: Path) -> None:
+def test_up_has_a_console_whose_inbox_a_test_waits_at_and_links_by_which_recipients_unsubscribe(folder: Path) -> None:
     with up(folder) as process:
         wait_until(lambda: "duepost list; duepost stats" in process.output, state=lambda: process.output)
         found = re.search(r"console +(http://127\.0\.0\.1:\d+/)", process.output)
@@ -126,8 +127,30 @@ def test_the_console_of_up_has_an_inbox_and_a_test_waits_there_for_an_email(fold
             assert json.load(answer)["subject"] == "s"
         with urllib.request.urlopen(found[1]) as page:
             assert "Nothing waits for a person" in page.read().decode()
+        # An email of a kind that recipients can unsubscribe from has a link, which works here.
+        psql(folder, "INSERT INTO duepost.kind (kind, unsubscribe) VALUES ('k', true)")
+        schedule(folder)
+        wait_until(lambda: sent(folder) == 2, state=lambda: process.output)
+        [link] = [found for path in (folder / ".duepost" / "mailbox").glob("*.eml") for found in links_in(path)]
+        assert link.startswith(re.findall(r"public +(http://127\.0\.0\.1:\d+/) ", process.output)[0])
+        with urllib.request.urlopen(link, data=b"List-Unsubscribe=One-Click") as answer:
+            assert "Unsubscribed" in answer.read().decode()
+        assert psql(folder, "SELECT address, kind FROM duepost.suppression") == "ann@example.com|k\n"
         process.signal(signal.SIGINT)
         assert process.wait() == 0
+
+
+def psql(folder: Path, statement: str) -> str:
+    done = subprocess.run(
+        [folder / ".duepost" / "psql", "-qAtc", statement], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return done.stdout
+
+
+def links_in(email: Path) -> list[str]:
+    """The links to unsubscribe of a caught email, whose long header is folded."""
+    value = message_from_bytes(email.read_bytes(), policy=policy.default)["List-Unsubscribe"]
+    return re.findall(r"<(\S+)>", "".join(str(value or "").split()))
 
 
 def open_to_others(folder: Path) -> dict[str, str]:

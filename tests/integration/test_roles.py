@@ -46,6 +46,8 @@ WORKERS_FUNCTIONS = [
     "end_action",
     "is_unsubscribable",
     "note_bounce",
+    "use_webhook_token",
+    "tell_webhook",
     "import_suppressions",
     "suppress",
     "suppress_dead",

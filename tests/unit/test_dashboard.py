@@ -22,7 +22,9 @@ def scraped() -> Mapping[str, frozenset[str]]:
     """The name of each sample there is, and its labels."""
     counted = WorkerMetrics()
     counted.concluded("email", "welcome", "default", [Told("dot", "sent", "sent")], seconds=1, late=1)
-    gauges = Gauges((("email", "queued", 1),), (("email", 1.0),), (("default", False),), 1, 1.0, 1, False)
+    gauges = Gauges(
+        (("email", "queued", 1),), (("email", 1.0),), (("default", False),), 1, 1.0, 1, False, (("ses", "failed", 1),)
+    )
     text = generate_latest(counted.registry).decode() + written(gauges).decode()
     return {
         sample.name: frozenset(sample.labels)

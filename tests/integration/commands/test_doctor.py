@@ -47,6 +47,7 @@ def test_the_doctor_finds_everything_well(url: str, tmp_path: Path) -> None:
         "recipients",
         "links",
         "bounces",
+        "webhooks",
         "endpoints",
         "queue",
         "sender",

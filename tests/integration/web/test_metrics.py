@@ -40,7 +40,11 @@ def test_a_scrape_tells_what_is_pending_and_for_how_long_it_has_been_due(console
     console.database.execute(SCHEDULE)
     console.database.execute("UPDATE duepost.item SET due_at = now() - interval '100 s' WHERE due_at <= now()")
     console.database.execute("UPDATE duepost.item SET is_held = true WHERE due_at > now() + interval '90 min'")
+    console.database.execute(
+        "INSERT INTO duepost.bounce (source, event, effect) VALUES ('ses', 'failed', 'failed'), ('ses', 'x', 'failed')"
+    )
     found = scraped(console)
+    assert found["duepost_came_back", "failed", "ses"] == 2
     assert found["duepost_items_pending", "email", "scheduled"] == 2
     assert found["duepost_items_pending", "email", "unknown"] == 1
     assert found["duepost_items_pending", "message", "scheduled"] == 0
