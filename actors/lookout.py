@@ -27,6 +27,7 @@ from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
 from models.errors import DatabaseUnreachable
 from models.items import is_endpoint
+from models.words import Priority
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ COUNT_INTERVAL: Final = 5.0
 #: Seconds between two looks of all workers together at the beginnings of the lines.
 LINES_INTERVAL: Final = 0.5
 
-#: Seconds between two looks for the newest beside a long line.
+#: Seconds between two looks for the newest beside a long line, and for what is urgent where messages wait already.
 NEWEST_INTERVAL: Final = 0.1
 
 #: How many that have fallen due at once are a flood: of what is more, each kind's token bucket says what goes ahead.
@@ -57,6 +58,10 @@ FLOOD: Final = 32
 
 #: How many of the newest are looked at in a flood.
 NEWEST: Final = 100
+#: How many of the newest are looked at for kinds that a flood of another one hides, and how often, in seconds: it takes
+#: some milliseconds.
+DEPTH: Final = 10_000
+DEPTH_INTERVAL: Final = 1.0
 
 #: Seconds for which an email is not handed over once more: longer than `duepost.due_now` gives it.
 REMEMBERED: Final = 2.0
@@ -114,7 +119,7 @@ class Enqueuing(Protocol):
     def enqueue_due_emails(self) -> None:
         """One pass."""
 
-    def enqueue_ahead(self, email_ids: Sequence[int], route: str) -> None:
+    def enqueue_ahead(self, due: Sequence[tuple[int, Priority]], route: str) -> None:
         """Enqueues emails that have just fallen due, ahead of what is late. One that cannot be is left to a pass."""
 
 
@@ -151,6 +156,9 @@ class Lookout:
         self._handed_over: dict[int, float] = {}
         #: By route, when the newest are taken next beside a long line.
         self._takes_newest_at: dict[str, float] = {}
+        self._looks_deep_at: dict[str, float] = {}
+        #: When what is urgent is looked for next beside lines.
+        self._takes_urgent_at = -float("inf")
         self._token_buckets = TokenBuckets()
         #: When the beginnings of the lines are looked at next, and whether that is cheap.
         self._begins_lines_at = -float("inf")
@@ -194,7 +202,9 @@ class Lookout:
         for name in long_lines:
             self._take_newest(name)
         others = [name for name in free if name not in long_lines]
-        is_found = bool(others) and (self._take_due(others) or self._begin_lines(others))
+        busy = self._busy_ones([name for name in uncarried if name not in others])
+        is_found = bool(others or busy) and self._take_due(others, busy)
+        is_found = is_found or (bool(others) and self._begin_lines(others))
         return self._pace.after(self._clock(), found=(is_found and not long_lines) or is_enqueued)
 
     def _has_line(self, name: str) -> bool:
@@ -228,7 +238,7 @@ class Lookout:
         """
         now = self._clock()
         found = emails.due_now(self._database, names)
-        due = {name: [each for each in ids if each not in self._handed_over] for name, ids in found.items()}
+        due = {name: [each for each in ids if each[0] not in self._handed_over] for name, ids in found.items()}
         for name, ids in due.items():
             self._enqueue_found(name, ids, now)
         if now >= self._begins_lines_at and self._full_scan_throttle.is_due:
@@ -237,28 +247,41 @@ class Lookout:
                 tick(self._broker)
         return any(due.values())
 
-    def _enqueue_found(self, name: str, ids: Sequence[int], now: float) -> None:
-        ahead = list(ids)
+    def _enqueue_found(self, name: str, due: Sequence[tuple[int, Priority]], now: float) -> None:
+        ahead = list(due)
         if is_endpoint(name):
             ahead = []
-        elif len(ids) >= FLOOD:
-            newest = emails.newest_due(self._database, NEWEST, route=name)
-            ahead = [due.id for due in newest if due.id not in self._handed_over and self._token_buckets.take(due.kind)]
-        self._handed_over.update(dict.fromkeys([*ids, *ahead], now))
+        elif len(due) >= FLOOD:
+            newest = self._newest(name, NEWEST, now)
+            ahead = [*(each for each in due if each[1] is Priority.URGENT), *newest]
+        self._handed_over.update(dict.fromkeys([item_id for item_id, _ in (*due, *ahead)], now))
         if ahead:
             self._scheduler.enqueue_ahead(ahead, name)
-        if len(ids) > len(ahead) or len(ids) >= FLOOD:
+        if len(due) > len(ahead) or len(due) >= FLOOD:
             tick(self._broker)
 
     def _is_line_due(self, name: str) -> bool:
         with self._full_scan_throttle.measured():
             return emails.oldest_due(self._database, name) is not None
 
-    def _take_due(self, names: Sequence[str]) -> bool:
-        """Hands over what is due, of each route no more than it has connections; gives whether anything was."""
+    def _busy_ones(self, names: Sequence[str]) -> Sequence[str]:
+        """Of these, which have lines, all or none: what is urgent is looked for there, but not as often."""
         now = self._clock()
-        found = emails.due_now(self._database, names)
-        due = {name: [each for each in ids if each not in self._handed_over] for name, ids in found.items()}
+        if not names or now < self._takes_urgent_at:
+            return ()
+        self._takes_urgent_at = now + NEWEST_INTERVAL
+        return names
+
+    def _take_due(self, names: Sequence[str], busy: Sequence[str]) -> bool:
+        """Hands over what is due, of each route no more than it has connections; gives whether anything was.
+
+        Args:
+            names: routes.
+            busy: others, of which only what is urgent is taken.
+        """
+        now = self._clock()
+        found = emails.due_now(self._database, names, busy)
+        due = {name: [each for each in ids if each[0] not in self._handed_over] for name, ids in found.items()}
         for name, ids in due.items():
             self._hand_over(name, ids, now)
         return any(due.values())
@@ -280,7 +303,7 @@ class Lookout:
             oldest = emails.oldest_due(self._database, name)
         if oldest is None or oldest in self._handed_over:
             return False
-        self._hand_over(name, [oldest], now)
+        self._hand_over(name, [(oldest, Priority.NORMAL)], now)
         return True
 
     def _take_newest(self, name: str) -> None:
@@ -292,16 +315,24 @@ class Lookout:
         if now < self._takes_newest_at.get(name, now):
             return
         self._takes_newest_at[name] = now + NEWEST_INTERVAL
-        newest = emails.newest_due(self._database, self._routes[name].connections, route=name)
-        ahead = [due.id for due in newest if due.id not in self._handed_over and self._token_buckets.take(due.kind)]
-        self._hand_over(name, ahead, now)
+        self._hand_over(name, self._newest(name, self._routes[name].connections, now), now)
 
-    def _hand_over(self, name: str, email_ids: Sequence[int], now: float) -> None:
+    def _newest(self, name: str, size: int, now: float) -> list[tuple[int, Priority]]:
+        """What has only just fallen due, some of each kind, of each no more than its token bucket holds."""
+        depth = 0
+        if now >= self._looks_deep_at.get(name, now):
+            self._looks_deep_at[name] = now + DEPTH_INTERVAL
+            depth = DEPTH
+        newest = emails.newest_due(self._database, size, depth, route=name)
+        ahead = [due for due in newest if due.id not in self._handed_over and self._token_buckets.take(due.kind)]
+        return [(due.id, Priority.NORMAL) for due in ahead]
+
+    def _hand_over(self, name: str, due: Sequence[tuple[int, Priority]], now: float) -> None:
         route = self._routes[name]
-        for email_id in email_ids[: route.connections]:
-            if self._broker.hand_over(message_for(email_id, name), emails.PRIORITY):
+        for email_id, priority in due[: route.connections]:
+            if self._broker.hand_over(message_for(email_id, name), emails.ON_TIME_PRIORITIES[priority]):
                 self._handed_over[email_id] = now
-        if len(email_ids) > route.connections:
+        if len(due) > route.connections:
             if route.due_line is not None:
                 route.due_line.look_soon()
             else:

@@ -30,13 +30,17 @@ from models import (
 )
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
-from models.emails import LATE_PRIORITY, PRIORITY, DueEmail
+from models.emails import LATE_PRIORITY, ON_TIME_PRIORITIES, PRIORITY, DueEmail
 from models.items import ENDPOINT_PREFIX
 from models.messages import StoredMessage
 from models.routes import Way
 from models.scheduled_messages import DueMessage
+from models.words import Priority
 
 logger = logging.getLogger(__name__)
+
+#: A route, and a priority: what is due there waits in one line.
+LineKey: TypeAlias = tuple[str, Priority]
 
 #: Due items of one channel, and the way by which they leave; None: each by its own.
 Page: TypeAlias = tuple[Way | None, list[DueEmail] | list[DueMessage]]
@@ -44,8 +48,10 @@ Page: TypeAlias = tuple[Way | None, list[DueEmail] | list[DueMessage]]
 #: How many due ids are read at once. Read once in due order, they are not found again as dead index entries.
 PAGE = 1000
 
-#: Before each page of a long pass, at most this many emails that have only just fallen due are taken first.
+#: Before each page of a long pass, at most this many emails that have only just fallen due are taken first, some of
+#: each kind; and how many are looked at for kinds that a flood of another one hides.
 NEWEST = 100
+DEPTH = 10_000
 
 #: How long a row may take from its transaction's beginning to its commit, for a pass that goes on from where the last
 #: one ended to see it. What takes longer is seen by the next pass from the beginning.
@@ -57,14 +63,18 @@ BESIDE_ANOTHER = 2_000
 
 @dataclass(slots=True)
 class Line:
-    """A route's due emails, in one pass.
+    """A route's due emails of one priority, in one pass.
 
     Attributes:
+        way: by which they leave now.
+        priority: theirs.
         place: how far the pass has come in due order.
         is_over: there is nothing more for it to do.
         has_failed: something of it could not be enqueued: the next pass comes here again.
     """
 
+    way: Way
+    priority: Priority
     place: tuple[datetime, int]
     is_over: bool = False
     has_failed: bool = False
@@ -93,8 +103,9 @@ class Scheduler:
         self._disabled = disabled
         self.token_buckets = TokenBuckets()
         self.full_scan_throttle = FullScanThrottle()
-        #: By route, how far this process's passes have come in due order. One that is too early costs time only.
-        self._places: dict[str, tuple[datetime, int]] = {}
+        #: By route and priority, how far this process's passes have come in due order. One that is too early costs time
+        #: only.
+        self._places: dict[LineKey, tuple[datetime, int]] = {}
 
     def enqueue_due_emails(self) -> None:
         """One pass: enqueues what is due, each route's oldest first, each email in a transaction of its own.
@@ -121,35 +132,49 @@ class Scheduler:
     def due_pages(self, unfinished: list[BaseException]) -> Generator[tuple[Way, list[DueEmail]], None, None]:
         """Due emails page by page, by route, until nothing is due or nothing may be sent; between them the newest.
 
-        Each round has a page of each line that is not yet at its end: no route waits for another's.
+        Each round has a page of each line that is not yet at its end, what is urgent first: no route waits for
+        another's. Beside a line of normal priority, one that is bulk comes to an eighth of the way.
 
         Args:
             unfinished: hears what a route's line has failed of, and that another pass is at long lines.
         """
         is_full_scan = self.full_scan_throttle.is_due
-        lines: dict[str, Line] = {}
+        lines: dict[LineKey, Line] = {}
         is_long = False
         while not lines or any(not line.is_over for line in lines.values()):
             ways = self._ways(lines, is_full_scan=is_full_scan)
-            if not ways:
+            if all(line.is_over for line in lines.values()):
                 break
             with self.full_scan_throttle.measured() if is_full_scan else nullcontext():
-                pages = [(way, page) for way in ways if (page := self._page(lines[way.route], way, unfinished))]
+                pages = self._pages(lines, unfinished)
             is_full_scan = False
-            if any(len(page) == PAGE for _, page in pages):
+            if any(not line.is_over for line, _ in pages):
                 if not self._may_be_long(is_long=is_long):
                     unfinished.append(AnotherPass())
-                    pages = _short_ones(pages, lines)
+                    pages = _short_ones(pages)
                 else:
                     is_long = True
             if is_long:
                 yield from self._newest(ways, unfinished)
-            for way, page in pages:
+            for line, page in pages:
                 failures = len(unfinished)
-                yield way, page
-                self._has_come_to(page[-1], way.route, lines[way.route], has_failed=len(unfinished) > failures)
+                yield line.way, page
+                self._has_come_to(page[-1], line, has_failed=len(unfinished) > failures)
         if is_long:
             control.end_long_pass(self._database)
+
+    def _pages(
+        self, lines: Mapping[LineKey, "Line"], unfinished: list[BaseException]
+    ) -> list[tuple["Line", list[DueEmail]]]:
+        """The next page of each line, in the order in which they are to leave."""
+        pages: list[tuple[Line, list[DueEmail]]] = []
+        for key in sorted(lines, key=lambda key: key[1]):
+            route, priority = key
+            is_beside = priority is Priority.BULK and not lines[route, Priority.NORMAL].is_over
+            page = self._page(lines[key], PAGE // 8 if is_beside else PAGE, unfinished)
+            if page:
+                pages.append((lines[key], page))
+        return pages
 
     def due_messages(self, unfinished: list[BaseException]) -> Iterator[tuple[Way | None, list[DueMessage]]]:
         """Due messages page by page; of each endpoint no more than are to be queued at once."""
@@ -178,20 +203,20 @@ class Scheduler:
         for way in ways:
             newest: list[DueEmail] = []
             with _noted(unfinished):
-                newest = emails.newest_due(self._database, NEWEST, route=way.route)
+                newest = emails.newest_due(self._database, NEWEST, DEPTH, route=way.route)
             if newest:
                 yield way, newest
 
-    def _has_come_to(self, last: DueEmail, route: str, line: "Line", *, has_failed: bool) -> None:
+    def _has_come_to(self, last: DueEmail, line: "Line", *, has_failed: bool) -> None:
         line.place = last.due_at, last.id
         line.has_failed = line.has_failed or has_failed
         if not line.has_failed:
-            self._places[route] = (line.place[0] - OVERLAP, 0)
+            self._places[line.way.route, line.priority] = (line.place[0] - OVERLAP, 0)
 
-    def _ways(self, lines: dict[str, "Line"], *, is_full_scan: bool) -> list[Way]:
-        """The routes whose emails may leave now, and for whose senders not enough waits; each with its line.
+    def _ways(self, lines: dict[LineKey, "Line"], *, is_full_scan: bool) -> list[Way]:
+        """The routes whose emails may leave now, and for whose senders not enough waits; each gets its lines.
 
-        Not those whose senders claim what is due without messages.
+        Not those whose senders claim what is due without messages. What is urgent does not ask how much waits.
         """
         open_ways = [way for way in routes.ways(self._database) if way.way is not None and not way.is_claimed_directly]
         full = {
@@ -199,22 +224,26 @@ class Scheduler:
             for name in {way.way for way in open_ways if way.way is not None}
             if emails.are_enough_waiting(self._database, name)
         }
-        found = [way for way in open_ways if way.way not in full]
-        for way in found:
-            begins_at = emails.BEGINNING if is_full_scan else self._places.get(way.route, emails.BEGINNING)
-            lines.setdefault(way.route, Line(begins_at))
-        for name in lines.keys() - {way.route for way in found}:
-            lines[name].is_over = True
-        return found
+        found: dict[LineKey, Way] = {
+            (way.route, priority): way
+            for way in open_ways
+            for priority in ([Priority.URGENT] if way.way in full else Priority)
+        }
+        for key, way in found.items():
+            begins_at = emails.BEGINNING if is_full_scan else self._places.get(key, emails.BEGINNING)
+            lines.setdefault(key, Line(way, key[1], begins_at)).way = way
+        for key in lines.keys() - found.keys():
+            lines[key].is_over = True
+        return [way for way in open_ways if way.way not in full]
 
-    def _page(self, line: "Line", way: Way, unfinished: list[BaseException]) -> list[DueEmail]:
+    def _page(self, line: "Line", size: int, unfinished: list[BaseException]) -> list[DueEmail]:
         """The next page of a line; empty where it is at its end, or cannot be read."""
         if line.is_over:
             return []
         page: list[DueEmail] = []
         with _noted(unfinished):
-            page = emails.due_page(self._database, PAGE, line.place, route=way.route)
-        line.is_over = len(page) < PAGE
+            page = emails.due_page(self._database, size, line.place, route=line.way.route, priority=line.priority)
+        line.is_over = len(page) < size
         return page
 
     def enqueue_each(self, due: Sequence[DueEmail] | Sequence[DueMessage], way: Way | None) -> None:
@@ -230,10 +259,10 @@ class Scheduler:
         name = ENDPOINT_PREFIX if way is None else way.way or way.route
         self._enqueue([each.id for each in due], [self.priority_of(each) for each in due], name)
 
-    def enqueue_ahead(self, email_ids: Sequence[int], route: str) -> None:
+    def enqueue_ahead(self, due: Sequence[tuple[int, Priority]], route: str) -> None:
         """Enqueues emails that have just fallen due, ahead of what is late. One that cannot be is left to a pass."""
         with suppress(psycopg2.Error):
-            self._enqueue(email_ids, [PRIORITY] * len(email_ids), route)
+            self._enqueue([item_id for item_id, _ in due], [ON_TIME_PRIORITIES[each] for _, each in due], route)
 
     def _enqueue(self, email_ids: Sequence[int], priorities: Sequence[int], name: str) -> None:
         own = None if name == ENDPOINT_PREFIX else name
@@ -250,7 +279,9 @@ class Scheduler:
                 raise failures[0] from None
 
     def priority_of(self, due: DueEmail | DueMessage) -> int:
-        """What is on time goes ahead of what is late, as far as its kind's token bucket goes."""
+        """What is on time goes ahead of what is late, as far as its kind's token bucket goes; bulk is in no hurry."""
+        if due.priority != Priority.NORMAL:
+            return ON_TIME_PRIORITIES[Priority(due.priority)]
         return PRIORITY if due.is_on_time and self.token_buckets.take(due.kind) else LATE_PRIORITY
 
     def failure_of(self, email_id: int, way: str) -> psycopg2.Error | None:
@@ -290,10 +321,18 @@ class Scheduler:
                     self._probe(route)
 
     def _probe(self, route: str) -> None:
-        if emails.due_page(self._database, 1, route=route) and circuits.take_probe(self._database, route):
-            for due in probe_order(emails.due_page(self._database, PAGE, route=route)):
+        if self._first_due(route, 1) and circuits.take_probe(self._database, route):
+            for due in probe_order(self._first_due(route, PAGE)):
                 if self.enqueue_one(due.id, route, probe=True):
                     return
+
+    def _first_due(self, route: str, size: int) -> list[DueEmail]:
+        """What is due on a route, the urgent line's beginning first: at most `size`."""
+        found: list[DueEmail] = []
+        for priority in Priority:
+            if len(found) < size:
+                found += emails.due_page(self._database, size - len(found), route=route, priority=priority)
+        return found
 
     def keep_house(self) -> None:
         """A few times a day: the ledger's partitions, and workers that are long gone."""
@@ -336,14 +375,12 @@ def declare_scheduler(broker: PostgresBroker, scheduler: Scheduler) -> dramatiq.
     )
 
 
-def _short_ones(
-    pages: Sequence[tuple[Way, list[DueEmail]]], lines: Mapping[str, Line]
-) -> list[tuple[Way, list[DueEmail]]]:
+def _short_ones(pages: Sequence[tuple[Line, list[DueEmail]]]) -> list[tuple[Line, list[DueEmail]]]:
     """Of these pages those that are a line's last; the others' lines are left to another pass."""
-    for way, page in pages:
-        if len(page) == PAGE:
-            lines[way.route].is_over = True
-    return [(way, page) for way, page in pages if len(page) < PAGE]
+    short = [(line, page) for line, page in pages if line.is_over]
+    for line, _ in pages:
+        line.is_over = True
+    return short
 
 
 def alternately(*given: Iterator[Page]) -> Iterator[Page]:

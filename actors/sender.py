@@ -9,7 +9,7 @@ from actors.delivery.message_work import MessageDispatcher
 from actors.queue.broker import PostgresBroker
 from actors.queue.consumer import LeftToOthers
 from models import emails, scheduled_messages
-from models.emails import DEFAULT, LATE_PRIORITY, PRIORITY
+from models.emails import BULK_PRIORITY, DEFAULT, LATE_PRIORITY, PRIORITY, URGENT_PRIORITY
 from models.items import is_endpoint
 
 #: The sender's name as an actor, for the default route.
@@ -53,7 +53,7 @@ def declare_sender(
 
     def send_email(email_id: int) -> None:
         """Delivers one scheduled email, if it is still to be sent."""
-        if not dispatcher.do(email_id):
+        if not dispatcher.do(email_id, is_urgent=_is_urgent(broker)):
             raise LeftToOthers
 
     return dramatiq.actor(
@@ -62,7 +62,7 @@ def declare_sender(
         broker=broker,
         queue_name=queue_of(route),
         priority=PRIORITY,
-        lesser_priorities=(LATE_PRIORITY,),
+        lesser_priorities=(URGENT_PRIORITY, LATE_PRIORITY, BULK_PRIORITY),
         max_retries=None,
         min_backoff=1_000,
         max_backoff=60_000,
@@ -76,7 +76,7 @@ def declare_message_sender(broker: PostgresBroker, dispatcher: MessageDispatcher
 
     def send_message(message_id: int) -> None:
         """Delivers one scheduled message, if it is still to be sent."""
-        if not dispatcher.do(message_id):
+        if not dispatcher.do(message_id, is_urgent=_is_urgent(broker)):
             raise LeftToOthers
 
     return dramatiq.actor(
@@ -85,13 +85,18 @@ def declare_message_sender(broker: PostgresBroker, dispatcher: MessageDispatcher
         broker=broker,
         queue_name=scheduled_messages.QUEUE,
         priority=PRIORITY,
-        lesser_priorities=(LATE_PRIORITY,),
+        lesser_priorities=(URGENT_PRIORITY, LATE_PRIORITY, BULK_PRIORITY),
         max_retries=None,
         min_backoff=1_000,
         max_backoff=60_000,
         batch=MESSAGES_IN_HAND,
         detaches=True,
     )
+
+
+def _is_urgent(broker: PostgresBroker) -> bool:
+    message = broker.message_in_process
+    return message is not None and message.priority <= URGENT_PRIORITY
 
 
 def message_for(item_id: int, route: str) -> dramatiq.Message[None]:

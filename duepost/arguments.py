@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from inspect import Parameter, Signature, signature
-from typing import Annotated, ClassVar, ParamSpec, Required, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    ClassVar,
+    Literal,
+    ParamSpec,
+    Required,
+    TypedDict,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from uuid import UUID
 
 P = ParamSpec("P")
@@ -225,6 +236,10 @@ class NewEmail(TypedDict, total=False):
         str | None, Argument("The zone of scheduled_local, such as Europe/Berlin; that of the users if it is left out.")
     ]
     attachments: Annotated[Sequence[Attachment] | None, AttachmentsArgument("Files that go with it, in this order.")]
+    priority: Annotated[
+        Literal["urgent", "normal", "bulk"] | None,
+        Argument("What it goes ahead of; that of its kind if it is left out."),
+    ]
 
 
 class NewMessage(TypedDict, total=False):

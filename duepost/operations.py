@@ -38,7 +38,7 @@ from models.finding import (
 from models.kept_content import Kept
 from models.operations import Doing, Order
 from models.suppression import Scopes, Suppression
-from models.words import Outcome, State
+from models.words import Outcome, Priority, State
 
 __all__ = [
     "REASONS",
@@ -393,6 +393,17 @@ def _set_pause(database: Database, order: Order, kind: str | None, route: str | 
     scope = "kind" if kind is not None else "route" if route is not None else "all"
     answer = orders.set_pause(database, scope, kind if kind is not None else route, is_on=is_on, order=order)
     return answer != "already"
+
+
+def set_priority(
+    database: Database, order: Order, kind: str, priority: Priority, tell: Callable[[int], None] = lambda _: None
+) -> int:
+    """Makes a kind urgent, normal or bulk: what is scheduled from now on, and what is pending of it; gives how many.
+
+    What has a priority of its own keeps it. Safe to repeat, and to go on with where it was interrupted.
+    """
+    orders.set_priority(database, kind, priority, order)
+    return orders.follow_priority(database, kind, tell)
 
 
 def note(database: Database, action: str, order: Order, wanted: Filter) -> int:

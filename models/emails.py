@@ -20,7 +20,7 @@ from models.items import Checked, Claimed, Flaw, Kept, Recipient, read_checked, 
 from models.messages import CARRIED_FOR, StoredMessage
 from models.messages import Claim as MessageClaim
 from models.numbers import Number
-from models.words import Outcome, State, Verdict
+from models.words import Outcome, Priority, State, Verdict
 
 SQL = statements(__file__)
 
@@ -35,10 +35,17 @@ LONGEST_TEXT = 2_000
 #: The route of DUEPOST_SMTP_URL, which each email has whose kind names no other.
 DEFAULT = "default"
 
-#: The broker's queue of emails that are to be sent by the default route, and the priorities in it: emails that are on
-#: time go before late ones.
+#: The broker's queue of emails that are to be sent by the default route, and the priorities in it: urgent emails go
+#: before those that are on time, these before late ones, and those before bulk.
 QUEUE = "duepost_send"
-PRIORITY, LATE_PRIORITY = 10, 20
+URGENT_PRIORITY, PRIORITY, LATE_PRIORITY, BULK_PRIORITY = 5, 10, 20, 30
+
+#: With which of them emails wait that are on time.
+ON_TIME_PRIORITIES = {
+    Priority.URGENT: URGENT_PRIORITY,
+    Priority.NORMAL: PRIORITY,
+    Priority.BULK: BULK_PRIORITY,
+}
 
 #: How many of an endpoint's due messages are queued at once: what waits there keeps the messages of no other waiting.
 WINDOW = 256
@@ -47,7 +54,11 @@ WINDOW = 256
 #: and a worker is never short of work before the next pass.
 ENOUGH_WAITING = 1_000
 
-_ENOUGH = {"enough": ENOUGH_WAITING, "priorities": [PRIORITY, LATE_PRIORITY], "carried_for": CARRIED_FOR}
+_ENOUGH = {
+    "enough": ENOUGH_WAITING,
+    "priorities": [URGENT_PRIORITY, PRIORITY, LATE_PRIORITY, BULK_PRIORITY],
+    "carried_for": CARRIED_FOR,
+}
 
 #: Before any row in due order.
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), 0)
@@ -62,6 +73,18 @@ class Place(NamedTuple):
 
 #: Before any row in due order.
 FIRST_PLACE = Place("-infinity", 0)
+
+
+class Places(NamedTuple):
+    """A place in the line of each priority of a route."""
+
+    urgent: Place = FIRST_PLACE
+    normal: Place = FIRST_PLACE
+    bulk: Place = FIRST_PLACE
+
+
+#: Before any row of a route.
+FIRST_PLACES = Places()
 
 #: The phase that the journal gives to an attempt whose worker died: nobody knows how far it came.
 LOST = "lost"
@@ -81,7 +104,7 @@ class ClaimedEmail(NamedTuple):
 
     `claim` is the number that its conclusion must name. `mailbox_full_seconds` is for how long a
     mailbox has been full. `users` are still to be read as recipients, and `flaw` is what of it cannot be read. `extras`
-    is what few emails have.
+    is what few emails have. `priority` says whom it goes ahead of.
     """
 
     id: int
@@ -106,6 +129,7 @@ class ClaimedEmail(NamedTuple):
     users: tuple[str, ...] = ()
     flaw: Flaw | None = None
     extras: Extras = NONE
+    priority: Priority = Priority.NORMAL
 
 
 class Result(NamedTuple):
@@ -144,6 +168,7 @@ class DueEmail(NamedTuple):
     due_at: datetime
     kind: str
     is_on_time: bool
+    priority: int = Priority.NORMAL
 
 
 class Finished(NamedTuple):
@@ -155,45 +180,69 @@ class Finished(NamedTuple):
 
 
 def due_page(
-    database: Database, size: int, after: tuple[datetime, int] = BEGINNING, *, route: str = DEFAULT
+    database: Database,
+    size: int,
+    after: tuple[datetime, int] = BEGINNING,
+    *,
+    route: str = DEFAULT,
+    priority: Priority = Priority.NORMAL,
 ) -> list[DueEmail]:
-    """A route's oldest due emails after a place in due order (due_at in UTC, and id): at most `size`."""
+    """The oldest due emails of a route's line after a place in due order (due_at in UTC, and id): at most `size`."""
     place: object = "-infinity" if after == BEGINNING else after[0]
     rows = database.execute(
         SQL["due_page"],
-        {"route": route, "size": size, "after_due_at": place, "after_id": after[1], "on_time": ON_TIME},
+        {
+            "route": route,
+            "priority": int(priority),
+            "size": size,
+            "after_due_at": place,
+            "after_id": after[1],
+            "on_time": ON_TIME,
+        },
     )
     return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the class's fields
 
 
-def newest_due(database: Database, size: int, *, route: str = DEFAULT) -> list[DueEmail]:
-    """What has only just fallen due on a route, the newest first: at most `size`."""
-    rows = database.execute(SQL["newest_due"], {"route": route, "size": size, "on_time": ON_TIME})
+def newest_due(database: Database, size: int, depth: int, *, route: str = DEFAULT) -> list[DueEmail]:
+    """What has only just fallen due on a route in its normal line, the newest first, some of each kind: at most `size`.
+
+    Args:
+        database: where.
+        size: how many.
+        depth: how many of the newest are looked at for kinds that others hide.
+        route: whose line it is.
+    """
+    parameters = {"route": route, "size": size, "depth": max(size, depth), "on_time": ON_TIME}
+    rows = database.execute(SQL["newest_due"], parameters)
     return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # as above
 
 
-def due_now(database: Database, routes: Sequence[str]) -> dict[str, list[int]]:
-    """What has fallen due within the last second and is not enqueued, the oldest first; a few, one cheap round trip.
+def due_now(
+    database: Database, routes: Sequence[str], busy: Sequence[str] = ()
+) -> dict[str, list[tuple[int, Priority]]]:
+    """What has fallen due within the last second and is not enqueued, urgent ones first; a few, one cheap round trip.
 
     None of a route by which nothing may be sent. What became visible later than that is left to the scheduler.
 
     Args:
         database: where.
         routes: the names of those that are looked at.
+        busy: of these only urgent ones.
 
     Returns:
-        the emails' ids, by route; without those routes on which there is nothing.
+        the emails' ids with their priorities, by route; without those routes on which there is nothing.
     """
-    found: dict[str, list[int]] = {}
-    for email_id, route in database.call(SQL["due_now"], {"routes": list(routes)}):
-        found.setdefault(str(route), []).append(int(str(email_id)))
+    found: dict[str, list[tuple[int, Priority]]] = {}
+    for email_id, route, priority in database.call(SQL["due_now"], {"routes": list(routes), "busy": list(busy)}):
+        found.setdefault(str(route), []).append((int(str(email_id)), Priority(int(str(priority)))))
     return found
 
 
 def oldest_due(database: Database, route: str) -> int | None:
-    """The id of a route's oldest due email that nobody has, however long it has been due; None where there is none.
+    """The id of a route's oldest due email that nobody has, an urgent one first, however long it has been due.
 
-    None, too, where nothing may be sent. Its row is locked for the statement alone; one that is locked is passed over.
+    None where there is none, or nothing may be sent. Its row is locked for the statement alone; one that is locked is
+    passed over.
     """
     rows = database.execute(SQL["oldest_due"], {"route": route})
     return int(str(rows[0][0])) if rows else None
@@ -281,7 +330,7 @@ def claim_unread(
     for row in rows:
         if row[1] is None:
             keep(read_kept(row[0], row[2], row[21]))
-    return [_claimed(row[:8], row[8:20], row[20], row[21]) for row in rows if row[1] is not None]
+    return [_claimed(row[:8], row[8:20], *row[20:23]) for row in rows if row[1] is not None]
 
 
 def check_conditions(cursor: Cursor, kept: Kept, failure: str | None = None) -> Checked:
@@ -303,7 +352,7 @@ def check_conditions(cursor: Cursor, kept: Kept, failure: str | None = None) -> 
 def claim_apart(cursor: Cursor, email_id: int, worker_id: int, way: str) -> ClaimedEmail | None:
     """Scheduled → sending for one whose conditions were asked in this transaction; None where it may not be sent."""
     cursor.execute(SQL["claim_apart"], {"id": email_id, "worker_id": worker_id, "way": way})
-    return next((_claimed(row[:8], row[8:20], row[20], row[21]) for row in cursor.fetchall()), None)
+    return next((_claimed(row[:8], row[8:20], *row[20:23]) for row in cursor.fetchall()), None)
 
 
 def put_off(database: Database, kept: Sequence[tuple[Kept, float]]) -> None:
@@ -330,30 +379,34 @@ class DueClaim(NamedTuple):
     Attributes:
         emails: those that this worker has now; the recipients of those that name users are still to be read.
         found: how many were due, as far as was asked for; what was past its time is in the ledger.
-        place: where the next claim goes on; None where nothing was found.
+        places: where the next claim goes on in each line; None where nothing was found there.
         kept: those whose conditions are to be asked first.
     """
 
     emails: list[ClaimedEmail]
     found: int
-    place: Place | None
+    places: tuple[Place | None, ...]
     kept: tuple[Kept, ...] = ()
 
 
-def claim_due(
-    database: Database, size: int, worker_id: int, way: str, place: Place = FIRST_PLACE, *, overlap: float = 0.0
-) -> DueClaim:
-    """Scheduled → sending for a route's oldest due emails, without a message: at most `size`.
+#: Nothing was due, or nothing may be sent.
+NOTHING_DUE = DueClaim([], 0, (None, None, None))
 
-    One statement in a transaction of its own, which locks the rows in due order; those that another transaction holds
-    are passed over. Nothing where nothing may be sent.
+
+def claim_due(
+    database: Database, size: int, worker_id: int, way: str, places: Places = FIRST_PLACES, *, overlap: float = 0.0
+) -> DueClaim:
+    """Scheduled → sending for a route's next due emails, without a message: at most `size`.
+
+    Urgent ones go first; the rest by `duepost.lock_lines`. One statement in a transaction of its own, which locks
+    the rows in due order; those that another transaction holds are passed over. Nothing where nothing may be sent.
 
     Args:
         database: where.
         size: how many at the most.
         worker_id: the worker that has them then.
         way: the route.
-        place: where in due order it goes on.
+        places: where in due order it goes on.
         overlap: seconds by which it goes back from there, for what became visible late.
     """
     rows = database.execute(
@@ -362,17 +415,21 @@ def claim_due(
             "way": way,
             "size": size,
             "worker_id": worker_id,
-            "after_due_at": place.due_at,
-            "after_id": place.id if not overlap else 0,
+            "after_due_at": [place.due_at for place in places],
+            "after_id": [place.id if not overlap else 0 for place in places],
             "overlap": overlap,
         },
     )
-    claimed = [_claimed(row[:8], row[8:20], row[20], row[21]) for row in rows if row[1] is not None]
+    claimed = [_claimed(row[:8], row[8:20], *row[20:23]) for row in rows if row[1] is not None]
     kept = tuple(read_kept(row[0], row[2], row[21]) for row in rows if row[0] is not None and row[1] is None)
-    if not rows or rows[0][23] is None:
-        return DueClaim(claimed, 0, None, kept)
-    *_, found, due_at, last_id = rows[0]
-    return DueClaim(claimed, int(str(found)), Place(str(due_at), int(str(last_id))), kept)
+    if not rows:
+        return NOTHING_DUE
+    *_, found, moments, ids = rows[0]
+    return DueClaim(claimed, int(str(found)), tuple(map(_place, moments, ids)), kept)  # type: ignore[call-overload]
+
+
+def _place(due_at: str | None, item_id: int | None) -> Place | None:
+    return None if due_at is None or item_id is None else Place(due_at, item_id)
 
 
 def claimed_since(database: Database, worker_id: int, after_claim: int, known: Sequence[int]) -> list[int]:
@@ -408,10 +465,10 @@ def claimed_unread(
 
 
 def _read_alone(database: Database, row: Row) -> ClaimedEmail:
-    *head, address, users, extras = row
+    *head, address, users, extras, priority = row
     try:
         [content] = database.execute(SQL["read_claimed"], {"id": row[0], "claim": row[1]})
-        return _claimed(head, content, users, extras)
+        return _claimed(head, content, users, extras, priority)
     except DatabaseUnreachable:
         raise
     except Exception as error:  # noqa: BLE001 - whatever one row's content does, others flow on
@@ -420,7 +477,9 @@ def _read_alone(database: Database, row: Row) -> ClaimedEmail:
     return _claimed(head, blank, users, None)._replace(flaw=flaw)
 
 
-def _claimed(head: Sequence[object], content: Sequence[object], users: object, extras: object) -> ClaimedEmail:
+def _claimed(
+    head: Sequence[object], content: Sequence[object], users: object, extras: object, priority: object = Priority.NORMAL
+) -> ClaimedEmail:
     """An email from a claim's columns: what cannot be read of one is its own flaw."""
     seconds, sender, reply_to, headers, template, context, *bodies, full_seconds, address, suppressed = content
     flaws: list[Flaw] = []
@@ -438,7 +497,12 @@ def _claimed(head: Sequence[object], content: Sequence[object], users: object, e
     columns = (*head, date, sender, reply_to, headers_read, template, context_read, *bodies, full_seconds, recipients)
     # The statement's columns are the class's fields.
     email = ClaimedEmail(*columns)  # type: ignore[arg-type]
-    return email._replace(users=tuple(users or ()), flaw=flaws[0] if flaws else None, extras=more)  # type: ignore[arg-type]
+    return email._replace(
+        users=tuple(users or ()),  # type: ignore[arg-type]
+        flaw=flaws[0] if flaws else None,
+        extras=more,
+        priority=Priority(int(str(priority))),
+    )
 
 
 def _read(field: str, read: Callable[[], T], flaws: list[Flaw]) -> T | None:

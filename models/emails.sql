@@ -2,12 +2,14 @@
 -- that it expects, so that a late, lost or doubled message changes nothing.
 
 -- name: due_page
--- The oldest due items of a route after a place in due order; served by item_due. Items that are queued or in hand are stepped over:
+-- The oldest due items of a route and a priority after a place in due order; served by item_due. Items that are queued or in hand are stepped over:
 -- there is never much of it. What somebody wrote as due before there were years is due, at the first moment that a worker can
 -- read.
-SELECT i.id, greatest(i.due_at, '0002-01-01 00:00:00+00'), i.kind, i.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
+SELECT i.id, greatest(i.due_at, '0002-01-01 00:00:00+00'), i.kind, i.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time,
+       i.priority
 FROM duepost.item AS i
 WHERE i.route = %(route)s
+  AND i.priority = %(priority)s
   AND NOT i.is_held
   AND i.due_at <= now()
   AND (i.due_at, i.id) > (%(after_due_at)s::timestamptz, %(after_id)s)
@@ -17,24 +19,35 @@ ORDER BY i.due_at, i.id
 LIMIT %(size)s
 
 -- name: newest_due
--- What has only just fallen due on a route, the newest first; served by item_due.
-SELECT i.id, i.due_at, i.kind, true AS is_on_time
-FROM duepost.item AS i
-WHERE i.route = %(route)s
-  AND NOT i.is_held
-  AND i.due_at <= now()
-  AND i.due_at > now() - make_interval(secs => %(on_time)s)
-  AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-  AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
-ORDER BY i.due_at DESC, i.id DESC
+-- What has only just fallen due on a route in the line of normal priority: of the newest some of each kind in turn, so that a flood of
+-- one kind hides no other; bulk may wait. Served by item_due.
+SELECT next.id, next.due_at, next.kind, true AS is_on_time, 0::smallint
+FROM (
+    SELECT newest.id, newest.due_at, newest.kind,
+           row_number() OVER (PARTITION BY newest.kind ORDER BY newest.due_at DESC, newest.id DESC) AS turn
+    FROM (
+        SELECT i.id, i.due_at, i.kind
+        FROM duepost.item AS i
+        WHERE i.route = %(route)s
+          AND i.priority = 0
+          AND NOT i.is_held
+          AND i.due_at <= now()
+          AND i.due_at > now() - make_interval(secs => %(on_time)s)
+          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+          AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+        ORDER BY i.due_at DESC, i.id DESC
+        LIMIT %(depth)s
+    ) AS newest
+) AS next
+ORDER BY next.turn, next.due_at DESC, next.id DESC
 LIMIT %(size)s
 
 -- name: due_now
--- What has fallen due within the last second on these routes and is not enqueued, each route's oldest first.
-SELECT id, route FROM duepost.due_now(%(routes)s::text[])
+-- What has fallen due within the last second on these routes and is not enqueued, urgent items first; on busy routes only those.
+SELECT id, route, priority FROM duepost.due_now_v2(%(routes)s::text[], %(busy)s::text[])
 
 -- name: oldest_due
--- A route's oldest due email that nobody has, however long it has been due; nothing where nothing may be sent.
+-- A route's oldest due email that nobody has, an urgent one first, however long it has been due; nothing where nothing may be sent.
 SELECT due.id
 FROM duepost.control AS control
 CROSS JOIN LATERAL duepost.lock_due(%(route)s, 1, '-infinity', 0) AS due
@@ -73,16 +86,18 @@ WITH way AS MATERIALIZED (
 SELECT extract(epoch FROM min(soonest.at) - now())::double precision
 FROM (
     SELECT least(
-        CASE WHEN way.opens_at IS NOT NULL AND full_way.way IS NULL
+        CASE WHEN way.opens_at IS NOT NULL AND (full_way.way IS NULL OR line.priority = -1)
             THEN greatest(next.due_at, way.opens_at, duepost.claimed_directly_until(way.route, way.way))
         END,
         CASE WHEN way.probe_at IS NOT NULL THEN greatest(next.due_at, way.probe_at) END
     ) AS at
     FROM way
+    CROSS JOIN (VALUES (-1), (0), (1)) AS line (priority)
     CROSS JOIN LATERAL (
         SELECT i.due_at
         FROM duepost.item AS i
         WHERE i.route = way.route
+          AND i.priority = line.priority
           AND NOT i.is_held
           AND i.due_at >= CASE WHEN %(full_scan)s THEN '-infinity'::timestamptz ELSE now() - interval '5 s' END
           AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
@@ -101,12 +116,13 @@ FROM (
     END
     FROM duepost.route AS r
     JOIN duepost.endpoint AS e ON 'endpoint:' || e.name = r.name AND e.disabled_at IS NULL
+    CROSS JOIN (VALUES (-1), (0), (1)) AS line (priority)
     CROSS JOIN LATERAL (
         SELECT min(due.due_at) AS due_at
         FROM (
             SELECT i.id, i.due_at
             FROM duepost.item AS i
-            WHERE i.route = r.name AND NOT i.is_held
+            WHERE i.route = r.name AND i.priority = line.priority AND NOT i.is_held
             ORDER BY i.due_at, i.id
             LIMIT %(window)s
         ) AS due
@@ -142,13 +158,15 @@ SELECT duepost.finish(%(id)s, %(outcome)s, %(reply)s)
 -- scheduled, queued → sending, each under a claim number of its own; gives the emails with the address, or the users, that are still
 -- to get them. Several threads' claims share one statement and one commit.
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
-       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras
+       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras,
+       priority
 FROM duepost.claim_emails_v3(%(ids)s::bigint[], %(worker_id)s, %(way)s)
 
 -- name: claim_apart
 -- The same for one whose conditions have been asked in this transaction.
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
-       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras
+       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras,
+       priority
 FROM duepost.claim_emails_v3(ARRAY[%(id)s::bigint], %(worker_id)s, %(way)s, apart => true)
 
 -- name: check_conditions
@@ -164,13 +182,13 @@ FROM unnest(%(ids)s::bigint[], %(kept_until)s::timestamptz[], %(seconds)s::doubl
 WHERE i.id = ANY (%(ids)s::bigint[]) AND i.id = kept.id AND i.due_at = kept.kept_until
 
 -- name: claim_due
--- scheduled → sending for a route's oldest due emails after a place in due order, and where the next claim goes on. A place that
--- somebody goes back from is earlier by `overlap` seconds. Served by item_due.
+-- scheduled → sending for a route's next due emails after a place in the line of each priority, and where the next claim goes on.
+-- Places that somebody goes back from are earlier by `overlap` seconds. Served by item_due.
 SELECT id, claim, kind, attempts, unknowns, last_error, probe, message_id_header, date_seconds, sender, reply_to, headers,
-       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras, found,
+       template, context, subject, body_text, body_html, mailbox_full_seconds, address, suppressed, users, extras, priority, found,
        last_due_at, last_id
 FROM duepost.claim_due_emails_v2(
-    %(way)s, %(size)s, %(worker_id)s, %(after_due_at)s::timestamptz - make_interval(secs => %(overlap)s), %(after_id)s
+    %(way)s, %(size)s, %(worker_id)s, %(after_due_at)s::timestamptz[], %(after_id)s::bigint[], %(overlap)s
 )
 
 -- name: claimed_since
@@ -185,7 +203,7 @@ SELECT known::text, failures::text FROM duepost.recipient_rows_v2(%(users)s::tex
 -- name: claimed_unread
 -- What a worker has claimed in an answer that it could not read: no more of it than it needs to give it back.
 SELECT i.id, h.claim, i.kind, i.attempts, i.unknowns, i.last_error, i.probe AND i.route = h.route, e.message_id_header,
-       e.address, duepost.users_to_go(i.id), duepost.email_extras(i.id)
+       e.address, duepost.users_to_go(i.id), duepost.email_extras(i.id), i.priority
 FROM duepost.in_hand AS h
 JOIN duepost.item AS i ON i.id = h.item_id
 JOIN duepost.email AS e ON e.item_id = h.item_id

@@ -59,13 +59,14 @@ ORDER BY i.due_at, i.id
 LIMIT %(limit)s
 
 -- name: pending_by_time
--- A page of what is not held, by due time, each route's from its own part of item_due.
+-- A page of what is not held, by due time, each line's from its own part of item_due.
 SELECT next.due_at, next.id
-FROM duepost.pending_routes() AS pending (route)
+FROM duepost.pending_lines() AS pending
 CROSS JOIN LATERAL (
     SELECT i.due_at, i.id
     FROM duepost.item AS i
     WHERE i.route = pending.route
+      AND i.priority = pending.priority
       AND NOT i.is_held
       AND (i.due_at, i.id) > (%(after_at)s::timestamptz, %(after_id)s::bigint)
       AND i.id <= %(upto)s::bigint
@@ -295,15 +296,15 @@ FROM (
                WHEN k.kind IS NULL THEN i.due_at
                ELSE duepost.after_quiet_hours(i.id, i.due_at, k.timezone, k.quiet_from, k.quiet_to)
            END AS due_at, i.kind
-    FROM duepost.pending_routes() AS pending (route)
+    FROM duepost.pending_lines() AS pending
     CROSS JOIN LATERAL (
-        SELECT i.id, greatest(i.due_at, now()) AS due_at, i.kind
+        SELECT i.id, greatest(i.due_at, now()) AS due_at, i.kind, i.priority
         FROM duepost.item AS i
-        WHERE i.route = pending.route AND NOT i.is_held AND i.due_at < now() + make_interval(hours => %(hours)s)
+        WHERE i.route = pending.route AND i.priority = pending.priority AND NOT i.is_held AND i.due_at < now() + make_interval(hours => %(hours)s)
         ORDER BY i.due_at
         LIMIT %(budget)s
     ) AS i
-    LEFT JOIN duepost.kind AS k ON k.kind = i.kind AND k.quiet_from <> k.quiet_to AND k.priority IS DISTINCT FROM 'urgent'
+    LEFT JOIN duepost.kind AS k ON k.kind = i.kind AND k.quiet_from <> k.quiet_to AND i.priority <> -1
 ) AS next
 GROUP BY 1, 2
 ORDER BY 1, 2
@@ -323,10 +324,10 @@ FROM (
     UNION
     SELECT i.kind FROM (
         SELECT next.kind
-        FROM duepost.pending_routes() AS pending (route)
+        FROM duepost.pending_lines() AS pending
         CROSS JOIN LATERAL (
             SELECT i.kind FROM duepost.item AS i
-            WHERE i.route = pending.route AND NOT i.is_held ORDER BY i.due_at, i.id LIMIT 2000
+            WHERE i.route = pending.route AND i.priority = pending.priority AND NOT i.is_held ORDER BY i.due_at, i.id LIMIT 2000
         ) AS next
     ) AS i
     UNION

@@ -46,7 +46,7 @@ BEGIN
             duepost.set_endpoint, duepost.disable_endpoint, duepost.remove_endpoint, duepost.endpoints, duepost.status,
             duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
             duepost.request_probe, duepost.forget_some, duepost.suppress, duepost.unsuppress, duepost.import_suppressions,
-            duepost.set_rate, duepost.remove_rate
+            duepost.set_rate, duepost.remove_rate, duepost.set_priority, duepost.follow_priority
         TO duepost_operator;
     END IF;
 
@@ -68,7 +68,8 @@ BEGIN
         -- That it is kept; what it said is for others.
         GRANT SELECT (email_id, user_id, address, sent_at, kept_until) ON duepost.kept_content TO duepost_viewer;
         GRANT EXECUTE ON FUNCTION
-            duepost.endpoints, duepost.status, duepost.pending_routes, duepost.is_route_blocked, duepost.ways,
+            duepost.endpoints, duepost.status, duepost.pending_routes, duepost.pending_lines, duepost.oldest_due,
+            duepost.is_route_blocked, duepost.ways,
             duepost.after_quiet_hours, duepost.quiet_users, duepost.quiet_until, duepost.moment_at, duepost.zone_of, duepost.is_zone,
             duepost.users_to_go, duepost.limits_of, duepost.limits_in_json, duepost.places_in_use,
             duepost.mailbox_key, duepost.mailbox_key_beyond_ascii, duepost.trimmed, duepost.domain_in_ascii,
@@ -127,8 +128,9 @@ BEGIN
             duepost.endpoints, duepost.finish,
             duepost.move_to_ledger, duepost.is_in_hand, duepost.has_claim, duepost.enqueue_items,
             duepost.enqueue_items_v2,
-            duepost.due_now, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.claim_emails_v3,
-            duepost.claim_due_emails_v2, duepost.email_extras, duepost.lock_due, duepost.close_batch,
+            duepost.due_now, duepost.due_now_v2, duepost.claim_emails_v2, duepost.claim_due_emails_v1, duepost.claim_emails_v3,
+            duepost.claim_due_emails_v2, duepost.email_extras, duepost.lock_due, duepost.lock_line,
+            duepost.lock_lines, duepost.close_batch,
             duepost.batch_date,
             duepost.users_to_go, duepost.recipient_rows, duepost.recipient_row_v2, duepost.recipient_rows_v2, duepost.conclude_emails,
             duepost.is_too_late, duepost.usual_on_unknown,
@@ -143,8 +145,9 @@ BEGIN
             duepost.give_turns, duepost.learn_rate, duepost.set_rate, duepost.remove_rate,
             duepost.slow_route, duepost.pause_route, duepost.register_route, duepost.is_route_blocked,
             duepost.is_way_of, duepost.ways, duepost.claimed_directly_until, duepost.pending_routes,
+            duepost.pending_lines, duepost.oldest_due,
             duepost.is_kind_paused, duepost.is_stopped, duepost.park_paused,
-            duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark,
+            duepost.begin_action, duepost.act_on_items, duepost.end_action, duepost.set_pause, duepost.unpark, duepost.set_priority, duepost.follow_priority,
             duepost.request_probe,
             duepost.suppress, duepost.unsuppress, duepost.import_suppressions, duepost.suppress_dead, duepost.suppressed_kinds,
             duepost.change_subscription, duepost.note_bounce, duepost.use_webhook_token, duepost.tell_webhook,

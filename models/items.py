@@ -118,6 +118,10 @@ class Claimed(Protocol):
         """What the last attempt failed of."""
 
     @property
+    def priority(self) -> int:
+        """Whom it goes ahead of: one of `Priority`."""
+
+    @property
     def probe(self) -> bool:
         """Whether it looks whether its route takes items again."""
 

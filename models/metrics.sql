@@ -45,20 +45,12 @@ ORDER BY channel.name, state.name
 SELECT channel.name, coalesce(extract(epoch FROM now() - min(oldest.due_at)), 0)::double precision
 FROM (VALUES ('email'), ('message')) AS channel (name)
 LEFT JOIN (
-    SELECT CASE WHEN pending.route LIKE 'endpoint:%%' THEN 'message' ELSE 'email' END AS channel, first.due_at
-    FROM duepost.pending_routes() AS pending (route)
-    CROSS JOIN LATERAL (
-        SELECT i.due_at
-        FROM duepost.item AS i
-        WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
-          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-        ORDER BY i.due_at
-        LIMIT 1
-    ) AS first
-    LEFT JOIN duepost.route AS r ON r.name = pending.route
-    WHERE pending.route NOT LIKE 'paused:%%'
+    SELECT CASE WHEN due.route LIKE 'endpoint:%%' THEN 'message' ELSE 'email' END AS channel, due.due_at
+    FROM duepost.oldest_due() AS due
+    LEFT JOIN duepost.route AS r ON r.name = due.route
+    WHERE due.route NOT LIKE 'paused:%%'
       AND r.stopped_at IS NULL
-      AND NOT (pending.route LIKE 'endpoint:%%' AND coalesce(r.circuit_open, false))
+      AND NOT (due.route LIKE 'endpoint:%%' AND coalesce(r.circuit_open, false))
 ) AS oldest ON oldest.channel = channel.name
 GROUP BY channel.name
 ORDER BY channel.name

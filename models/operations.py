@@ -1,7 +1,7 @@
 """What operators do: a row of duepost.operator_action for each action, then what it does to items, in batches."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,6 +9,7 @@ from models import finding
 from models.database.connections import Cursor, Database
 from models.database.statements import statements
 from models.finding import Action, Filter
+from models.words import Priority
 
 SQL = statements(__file__)
 
@@ -110,6 +111,34 @@ def unpark(database: Database) -> None:
     """Moves what fell due of kinds that are not paused any more back to its routes, in batches of 1,000."""
     while database.execute(SQL["unpark"]) != [(0,)]:
         pass
+
+
+def set_priority(database: Database, kind: str, priority: Priority, order: Order) -> str:
+    """Sets a kind's priority, for what is scheduled from now on.
+
+    Returns:
+        `set`, `already` (it was so), or `repeated` (the token is known).
+    """
+    parameters = {**order.parameters(), "kind": kind, "priority": priority.word}
+    [(answer,)] = database.execute(SQL["set_priority"], parameters)
+    return str(answer)
+
+
+def follow_priority(database: Database, kind: str, tell: Callable[[int], None]) -> int:
+    """Gives what is pending of a kind its priority, in pages, each in a transaction of its own; gives how many it was.
+
+    Args:
+        database: where.
+        kind: the kind.
+        tell: is told after each page how many it was until now.
+    """
+    moved, after_id = 0, 0
+    while True:
+        [(last_id, number)] = database.execute(SQL["follow_priority"], {"kind": kind, "after_id": after_id})
+        if last_id is None:
+            return moved
+        moved, after_id = moved + int(str(number)), int(str(last_id))
+        tell(moved)
 
 
 def request_probe(database: Database, route: str | None, order: Order) -> int:

@@ -21,6 +21,12 @@ SELECT duepost.set_pause(%(scope)s, %(name)s, %(is_on)s, %(by)s, %(via)s, %(reas
 -- name: unpark
 SELECT duepost.unpark()
 
+-- name: set_priority
+SELECT duepost.set_priority(%(kind)s, %(priority)s, %(by)s, %(via)s, %(reason)s, %(token)s)
+
+-- name: follow_priority
+SELECT last_id, moved FROM duepost.follow_priority(%(kind)s, %(after_id)s)
+
 -- name: request_probe
 SELECT duepost.request_probe(%(route)s, %(by)s, %(via)s, %(reason)s, %(token)s)
 

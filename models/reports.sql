@@ -16,11 +16,12 @@ WITH chosen AS (
     UNION ALL
     (
         SELECT next.id, next.is_held, next.due_at
-        FROM duepost.pending_routes() AS pending (route)
+        FROM duepost.pending_lines() AS pending
         CROSS JOIN LATERAL (
             SELECT i.id, i.is_held, i.due_at
             FROM duepost.item AS i
             WHERE i.route = pending.route
+              AND i.priority = pending.priority
               AND NOT i.is_held
               AND (
                   %(state)s::text IS NULL
@@ -210,31 +211,15 @@ ORDER BY w.id
 
 -- name: oldest_due
 -- Seconds for which the oldest due email has been waiting; NULL where nothing is due. Served by item_due.
-SELECT extract(epoch FROM now() - min(oldest.due_at))::double precision
-FROM duepost.pending_routes() AS pending (route)
-CROSS JOIN LATERAL (
-    SELECT i.due_at
-    FROM duepost.item AS i
-    WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
-      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-    ORDER BY i.due_at
-    LIMIT 1
-) AS oldest
+SELECT extract(epoch FROM now() - min(pending.due_at))::double precision
+FROM duepost.oldest_due() AS pending
 WHERE pending.route NOT LIKE 'endpoint:%%' AND pending.route NOT LIKE 'paused:%%'
 
 -- name: held_back
 -- Seconds for which the oldest due item has been waiting that somebody has paused: everything, its kind or its route; NULL where
 -- none is. Served by item_due.
-SELECT extract(epoch FROM now() - min(oldest.due_at))::double precision
-FROM duepost.pending_routes() AS pending (route)
-CROSS JOIN LATERAL (
-    SELECT i.due_at
-    FROM duepost.item AS i
-    WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
-      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-    ORDER BY i.due_at
-    LIMIT 1
-) AS oldest
+SELECT extract(epoch FROM now() - min(pending.due_at))::double precision
+FROM duepost.oldest_due() AS pending
 WHERE pending.route LIKE 'paused:%%'
    OR EXISTS (SELECT FROM duepost.control AS c WHERE c.paused)
    OR EXISTS (SELECT FROM duepost.route AS r WHERE r.name = pending.route AND r.stopped_at IS NOT NULL)
@@ -255,11 +240,11 @@ WHERE latest.outcome = 'expired'
 -- name: due_count
 -- Emails that are due and not yet being sent. Served by item_due.
 SELECT coalesce(sum(due.count), 0)::bigint
-FROM duepost.pending_routes() AS pending (route)
+FROM duepost.pending_lines() AS pending
 CROSS JOIN LATERAL (
     SELECT count(*) AS count
     FROM duepost.item AS i
-    WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now()
+    WHERE i.route = pending.route AND i.priority = pending.priority AND NOT i.is_held AND i.due_at <= now()
       AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
 ) AS due
 WHERE pending.route NOT LIKE 'endpoint:%%' AND pending.route NOT LIKE 'paused:%%'
@@ -267,14 +252,19 @@ WHERE pending.route NOT LIKE 'endpoint:%%' AND pending.route NOT LIKE 'paused:%%
 -- name: unserved_routes
 -- Routes that no living worker serves, of which something is due or a kind makes use, with how many emails are due.
 SELECT used.route, (
-    SELECT count(*) FROM duepost.item AS i WHERE i.route = used.route AND NOT i.is_held AND i.due_at <= now()
+    SELECT count(*)
+    FROM (VALUES (-1), (0), (1)) AS line (priority)
+    JOIN duepost.item AS i ON i.route = used.route AND i.priority = line.priority AND NOT i.is_held AND i.due_at <= now()
 ), ARRAY(SELECT k.kind FROM duepost.kind AS k WHERE k.route = used.route ORDER BY k.kind)
 FROM (
     SELECT pending.route
-    FROM duepost.pending_routes() AS pending (route)
+    FROM duepost.pending_lines() AS pending
     -- Endpoints are served by every worker.
     WHERE pending.route NOT LIKE 'endpoint:%%' AND pending.route NOT LIKE 'paused:%%'
-      AND EXISTS (SELECT FROM duepost.item AS i WHERE i.route = pending.route AND NOT i.is_held AND i.due_at <= now())
+      AND EXISTS (
+          SELECT FROM duepost.item AS i
+          WHERE i.route = pending.route AND i.priority = pending.priority AND NOT i.is_held AND i.due_at <= now()
+      )
     UNION
     SELECT k.route FROM duepost.kind AS k WHERE k.route IS NOT NULL
 ) AS used
@@ -415,6 +405,7 @@ WITH needed (place, role, sort, name, privilege) AS (
         ('routine', 'duepost.claim_messages_v1', 'EXECUTE'), ('routine', 'duepost.message_content', 'EXECUTE'),
         ('routine', 'duepost.call_message_function', 'EXECUTE'), ('routine', 'duepost.endpoints', 'EXECUTE'),
         ('routine', 'duepost.claim_messages_v2', 'EXECUTE'), ('routine', 'duepost.check_conditions_v1', 'EXECUTE'),
+        ('routine', 'duepost.due_now_v2', 'EXECUTE'), ('routine', 'duepost.lock_lines', 'EXECUTE'),
         ('routine', 'duepost.keep_content', 'EXECUTE'), ('routine', 'duepost.forget_content', 'EXECUTE')
     ) AS worker (sort, name, privilege)
     UNION ALL
@@ -423,7 +414,7 @@ WITH needed (place, role, sort, name, privilege) AS (
         ('duepost_client',
          '{attachment,schedule_email,schedule_emails,clear_scheduled_emails,clear_scheduled_emails_to,clear_scheduled_email,reschedule_email,add_to_batch,remove_from_batch,
            schedule_message,schedule_messages,edit_message,clear_scheduled_messages,clear_scheduled_message,reschedule_message,clear_scheduled,status}'::text[]),
-        ('duepost_operator', '{set_endpoint,disable_endpoint,remove_endpoint,endpoints,status,begin_action,act_on_items,end_action,set_pause,unpark,'
+        ('duepost_operator', '{set_endpoint,disable_endpoint,remove_endpoint,endpoints,status,begin_action,act_on_items,end_action,set_pause,unpark,set_priority,follow_priority,'
             'request_probe,forget_some,suppress,unsuppress,import_suppressions,set_rate,remove_rate}')
     ) AS functions (role, names)
     CROSS JOIN LATERAL unnest(functions.names) AS name

@@ -8,6 +8,7 @@ from models.database.connections import Cursor, Database, Row
 from models.database.statements import statements
 from models.emails import ON_TIME, WINDOW, Result, results_json
 from models.items import Kept, Recipient, read_kept
+from models.words import Priority
 
 SQL = statements(__file__)
 
@@ -34,6 +35,7 @@ class ClaimedMessage(NamedTuple):
         users: who it is about.
         late_seconds: how long after its time it was claimed, or after it was scheduled, if that was later; None where
             it is no item.
+        priority: whom it goes ahead of.
     """
 
     id: int
@@ -56,6 +58,7 @@ class ClaimedMessage(NamedTuple):
     is_failing: bool
     users: tuple[str, ...] = ()
     late_seconds: float | None = None
+    priority: int = Priority.NORMAL
 
     @property
     def recipients(self) -> tuple[Recipient, ...]:
@@ -75,6 +78,7 @@ class DueMessage(NamedTuple):
     due_at: datetime
     kind: str
     is_on_time: bool
+    priority: int = Priority.NORMAL
 
 
 class EndpointState(NamedTuple):
@@ -114,8 +118,8 @@ def claim(
     rows = database.execute(SQL["claim"], {"ids": list(item_ids), "worker_id": worker_id})
     for row in rows:
         if row[1] is None:
-            keep(read_kept(row[0], row[2], row[20]))
-    return [_claimed(row[:20]) for row in rows if row[1] is not None]
+            keep(read_kept(row[0], row[2], row[21]))
+    return [_claimed(row[:21]) for row in rows if row[1] is not None]
 
 
 def claim_apart(cursor: Cursor, item_id: int, worker_id: int) -> ClaimedMessage | None:
@@ -139,8 +143,8 @@ def claimed_unread(
 
 
 def _claimed(row: Row) -> ClaimedMessage:
-    *columns, users, late_seconds = row
-    return ClaimedMessage(*columns, tuple(users or ()), late_seconds)  # type: ignore[arg-type, call-arg]  # the statement's columns
+    *columns, users, late_seconds, priority = row
+    return ClaimedMessage(*columns, tuple(users or ()), late_seconds, priority)  # type: ignore[arg-type, call-arg]  # the statement's columns
 
 
 def trial(database: Database, endpoint: str, wire_id: str, payload: str | None) -> ClaimedMessage | None:

@@ -8,7 +8,7 @@ SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.e
            SELECT extract(epoch FROM now() - greatest(i.scheduled_at, i.created_at))::double precision
            FROM duepost.item AS i
            WHERE i.id = c.id
-       ), c.kept
+       ), c.priority, c.kept
 FROM duepost.claim_messages_v2(%(ids)s::bigint[], %(worker_id)s) AS c
 
 -- name: claim_apart
@@ -19,7 +19,7 @@ SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.e
            SELECT extract(epoch FROM now() - greatest(i.scheduled_at, i.created_at))::double precision
            FROM duepost.item AS i
            WHERE i.id = c.id
-       )
+       ), c.priority
 FROM duepost.claim_messages_v2(ARRAY[%(id)s::bigint], %(worker_id)s, apart => true) AS c
 
 -- name: claimed_unread
@@ -27,7 +27,7 @@ FROM duepost.claim_messages_v2(ARRAY[%(id)s::bigint], %(worker_id)s, apart => tr
 SELECT i.id, h.claim, i.kind, i.attempts, i.unknowns, i.last_error, i.probe AND i.route = h.route, content.endpoint,
        content.wire_id, content.payload, content.format, content.url, content.secret, content.former_secret,
        content.function, content.options, content.allow_private, content.is_failing, duepost.users_to_go(i.id),
-       extract(epoch FROM now() - greatest(i.scheduled_at, i.created_at))::double precision
+       extract(epoch FROM now() - greatest(i.scheduled_at, i.created_at))::double precision, i.priority
 FROM duepost.in_hand AS h
 JOIN duepost.item AS i ON i.id = h.item_id AND i.channel = 'message'
 CROSS JOIN LATERAL duepost.message_content(i.id) AS content
@@ -40,15 +40,16 @@ ORDER BY i.id
 SELECT id, route FROM duepost.item WHERE id = ANY (%(ids)s::bigint[])
 
 -- name: due_page
--- Of each endpoint that takes messages now those of its oldest due ones that are neither queued nor in hand: no more than a
--- window of each is looked at, so that one endpoint's long line costs the others nothing; served by item_due.
-SELECT due.id, due.due_at, due.kind, due.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time
+-- Of each endpoint that takes messages now those of its oldest due ones that are neither queued nor in hand, what is urgent first: no
+-- more than a window of each priority is looked at, so that one endpoint's long line costs the others nothing; served by item_due.
+SELECT due.id, due.due_at, due.kind, due.due_at > now() - make_interval(secs => %(on_time)s) AS is_on_time, due.priority
 FROM duepost.route AS r
 JOIN duepost.endpoint AS e ON 'endpoint:' || e.name = r.name
+CROSS JOIN (VALUES (-1), (0), (1)) AS line (priority)
 CROSS JOIN LATERAL (
-    SELECT i.id, greatest(i.due_at, '0002-01-01 00:00:00+00') AS due_at, i.kind
+    SELECT i.id, greatest(i.due_at, '0002-01-01 00:00:00+00') AS due_at, i.kind, i.priority
     FROM duepost.item AS i
-    WHERE i.route = r.name AND NOT i.is_held AND i.due_at <= now()
+    WHERE i.route = r.name AND i.priority = line.priority AND NOT i.is_held AND i.due_at <= now()
     ORDER BY i.due_at, i.id
     LIMIT %(window)s
 ) AS due
@@ -59,7 +60,7 @@ WHERE r.channel = 'message'
   AND NOT duepost.is_route_blocked(r.name)
   AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = due.id)
   AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = due.id)
-ORDER BY due.due_at, due.id
+ORDER BY due.priority, due.due_at, due.id
 LIMIT %(size)s
 
 -- name: probes_due
@@ -106,7 +107,7 @@ SET CONSTRAINTS ALL IMMEDIATE
 -- An endpoint as a claimed message has it, for one that is no item; the payload as PostgreSQL spells it.
 SELECT 0, 0, 'duepost.test', 0, 0, NULL, false, e.name, %(wire_id)s, coalesce(%(payload)s::jsonb, '{}')::text, e.format, e.url,
        e.secret, CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END, e.function, e.options::text,
-       e.allow_private, e.failing_since IS NOT NULL, NULL, NULL
+       e.allow_private, e.failing_since IS NOT NULL, NULL, NULL, 0
 FROM duepost.endpoint AS e
 WHERE e.name = %(endpoint)s
 
@@ -139,13 +140,6 @@ SELECT e.name, e.disabled_because, CASE WHEN r.circuit_open THEN r.circuit_reaso
        extract(epoch FROM now() - oldest.due_at)::double precision
 FROM duepost.endpoint AS e
 LEFT JOIN duepost.route AS r ON r.name = 'endpoint:' || e.name
-LEFT JOIN LATERAL (
-    SELECT i.due_at
-    FROM duepost.item AS i
-    WHERE i.route = 'endpoint:' || e.name AND NOT i.is_held AND i.due_at <= now()
-      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-    ORDER BY i.due_at
-    LIMIT 1
-) AS oldest ON true
+LEFT JOIN duepost.oldest_due() AS oldest ON oldest.route = 'endpoint:' || e.name
 WHERE e.disabled_at IS NOT NULL OR r.circuit_open OR oldest.due_at < now() - make_interval(secs => %(late)s)
 ORDER BY e.name

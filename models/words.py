@@ -1,6 +1,6 @@
 """The words that the database, the workers and the command share."""
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class State(StrEnum):
@@ -21,6 +21,19 @@ class Outcome(StrEnum):
     EXPIRED = "expired"
     SUPPRESSED = "suppressed"
     OBSOLETE = "obsolete"
+
+
+class Priority(IntEnum):
+    """In which line of its route an item is: the lower, the sooner it leaves."""
+
+    URGENT = -1
+    NORMAL = 0
+    BULK = 1
+
+    @property
+    def word(self) -> str:
+        """As users have it."""
+        return self.name.lower()
 
 
 class Verdict(StrEnum):

@@ -16,7 +16,7 @@ TYPES = {
     "expires_at": "timestamptz", "scheduled_local": "timestamp",
     "wait": "interval", "longest_wait": "interval", "allow_private": "boolean",
     "action_id": "bigint", "ids": "bigint[]", "is_on": "boolean", "asked": "jsonb", "per_second": "numeric",
-    "connections": "integer",
+    "connections": "integer", "after_id": "bigint",
 }  # fmt: skip
 
 #: Functions of which only these columns are looked at: the others are times, or secrets.
@@ -162,6 +162,10 @@ ENDING = [
     Call("set_rate", {"domain": "example.org"}, raises=("22023", "per_second: must be given, or connections")),
     Call("remove_rate", {"domain": "example.org"}, [["removed"]]),
     Call("remove_rate", {"domain": "example.org"}, [["not_found"]]),
+    Call("set_priority", {**BY, "kind": "k", "priority": "bulk"}, [["set"]]),
+    Call("set_priority", {**BY, "kind": "k", "priority": "bulk"}, [["already"]]),
+    Call("set_priority", {**BY, "kind": "k", "priority": "low"}, raises=("22023", "priority: must be urgent, normal")),
+    Call("follow_priority", {"kind": "k", "after_id": 9999}, [[None, "0"]]),
 ]
 
 CALLS = [*OPERATORS, *CLIENTS, *ENDING]

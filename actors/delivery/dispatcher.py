@@ -51,6 +51,9 @@ BEGUN_TOGETHER: Final = 8
 #: Seconds between two looks for messages that have come meanwhile, while a peer is waited for.
 LOOK_INTERVAL: Final = 0.02
 
+#: The same while there is no room, for messages that are urgent.
+URGENT_LOOK_INTERVAL: Final = 0.1
+
 #: Seconds for which an item stays pipelined behind another one that has no answer; then it goes another way.
 PIPELINED_FOR: Final = 1.0
 
@@ -75,6 +78,10 @@ class Claimed(Protocol):
     @property
     def has_route_failed(self) -> bool:
         """Whether the route, or our settings for it, have failed: nothing more is tried until it is concluded."""
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it goes ahead of others."""
 
 
 W = TypeVar("W", bound=Claimed)
@@ -130,11 +137,11 @@ class DueItems(Protocol[W]):
 class Inbox(Protocol):
     """Messages in this process's memory that ask for the same work."""
 
-    def has_more(self) -> bool:
-        """Whether one waits, as far as is known. Never waits."""
+    def has_more(self, *, are_urgent: bool = False) -> bool:
+        """Whether one waits, or one that is urgent, as far as is known. Never waits."""
 
-    def next(self) -> tuple[int, Job] | None:
-        """Takes the next one: its item's number, and its job. Runs in a pool."""
+    def next(self, *, is_urgent: bool = False) -> tuple[int, Job] | None:
+        """Takes the next one: its item's number, and its job; or only one that is urgent. Runs in a pool."""
 
 
 class RatedItems(Protocol[W, P]):
@@ -203,7 +210,7 @@ class Dispatcher(Generic[W, P]):
     """The sessions of a process with a route, and the thread that drives their dialogues now, if any.
 
     `do` and `tidy` may be called by any thread. All other state belongs to the driving thread; what other threads hand
-    over is in `_waiting` and `_is_driven` (under `_lock`) and in `_results` (a deque: they append, it pops).
+    over is in `_waiting`, `_urgent` and `_is_driven` (under `_lock`) and in `_results` (a deque: they append, it pops).
 
     Args:
         items: the steps of an item.
@@ -239,8 +246,9 @@ class Dispatcher(Generic[W, P]):
         self._size = size
         self._pacing = pacing
         self._lock = threading.Lock()
-        #: Both under the lock.
+        #: All three under the lock.
         self._waiting: deque[tuple[int, Job]] = deque()
+        self._urgent: deque[tuple[int, Job]] = deque()
         self._is_driven = False
         #: Callbacks for the driving thread, of work in a pool that is done.
         self._results: deque[Callable[[], None]] = deque()
@@ -250,8 +258,12 @@ class Dispatcher(Generic[W, P]):
         }
         self._reset()
 
-    def do(self, number: int) -> bool:
+    def do(self, number: int, *, is_urgent: bool = False) -> bool:
         """Does the job for an item, in whatever thread.
+
+        Args:
+            number: the item's.
+            is_urgent: it does not wait for others that are claimed already.
 
         Returns:
             True when it is over; False where the caller's message is a job of its own now, which ends by itself.
@@ -261,7 +273,7 @@ class Dispatcher(Generic[W, P]):
         """
         job = (self._detach() if self._detach is not None else None) or OwnJob()
         with self._lock:
-            self._waiting.append((number, job))
+            (self._urgent if is_urgent else self._waiting).append((number, job))
             drives, self._is_driven = not self._is_driven, True
         if drives:
             self._drive_until_done()
@@ -287,7 +299,7 @@ class Dispatcher(Generic[W, P]):
 
     def has_line(self) -> bool:
         """Whether jobs wait for their claim, as far as is known. Never waits."""
-        return bool(self._waiting)
+        return bool(self._waiting or self._urgent)
 
     def close(self) -> None:
         """Closes the sessions, and waits for that; no job may be under way."""
@@ -349,7 +361,7 @@ class Dispatcher(Generic[W, P]):
             except BaseException as failure:  # noqa: BLE001 - nobody is left waiting; their threads raise it
                 self._give_up(failure)
             with self._lock:
-                if not self._waiting:
+                if not self._waiting and not self._urgent:
                     self._is_driven = False
                     return
 
@@ -371,15 +383,16 @@ class Dispatcher(Generic[W, P]):
     def _is_over(self) -> bool:
         is_busy = self._loop or self._is_claiming or self._in_pool or self._ready or self._done or self._is_concluding
         # What may not be claimed yet waits for its moment here.
-        is_held = self._pacing.hold and self._waiting
+        is_held = self._pacing.hold and (self._waiting or self._urgent)
         is_waiting = self._is_asking or self._put_off or (self._rates is not None and len(self._rates))
         return not is_busy and not self._results and not is_held and not is_waiting
 
     def _give_up(self, failure: BaseException) -> None:
         """The driving thread was stopped: ends all that it had, so that nobody is left waiting."""
         with self._lock:
-            jobs = [job for _, job in (*self._claiming, *self._waiting)]
+            jobs = [job for _, job in (*self._claiming, *self._urgent, *self._waiting)]
             self._waiting.clear()
+            self._urgent.clear()
         delivering = [each.ready for each in self._delivering.values()]
         ready = [*self._ready, *delivering, *(each.ready for each in self._pipelined.values())]
         works = [*(each.work for each in ready), *self._done, *(work for work, _ in self._in_pool.values())]
@@ -462,17 +475,27 @@ class Dispatcher(Generic[W, P]):
     # Claim, and prepare.
 
     def _claim(self) -> None:
-        """Claims the next items, once it is worth it."""
-        room = min(self._most + self._ahead - self._under_way, self._room_by_rate)
-        if self._is_claiming or self._route_failures or not self._has_room or room <= 0 or self._pacing.hold:
+        """Claims the next items, once it is worth it; urgent ones do not wait until those before are done."""
+        if self._is_claiming or self._route_failures or self._pacing.hold:
+            return
+        room = self._most + self._ahead - self._under_way
+        is_full = not self._has_room or min(room, self._room_by_rate) <= 0
+        room = room + self._most if is_full else min(room, self._room_by_rate)
+        if room <= 0 or (is_full and not self._has_urgent):
             return
         with self._lock:
-            while self._waiting and len(self._claiming) < room:
-                self._claiming.append(self._waiting.popleft())
-        if self._claiming or self._inbox.has_more() or self._may_claim_due:
+            for waiting in [self._urgent] if is_full else [self._urgent, self._waiting]:
+                while waiting and len(self._claiming) < room:
+                    self._claiming.append(waiting.popleft())
+        if self._claiming or self._inbox.has_more(are_urgent=is_full) or (not is_full and self._may_claim_due):
             self._is_claiming = True
             self._put_off_lately = 0
-            self._run(Lane.CLAIM, partial(self._claim_several, self._loop, self._claiming, room, self._era))
+            claim = partial(self._claim_several, self._loop, self._claiming, room, self._era, are_urgent=is_full)
+            self._run(Lane.CLAIM, claim)
+
+    @property
+    def _has_urgent(self) -> bool:
+        return bool(self._urgent) or self._inbox.has_more(are_urgent=True)
 
     @property
     def _room_by_rate(self) -> int:
@@ -485,15 +508,16 @@ class Dispatcher(Generic[W, P]):
         return self._due is not None and self._due.may_claim_due
 
     def _claim_due(self, room: int) -> list[W]:
-        return self._due.claim_due(room) if self._due is not None else []
+        return self._due.claim_due(room) if self._due is not None and room else []
 
     def _claim_several(
-        self, loop: EventLoop[P], jobs: list[tuple[int, Job]], room: int, era: int
+        self, loop: EventLoop[P], jobs: list[tuple[int, Job]], room: int, era: int, *, are_urgent: bool = False
     ) -> Callable[[], None]:
-        while len(jobs) < room and (more := self._inbox.next()) is not None:
+        while len(jobs) < room and (more := self._inbox.next(is_urgent=are_urgent)) is not None:
             jobs.append(more)
+        due = 0 if are_urgent else room
         works: list[W] = []
-        failure = failure_of(lambda: works.extend(self._items.claim(jobs) if jobs else self._claim_due(room)))
+        failure = failure_of(lambda: works.extend(self._items.claim(jobs) if jobs else self._claim_due(due)))
         if failure is not None:
             for _, job in jobs:
                 job.end(failure)
@@ -537,6 +561,14 @@ class Dispatcher(Generic[W, P]):
             else:
                 self._run_for(work, step.lane, step.work, partial(self._advance, work, era))
 
+    def _line_up(self, ready: Ready[W, P]) -> None:
+        """Urgent ones go out over the next sessions, in their order; the rest in its turn."""
+        if not ready.work.is_urgent:
+            self._ready.append(ready)
+            return
+        before = next((at for at, each in enumerate(self._ready) if not each.work.is_urgent), len(self._ready))
+        self._ready.insert(before, ready)
+
     @contextmanager
     def _contained(self, work: W) -> Iterator[None]:
         """The boundary at which one item's failure ends, in the thread that drives the dialogues."""
@@ -560,7 +592,7 @@ class Dispatcher(Generic[W, P]):
         """An item can go out over the next session, as soon as it has a place where its rate is limited."""
         domains = self._rates.limited(ready.payload.recipients) if self._rates is not None else ()
         if self._rated is None or self._rates is None or not domains:
-            self._ready.append(ready)
+            self._line_up(ready)
         elif self._rates.wait(ready, domains, self._rated.facts(ready.work)):
             return
         elif any(domains):
@@ -598,7 +630,8 @@ class Dispatcher(Generic[W, P]):
     def _take_places(self, granted: Sequence[Grant]) -> None:
         self._is_asking = False
         if self._rates is not None:
-            self._ready += [ready._replace(place=place) for ready, place in self._rates.take(granted)]
+            for ready, place in self._rates.take(granted):
+                self._line_up(ready._replace(place=place))
 
     def _release(self, works: Sequence[W]) -> None:
         if works:
@@ -892,6 +925,8 @@ class Dispatcher(Generic[W, P]):
             waits.append(max(self._connects_at - now, self._pacing.retry, LOOK_INTERVAL))
         if self._free:
             waits.append(self._pacing.idle_limit)
+        if not self._is_claiming:
+            waits.append(URGENT_LOOK_INTERVAL)
         return max(0.0, min(waits, default=float("inf")))
 
     @property

@@ -21,10 +21,11 @@ from actors.queue.waiting import BrokerUnreachable
 from actors.tick import tick
 from models import emails, routes
 from models.database.connections import Cursor
-from models.emails import ClaimedEmail, DueClaim, Place, queue_of
+from models.emails import ClaimedEmail, DueClaim, Places, queue_of
 from models.errors import DatabaseUnreachable
 from models.items import Kept
 from models.rates import WAITS
+from models.words import Priority
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +132,8 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
             routes.end_direct_claims(self._database, self._route)
             tick(self._broker)
 
-    def _claim_from(self, room: int, worker_id: int, place: Place, overlap: float) -> DueClaim:
-        return emails.claim_due(self._database, room, worker_id, self._route, place, overlap=overlap)
+    def _claim_from(self, room: int, worker_id: int, places: Places, overlap: float) -> DueClaim:
+        return emails.claim_due(self._database, room, worker_id, self._route, places, overlap=overlap)
 
     def _direct_job(self, email_id: int) -> DirectJob:
         return DirectJob(self._broker.progress.moved, partial(self._tell_failed, email_id))
@@ -166,7 +167,8 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         attempt = work.attempt
         addresses = attempt.next_addresses if isinstance(attempt, EmailAttempt) else ()
         item = attempt.item
-        return Facts(item.kind, addresses, (item.last_error or "").startswith(WAITS), item.probe)
+        goes_first = item.probe or item.priority == Priority.URGENT
+        return Facts(item.kind, addresses, (item.last_error or "").startswith(WAITS), goes_first)
 
     def give_turns(self, works: Sequence[Work[ClaimedEmail, EmailPayload]], domains: tuple[str, ...]) -> None:
         """Sending → scheduled until their turn comes, where the rate is limited; no attempt is counted.

@@ -2,6 +2,7 @@
 
 from actors.queue.batching import BatchedMessage
 from actors.queue.broker import PostgresBroker
+from models.emails import URGENT_PRIORITY
 
 
 class ItemInbox:
@@ -16,15 +17,18 @@ class ItemInbox:
         self._broker = broker
         self._actor_name = actor_name
 
-    def has_more(self) -> bool:
-        """Whether one may wait."""
-        return self._broker.has_more(self._actor_name)
+    def has_more(self, *, are_urgent: bool = False) -> bool:
+        """Whether one may wait, or one that is urgent."""
+        return self._broker.has_more(self._actor_name, self._least(are_urgent))
 
-    def next(self) -> tuple[int, BatchedMessage] | None:
-        """Takes the next one: its item's id, and its job."""
-        while (batched := self._broker.next_batched(self._actor_name)) is not None:
+    def next(self, *, is_urgent: bool = False) -> tuple[int, BatchedMessage] | None:
+        """Takes the next one: its item's id, and its job; or only one that is urgent."""
+        while (batched := self._broker.next_batched(self._actor_name, self._least(is_urgent))) is not None:
             match batched.message.args:
                 case (int() as item_id,):
                     return item_id, batched
             batched.end(TypeError("the message names no item"))
         return None
+
+    def _least(self, is_urgent: bool) -> int | None:
+        return URGENT_PRIORITY if is_urgent else None

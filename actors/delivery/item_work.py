@@ -36,6 +36,7 @@ from models.database.connections import Cursor, Database, refusal_behind
 from models.errors import DatabaseUnreachable
 from models.items import Checked, Claimed, Kept
 from models.kept_content import Copy
+from models.words import Priority
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,11 @@ class Work(Generic[C_co, P_co]):
     def has_route_failed(self) -> bool:
         """Whether the route, or our settings for it, have failed."""
         return self.attempt.has_route_failed
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it goes ahead of others."""
+        return self.attempt.item.priority == Priority.URGENT
 
 
 class Shared(NamedTuple):

@@ -106,13 +106,13 @@ class Facts(NamedTuple):
         kind: its kind.
         addresses: whom its next payload is for, as far as that is known.
         has_turn: whether it has waited as scheduled for its turn, which this is.
-        is_probe: whether it is to find out if the relay takes mail again: then it goes first.
+        goes_first: whether it is urgent, or is to find out if the relay takes mail again.
     """
 
     kind: str
     addresses: tuple[str, ...]
     has_turn: bool
-    is_probe: bool
+    goes_first: bool
 
 
 class _Waiter(NamedTuple, Generic[T]):
@@ -244,7 +244,7 @@ class Rates(Generic[T]):
         return True
 
     def _is_urgent(self, facts: Facts) -> bool:
-        return facts.is_probe or facts.kind in self._urgent
+        return facts.goes_first or facts.kind in self._urgent
 
     def _is_full(self, domains: tuple[str, ...]) -> bool:
         return len(self) >= MOST_WAITING or any(

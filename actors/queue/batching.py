@@ -5,7 +5,7 @@ A thread that is at such work takes them from a worker's memory, or the thread t
 
 import contextvars
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import dramatiq
@@ -83,18 +83,24 @@ class BatchedMessage:
         self._worker.work_queue.task_done()
 
 
-def is_next(worker: dramatiq.Worker, actor_name: str) -> bool:
-    """Whether the message that a worker's next free thread would get is for that actor."""
+def is_next(worker: dramatiq.Worker, actor_name: str, priority: int | None = None) -> bool:
+    """Whether the message that a worker's next free thread would get is for that actor, and that urgent at least."""
     waiting = worker.work_queue
     with waiting.mutex:
-        return bool(waiting.queue) and waiting.queue[0][1].actor_name == actor_name
+        return _is_next(waiting.queue, actor_name, priority)
 
 
-def take_next(worker: dramatiq.Worker, actor_name: str) -> ClaimedMessage | None:
-    """Takes the message that a worker's next free thread would get, if it is for that actor."""
+def take_next(worker: dramatiq.Worker, actor_name: str, priority: int | None = None) -> ClaimedMessage | None:
+    """Takes the message that a worker's next free thread would get, if `is_next` says that it is the one."""
     waiting = worker.work_queue
     with waiting.mutex:
-        if not waiting.queue or waiting.queue[0][1].actor_name != actor_name:
+        if not _is_next(waiting.queue, actor_name, priority):
             return None
         message: ClaimedMessage = heapq.heappop(waiting.queue)[1]
         return message
+
+
+def _is_next(waiting: Sequence[tuple[int, ClaimedMessage]], actor_name: str, priority: int | None) -> bool:
+    if not waiting or waiting[0][1].actor_name != actor_name:
+        return False
+    return priority is None or waiting[0][1].priority <= priority

@@ -455,20 +455,20 @@ class PostgresBroker(StockBroker):  # type: ignore[misc]  # dramatiq-pg is untyp
         message = CurrentMessage.get_current_message()
         return message if isinstance(message, ClaimedMessage) else None
 
-    def has_more(self, actor_name: str) -> bool:
+    def has_more(self, actor_name: str, priority: int | None = None) -> bool:
         """Whether `next_batched` may have one. Never waits."""
         worker = self._workers[-1] if self._workers else None
-        return worker is not None and not self.stopping.is_set() and is_next(worker, actor_name)
+        return worker is not None and not self.stopping.is_set() and is_next(worker, actor_name, priority)
 
-    def next_batched(self, actor_name: str) -> BatchedMessage | None:
+    def next_batched(self, actor_name: str, priority: int | None = None) -> BatchedMessage | None:
         """The next message that waits in this process for a free thread, if it is for that actor; else None.
 
         For actors that are better at several messages at once; the option `batch` says how many more than Dramatiq
-        prefetches may wait. Each that is given has to be ended.
+        prefetches may wait. Each that is given has to be ended. With a priority only one that is that urgent.
         """
         worker = self._workers[-1] if self._workers else None
         while worker is not None and self.worker_session.is_proven() and not self.stopping.is_set():
-            message = take_next(worker, actor_name)
+            message = take_next(worker, actor_name, priority)
             if message is None:
                 return None
             batched = BatchedMessage(self, worker, message)

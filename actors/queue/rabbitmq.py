@@ -310,7 +310,7 @@ class Rabbitmq:
         message: Message = dramatiq.Message(
             queue_name=queue_name, actor_name=actor.actor_name, args=(number,), kwargs={}, options={}
         )
-        return message, actor.priority if is_urgent else min(lesser)
+        return message, actor.priority if is_urgent else min(each for each in lesser if each > actor.priority)
 
     def _lost(self, error: RabbitmqAway | RabbitmqRefused, *parts: str) -> None:
         with self._lock:

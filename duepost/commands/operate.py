@@ -1,6 +1,7 @@
-"""`duepost retry`, `resolve`, `probe`, `pause` and `resume`: an operator's hands."""
+"""`duepost retry`, `resolve`, `probe`, `pause`, `resume` and `priority`: an operator's hands."""
 
 import contextlib
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
@@ -24,12 +25,13 @@ from duepost.commands.acting import (
     order_of,
 )
 from duepost.commands.context import BadInput, Json, ask_for_pass, operator_database
-from duepost.commands.output import say
+from duepost.commands.output import print_json, say
 from duepost.commands.read import paused_words
+from duepost.commands.wording import count
 from duepost.operations import Doing, Filter, Stop
 from models import control, routes
 from models.database.connections import Database
-from models.words import State
+from models.words import Priority, State
 
 
 class Resolution(StrEnum):
@@ -58,6 +60,14 @@ class HeldState(StrEnum):
     """Of what state emails can be resolved."""
 
     UNKNOWN = State.UNKNOWN.value
+
+
+class Wanted(StrEnum):
+    """The priorities, as users have them."""
+
+    URGENT = Priority.URGENT.word
+    NORMAL = Priority.NORMAL.word
+    BULK = Priority.BULK.word
 
 
 def retry(
@@ -182,6 +192,33 @@ def resume(kind: PausedKind = None, route: PausedRoute = None, reason: Reason = 
     _checked(database, kind, route)
     was_paused = operations.resume(database, order_of(by, reason), kind=kind, route=route)
     say("Resumed." if was_paused else "It was not paused.")
+
+
+def priority(
+    kind: Annotated[str, typer.Argument(help="The kind.", metavar="KIND")],
+    wanted: Annotated[Wanted, typer.Argument(help="What it goes ahead of.", metavar="urgent|normal|bulk")],
+    reason: Reason = None,
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """Makes a kind urgent, normal or bulk: what is scheduled from now on, and what is pending of it, page by page.
+
+    Examples: duepost priority digest bulk --reason "after the outage"; duepost priority password_reset urgent
+    """
+    database = operator_database()
+    if not kind.strip():
+        raise BadInput("KIND: must not be empty")
+    moved = operations.set_priority(database, order_of(by, reason), kind, Priority[wanted.name], _tell_moved)
+    if as_json:
+        print_json({"kind": kind, "priority": wanted.value, "moved": moved})
+    else:
+        say(f"{kind} is {wanted.value} now; of what is pending, {count(moved, 'item')} moved.")
+
+
+def _tell_moved(number: int) -> None:
+    """How far it has come, for who waits at a terminal."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{count(number, 'item')} moved", err=True, nl=False)
 
 
 def _what(command: str, kind: str | None, route: str | None) -> str:

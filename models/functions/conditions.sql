@@ -77,14 +77,15 @@ $$;
 -- and nobody holds it.
 CREATE OR REPLACE FUNCTION duepost.lock_kept(
     id bigint, kept_until timestamptz, OUT kind text, OUT guard text, OUT scheduled_at timestamptz, OUT expires_at timestamptz,
-    OUT scheduled_local timestamp, OUT has_quiet_hours boolean, OUT quiet_from time, OUT quiet_to time, OUT timezone text
+    OUT scheduled_local timestamp, OUT has_quiet_hours boolean, OUT quiet_from time, OUT quiet_to time, OUT timezone text,
+    OUT priority smallint
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
-    SELECT i.kind, i.scheduled_at, i.expires_at, CASE WHEN i.attempts = 0 AND i.unknowns = 0 THEN i.scheduled_local END
-    INTO kind, scheduled_at, expires_at, scheduled_local
+    SELECT i.kind, i.scheduled_at, i.expires_at, CASE WHEN i.attempts = 0 AND i.unknowns = 0 THEN i.scheduled_local END, i.priority
+    INTO kind, scheduled_at, expires_at, scheduled_local, priority
     FROM duepost.item AS i
     WHERE i.id = lock_kept.id AND i.due_at = lock_kept.kept_until AND NOT i.is_held
     FOR NO KEY UPDATE SKIP LOCKED;
@@ -92,7 +93,7 @@ BEGIN
         kind := NULL;
         RETURN;
     END IF;
-    SELECT k.guard, k.quiet_from <> k.quiet_to AND k.priority IS DISTINCT FROM 'urgent', k.quiet_from, k.quiet_to, k.timezone
+    SELECT k.guard, k.quiet_from <> k.quiet_to AND lock_kept.priority <> -1, k.quiet_from, k.quiet_to, k.timezone
     INTO guard, has_quiet_hours, quiet_from, quiet_to, timezone
     FROM duepost.kind AS k
     WHERE k.kind = lock_kept.kind;

@@ -91,9 +91,10 @@ BEGIN
         );
     END IF;
 
-    INSERT INTO duepost.item (id, channel, kind, route, scheduled_at, due_at, expires_at, key)
+    INSERT INTO duepost.item (id, channel, kind, route, scheduled_at, due_at, expires_at, key, priority)
     SELECT ids[g.ordinality], 'message', g.kind, 'endpoint:' || g.endpoint, moment.scheduled_at, moment.scheduled_at,
-           duepost.expiry(g.expires_at, moment.scheduled_at, k.expire_after), g.key
+           duepost.expiry(g.expires_at, moment.scheduled_at, k.expire_after), g.key,
+           CASE k.priority WHEN 'urgent' THEN -1 WHEN 'bulk' THEN 1 ELSE 0 END
     FROM unnest(given) WITH ORDINALITY AS g
     CROSS JOIN LATERAL coalesce(g.scheduled_at, now()) AS moment (scheduled_at)
     LEFT JOIN duepost.kind AS k ON k.kind = g.kind

@@ -15,7 +15,7 @@ BEGIN
     IF coalesce(action, '') NOT IN (
         'clear', 'reschedule', 'retry', 'resolve_sent', 'resolve_resend', 'resolve_drop', 'reopen', 'pause', 'resume', 'probe',
         'forget', 'after_restore', 'reveal', 'suppress', 'unsuppress', 'unsubscribe', 'resubscribe', 'send_test',
-        'set_rate', 'remove_rate'
+        'set_rate', 'remove_rate', 'set_priority'
     ) THEN
         PERFORM duepost.raise_bad_argument('action', 'there is no such action');
     END IF;
@@ -313,17 +313,17 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    parked text;
+    parked record;
     number bigint;
 BEGIN
     IF (most > 0) IS NOT TRUE THEN
         PERFORM duepost.raise_bad_argument('most', 'must be at least 1');
     END IF;
-    FOR parked IN SELECT r FROM duepost.pending_routes() AS r WHERE strpos(r, 'paused:') = 1 LOOP
+    FOR parked IN SELECT l.route, l.priority FROM duepost.pending_lines() AS l WHERE strpos(l.route, 'paused:') = 1 LOOP
         WITH item AS MATERIALIZED (
             SELECT i.id
             FROM duepost.item AS i
-            WHERE i.route = parked AND NOT i.is_held
+            WHERE i.route = parked.route AND i.priority = parked.priority AND NOT i.is_held
               AND NOT EXISTS (SELECT FROM duepost.kind AS k WHERE k.kind = i.kind AND k.paused_at IS NOT NULL)
             ORDER BY i.due_at, i.id
             LIMIT unpark.most
@@ -434,3 +434,83 @@ END
 $$;
 COMMENT ON FUNCTION duepost.request_probe IS
     'The next probe of an open circuit is due at once: of a route, or of all; gives of how many.';
+
+-- Priorities ---------------------------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION duepost.set_priority(
+    kind text, priority text, by_whom text, via text, reason text DEFAULT NULL, token text DEFAULT NULL
+) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+#variable_conflict use_column
+DECLARE
+    action  record;
+    changed boolean;
+BEGIN
+    IF coalesce(set_priority.kind, '') = '' OR duepost.line_error('kind', set_priority.kind, 255) IS NOT NULL THEN
+        PERFORM duepost.raise_bad_argument('kind', 'must be a kind');
+    END IF;
+    IF coalesce(set_priority.priority, '') NOT IN ('urgent', 'normal', 'bulk') THEN
+        PERFORM duepost.raise_bad_argument('priority', 'must be urgent, normal or bulk');
+    END IF;
+    action := duepost.begin_action(
+        'set_priority', by_whom, via, reason,
+        jsonb_build_object('kind', set_priority.kind, 'priority', set_priority.priority), token
+    );
+    IF NOT action.is_new THEN
+        RETURN 'repeated';
+    END IF;
+    INSERT INTO duepost.kind (kind) VALUES (set_priority.kind) ON CONFLICT DO NOTHING;
+    UPDATE duepost.kind AS k SET priority = set_priority.priority
+    WHERE k.kind = set_priority.kind AND coalesce(k.priority, 'normal') <> set_priority.priority;
+    changed := FOUND;
+    PERFORM duepost.add_to_action(
+        action.id, changed::integer, CASE WHEN changed THEN '{}' ELSE '{"already": 1}' END::jsonb
+    );
+    PERFORM duepost.end_action(action.id);
+    RETURN CASE WHEN changed THEN 'set' ELSE 'already' END;
+END
+$$;
+COMMENT ON FUNCTION duepost.set_priority IS
+    'Sets the priority of a kind: set, already (it was so) or repeated (its token is known). What is scheduled from now on has it; for '
+    'what is pending call follow_priority() until it gives NULL.';
+
+-- A page of what is pending, by id: no index leads from a kind to its items, and this is asked once.
+CREATE OR REPLACE FUNCTION duepost.follow_priority(
+    kind text, after_id bigint DEFAULT 0, most integer DEFAULT 10000, OUT last_id bigint, OUT moved integer
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    wanted smallint;
+    ids    bigint[];
+BEGIN
+    IF (most > 0) IS NOT TRUE THEN
+        PERFORM duepost.raise_bad_argument('most', 'must be at least 1');
+    END IF;
+    wanted := coalesce((
+        SELECT CASE k.priority WHEN 'urgent' THEN -1 WHEN 'bulk' THEN 1 ELSE 0 END
+        FROM duepost.kind AS k WHERE k.kind = follow_priority.kind
+    ), 0);
+    SELECT max(page.id), array_agg(page.id ORDER BY page.id) FILTER (WHERE page.is_other)
+    INTO last_id, ids
+    FROM (
+        SELECT i.id, i.kind = follow_priority.kind AND i.own_priority IS NULL AND i.priority <> wanted AS is_other
+        FROM duepost.item AS i
+        WHERE i.id > follow_priority.after_id
+        ORDER BY i.id
+        LIMIT most
+    ) AS page;
+    -- Who holds one is sending, or changing, it: it is not waited for.
+    WITH item AS MATERIALIZED (
+        SELECT i.id FROM duepost.item AS i WHERE i.id = ANY (ids) ORDER BY i.id FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE duepost.item AS i SET priority = wanted FROM item WHERE i.id = ANY (ids) AND i.id = item.id;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+END
+$$;
+COMMENT ON FUNCTION duepost.follow_priority IS
+    'Gives pending items of a kind that have no priority of their own that of their kind, among the next `most` items after an id; gives '
+    'the last of these ids, NULL at the end, and how many were moved. What another transaction holds keeps its place.';

@@ -265,6 +265,48 @@ END
 $$;
 COMMENT ON FUNCTION duepost.pending_routes IS 'The routes of what is scheduled, queued or being sent, registered or not.';
 
+-- The same of a route's lines, one for each priority of which there is something.
+CREATE OR REPLACE FUNCTION duepost.pending_lines() RETURNS TABLE (route text, priority smallint)
+LANGUAGE plpgsql STABLE ROWS 10
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    found record;
+BEGIN
+    SELECT i.route, i.priority INTO found
+    FROM duepost.item AS i WHERE NOT i.is_held ORDER BY i.route, i.priority LIMIT 1;
+    WHILE found.route IS NOT NULL LOOP
+        route := found.route;
+        priority := found.priority;
+        RETURN NEXT;
+        SELECT i.route, i.priority INTO found
+        FROM duepost.item AS i
+        WHERE NOT i.is_held AND (i.route, i.priority) > (found.route, found.priority)
+        ORDER BY i.route, i.priority
+        LIMIT 1;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION duepost.pending_lines IS
+    'The routes of what is scheduled, queued or being sent, each with the priorities of which there is something there.';
+
+-- Since when the oldest due item of each route has been waiting, whatever its priority; served by item_due.
+CREATE OR REPLACE FUNCTION duepost.oldest_due() RETURNS TABLE (route text, due_at timestamptz)
+LANGUAGE sql STABLE ROWS 10 AS $$
+    SELECT line.route, min(oldest.due_at)
+    FROM duepost.pending_lines() AS line
+    CROSS JOIN LATERAL (
+        SELECT i.due_at
+        FROM duepost.item AS i
+        WHERE i.route = line.route AND i.priority = line.priority AND NOT i.is_held AND i.due_at <= now()
+          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+        ORDER BY i.due_at
+        LIMIT 1
+    ) AS oldest
+    GROUP BY line.route
+$$;
+COMMENT ON FUNCTION duepost.oldest_due IS 'Since when the oldest due item of each route that no worker has in hand has been due.';
+
 CREATE OR REPLACE FUNCTION duepost.pause_route(route text, seconds double precision, because text)
 RETURNS double precision
 LANGUAGE plpgsql AS $$

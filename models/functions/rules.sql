@@ -475,6 +475,7 @@ LANGUAGE sql STABLE AS $$
         END,
         duepost.times_error(email.scheduled_at, email.expires_at),
         CASE WHEN num_nonnulls(email.scheduled_local, email.timezone) > 0 THEN duepost.local_time_error(email) END,
+        CASE WHEN email.priority NOT IN ('urgent', 'normal', 'bulk') THEN 'priority: must be urgent, normal or bulk' END,
         CASE
             WHEN email.template IS NOT NULL
                 THEN duepost.template_error(

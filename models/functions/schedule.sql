@@ -101,11 +101,15 @@ BEGIN
         is_new := ARRAY(SELECT k.id = k.given_id FROM unnest(ids, given_ids) AS k (id, given_id));
     END IF;
 
-    INSERT INTO duepost.item (id, channel, kind, route, scheduled_at, due_at, expires_at, key, scheduled_local)
+    INSERT INTO duepost.item (
+        id, channel, kind, route, scheduled_at, due_at, expires_at, key, scheduled_local, priority, own_priority
+    )
     SELECT ids[g.ordinality], 'email', g.kind, coalesce(k.route, 'default'), coalesce(g.scheduled_at, now()),
            coalesce(g.scheduled_at, now()),
            duepost.expiry(g.expires_at, coalesce(g.scheduled_at, now()), k.expire_after),
-           g.key, CASE WHEN g.timezone IS NULL THEN g.scheduled_local END
+           g.key, CASE WHEN g.timezone IS NULL THEN g.scheduled_local END,
+           CASE coalesce(g.priority, k.priority) WHEN 'urgent' THEN -1 WHEN 'bulk' THEN 1 ELSE 0 END,
+           CASE g.priority WHEN 'urgent' THEN -1 WHEN 'normal' THEN 0 WHEN 'bulk' THEN 1 END
     FROM unnest(given) WITH ORDINALITY AS g
     LEFT JOIN duepost.kind AS k ON k.kind = g.kind
     WHERE is_new[g.ordinality] IS NOT FALSE;
@@ -173,7 +177,8 @@ CREATE OR REPLACE FUNCTION duepost.schedule_email(
     bcc          text[] DEFAULT NULL,
     scheduled_local timestamp DEFAULT NULL,
     timezone     text DEFAULT NULL,
-    attachments  jsonb DEFAULT NULL
+    attachments  jsonb DEFAULT NULL,
+    priority     text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
@@ -184,7 +189,7 @@ BEGIN
     LOCK TABLE duepost.migration IN ACCESS SHARE MODE;
     email := ROW(
         kind, address, users, scheduled_at, template, context, subject, body_text, body_html, key, expires_at, sender,
-        reply_to, headers, addresses, cc, bcc, scheduled_local, timezone, attachments
+        reply_to, headers, addresses, cc, bcc, scheduled_local, timezone, attachments, priority
     );
     RETURN (duepost.store_emails(ARRAY[email], are_many => false))[1];
 END

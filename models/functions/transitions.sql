@@ -205,7 +205,7 @@ RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
     message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
     context text, subject text, body_text text, body_html text, mailbox_full_seconds double precision,
-    address text, suppressed boolean, users text[], date_header timestamptz, extras text
+    address text, suppressed boolean, users text[], date_header timestamptz, extras text, priority smallint
 )
 LANGUAGE plpgsql ROWS 10
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -214,7 +214,7 @@ BEGIN
     RETURN QUERY
     WITH item AS MATERIALIZED (
         SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.mailbox_full_since, i.is_held, i.due_at, i.expires_at,
-               i.scheduled_at, i.scheduled_local, i.route, i.probe AND i.route = claim_emails_v3.way AS probe
+               i.scheduled_at, i.scheduled_local, i.route, i.probe AND i.route = claim_emails_v3.way AS probe, i.priority
         FROM duepost.item AS i
         WHERE i.id = ANY (claim_emails_v3.ids)
         ORDER BY i.id
@@ -274,13 +274,14 @@ BEGIN
            CASE
                WHEN email.has_extras OR item.kind = ANY (ARRAY(SELECT k.kind FROM duepost.kind AS k WHERE k.unsubscribe))
                    THEN duepost.email_extras(item.id)
-           END
+           END,
+           item.priority
     FROM taken
     JOIN item ON item.id = taken.item_id
     JOIN duepost.email AS email ON email.item_id = taken.item_id AND email.item_id = ANY (claim_emails_v3.ids)
     UNION ALL
     SELECT kept.id, NULL, kept.kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-           NULL, NULL, NULL, NULL, kept.kept
+           NULL, NULL, NULL, NULL, kept.kept, NULL
     FROM kept
     ORDER BY 1;
 END
@@ -317,76 +318,159 @@ LANGUAGE sql ROWS 10 AS $$
     ) AS c
 $$;
 
--- The beginning of a route's line, locked. Read in the index's order and no further than is asked for, whatever the planner
--- believes of a table that has just been filled: it would rather read and sort the whole line for each claim.
-CREATE OR REPLACE FUNCTION duepost.lock_due(way text, size integer, after_due_at timestamptz, after_id bigint)
-RETURNS TABLE (id bigint, due_at timestamptz, expires_at timestamptz, kind text, scheduled_at timestamptz)
-LANGUAGE plpgsql ROWS 32
+-- The beginning of a route's line of one priority, locked. Read in the index's order and no further than is asked for, whatever the
+-- planner believes of a table that has just been filled: it would rather read and sort the whole line for each claim.
+CREATE OR REPLACE FUNCTION duepost.lock_line(
+    way text, priority smallint, size integer, after_due_at timestamptz, after_id bigint,
+    OUT ids bigint[], OUT moments timestamptz[], OUT expired bigint[]
+)
+LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY
-    SELECT i.id, i.due_at, i.expires_at, i.kind, i.scheduled_at
-    FROM duepost.item AS i
-    WHERE i.route = lock_due.way
-      AND NOT i.is_held
-      AND i.due_at <= now()
-      AND (i.due_at, i.id) > (lock_due.after_due_at, lock_due.after_id)
-      AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-      AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
-    ORDER BY i.due_at, i.id
-    LIMIT lock_due.size
-    FOR NO KEY UPDATE OF i SKIP LOCKED;
+    SELECT coalesce(array_agg(due.id), '{}'), coalesce(array_agg(due.due_at), '{}'), coalesce(array_agg(due.id) FILTER (
+               WHERE due.expires_at <= now() OR (k.catch_up = 'expire' AND k.late_after < now() - due.scheduled_at)
+           ), '{}')
+    INTO ids, moments, expired
+    FROM (
+        SELECT i.id, i.due_at, i.expires_at, i.kind, i.scheduled_at
+        FROM duepost.item AS i
+        WHERE i.route = lock_line.way
+          AND i.priority = lock_line.priority
+          AND NOT i.is_held
+          AND i.due_at <= now()
+          AND (i.due_at, i.id) > (lock_line.after_due_at, lock_line.after_id)
+          AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
+          AND NOT EXISTS (SELECT FROM dramatiq.queue AS m WHERE m.key = i.id)
+        ORDER BY i.due_at, i.id
+        LIMIT lock_line.size
+        FOR NO KEY UPDATE OF i SKIP LOCKED
+    ) AS due
+    LEFT JOIN duepost.kind AS k ON k.kind = due.kind;
+END
+$$;
+COMMENT ON FUNCTION duepost.lock_line IS
+    'The oldest due items of a route and a priority after a place in due order that nobody has, locked, at most size; when each was due, '
+    'and which of them are past their time. Those that another transaction holds are passed over.';
+
+-- The beginning of a route's line, its urgent ones first, locked. Workers of 0.2.0 call this, too.
+CREATE OR REPLACE FUNCTION duepost.lock_due(way text, size integer, after_due_at timestamptz, after_id bigint)
+RETURNS TABLE (id bigint, due_at timestamptz, expires_at timestamptz, kind text, scheduled_at timestamptz)
+LANGUAGE plpgsql ROWS 32
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    line   smallint;
+    found  bigint[];
+    number integer := 0;
+BEGIN
+    FOREACH line IN ARRAY '{-1,0,1}'::smallint[] LOOP
+        found := (
+            SELECT l.ids
+            FROM duepost.lock_line(lock_due.way, line, lock_due.size - number, lock_due.after_due_at, lock_due.after_id) AS l
+        );
+        number := number + cardinality(found);
+        RETURN QUERY
+        SELECT i.id, i.due_at, i.expires_at, i.kind, i.scheduled_at
+        FROM duepost.item AS i
+        WHERE i.id = ANY (found)
+        ORDER BY i.due_at, i.id;
+        EXIT WHEN number >= lock_due.size;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION duepost.lock_due IS
-    'The oldest due items of a route after a place in due order that nobody has, locked, at most size; those that another '
-    'transaction holds are passed over.';
+    'The oldest due items of a route after a place in due order that nobody has, what is urgent first and bulk last, locked, at most '
+    'size; those that another transaction holds are passed over.';
 
--- A line of due emails, the oldest first, claimed without a message: the scheduler need not lock, and the broker need not store,
--- read and delete, what a sender takes at once. `after_due_at` and `after_id` are a place in due order: where nothing else keeps a
--- snapshot open it may be the beginning. What is past its time goes to the ledger. As long as there is more than asked
--- for, the route is marked, and the scheduler leaves its line to the senders; a failure is for the scheduler to take apart.
+-- The next of a route's lines, locked: what is urgent goes ahead of all else, and normal goes seven times as often as bulk where both
+-- wait. A flood of what is urgent leaves an eighth to the others, so that nothing stands still. `after_due_at` and `after_id` are a place
+-- in each line, urgent, normal, bulk; each is earlier by `overlap` seconds.
+CREATE OR REPLACE FUNCTION duepost.lock_lines(
+    way text, size integer, after_due_at timestamptz[], after_id bigint[], overlap double precision,
+    OUT ids bigint[], OUT expired bigint[], OUT last_due_at timestamptz[], OUT last_id bigint[]
+)
+LANGUAGE plpgsql
+SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    back     CONSTANT interval := make_interval(secs => overlap);
+    urgent   record;
+    normal   record;
+    bulk     record;
+    room     integer;
+    share    integer;
+    number   integer;
+    is_flood boolean;
+BEGIN
+    urgent := duepost.lock_line(way, -1::smallint, size + 1, after_due_at[1] - back, after_id[1]);
+    is_flood := cardinality(urgent.ids) > size;
+    room := CASE WHEN is_flood THEN floor(size / 8.0 + random())::integer ELSE size - cardinality(urgent.ids) END;
+    share := floor(room / 8.0 + random())::integer;
+    bulk := duepost.lock_line(way, 1::smallint, share, after_due_at[3] - back, after_id[3]);
+    normal := duepost.lock_line(way, 0::smallint, room - cardinality(bulk.ids), after_due_at[2] - back, after_id[2]);
+    IF cardinality(normal.ids) + share < room AND cardinality(bulk.ids) = share THEN
+        bulk := duepost.lock_line(way, 1::smallint, room - cardinality(normal.ids), after_due_at[3] - back, after_id[3]);
+    END IF;
+    IF is_flood THEN
+        number := size - cardinality(normal.ids) - cardinality(bulk.ids);
+        urgent.ids := urgent.ids[:number];
+        urgent.moments := urgent.moments[:number];
+        urgent.expired := ARRAY(SELECT e FROM unnest(urgent.expired) AS e WHERE e = ANY (urgent.ids));
+    END IF;
+    ids := urgent.ids || normal.ids || bulk.ids;
+    expired := ARRAY(SELECT e FROM unnest(urgent.expired || normal.expired || bulk.expired) AS e ORDER BY e);
+    last_due_at := ARRAY[
+        urgent.moments[cardinality(urgent.moments)], normal.moments[cardinality(normal.moments)],
+        bulk.moments[cardinality(bulk.moments)]
+    ];
+    last_id := ARRAY[
+        urgent.ids[cardinality(urgent.ids)], normal.ids[cardinality(normal.ids)], bulk.ids[cardinality(bulk.ids)]
+    ];
+END
+$$;
+COMMENT ON FUNCTION duepost.lock_lines IS
+    'The next due items of a route that nobody has, at most size, locked: urgent, then normal and bulk, seven to one; which of them are '
+    'past their time; and how far this came in the line of each priority, NULL where nothing was found.';
+
+-- Due emails claimed without a message: the scheduler need not lock, and the broker need not store, read and delete, what a sender takes
+-- at once. The places are those of lock_lines(): where nothing else keeps a snapshot open they may be the beginnings. What is past its
+-- time goes to the ledger. As long as there is more than asked for, the route is marked, and the scheduler leaves its lines to
+-- the senders; a failure is for the scheduler to take apart.
 CREATE OR REPLACE FUNCTION duepost.claim_due_emails_v2(
-    way text, size integer, worker_id integer, after_due_at timestamptz, after_id bigint
+    way text, size integer, worker_id integer, after_due_at timestamptz[], after_id bigint[], overlap double precision DEFAULT 0
 ) RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
     message_id_header text, date_seconds double precision, sender text, reply_to text, headers text, template text,
     context text, subject text, body_text text, body_html text, mailbox_full_seconds double precision,
-    address text, suppressed boolean, users text[], found integer, last_due_at text, last_id bigint, extras text
+    address text, suppressed boolean, users text[], found integer, last_due_at text[], last_id bigint[], extras text,
+    priority smallint
 )
 LANGUAGE plpgsql ROWS 10
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    ids        bigint[];
-    moments    timestamptz[];
-    expired    bigint[];
+    due        record;
     expired_id bigint;
 BEGIN
     IF (SELECT c.paused FROM duepost.control AS c) OR duepost.is_route_blocked(claim_due_emails_v2.way) THEN
         RETURN;
     END IF;
-    SELECT array_agg(due.id), array_agg(due.due_at), array_agg(due.id ORDER BY due.id) FILTER (
-               WHERE due.expires_at <= now() OR (k.catch_up = 'expire' AND k.late_after < now() - due.scheduled_at)
-           )
-    INTO ids, moments, expired
-    FROM duepost.lock_due(
-        claim_due_emails_v2.way, claim_due_emails_v2.size, claim_due_emails_v2.after_due_at, claim_due_emails_v2.after_id
-    ) AS due
-    LEFT JOIN duepost.kind AS k ON k.kind = due.kind;
+    due := duepost.lock_lines(
+        claim_due_emails_v2.way, claim_due_emails_v2.size, claim_due_emails_v2.after_due_at, claim_due_emails_v2.after_id,
+        claim_due_emails_v2.overlap
+    );
     IF EXISTS (SELECT FROM duepost.kind AS k WHERE k.paused_at IS NOT NULL) THEN
-        PERFORM duepost.park_paused(ids);
+        PERFORM duepost.park_paused(due.ids);
     END IF;
-    FOREACH expired_id IN ARRAY coalesce(expired, '{}') LOOP
+    FOREACH expired_id IN ARRAY due.expired LOOP
         IF NOT duepost.is_in_hand(expired_id)
             AND NOT EXISTS (SELECT FROM duepost.item AS i WHERE i.id = expired_id AND strpos(i.route, 'paused:') = 1)
         THEN
             PERFORM duepost.finish(expired_id, 'expired', NULL);
         END IF;
     END LOOP;
-    IF cardinality(ids) = claim_due_emails_v2.size THEN
+    IF cardinality(due.ids) >= claim_due_emails_v2.size THEN
         UPDATE duepost.route AS r
         SET claimed_directly_until = now() + interval '3 s'
         WHERE r.name = (
@@ -400,15 +484,15 @@ BEGIN
     RETURN QUERY
     SELECT c.id, c.claim, c.kind, c.attempts, c.unknowns, c.last_error, c.probe, c.message_id_header, c.date_seconds,
            c.sender, c.reply_to, c.headers, c.template, c.context, c.subject, c.body_text, c.body_html,
-           c.mailbox_full_seconds, c.address, c.suppressed, c.users, coalesce(cardinality(ids), 0),
-           moments[cardinality(moments)]::text, ids[cardinality(ids)], c.extras
+           c.mailbox_full_seconds, c.address, c.suppressed, c.users, cardinality(due.ids),
+           due.last_due_at::text[], due.last_id, c.extras, c.priority
     FROM (SELECT) AS always
-    LEFT JOIN duepost.claim_emails_v3(ids, claim_due_emails_v2.worker_id, claim_due_emails_v2.way) AS c ON true;
+    LEFT JOIN duepost.claim_emails_v3(due.ids, claim_due_emails_v2.worker_id, claim_due_emails_v2.way) AS c ON true;
 END
 $$;
 COMMENT ON FUNCTION duepost.claim_due_emails_v2 IS
-    'scheduled → sending for the oldest due emails of a route after a place in due order, at most size; in each row how many '
-    'were found, and the place of the last. One row without an id where none could be claimed; none where nothing may be sent.';
+    'scheduled → sending for the next due emails of a route after a place in the line of each priority, at most size; in each row how '
+    'many were found, and how far this came. One row without an id where none could be claimed; none where nothing may be sent.';
 
 -- Workers of 0.2.0 call this. To them the line's emails come by messages, so that none is left by who does not know of it.
 CREATE OR REPLACE FUNCTION duepost.claim_due_emails_v1(
@@ -429,7 +513,7 @@ CREATE OR REPLACE FUNCTION duepost.claim_messages_v2(ids bigint[], worker_id int
 RETURNS TABLE (
     id bigint, claim bigint, kind text, attempts integer, unknowns integer, last_error text, probe boolean,
     endpoint text, wire_id text, payload text, format text, url text, secret text, former_secret text,
-    function text, options text, allow_private boolean, is_failing boolean, users text[], kept text
+    function text, options text, allow_private boolean, is_failing boolean, users text[], kept text, priority smallint
 )
 LANGUAGE plpgsql ROWS 10
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -438,7 +522,7 @@ BEGIN
     RETURN QUERY
     WITH item AS MATERIALIZED (
         SELECT i.id, i.kind, i.attempts, i.unknowns, i.last_error, i.is_held, i.due_at, i.expires_at, i.scheduled_at, i.route,
-               i.probe
+               i.probe, i.priority
         FROM duepost.item AS i
         WHERE i.id = ANY (claim_messages_v2.ids)
         ORDER BY i.id
@@ -478,13 +562,14 @@ BEGIN
     -- What was edited since this statement began is read as it is now: the item's lock is held.
     SELECT item.id, taken.claim, item.kind, item.attempts, item.unknowns, item.last_error, item.probe, content.endpoint,
            content.wire_id, content.payload, content.format, content.url, content.secret, content.former_secret,
-           content.function, content.options, content.allow_private, content.is_failing, duepost.users_to_go(item.id), NULL
+           content.function, content.options, content.allow_private, content.is_failing, duepost.users_to_go(item.id), NULL,
+           item.priority
     FROM taken
     JOIN item ON item.id = taken.item_id
     CROSS JOIN LATERAL duepost.message_content(taken.item_id) AS content
     UNION ALL
     SELECT kept.id, NULL, kept.kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-           NULL, kept.kept
+           NULL, kept.kept, NULL
     FROM kept
     ORDER BY 1;
 END

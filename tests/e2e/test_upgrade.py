@@ -87,10 +87,8 @@ class NextRelease:
             (self.migrations / f"{number}_column.sql").write_text(f"ALTER TABLE {table} ADD COLUMN next_release text;")
         (self.migrations / "9101_index.sql").write_text("CREATE INDEX ON dramatiq.queue (mtime);")
         self.changed = sum(map(self._add_argument, self.functions.glob("*.sql")))
-        self._edit(
-            "types/new_email.sql", r"\('attachments', 'jsonb'\)", "('attachments', 'jsonb'), ('next_release', 'text')"
-        )
-        self._edit("schedule.sql", r"\battachments\n    \);", "attachments, next_release\n    );")
+        self._edit("types/new_email.sql", r"\('priority', 'text'\)", "('priority', 'text'), ('next_release', 'text')")
+        self._edit("schedule.sql", r"\bpriority\n    \);", "priority, next_release\n    );")
         self._edit("schedule.sql", r"(INSERT INTO duepost\.email \([^)]*\bheaders)\b", r"\1, next_release")
         self._edit("schedule.sql", r"\bg\.headers\b", "g.headers, g.next_release")
         (self.functions / "later.sql").write_text(

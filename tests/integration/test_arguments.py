@@ -41,16 +41,16 @@ EDITS = [
     Edit(
         "models/functions/types/new_email.sql",
         "the type `duepost.new_email`",
-        {r"\('attachments', 'jsonb'\)\n": "('attachments', 'jsonb'),\n            ('campaign', 'text')\n"},
+        {r"\('priority', 'text'\)\n": "('priority', 'text'),\n            ('campaign', 'text')\n"},
     ),
     Edit(
         "models/functions/schedule.sql",
         "`duepost.schedule_email`",
         {
-            r"    attachments +jsonb DEFAULT NULL\n\) RETURNS": (
-                "    attachments jsonb DEFAULT NULL,\n    campaign text DEFAULT NULL\n) RETURNS"
+            r"    priority +text DEFAULT NULL\n\) RETURNS": (
+                "    priority text DEFAULT NULL,\n    campaign text DEFAULT NULL\n) RETURNS"
             ),
-            r"\battachments\n    \);": "attachments, campaign\n    );",
+            r"\bpriority\n    \);": "priority, campaign\n    );",
         },
     ),
     Edit(
@@ -157,7 +157,9 @@ def test_one_more_argument_works_for_every_caller(url: str, next_release: Path) 
             cursor.execute(f"SELECT duepost.schedule_email({PLAIN}, campaign => '')")
         with pytest.raises(psycopg2.errors.InvalidParameterValue, match=r"^emails\[0\]: campaign: must be a string"):
             cursor.execute("""SELECT duepost.schedule_emails('[{"kind": "k", "campaign": 1}]')""")
-        with pytest.raises(psycopg2.errors.InvalidParameterValue, match=r"known are kind, .*, attachments, campaign\n"):
+        with pytest.raises(
+            psycopg2.errors.InvalidParameterValue, match=r"known are kind, .*, attachments, priority, campaign\n"
+        ):
             cursor.execute("""SELECT duepost.schedule_emails('[{"kind": "k", "compaign": "spring"}]')""")
 
         cursor.execute(f"SELECT duepost.schedule_email({PLAIN}, campaign => 'in SQL')")

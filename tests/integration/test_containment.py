@@ -57,11 +57,11 @@ class ReadyInbox:
     def __init__(self, jobs: Sequence[tuple[int, Job]]) -> None:
         self._jobs = deque(jobs)
 
-    def has_more(self) -> bool:
-        return bool(self._jobs)
+    def has_more(self, *, are_urgent: bool = False) -> bool:
+        return bool(self._jobs) and not are_urgent
 
-    def next(self) -> tuple[int, Job] | None:
-        return self._jobs.popleft() if self._jobs else None
+    def next(self, *, is_urgent: bool = False) -> tuple[int, Job] | None:
+        return self._jobs.popleft() if self._jobs and not is_urgent else None
 
 
 def send_together(harness: Harness) -> None:

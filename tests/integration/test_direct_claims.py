@@ -13,6 +13,7 @@ from actors.lookout import Lookout
 from models import emails
 from models.database.connections import Database, Row
 from models.errors import DatabaseUnreachable
+from models.words import Priority
 from tests.app_harness import Harness
 from tests.integration.test_costs import spent
 from tests.waiting import wait_until
@@ -70,7 +71,7 @@ def worker(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Iterator[dramat
 
 def hand_over(harness: Harness, email_id: int) -> None:
     """One email by a message that is stored nowhere, as the lookout does it: a thread begins."""
-    harness.app.lookout._hand_over("default", [email_id], 0.0)  # type: ignore[union-attr]
+    harness.app.lookout._hand_over("default", [(email_id, Priority.NORMAL)], 0.0)  # type: ignore[union-attr]
 
 
 def wait_for(harness: Harness, count: int) -> None:
@@ -86,21 +87,21 @@ def test_the_oldest_are_claimed_first_and_the_next_claim_goes_on_from_there(harn
     email_ids = schedule_line(harness, 5)
     first = claim(harness, 2)
     assert (ids(first), first.found) == (email_ids[:2], 2)
-    assert first.place is not None
-    assert first.place.id == email_ids[1]
-    second = claim(harness, 9, place=first.place)
+    assert first.places[1] is not None
+    assert (first.places[1].id, first.places[0], first.places[2]) == (email_ids[1], None, None)
+    second = claim(harness, 9, places=emails.Places(normal=first.places[1]))
     assert (ids(second), second.found) == (email_ids[2:], 3)
     assert {str(harness.row(email_id)["state"]) for email_id in email_ids} == {"sending"}
-    assert claim(harness, 9) == emails.DueClaim([], 0, None)
+    assert claim(harness, 9) == emails.NOTHING_DUE
 
 
 def test_what_is_before_the_place_is_found_by_going_back(harness: Harness) -> None:
     [late] = schedule_line(harness, 1)
     harness.query("UPDATE duepost.item SET due_at = due_at - interval '0.5 s'")
     [now] = harness.query("SELECT now()::text")
-    place = emails.Place(str(now[0]), 0)
-    assert ids(claim(harness, 1, place=place)) == []
-    assert ids(claim(harness, 1, place=place, overlap=1.0)) == [late]
+    places = emails.Places(normal=emails.Place(str(now[0]), 0))
+    assert ids(claim(harness, 1, places=places)) == []
+    assert ids(claim(harness, 1, places=places, overlap=1.0)) == [late]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,10 @@ def test_what_is_past_its_time_goes_to_the_ledger(harness: Harness) -> None:
 def test_two_that_claim_at_once_get_different_ones_and_neither_waits(harness: Harness) -> None:
     email_ids = schedule_line(harness, 4)
     with harness.application.transaction() as cursor:
-        other = "SELECT id FROM duepost.claim_due_emails_v2('default', 2, 7, '-infinity', 0) WHERE id IS NOT NULL"
+        other = (
+            "SELECT c.id FROM (VALUES (timestamptz '-infinity')) AS p (g),"
+            " duepost.claim_due_emails_v2('default', 2, 7, ARRAY[g, g, g], '{0,0,0}') AS c WHERE c.id IS NOT NULL"
+        )
         cursor.execute(other)
         others = [row[0] for row in cursor.fetchall()]
         assert ids(claim(harness, 2)) == email_ids[2:]
@@ -303,6 +307,25 @@ def test_beside_a_long_line_what_has_only_just_fallen_due_goes_ahead(
     monkeypatch.setattr(harness.app.broker, "hand_over", hand_over)
     lookout.look()
     assert [each.args[0].args for each in hand_over.call_args_list] == [(urgent,)]
+
+
+def test_of_many_that_fall_due_at_one_moment_no_kind_waits_for_another(
+    harness: Harness, worker: dramatiq.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emails, "ON_TIME", 60.0)
+    schedule_line(harness, 1_000)
+    few = schedule_line(harness, 10, "reminder")
+    schedule_line(harness, 1_000)
+    harness.query("UPDATE duepost.item SET due_at = now()")
+    line = DueLine()
+    line.is_long = True
+    lookout = harness.app.lookout
+    assert lookout is not None
+    lookout._routes["default"] = lookout._routes["default"]._replace(due_line=line, connections=30)
+    hand_over = Mock(return_value=True)
+    monkeypatch.setattr(harness.app.broker, "hand_over", hand_over)
+    lookout.look()
+    assert set(few) <= {call.args[0].args[0] for call in hand_over.call_args_list}
 
 
 def test_a_claim_reads_no_more_of_a_line_that_was_just_filled_than_it_takes(harness: Harness) -> None:

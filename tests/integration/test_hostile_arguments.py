@@ -79,6 +79,7 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
     "edit_message": {"id": "2", "payload": "'{}'"},
     "end_action": {"action_id": "1"},
     "endpoints": {},
+    "follow_priority": {"kind": "'k'"},
     "forget_some": {"action_id": "2", "user_id": "'ann'"},
     "import_suppressions": {
         "action_id": "3",
@@ -103,6 +104,7 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
         "connections": "2",
         "by_whom": "'ann'",
     },
+    "set_priority": {"kind": "'k'", "priority": "'bulk'", "by_whom": "'ann'", "via": "'sql'"},
     "status": {"id": "1"},
     "suppress": {"address": "'ann@example.com'", "by_whom": "'ann'", "via": "'sql'"},
     "unpark": {},

@@ -184,16 +184,18 @@ def test_a_relay_that_hangs_keeps_no_pass_waiting_for_however_long_it_has_the_on
     relay.release()
 
 
-def test_nothing_is_looked_for_while_emails_wait_in_memory_and_a_pass_is_read_at_once(
-    hand: Hand, sent: list[str], monkeypatch: pytest.MonkeyPatch
+def test_only_what_is_urgent_is_looked_for_while_emails_wait_in_memory_and_a_pass_is_read_at_once(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PostgresBroker, "has_more", lambda _, __: True)
+    monkeypatch.setattr(PostgresBroker, "has_more", lambda *_: True)
+    handed = Mock(return_value=True)
+    monkeypatch.setattr(PostgresBroker, "hand_over", handed)
     looked_soon = Mock()
     monkeypatch.setattr(PostgresBroker, "look_soon", looked_soon)
     hand.harness.schedule()
-    sent.clear()
+    urgent = hand.harness.schedule(priority="urgent")
     hand.look()
-    assert sent.count(emails.SQL["due_now"]) == 0
+    assert [(call.args[0].args[0], call.args[1]) for call in handed.mock_calls] == [(urgent, emails.URGENT_PRIORITY)]
     looked_soon.assert_called_once_with("duepost_scheduler")
 
 
@@ -206,7 +208,7 @@ def test_of_a_line_it_takes_what_there_are_connections_for_and_the_sender_looks_
     ids = [hand.harness.schedule() for _ in range(20)]
     line = hand.harness.app.routes["default"].served.due_line
     assert line is not None
-    line.claim(1, lambda *_: emails.DueClaim([], 0, None))
+    line.claim(1, lambda *_: emails.NOTHING_DUE)
     hand.look_at_what_is_due_now()
     assert [call.args[0].args[0] for call in handed.mock_calls] == ids[: hand.harness.app.settings.smtp_connections]
     # The sender goes on with the rest by itself.
@@ -273,7 +275,7 @@ def test_what_fails_here_is_nobody_elses_and_leaves_no_message(hand: Hand, monke
         return claim(database, ids, worker_id, way, keep)
 
     monkeypatch.setattr(emails, "claim_unread", fail)
-    monkeypatch.setattr(emails, "claim_due", Mock(return_value=emails.DueClaim([], 0, None)))
+    monkeypatch.setattr(emails, "claim_due", Mock(return_value=emails.NOTHING_DUE))
     hand.look_at_what_is_due_now()
     hand.wait_until_idle()
     hand.harness.schedule()

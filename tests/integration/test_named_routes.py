@@ -203,10 +203,10 @@ def test_a_route_whose_target_changes_is_another_relay_and_nothing_is_known_of_i
 def test_the_failure_of_one_routes_statement_stops_no_other(two: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     due_page = emails.due_page
 
-    def fail(*given: object, route: str = "default") -> object:
+    def fail(*given: object, route: str = "default", **more: object) -> object:
         if route == "default":
             raise psycopg2.DataError("broken")
-        return due_page(*given, route=route)  # type: ignore[arg-type]
+        return due_page(*given, route=route, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(emails, "due_page", fail)
     welcome, digest = two.schedule(), two.schedule(kind="digest")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
+from actors.delivery.due_line import DueLine
 from actors.ruling import Phase
 from duepost import operations
 from duepost.operations import Doing, Filter, Order, State
@@ -255,11 +256,10 @@ def test_senders_that_claim_a_long_line_leave_a_paused_kind_where_it_is(harness:
     harness.query("UPDATE duepost.item SET due_at = now() - interval '1 min' WHERE kind = 'digest'")
     operations.pause(harness.database, ORDER, kind="digest")
     worker = harness.worker_session.worker_id
-    claimed, place = [], emails.FIRST_PLACE
+    claimed, line = [], DueLine()
     for _ in range(4):
-        claim = emails.claim_due(harness.database, 32, worker, "default", place)
+        claim = line.claim(32, lambda at, _: emails.claim_due(harness.database, 32, worker, "default", at))
         claimed += [each.id for each in claim.emails]
-        place = claim.place or emails.FIRST_PLACE
     assert claimed == others
     assert len(operations.find_items(harness.database, Filter(kind="digest", route="default")).items) == len(paused)
 

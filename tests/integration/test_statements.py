@@ -25,6 +25,8 @@ SAMPLES = {
     "after_id": "0",
     "size": "100",
     "on_time": "2.0",
+    "depth": "100",
+    "busy": "ARRAY[]::text[]",
     "least_urgent_first": "false",
     "message_id": "'00000000-0000-0000-0000-000000000001'::uuid",
     "message_ids": "ARRAY['00000000-0000-0000-0000-000000000001']::uuid[]",
@@ -161,7 +163,7 @@ LIFE = (
     "SELECT duepost.enqueue_items_v2("
     "ARRAY[500], ARRAY[gen_random_uuid()], ARRAY['{}']::jsonb[], 'q', ARRAY[10], false, 'default', 0)",
     "SELECT id FROM duepost.claim_emails_v3(ARRAY[500], 1, 'default')",
-    "SELECT id FROM duepost.claim_due_emails_v2('default', 1, 1, now() - interval '1 h', 0)",
+    "SELECT id FROM duepost.claim_due_emails_v2('default', 1, 1, ARRAY[now(), now(), now()], '{0,0,0}', 3600)",
     "SELECT duepost.conclude_emails(ARRAY[500], ARRAY[currval('duepost.claim_number')],"
     """ '[{"email_id": 500, "user_id": "user-500", "phase": "dot", "verdict": "sent", "outcome": "sent"}]',"""
     " ARRAY[NULL]::uuid[], ARRAY[NULL]::bigint[])",
@@ -344,7 +346,7 @@ def test_a_million_due_emails_of_a_route_that_is_down_cost_the_others_nothing(
     one_blocked: Database, module: str, name: str
 ) -> None:
     statement = statements(str(ROOT / "models" / f"{module}.py"))[name]
-    served = {"route": "'marketing'", "routes": "ARRAY['default', 'marketing']"}
+    served = {"route": "'marketing'", "routes": "ARRAY['default', 'marketing']", "priority": "0"}
     # The first time in a session a function is planned, which reads the catalog.
     blocks_of(one_blocked, statement, **served)
     assert blocks_of(one_blocked, statement, **served) < 500

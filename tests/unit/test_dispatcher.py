@@ -45,6 +45,7 @@ class Work:
     is_unread: bool = False
     is_plain: bool = True
     has_route_failed: bool = False
+    is_urgent: bool = False
 
 
 class AllAtOnce:
@@ -96,11 +97,11 @@ class Simple:
     def fail(self, work: Work, failure: BaseException) -> None:
         work.job.end(failure)
 
-    def has_more(self) -> bool:
-        return bool(self.in_memory)
+    def has_more(self, *, are_urgent: bool = False) -> bool:
+        return bool(self.in_memory) and not are_urgent
 
-    def next(self) -> Item | None:
-        return self.in_memory.popleft() if self.in_memory else None
+    def next(self, *, is_urgent: bool = False) -> Item | None:
+        return self.in_memory.popleft() if self.in_memory and not is_urgent else None
 
 
 class Squares(Simple):
@@ -478,6 +479,42 @@ def test_after_a_failure_of_the_route_what_is_claimed_is_returned_and_nothing_is
     done.result(10)
     assert len(letters.rulings) == 1
     assert relay.connections <= 4
+
+
+class UrgentLetters(Letters):
+    """Letters of which those from `URGENT` on are urgent; notes the order in which they are begun."""
+
+    URGENT = 30
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.claimed: list[int] = []
+
+    def claim(self, jobs: Sequence[Item]) -> list[Work]:
+        self.claimed += [number for number, _ in jobs]
+        return [Work(number, job, is_urgent=number >= self.URGENT) for number, job in jobs]
+
+
+def test_what_is_urgent_is_claimed_though_there_is_no_room_and_goes_out_over_the_next_connection(
+    pool: ThreadPoolExecutor,
+) -> None:
+    with ScriptedRelay() as relay:
+        relay.on(Phase.DOT, hang(), reply("250 2.0.0 taken"))
+        letters = UrgentLetters(40)
+        letters.in_memory = deque(each for each in letters.in_memory if each[0] < UrgentLetters.URGENT)
+        dispatcher = dispatcher_with(relay, letters, 2)
+        done = [pool.submit(dispatcher.do, 0)]
+        wait_until(lambda: relay.transcript.count("C: .") == 2 and len(letters.claimed) >= 4, what="no room to be left")
+        before = list(letters.claimed)
+        done += [pool.submit(dispatcher.do, 35, is_urgent=True)]
+        wait_until(lambda: letters.claimed == [*before, 35], what="what is urgent to be claimed")
+        wait_until(lambda: 35 in [each.work.number for each in dispatcher._ready], what="it to be ready")
+        relay.release()
+        for each in done:
+            each.result(30)
+        order = [int(message.recipients[0].partition("@")[0]) for message in relay.messages]
+        assert order.index(35) in (2, 3)
+        dispatcher.close()
 
 
 class OpenCircuit(AllAtOnce):

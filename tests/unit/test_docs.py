@@ -348,6 +348,7 @@ def test_every_event_that_sentry_gets_is_explained() -> None:
         ("recipients.md", 1),
         ("guards.md", 2),
         ("rates.md", 2),
+        ("priorities.md", 3),
         ("suppression.md", 8),
         ("unsubscribing.md", 3),
         ("local-times.md", 3),

@@ -5,7 +5,7 @@ import pytest
 from actors.delivery.due_line import LEFT_TO_THE_SCHEDULER, LOOK_INTERVAL, OVERLAP, DueLine
 from actors.delivery.throughput import WINDOW, Throughput
 from models.database.full_scan_throttle import CHEAP, REST, SEVERAL
-from models.emails import FIRST_PLACE, DueClaim, Place
+from models.emails import FIRST_PLACE, FIRST_PLACES, DueClaim, Place, Places
 
 SIZE = 8
 
@@ -27,12 +27,13 @@ class Table:
         self._clock = clock
         self._seconds = seconds
         self.found = SIZE
-        self.asked: list[tuple[Place, float]] = []
+        self.asked: list[tuple[Places, float]] = []
 
-    def claim(self, place: Place, overlap: float) -> DueClaim:
-        self.asked.append((place, overlap))
+    def claim(self, places: Places, overlap: float) -> DueClaim:
+        self.asked.append((places, overlap))
         self._clock.now += self._seconds
-        return DueClaim([], self.found, Place("2026-01-01", len(self.asked)) if self.found else None)
+        normal = Place("2026-01-01", len(self.asked)) if self.found else None
+        return DueClaim([], self.found, (None, normal, None))
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def slow_line(clock: Clock) -> tuple[DueLine, Table]:
     line, table = DueLine(clock), Table(clock, seconds=2 * CHEAP)
     for _ in range(SEVERAL):
         line.claim(SIZE, table.claim)
-    assert table.asked == [(FIRST_PLACE, 0.0)] * SEVERAL
+    assert table.asked == [(FIRST_PLACES, 0.0)] * SEVERAL
     table.asked.clear()
     return line, table
 
@@ -74,7 +75,7 @@ def test_a_cheap_line_is_claimed_from_its_beginning_each_time(clock: Clock) -> N
     line, table = DueLine(clock), Table(clock)
     for _ in range(2 * SEVERAL):
         line.claim(SIZE, table.claim)
-    assert table.asked == [(FIRST_PLACE, 0.0)] * 2 * SEVERAL
+    assert table.asked == [(FIRST_PLACES, 0.0)] * 2 * SEVERAL
 
 
 def test_an_expensive_one_goes_on_from_its_place_and_goes_back_once_a_second(clock: Clock) -> None:
@@ -82,7 +83,7 @@ def test_an_expensive_one_goes_on_from_its_place_and_goes_back_once_a_second(clo
     for _ in range(3):
         line.claim(SIZE, table.claim)
     assert [overlap for _, overlap in table.asked] == [OVERLAP, 0.0, 0.0]
-    assert table.asked[1][0] == Place("2026-01-01", 1)
+    assert table.asked[1][0] == Places(FIRST_PLACE, Place("2026-01-01", 1), FIRST_PLACE)
     clock.now += OVERLAP
     line.claim(SIZE, table.claim)
     assert table.asked[-1][1] == OVERLAP
@@ -92,7 +93,7 @@ def test_it_begins_again_at_the_beginning_after_a_long_while(clock: Clock) -> No
     line, table = slow_line(clock)
     clock.now += REST * 2 * CHEAP + 1
     line.claim(SIZE, table.claim)
-    assert table.asked == [(FIRST_PLACE, 0.0)]
+    assert table.asked == [(FIRST_PLACES, 0.0)]
 
 
 def test_a_place_is_kept_where_nothing_was_found(clock: Clock) -> None:
@@ -101,12 +102,12 @@ def test_a_place_is_kept_where_nothing_was_found(clock: Clock) -> None:
     table.found = 0
     line.claim(SIZE, table.claim)
     line.claim(SIZE, table.claim)
-    assert table.asked[-1][0] == Place("2026-01-01", 1)
+    assert table.asked[-1][0] == Places(FIRST_PLACE, Place("2026-01-01", 1), FIRST_PLACE)
 
 
 def test_a_line_that_cannot_be_claimed_together_is_left_to_the_scheduler_for_a_while(clock: Clock) -> None:
-    def fail(place: Place, overlap: float) -> DueClaim:
-        raise ValueError(place, overlap)
+    def fail(places: Places, overlap: float) -> DueClaim:
+        raise ValueError(places, overlap)
 
     line = DueLine(clock)
     with pytest.raises(ValueError, match="infinity"):

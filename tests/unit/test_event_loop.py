@@ -336,6 +336,7 @@ class Written:
     is_unread: bool = False
     is_plain: bool = True
     has_route_failed: bool = False
+    is_urgent: bool = False
 
 
 class Desk:
@@ -375,10 +376,11 @@ class Desk:
     def fail(self, work: Written, failure: BaseException) -> None:
         work.job.end(failure)
 
-    def has_more(self) -> bool:
-        return bool(self.left)
+    def has_more(self, *, are_urgent: bool = False) -> bool:
+        return bool(self.left) and not are_urgent
 
-    def next(self) -> tuple[int, Job] | None:
+    def next(self, *, is_urgent: bool = False) -> tuple[int, Job] | None:
+        assert not is_urgent
         return (self.left.pop(), OwnJob()) if self.left else None
 
 

@@ -33,7 +33,8 @@ BEGIN
             ('bcc', 'text[]'),
             ('scheduled_local', 'timestamp'),
             ('timezone', 'text'),
-            ('attachments', 'jsonb')
+            ('attachments', 'jsonb'),
+            ('priority', 'text')
         ) AS listed (name, type)
         WHERE listed.name NOT IN (
             SELECT a.attname

@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 COMMANDS = [
     "worker", "trigger", "up", "demo", "migrate", "schedule", "clear", "reschedule", "list", "show", "stats", "retry",
     "find", "why", "forecast", "top", "journal", "forget", "export",
-    "resolve", "probe", "reopen", "pause", "resume", "doctor", "status", "message schedule", "message edit",
+    "resolve", "probe", "reopen", "pause", "resume", "priority", "doctor", "status", "message schedule", "message edit",
     "message clear", "message reschedule", "endpoint add", "endpoint list", "endpoint rotate", "endpoint disable",
     "endpoint enable", "endpoint remove", "endpoint test",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ class Claimed:
     is_unread: bool = False
     is_plain: bool = True
     has_route_failed: bool = False
+    is_urgent: bool = False
 
 
 class Messages(Generic[P]):
@@ -75,10 +76,11 @@ class Messages(Generic[P]):
     def fail(self, work: Claimed, failure: BaseException) -> None:
         work.job.end(failure)
 
-    def has_more(self) -> bool:
-        return bool(self.left)
+    def has_more(self, *, are_urgent: bool = False) -> bool:
+        return bool(self.left) and not are_urgent
 
-    def next(self) -> tuple[int, Job] | None:
+    def next(self, *, is_urgent: bool = False) -> tuple[int, Job] | None:
+        assert not is_urgent
         return (self.left.pop(), OwnJob()) if self.left else None
 
 
