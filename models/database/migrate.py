@@ -14,7 +14,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
-from psycopg2.errors import DuplicateSchema, DuplicateTable, InsufficientPrivilege, LockNotAvailable, UniqueViolation
+from psycopg2.errors import (
+    DeadlockDetected,
+    DuplicateSchema,
+    DuplicateTable,
+    InsufficientPrivilege,
+    LockNotAvailable,
+    UniqueViolation,
+)
 
 from models.database import levels, preconditions
 from models.database.connections import Cursor, Database, Limits
@@ -252,7 +259,7 @@ def _locked(database: Database, work: Callable[[Cursor], T], tell: Callable[[str
                     cursor.execute(SQL["lock"])
                 return work(cursor)
         except DatabaseUnreachable as error:
-            if not isinstance(error.__cause__, LockNotAvailable):
+            if not isinstance(error.__cause__, LockNotAvailable | DeadlockDetected):
                 raise
             with database.transaction() as cursor:
                 now = preconditions.holders(cursor)
@@ -260,6 +267,9 @@ def _locked(database: Database, work: Callable[[Cursor], T], tell: Callable[[str
                 tell(f"waiting for {holder}")
             told |= now & before
             before = now
+        except DeadlockDetected:
+            # Whoever reads two of the tables has read one of them before we came to it.
+            pass
         except (DuplicateSchema, DuplicateTable, UniqueViolation):
             # Another run has just made the same; what it is gets looked at like anything else that is there.
             pass
