@@ -18,6 +18,7 @@ from models import operations as orders
 from models.database.connections import Database
 from models.finding import (
     Action,
+    CatchUp,
     Cause,
     Content,
     Count,
@@ -43,6 +44,7 @@ from models.words import Outcome, Priority, State
 __all__ = [
     "REASONS",
     "Action",
+    "CatchUp",
     "Cause",
     "Content",
     "Count",
@@ -70,6 +72,7 @@ __all__ = [
     "Try",
     "User",
     "act",
+    "after_outage",
     "all_suppressions",
     "count_finished",
     "count_pending",
@@ -152,6 +155,17 @@ def person(
 def failures(database: Database, since: datetime | None = None, limit: int = 50) -> tuple[Cause, ...]:
     """What keeps items now, and what did not arrive since then (a day ago by default), grouped by cause."""
     return finding.failures(database, since=since, limit=limit)
+
+
+def after_outage(database: Database, seconds: float, rate: float | None = None) -> CatchUp:
+    """What is sent, in which order and until when, and what is not, if nothing is sent for these seconds from now.
+
+    Args:
+        database: where.
+        seconds: until sending goes on.
+        rate: items a second; None: as many as lately.
+    """
+    return finding.after_outage(database, seconds, rate)
 
 
 def forecast(database: Database, hours: int = 24) -> tuple[Forecast, ...]:

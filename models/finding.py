@@ -6,7 +6,7 @@ moment are told apart by their ids, so that none is lost or given twice.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 
 import psycopg2
@@ -17,7 +17,7 @@ from models.database.connections import Database, Limits
 from models.database.statements import statements
 from models.errors import DatabaseUnreachable
 from models.suppression import Suppression
-from models.words import Outcome, State
+from models.words import Outcome, Priority, State
 
 SQL = statements(__file__)
 
@@ -35,6 +35,9 @@ MOST_FAILED = 20_000
 
 #: Items of each route that a forecast counts.
 MOST_FORECAST = 200_000
+
+#: Items of each line that are looked at for what follows after an outage, and deliveries for how fast it was.
+MOST_AFTER_OUTAGE = 2_000_000
 
 #: What a kind's pause puts before the route of an item that has fallen due.
 PARKED = "paused:"
@@ -725,6 +728,71 @@ def forecast(database: Database, hours: int = 24) -> tuple[Forecast, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits of a kind and a priority when sending goes on.
+
+    Attributes:
+        priority: in which line it waits.
+        kind: its kind.
+        items: how many are sent then.
+        too_late: how many are not, as they have expired by then.
+        oldest: since when the oldest is due (UTC).
+    """
+
+    priority: Priority
+    kind: str
+    items: int
+    too_late: int
+    oldest: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """How what waits is worked off once sending goes on: in lines, urgent first, normal seven times as often as bulk.
+
+    Attributes:
+        rate: items a second; None where nothing says how many.
+        waiting: what waits, in the order of the lines, the oldest first.
+        done_after: by priority, seconds until the last of its line is sent; without a rate none.
+    """
+
+    rate: float | None
+    waiting: tuple[Waiting, ...]
+    done_after: Mapping[Priority, float]
+
+
+def after_outage(database: Database, seconds: float, rate: float | None = None) -> CatchUp:
+    """What is sent, and what is not, if nothing is sent until then; of each line at most `MOST_AFTER_OUTAGE` items.
+
+    Args:
+        database: where.
+        seconds: until sending goes on, from now.
+        rate: items a second; None: as many as in the busiest minute of the last hour in which something was sent.
+    """
+    rows = database.execute(SQL["after_outage"], {"seconds": seconds, "budget": MOST_AFTER_OUTAGE})
+    waiting = tuple(
+        Waiting(Priority(int(str(priority))), str(kind), int(str(items)), int(str(too_late)), _moment(oldest))
+        for priority, kind, items, too_late, oldest in rows
+    )
+    if rate is None:
+        [(found,)] = database.execute(SQL["sent_lately"], {"budget": MOST_AFTER_OUTAGE})
+        rate = None if found is None else float(str(found))
+    return CatchUp(rate, waiting, _done_after(waiting, rate) if rate else {})
+
+
+def _done_after(waiting: Sequence[Waiting], rate: float) -> dict[Priority, float]:
+    """Seconds until each line is at its end; a line in which nothing waits has none."""
+    urgent, normal, bulk = (sum(each.items for each in waiting if each.priority is line) for line in Priority)
+    begins = urgent / rate
+    # As long as both wait, of eight one is bulk.
+    normal_ends = normal / rate + min(bulk / rate, normal / rate / 7)
+    bulk_ends = (normal + bulk) / rate if bulk / rate > normal / rate / 7 else 8 * bulk / rate
+    ends = {Priority.URGENT: begins, Priority.NORMAL: begins + normal_ends, Priority.BULK: begins + bulk_ends}
+    numbers = {Priority.URGENT: urgent, Priority.NORMAL: normal, Priority.BULK: bulk}
+    return {line: seconds for line, seconds in ends.items() if numbers[line]}
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """A kind or a route that an operator has paused: since when (UTC), who, and why."""
 
@@ -756,6 +824,13 @@ class Kind:
     catch_up: str | None
     on_outcome: str | None
     keep_content: timedelta | None
+    priority: str | None
+    guard: str | None
+    quiet_from: time | None
+    quiet_to: time | None
+    timezone: str | None
+    unsubscribe: bool | None
+    at_most_per_day: int | None
     paused_at: datetime | None
     paused_by: str | None
     pause_reason: str | None

@@ -309,6 +309,50 @@ FROM (
 GROUP BY 1, 2
 ORDER BY 1, 2
 
+-- name: after_outage
+-- What would be due in a while if nothing were sent until then, by priority and kind: how many would be sent, how many would be too
+-- late, and since when the oldest has been due. Of each line from item_due, no more than a number of each; not what an operator has paused.
+SELECT next.priority, next.kind, count(*) FILTER (WHERE NOT next.is_too_late), count(*) FILTER (WHERE next.is_too_late), min(next.due_at)
+FROM (
+    SELECT i.priority, i.kind, i.due_at,
+           coalesce(i.expires_at <= now() + make_interval(secs => %(seconds)s), false)
+           OR coalesce(k.catch_up = 'expire' AND k.late_after < now() + make_interval(secs => %(seconds)s) - i.scheduled_at, false)
+               AS is_too_late
+    FROM duepost.pending_lines() AS pending
+    CROSS JOIN LATERAL (
+        SELECT i.priority, i.kind, greatest(i.due_at, '0002-01-01 00:00:00+00') AS due_at, i.expires_at, i.scheduled_at
+        FROM duepost.item AS i
+        WHERE i.route = pending.route AND i.priority = pending.priority AND NOT i.is_held
+          AND i.due_at <= now() + make_interval(secs => %(seconds)s)
+        ORDER BY i.due_at
+        LIMIT %(budget)s
+    ) AS i
+    LEFT JOIN duepost.kind AS k ON k.kind = i.kind
+    WHERE pending.route NOT LIKE 'paused:%%' AND k.paused_at IS NULL
+) AS next
+GROUP BY next.priority, next.kind
+ORDER BY next.priority, min(next.due_at), next.kind
+
+-- name: sent_lately
+-- How many items a second were sent in the busiest minute of the last hour in which any was; NULL where none was. Served by
+-- delivery_concluded; at most a number of rows are looked at.
+SELECT max(minute.sent) / 60.0::double precision
+FROM (
+    SELECT count(*) AS sent
+    FROM (
+        SELECT d.finished_at, d.outcome
+        FROM duepost.delivery AS d
+        WHERE d.finished_at > (
+            SELECT last.finished_at FROM duepost.delivery AS last
+            WHERE last.outcome = 'sent' ORDER BY last.finished_at DESC LIMIT 1
+        ) - interval '1 h'
+        ORDER BY d.finished_at DESC
+        LIMIT %(budget)s
+    ) AS latest
+    WHERE latest.outcome = 'sent'
+    GROUP BY date_trunc('minute', latest.finished_at)
+) AS minute
+
 -- name: paused_kinds
 SELECT k.kind, k.paused_at, k.paused_by, k.pause_reason FROM duepost.kind AS k WHERE k.paused_at IS NOT NULL ORDER BY k.kind
 
@@ -317,7 +361,8 @@ SELECT r.name, r.stopped_at, r.stopped_by, r.stop_reason FROM duepost.route AS r
 
 -- name: kinds
 -- Kinds that have a policy, or of which something is pending or has just been concluded.
-SELECT known.kind, k.on_unknown, k.expire_after, k.route, k.late_after, k.catch_up, k.on_outcome, k.keep_content, k.paused_at,
+SELECT known.kind, k.on_unknown, k.expire_after, k.route, k.late_after, k.catch_up, k.on_outcome, k.keep_content, k.priority, k.guard, k.quiet_from,
+       k.quiet_to, k.timezone, k.unsubscribe, k.at_most_per_day, k.paused_at,
        k.paused_by, k.pause_reason
 FROM (
     SELECT k.kind FROM duepost.kind AS k

@@ -111,7 +111,7 @@ BEGIN
         TO duepost_worker;
         GRANT SELECT ON duepost.attachment_content, duepost.email_attachment TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE, DELETE ON duepost.worker TO duepost_worker;
-        GRANT SELECT, UPDATE ON duepost.turn TO duepost_worker;
+        GRANT SELECT, UPDATE ON duepost.turn, duepost.person_turn TO duepost_worker;
         GRANT SELECT, UPDATE ON duepost.control TO duepost_worker;
         GRANT SELECT, INSERT, UPDATE ON duepost.route, duepost.route_worker TO duepost_worker;
         GRANT SELECT ON duepost.rate TO duepost_worker;
@@ -135,7 +135,7 @@ BEGIN
             duepost.users_to_go, duepost.recipient_rows, duepost.recipient_row_v2, duepost.recipient_rows_v2, duepost.conclude_emails,
             duepost.is_too_late, duepost.usual_on_unknown,
             duepost.claim_messages_v1, duepost.claim_messages_v2, duepost.check_conditions_v1, duepost.lock_kept,
-            duepost.ask_guard, duepost.context_of, duepost.moment_for, duepost.moment_at, duepost.zone_of, duepost.is_zone,
+            duepost.ask_guard, duepost.drop_beyond_cap, duepost.had_of_kind, duepost.context_of, duepost.moment_for, duepost.moment_at, duepost.zone_of, duepost.is_zone,
             duepost.quiet_users, duepost.quiet_until, duepost.after_quiet_hours, duepost.spread, duepost.move_on,
             duepost.move_item, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
             duepost.keep_undeliverable, duepost.lock_undeliverable, duepost.reopen_email, duepost.refused_alike,

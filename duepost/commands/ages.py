@@ -1,4 +1,4 @@
-"""Moments on the command line: ISO 8601 with a zone, or an age."""
+"""Moments on the command line, ISO 8601 with a zone or an age; and durations."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,9 +14,9 @@ def moment_of(text: str, option: str = "--since") -> datetime:
     Raises:
         BadInput: it is neither an ISO 8601 time with its zone nor an age.
     """
-    number, unit = text[:-1], text[-1:]
-    if unit in UNITS and number.isascii() and number.isdigit() and len(number) <= 6:
-        return datetime.now(UTC) - timedelta(seconds=int(number) * UNITS[unit])
+    seconds = _seconds(text)
+    if seconds is not None:
+        return datetime.now(UTC) - timedelta(seconds=seconds)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -26,3 +26,21 @@ def moment_of(text: str, option: str = "--since") -> datetime:
             f"{option}: must be an ISO 8601 time with its zone such as 2026-11-25T18:00Z, or an age such as 2h"
         )
     return moment.astimezone(UTC)
+
+
+def duration_of(text: str, option: str) -> float:
+    """The seconds that an option means.
+
+    Raises:
+        BadInput: it is no number of minutes, hours or days, or more than a year.
+    """
+    seconds = _seconds(text)
+    if seconds is None or seconds > 366 * UNITS["d"]:
+        raise BadInput(f"{option}: must be a number of minutes, hours or days, such as 0m, 90m, 2h or 3d")
+    return float(seconds)
+
+
+def _seconds(text: str) -> int | None:
+    number, unit = text[:-1], text[-1:]
+    is_age = unit in UNITS and number.isascii() and number.isdigit() and len(number) <= 6
+    return int(number) * UNITS[unit] if is_age else None

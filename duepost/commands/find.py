@@ -14,6 +14,7 @@ from rich.text import Text
 from actors.settings import settings
 from duepost import operations
 from duepost.commands import findings
+from duepost.commands.ages import duration_of
 from duepost.commands.context import BadInput, EmailId, Failed, Json, operator_database
 from duepost.commands.listing import FOUND_COLUMNS, found_row
 from duepost.commands.output import Table, console, print_facts, print_json, print_table, say, visible, warn
@@ -89,12 +90,31 @@ def why(item_id: EmailId, as_json: Json = False) -> None:
 
 
 def forecast(
-    hours: Annotated[int, typer.Option(help="How far ahead.", min=1, max=168)] = 24, as_json: Json = False
+    hours: Annotated[int, typer.Option(help="How far ahead.", min=1, max=168)] = 24,
+    outage: Annotated[
+        str | None,
+        typer.Option(
+            "--after-outage",
+            help="What follows if nothing is sent for so long from now, such as 0m or 2h.",
+            metavar="DURATION",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Items a second, after an outage; as many as lately if left out.", min=0.001)
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Counts what falls due in each of the next hours, by kind; what is overdue counts for this one.
 
-    Examples: duepost forecast; duepost forecast --hours 48 --json
+    With --after-outage: what would be sent, in which order and until when, and what would be too late.
+
+    Examples: duepost forecast; duepost forecast --hours 48 --json; duepost forecast --after-outage 2h --rate 50
     """
+    if outage is not None:
+        _after_outage(duration_of(outage, "--after-outage"), rate, as_json=as_json)
+        return
+    if rate is not None:
+        raise BadInput("--rate: goes with --after-outage")
     found = operations.forecast(operator_database(), hours)
     if as_json:
         print_json([asdict(each) for each in found])
@@ -102,6 +122,34 @@ def forecast(
         print_table(Table(("hour", "kind", "items"), [(moment(each.hour), each.kind, each.items) for each in found]))
     else:
         say(f"Nothing falls due within {hours} h.")
+
+
+def _after_outage(seconds: float, rate: float | None, *, as_json: bool) -> None:
+    found = operations.after_outage(operator_database(), seconds, rate)
+    if as_json:
+        print_json(
+            {
+                "rate_per_second": found.rate,
+                "waiting": [{**asdict(each), "priority": each.priority.word} for each in found.waiting],
+                "done_after_seconds": {line.word: seconds for line, seconds in found.done_after.items()},
+            }
+        )
+        return
+    if not found.waiting:
+        say("Nothing would wait.")
+        return
+    rows = [
+        (
+            each.priority.word, each.kind, each.items, each.too_late, moment(each.oldest),
+            span(found.done_after[each.priority]) if each.items and each.priority in found.done_after else "",
+        )
+        for each in found.waiting
+    ]  # fmt: skip
+    print_table(Table(("priority", "kind", "sent", "too late", "due since", "line done after"), rows))
+    if found.rate is None:
+        warn("Nothing was sent lately: --rate says how many a second it will be.")
+    else:
+        say(f"At {found.rate:.3g} a second.")
 
 
 def journal(

@@ -78,7 +78,7 @@ $$;
 CREATE OR REPLACE FUNCTION duepost.lock_kept(
     id bigint, kept_until timestamptz, OUT kind text, OUT guard text, OUT scheduled_at timestamptz, OUT expires_at timestamptz,
     OUT scheduled_local timestamp, OUT has_quiet_hours boolean, OUT quiet_from time, OUT quiet_to time, OUT timezone text,
-    OUT priority smallint
+    OUT priority smallint, OUT at_most_per_day integer
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -93,8 +93,9 @@ BEGIN
         kind := NULL;
         RETURN;
     END IF;
-    SELECT k.guard, k.quiet_from <> k.quiet_to AND lock_kept.priority <> -1, k.quiet_from, k.quiet_to, k.timezone
-    INTO guard, has_quiet_hours, quiet_from, quiet_to, timezone
+    SELECT k.guard, k.quiet_from <> k.quiet_to AND lock_kept.priority <> -1, k.quiet_from, k.quiet_to, k.timezone,
+           k.at_most_per_day
+    INTO guard, has_quiet_hours, quiet_from, quiet_to, timezone, at_most_per_day
     FROM duepost.kind AS k
     WHERE k.kind = lock_kept.kind;
 END
@@ -119,6 +120,94 @@ LANGUAGE sql VOLATILE AS $$
     SELECT moment + random() * least(interval '5 min', (expires_at - moment) / 2)
 $$;
 
+-- How many emails of a kind a person, a user or a mailbox, has had within 24 hours, or is being sent now, but for one; counted no further
+-- than `most`. Volatile: it sees what was committed while its caller waited for the person's turn.
+CREATE OR REPLACE FUNCTION duepost.had_of_kind(kind text, user_id text, mailbox text, but_for bigint, most integer) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    IF had_of_kind.user_id IS NOT NULL THEN
+        RETURN (
+            SELECT count(*)
+            FROM (
+                (
+                    SELECT FROM duepost.delivery AS d
+                    WHERE d.user_id = had_of_kind.user_id AND d.finished_at > now() - interval '24 h'
+                      AND d.kind = had_of_kind.kind AND d.channel = 'email' AND d.outcome = 'sent'
+                    LIMIT most
+                )
+                UNION ALL
+                (
+                    SELECT FROM duepost.scheduled_email_user AS u
+                    JOIN duepost.item AS i ON i.id = u.email_id AND i.kind = had_of_kind.kind AND i.channel = 'email'
+                    WHERE u.user_id = had_of_kind.user_id AND u.email_id <> but_for AND (
+                        u.outcome = 'sent'
+                        OR (u.outcome IS NULL AND EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = u.email_id))
+                    )
+                    LIMIT most
+                )
+            ) AS had
+        );
+    END IF;
+    RETURN (
+        SELECT count(*)
+        FROM (
+            (
+                SELECT FROM duepost.delivery AS d
+                WHERE d.address IS NOT NULL AND duepost.mailbox_key(d.address) = had_of_kind.mailbox
+                  AND d.finished_at > now() - interval '24 h' AND d.user_id IS NULL
+                  AND d.kind = had_of_kind.kind AND d.channel = 'email' AND d.outcome = 'sent'
+                LIMIT most
+            )
+            UNION ALL
+            (
+                SELECT FROM duepost.in_hand AS h
+                JOIN duepost.item AS i ON i.id = h.item_id AND i.kind = had_of_kind.kind
+                JOIN duepost.email AS e ON e.item_id = h.item_id
+                WHERE h.item_id <> but_for AND duepost.mailbox_key(e.address) = had_of_kind.mailbox
+                LIMIT most
+            )
+        ) AS had
+    );
+END
+$$;
+
+-- Drops those recipients of an email who have had enough of its kind; gives whether somebody is left. What several see together,
+-- and a message, is for nobody alone: there is no cap. The turns of the persons are taken in one order, and kept until the caller's
+-- transaction, which claims the email, ends.
+CREATE OR REPLACE FUNCTION duepost.drop_beyond_cap(id bigint, kind text, users text[], most integer, because text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    mailbox text;
+    beyond  text[];
+BEGIN
+    SELECT duepost.mailbox_key(e.address) INTO mailbox FROM duepost.email AS e WHERE e.item_id = drop_beyond_cap.id;
+    IF NOT FOUND OR (users = '{}' AND mailbox IS NULL) THEN
+        RETURN true;
+    END IF;
+    PERFORM FROM duepost.person_turn AS t
+    WHERE t.number = ANY (ARRAY(
+        SELECT (hashtext(drop_beyond_cap.kind || ' ' || p.person) & 255)::smallint
+        FROM unnest(CASE WHEN users = '{}' THEN ARRAY[mailbox] ELSE users END) AS p (person)
+    ))
+    ORDER BY t.number
+    FOR NO KEY UPDATE;
+    IF users = '{}' THEN
+        RETURN duepost.had_of_kind(drop_beyond_cap.kind, NULL, mailbox, drop_beyond_cap.id, most) < most;
+    END IF;
+    beyond := ARRAY(
+        SELECT u.user_id FROM unnest(users) AS u (user_id)
+        WHERE duepost.had_of_kind(drop_beyond_cap.kind, u.user_id, NULL, drop_beyond_cap.id, most) >= most
+    );
+    UPDATE duepost.scheduled_email_user AS u SET outcome = 'obsolete', reply = because
+    WHERE u.email_id = drop_beyond_cap.id AND u.user_id = ANY (beyond) AND u.outcome IS NULL;
+    RETURN cardinality(beyond) < cardinality(users);
+END
+$$;
+
 -- No settings of its own for the planner: a guard's statements are planned as elsewhere.
 CREATE OR REPLACE FUNCTION duepost.check_conditions_v1(
     id bigint, kept_until timestamptz, due_at timestamptz, failure text, OUT answer text, OUT said text, OUT waits jsonb
@@ -128,7 +217,8 @@ DECLARE
     item   record;
     users  text[];
     moment timestamptz;
-    quiet  record;
+    quiet   record;
+    because text;
 BEGIN
     item := duepost.lock_kept(check_conditions_v1.id, check_conditions_v1.kept_until);
     IF item.kind IS NULL THEN
@@ -178,6 +268,16 @@ BEGIN
         END;
         IF answer = 'obsolete' THEN
             PERFORM duepost.finish(check_conditions_v1.id, 'obsolete', format('the guard %s said no', item.guard));
+            RETURN;
+        END IF;
+    END IF;
+
+    IF answer = 'send' AND item.at_most_per_day IS NOT NULL THEN
+        because := format('at most %s a day of the kind %s', item.at_most_per_day, item.kind);
+        IF NOT duepost.drop_beyond_cap(check_conditions_v1.id, item.kind, users, item.at_most_per_day, because) THEN
+            -- Users have their outcomes.
+            PERFORM duepost.finish(check_conditions_v1.id, CASE WHEN users = '{}' THEN 'obsolete' END, because);
+            answer := 'obsolete';
             RETURN;
         END IF;
     END IF;

@@ -1,4 +1,5 @@
 -- Priorities: what is urgent leaves first, and what is bulk keeps nothing else waiting. What is due of a route lies in a line for each.
+-- Caps: of a kind a person gets a number a day at the most.
 -- oldest worker: 0016
 
 ALTER TABLE duepost.item
@@ -21,3 +22,19 @@ CREATE INDEX item_message_due ON duepost.item (priority, due_at, id) WHERE chann
 COMMENT ON COLUMN duepost.kind.priority IS
     'urgent, normal or bulk: by which line of their route its items leave that have none of their own. NULL: normal. Of what is urgent '
     'the quiet hours do not hold. What is pending follows set_priority().';
+
+ALTER TABLE duepost.kind
+    ADD COLUMN at_most_per_day integer,
+    ADD CONSTRAINT at_most_per_day_is_positive CHECK (at_most_per_day > 0);
+COMMENT ON COLUMN duepost.kind.at_most_per_day IS
+    'How many emails of this kind a person gets within 24 hours; what there is more ends as obsolete. NULL: as many as there are.';
+ALTER TABLE duepost.kind DROP COLUMN has_conditions;
+ALTER TABLE duepost.kind ADD COLUMN has_conditions boolean GENERATED ALWAYS AS (
+    guard IS NOT NULL OR quiet_from <> quiet_to IS TRUE OR at_most_per_day IS NOT NULL
+) STORED;
+COMMENT ON COLUMN duepost.kind.has_conditions IS 'Whether something is asked before an item of this kind is sent.';
+
+-- Of two workers that are at the same person one waits for the other: both lock one of these rows, chosen by the person.
+CREATE TABLE duepost.person_turn (number smallint PRIMARY KEY);
+INSERT INTO duepost.person_turn (number) SELECT n FROM generate_series(0, 255) AS n;
+COMMENT ON TABLE duepost.person_turn IS 'Rows that are locked while somebody counts what a person has had of a kind; never changed.';

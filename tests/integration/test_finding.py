@@ -172,6 +172,32 @@ def test_a_count_beyond_ten_thousand_says_that_it_is_an_estimate(harness: Harnes
     assert str(operations.count_pending(harness.database, Filter(kind="other"))) == "0"
 
 
+def test_after_an_outage_lines_are_worked_off_in_order_and_what_is_too_late_is_named(harness: Harness) -> None:
+    harness.query(
+        "INSERT INTO duepost.kind (kind, priority) VALUES ('digest', 'bulk'), ('reset', 'urgent');"
+        " INSERT INTO duepost.kind (kind, late_after, catch_up) VALUES ('alarm', '1 h', 'expire')"
+    )
+    for kind, number in (("digest", 4), ("reset", 1), ("alarm", 2), ("news", 7)):
+        for _ in range(number):
+            harness.schedule(kind=kind)
+    soon = datetime.now(UTC) + timedelta(hours=3)
+    harness.schedule(kind="news", scheduled_at=soon)
+    harness.schedule(kind="news", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    found = operations.after_outage(harness.database, 2 * 3600.0, rate=1.0)
+    assert {(each.priority.word, each.kind, each.items, each.too_late) for each in found.waiting} == {
+        ("urgent", "reset", 1, 0), ("normal", "alarm", 0, 2), ("normal", "news", 7, 1), ("bulk", "digest", 4, 0),
+    }  # fmt: skip
+    # Of eight that leave while both wait, one is bulk.
+    assert {line.word: round(after) for line, after in found.done_after.items()} == {
+        "urgent": 1,
+        "normal": 9,
+        "bulk": 12,
+    }
+    assert operations.after_outage(harness.database, 0.0).rate is None
+    harness.deliver()
+    assert operations.after_outage(harness.database, 0.0).rate == pytest.approx(15 / 60)
+
+
 def test_the_forecast_counts_the_next_day_by_hour_and_kind(harness: Harness) -> None:
     moment = datetime.now(UTC).replace(minute=5, second=0, microsecond=0) + timedelta(hours=3)
     harness.schedule(scheduled_at=moment)

@@ -76,6 +76,8 @@ WORKERS_FUNCTIONS = [
     "conclude_emails",
     "context_of",
     "domain_in_ascii",
+    "drop_beyond_cap",
+    "had_of_kind",
     "drop_attachments",
     "due_now",
     "due_now_v2",

@@ -349,6 +349,8 @@ def test_every_event_that_sentry_gets_is_explained() -> None:
         ("guards.md", 2),
         ("rates.md", 2),
         ("priorities.md", 3),
+        ("caps.md", 1),
+        ("catching-up.md", 1),
         ("suppression.md", 8),
         ("unsubscribing.md", 3),
         ("local-times.md", 3),
