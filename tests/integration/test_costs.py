@@ -13,7 +13,24 @@ EMAILS = 200
 #: The most for each email, from enqueue to ledger, with one thread: nobody shares a commit.
 ROUND_TRIPS = 2.2
 TRANSACTIONS = 2.2
-WAL_BYTES = 3_600
+#: About 3,400 where nothing else runs: the fewer are concluded together, the more it takes.
+WAL_BYTES = 4_500
+
+#: What it writes goes by the clock.
+NO_AUTOVACUUM = """
+DO $$
+DECLARE
+    named regclass;
+BEGIN
+    FOR named IN
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.relkind = 'r' AND c.relnamespace IN ('duepost'::regnamespace, 'dramatiq'::regnamespace)
+    LOOP
+        EXECUTE format('ALTER TABLE %%s SET (autovacuum_enabled = false, toast.autovacuum_enabled = false)', named);
+    END LOOP;
+END
+$$
+"""
 
 
 @pytest.fixture
@@ -38,6 +55,7 @@ def test_an_email_costs_no_more_than_it_should(each_harness: Harness, round_trip
         " body_text => repeat('All work and no play. ', 90))) FROM generate_series(1, %(count)s) AS i",
         count=EMAILS,
     )
+    harness.query(NO_AUTOVACUUM)
     harness.query("CHECKPOINT")
     before, wal_before = spent(harness)
     round_trips.clear()
