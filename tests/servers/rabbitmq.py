@@ -36,20 +36,19 @@ class RabbitmqServer(Server):
         )
 
     def command(self) -> tuple[str, ...]:
-        return self._as_rabbitmq("rabbitmq-server")
-
-    def control(self, *arguments: str) -> str:
-        """Runs `rabbitmqctl`."""
-        return self.machine.run(*self._as_rabbitmq("rabbitmqctl"), *arguments)
-
-    def _as_rabbitmq(self, program: str) -> tuple[str, ...]:
         settings = (
             "HOME=/var/lib/rabbitmq",
             f"ERL_EPMD_PORT={self._value('PORT_MAPPER')}",
             "ERL_EPMD_ADDRESS=127.0.0.1",
         )
         account = ("setpriv", "--reuid=rabbitmq", "--regid=rabbitmq", "--clear-groups")
-        return ("env", *settings, *account, f"/usr/lib/rabbitmq/bin/{program}")
+        return ("env", *settings, *account, "/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+    def call(self, call: str) -> str:
+        """Has the running node call a function of its own; `rabbitmqctl` would start an Erlang of its own first."""
+        cookie = self.machine.path("/var/lib/rabbitmq/.erlang.cookie").read_text()
+        port = f"ERL_EPMD_PORT={self._value('PORT_MAPPER')}"
+        return self.machine.run("env", port, "erl_call", "-sname", "duepost@localhost", "-c", cookie, "-a", call)
 
     def __enter__(self) -> Self:
         """Configures it. Whoever needs it starts it: some begin while it is away."""

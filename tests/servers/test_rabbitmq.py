@@ -218,14 +218,14 @@ def test_a_rabbitmq_whose_memory_is_short_takes_nothing_and_mail_goes_on_without
 ) -> None:
     with site.workers() as workers:
         site.relay.release()
-        running.control("set_vm_memory_high_watermark", "absolute", "1")
+        running.call("vm_memory_monitor set_vm_memory_high_watermark [{absolute,1}]")
         try:
             site.schedule(COUNT)
             wait_until_said(workers, "it takes no messages")
             health, said = doctors(site)
             site.wait_until_finished(COUNT, timeout=180)
         finally:
-            running.control("set_vm_memory_high_watermark", "absolute", "2GB")
+            running.call("vm_memory_monitor set_vm_memory_high_watermark [{absolute,2000000000}]")
         wait_until_said(workers, CARRIES_AGAIN)
         assert_each_once(site, COUNT)
     assert health == "failed"
@@ -234,7 +234,7 @@ def test_a_rabbitmq_whose_memory_is_short_takes_nothing_and_mail_goes_on_without
 
 def test_what_takes_longer_than_rabbitmq_waits_for_is_delivered_once(site: Site, running: RabbitmqServer) -> None:
     """It comes again, to whoever reads the queue: RabbitMQ takes the reader for one that hangs."""
-    running.control("eval", "application:set_env(rabbit, consumer_timeout, 1500).")
+    running.call("application set_env [rabbit,consumer_timeout,1500]")
     try:
         with site.workers() as workers:
             schedule_and_wait_until_carried(site, running)
@@ -243,7 +243,7 @@ def test_what_takes_longer_than_rabbitmq_waits_for_is_delivered_once(site: Site,
             site.relay.release()
             assert_each_once(site, COUNT)
     finally:
-        running.control("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+        running.call("application set_env [rabbit,consumer_timeout,1800000]")
 
 
 def test_rubbish_in_the_queue_harms_nobody(site: Site, running: RabbitmqServer) -> None:
