@@ -45,9 +45,11 @@ def server_for(server: PostgresServer, hosts: Sequence[Namespace]) -> Iterator[P
     """A PostgreSQL that hosts reach over their links."""
     own = PostgresServer(server.binaries, hosts=hosts)
     own.start()
-    yield own
-    own.stop("immediate")
-    own.remove()
+    try:
+        yield own
+    finally:
+        own.stop("immediate")
+        own.remove()
 
 
 @contextmanager
