@@ -90,7 +90,7 @@ def fill(database: Database, digests: int) -> None:
     for begin in range(0, digests, PAGE):
         schedule(database, min(PAGE, digests - begin), kind="digest")
     database.execute("UPDATE duepost.item SET due_at = due_at - interval '1 h'", limits=UNLIMITED)
-    database.execute("VACUUM ANALYZE duepost.item", limits=UNLIMITED)
+    database.execute("ANALYZE duepost.item", limits=UNLIMITED)
 
 
 def resets(database: Database, seconds: int) -> Mapping[str, float]:
