@@ -41,12 +41,13 @@ COMMENT = re.compile(r"^COMMENT ON .*?';\n", re.MULTILINE | re.DOTALL)
 SQL = statements(__file__)
 T = TypeVar("T")
 
-#: A migration waits this long (seconds) for a lock. Whoever comes after it waits too, so it gives way, and tries again.
-GIVING_WAY = Limits(statement=0, lock=2.0, idle=0)
+#: A migration waits this long (seconds) for a lock. Whoever comes after it waits too, so it gives way, and tries again:
+#: before PostgreSQL looks for a deadlock (deadlock_timeout, 1 s), and ends the other one.
+GIVING_WAY = Limits(statement=0, lock=0.2, idle=0)
 
 #: Seconds between two tries, and how many there are.
 PAUSE = 1.0
-TRIES = 200
+TRIES = 500
 
 #: Seconds that workers below a raised floor have to finish what they have in hand, before a migration that was told to
 #: go on despite them does.

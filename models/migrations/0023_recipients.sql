@@ -2,6 +2,9 @@
 -- here, which says what has become of it, until the email is finished for all. An address may have a name beside it.
 -- oldest worker: 0016
 
+-- All at once, before anything takes long: who has read one of them, and wants the next, would wait for us, and we for it.
+LOCK TABLE duepost.email, duepost.attempt, duepost.undeliverable_recipient IN ACCESS EXCLUSIVE MODE;
+
 CREATE TABLE duepost.email_recipient (
     email_id      bigint NOT NULL,
     place         integer NOT NULL,

@@ -2,6 +2,9 @@
 -- Workers of 0.2.0 add to the table by `ON CONFLICT (address)`: what is of one kind lies in a table below it, which is read with it.
 -- oldest worker: 0016
 
+-- All at once, before anything takes long: who has read one of them, and wants the next, would wait for us, and we for it.
+LOCK TABLE duepost.kind, duepost.suppression, duepost.scheduled_email_user, duepost.delivery IN ACCESS EXCLUSIVE MODE;
+
 CREATE SEQUENCE duepost.suppression_id_seq;
 ALTER TABLE duepost.suppression
     ADD COLUMN id bigint NOT NULL DEFAULT nextval('duepost.suppression_id_seq'),

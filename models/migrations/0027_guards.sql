@@ -2,6 +2,9 @@
 -- asks something are claimed one by one.
 -- oldest worker: 0016
 
+-- All at once, before anything takes long: who has read one of them, and wants the next, would wait for us, and we for it.
+LOCK TABLE duepost.kind, duepost.delivery IN ACCESS EXCLUSIVE MODE;
+
 ALTER TABLE duepost.kind ADD COLUMN guard text;
 ALTER TABLE duepost.kind ADD COLUMN has_conditions boolean GENERATED ALWAYS AS (guard IS NOT NULL) STORED;
 COMMENT ON COLUMN duepost.kind.guard IS

@@ -1,6 +1,9 @@
 -- Local times: an email may be due by the clock of its recipient, and a kind may have quiet hours there.
 -- oldest worker: 0016
 
+-- All at once, before anything takes long: who has read one of them, and wants the next, would wait for us, and we for it.
+LOCK TABLE duepost.kind, duepost.item IN ACCESS EXCLUSIVE MODE;
+
 CREATE TABLE duepost.zone (name text PRIMARY KEY);
 COMMENT ON TABLE duepost.zone IS 'The names of the zones that PostgreSQL knows; filled by each `duepost migrate`.';
 

@@ -1,6 +1,9 @@
 -- What providers tell by webhook: whether calls come in and are taken, and which signatures have been used.
 -- oldest worker: 0016
 
+-- All at once, before anything takes long: who has read one of them, and wants the next, would wait for us, and we for it.
+LOCK TABLE duepost.scheduled_email_user, duepost.email_recipient IN SHARE MODE;
+
 CREATE TABLE duepost.webhook (
     source          text PRIMARY KEY,
     accepted_at     timestamptz,

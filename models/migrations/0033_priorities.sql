@@ -2,6 +2,9 @@
 -- Caps: of a kind a person gets a number a day at the most.
 -- oldest worker: 0016
 
+-- All at once, before anything takes long: who has read one of them, and wants the next, would wait for us, and we for it.
+LOCK TABLE duepost.kind, duepost.item IN ACCESS EXCLUSIVE MODE;
+
 ALTER TABLE duepost.item
     ADD COLUMN priority smallint NOT NULL DEFAULT 0,
     ADD COLUMN own_priority smallint,
