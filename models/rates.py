@@ -38,15 +38,11 @@ class Limit(NamedTuple):
     because: str | None = None
 
 
-class Limits(NamedTuple):
-    """What of a route is limited, by domain; and the kinds whose emails go first where it is."""
-
-    by_domain: Mapping[str, Limit]
-    urgent: frozenset[str]
-
+#: What of a route is limited, by domain.
+Limits = Mapping[str, Limit]
 
 #: Nothing is.
-NO_LIMITS: Final = Limits({}, frozenset())
+NO_LIMITS: Final[Limits] = {}
 
 
 class Want(NamedTuple):
@@ -103,12 +99,10 @@ def read_limits(found: str | None) -> Limits:
     """Limits as the database gives them in JSON; None where there are none."""
     if found is None:
         return NO_LIMITS
-    given = json.loads(found)
-    by_domain = {
+    return {
         each["domain"]: Limit(each["per_second"], each["places"], each["seconds"], each["connections"], each["because"])
-        for each in given["limits"]
+        for each in json.loads(found)
     }
-    return Limits(by_domain, frozenset(given["urgent"]))
 
 
 def take_places(

@@ -168,7 +168,7 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         addresses = attempt.next_addresses if isinstance(attempt, EmailAttempt) else ()
         item = attempt.item
         goes_first = item.probe or item.priority == Priority.URGENT
-        return Facts(item.kind, addresses, (item.last_error or "").startswith(WAITS), goes_first)
+        return Facts(addresses, (item.last_error or "").startswith(WAITS), goes_first)
 
     def give_turns(self, works: Sequence[Work[ClaimedEmail, EmailPayload]], domains: tuple[str, ...]) -> None:
         """Sending → scheduled until their turn comes, where the rate is limited; no attempt is counted.

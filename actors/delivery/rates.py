@@ -103,13 +103,11 @@ class Facts(NamedTuple):
     """An item, as far as it is known before its payload is made.
 
     Attributes:
-        kind: its kind.
         addresses: whom its next payload is for, as far as that is known.
         has_turn: whether it has waited as scheduled for its turn, which this is.
         goes_first: whether it is urgent, or is to find out if the relay takes mail again.
     """
 
-    kind: str
     addresses: tuple[str, ...]
     has_turn: bool
     goes_first: bool
@@ -146,7 +144,6 @@ class Rates(Generic[T]):
         self._route = route
         self._worker_id = worker_id
         self._limits: Mapping[str, Limit] = {}
-        self._urgent: frozenset[str] = frozenset()
         #: How many workers use the route, this one included.
         self._workers = 1
         self._read_at = -float("inf")
@@ -191,7 +188,7 @@ class Rates(Generic[T]):
 
     def learn(self, limits: Limits, workers: int) -> None:
         """What of the route is limited now, and how many workers use it."""
-        self._limits, self._urgent = limits.by_domain, limits.urgent
+        self._limits = limits
         self._workers, self._read_at = max(1, workers), time.monotonic()
 
     def refresh(self) -> None:
@@ -227,7 +224,7 @@ class Rates(Generic[T]):
     def must_wait(self, facts: Facts) -> tuple[str, ...]:
         """The domains for which an email has to wait as scheduled; none where it can go on."""
         domains = self.limited(facts.addresses)
-        if not any(domains) or self._is_urgent(facts):
+        if not any(domains) or facts.goes_first:
             return ()
         now = time.monotonic()
         is_behind = not facts.has_turn and any(self._turns_until.get(each, now) > now for each in domains if each)
@@ -235,16 +232,12 @@ class Rates(Generic[T]):
 
     def wait(self, who: T, domains: tuple[str, ...], facts: Facts) -> bool:
         """Has an email wait here for a place of each domain; False where enough do, and it is to wait as scheduled."""
-        is_urgent = self._is_urgent(facts)
         urgent, others = self._waiting.get(domains, (deque(), deque()))
-        if len(urgent) >= MOST_URGENT if is_urgent else self._is_full(domains):
+        if len(urgent) >= MOST_URGENT if facts.goes_first else self._is_full(domains):
             return False
         self._waiting[domains] = urgent, others
-        (urgent if is_urgent else others).append(_Waiter(who, time.monotonic()))
+        (urgent if facts.goes_first else others).append(_Waiter(who, time.monotonic()))
         return True
-
-    def _is_urgent(self, facts: Facts) -> bool:
-        return facts.goes_first or facts.kind in self._urgent
 
     def _is_full(self, domains: tuple[str, ...]) -> bool:
         return len(self) >= MOST_WAITING or any(

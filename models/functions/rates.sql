@@ -42,16 +42,10 @@ COMMENT ON FUNCTION duepost.limits_of IS
     'What of a route is limited, by domain (empty: the whole route): emails a second, as operators allow or as was learnt of the '
     'relay''s replies; places for that, and for how many seconds each is held after its email; connections at once.';
 
--- The same in JSON, for workers, with the kinds that go first; NULL where nothing is limited.
+-- The same in JSON, for workers; NULL where nothing is limited.
 CREATE OR REPLACE FUNCTION duepost.limits_in_json(route text) RETURNS text
-LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    found CONSTANT jsonb := (SELECT jsonb_agg(l) FROM duepost.limits_of(route) AS l);
-BEGIN
-    RETURN CASE WHEN found IS NOT NULL THEN jsonb_build_object(
-        'limits', found, 'urgent', ARRAY(SELECT k.kind FROM duepost.kind AS k WHERE k.priority = 'urgent')
-    ) END::text;
-END
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_agg(l)::text FROM duepost.limits_of($1) AS l
 $$;
 
 -- The caller's transaction holds them until it ends, by domain.

@@ -30,7 +30,7 @@ def learnt(harness: Harness) -> list[tuple[object, ...]]:
 
 
 def in_force(harness: Harness) -> float | None:
-    limit = rates.limits(harness.database, "default").by_domain.get(SLOW)
+    limit = rates.limits(harness.database, "default").get(SLOW)
     return None if limit is None else limit.per_second
 
 
