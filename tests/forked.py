@@ -49,8 +49,10 @@ def run(
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(["duepost", *arguments], timeout)
+        status = process.exitcode
+        process.close()
         said, complained = ((folder / each).read_text(encoding="utf-8") for each in ("1", "2"))
-        return subprocess.CompletedProcess(["duepost", *arguments], process.exitcode, said, complained)
+        return subprocess.CompletedProcess(["duepost", *arguments], status, said, complained)
 
 
 def _command(arguments: list[str], env: dict[str, str], cwd: str, folder: str) -> None:

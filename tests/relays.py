@@ -558,9 +558,11 @@ class _Session:
         self.sock.close()
 
     def hang(self) -> None:
+        ready = select.poll()
+        ready.register(self.sock, select.POLLIN)
         while not self.relay.released.wait(0.02):
             # What the client pipelined is left unread; that it has hung up shows only when nothing is left.
-            if select.select([self.sock], [], [], 0)[0]:
+            if ready.poll(0):
                 self.sock.settimeout(0.05)
                 try:
                     data = self.sock.recv(65536)

@@ -4,6 +4,7 @@ import os
 import selectors
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -40,10 +41,16 @@ def _ignore(_rulings: Rulings | None, _failure: BaseException | None) -> None:
     """Nobody waits for it."""
 
 
+def _free(selector: selectors.BaseSelector, *pipe: int) -> None:
+    selector.close()
+    for end in pipe:
+        os.close(end)
+
+
 class EventLoop(Generic[P]):
     """Drives dialogues side by side, one over each slot. One thread at a time uses it; others may wake it.
 
-    A dialogue never blocks: it yields what it waits for.
+    A dialogue never blocks: it yields what it waits for. `close` frees its descriptors; at the latest they go with it.
     """
 
     def __init__(self) -> None:
@@ -56,6 +63,7 @@ class EventLoop(Generic[P]):
         for end in (self._wake_reader, self._wake_writer):
             os.set_blocking(end, False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
+        self._free = weakref.finalize(self, _free, self._selector, self._wake_reader, self._wake_writer)
 
     def close(self) -> None:
         """Frees its descriptors; nothing may be driven any more. Who still wakes it, wakes nobody."""
@@ -63,9 +71,7 @@ class EventLoop(Generic[P]):
             if self._is_closed:
                 return
             self._is_closed = True
-            self._selector.close()
-            os.close(self._wake_reader)
-            os.close(self._wake_writer)
+            self._free()
 
     def __len__(self) -> int:
         """How many dialogues are being driven."""
