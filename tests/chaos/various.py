@@ -1,4 +1,4 @@
-"""Applications that use all that an email may have: several recipients, attachments, guards, local times."""
+"""Applications that use all that an email may have: several recipients, attachments, guards, priorities, rates."""
 
 import base64
 import hashlib
@@ -6,7 +6,7 @@ import random
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email import message_from_bytes
@@ -29,6 +29,9 @@ KINDS = (PLAIN, GUARDED)
 DOMAIN, SIGNED = "various.example", "signed.example"
 TEMPLATE = "various"
 
+#: Emails that may leave to the domain in any second.
+RATE = 10
+
 #: What emails have attached: few files, that many share.
 FILES = tuple(random.Random(number).randbytes(size) for number, size in enumerate((0, 57, 5_000, 200_000)))
 
@@ -50,6 +53,7 @@ def set_up(query: Query, folder: Path) -> None:
     )
     query("INSERT INTO duepost.kind (kind) VALUES (%s)", PLAIN)
     query("INSERT INTO duepost.kind (kind, guard) VALUES (%s, 'app.is_wanted')", GUARDED)
+    query("SELECT duepost.set_rate(domain => %s, per_second => %s)", DOMAIN, RATE)
     (folder / "templates" / f"{TEMPLATE}.subject.txt").write_text("{{ key }}")
     (folder / "templates" / f"{TEMPLATE}.txt").write_text("Hello {{ recipient.address }}.")
     keys = folder / "keys" / SIGNED
@@ -128,6 +132,7 @@ class VariousClient(Asking):
                 cursor,
                 kind=GUARDED if is_guarded else PLAIN,
                 key=key,
+                priority=self.random.choice((None, None, "urgent", "bulk")),
                 addresses=[f"Ann Example <{addresses[0]}>", *addresses[1:shown]],
                 bcc=addresses[shown:] or None,
                 scheduled_local=local.replace(tzinfo=None),
@@ -194,7 +199,7 @@ def check(book: VariousBook, query: Query, taken: Sequence[Taken], keys: Path) -
     for copy in filter(is_various, taken):
         copies[copy.key].append(copy)
     ends = _ends(query)
-    wrong = list(book.errors)
+    wrong = [*book.errors, *_seconds_with_too_many(filter(is_various, taken))]
     wrong += [f"{key}: the relay took what nobody had asked for" for key in copies.keys() - book.emails.keys()]
     for key, asked in book.emails.items():
         wrong += [f"{key}: {fault}" for fault in faults(asked, ends.get(key), copies[key])]
@@ -204,6 +209,20 @@ def check(book: VariousBook, query: Query, taken: Sequence[Taken], keys: Path) -
     if copies and not signed:
         wrong.append("no copy is signed")
     return wrong + _left(query)
+
+
+def _seconds_with_too_many(copies: Iterable[Taken]) -> Iterator[str]:
+    """A message to several is one, and is noted once for each of them."""
+    moments: list[float] = []
+    latest: dict[str, float] = {}
+    for copy in copies:
+        if copy.at - latest.get(copy.message_id, 0.0) > 0.2:
+            moments.append(copy.at)
+        latest[copy.message_id] = copy.at
+    ordered = sorted(moments)
+    for first, last in zip(ordered, ordered[RATE:], strict=False):
+        if last - first < 1 - CLOCK:
+            yield f"{RATE + 1} emails to {DOMAIN} within {last - first:.3f} s"
 
 
 def _left(query: Query) -> list[str]:
