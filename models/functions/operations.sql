@@ -257,6 +257,18 @@ $$;
 COMMENT ON FUNCTION duepost.end_action IS
     'An action is over. `gone` is how many items fitted when somebody looked, and fitted no more when the action began.';
 
+CREATE OR REPLACE FUNCTION duepost.end_action_with(action_id bigint, number bigint, otherwise text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM duepost.add_to_action(
+        action_id, number, CASE number WHEN 0 THEN jsonb_build_object(otherwise, 1) ELSE '{}' END
+    );
+    PERFORM duepost.end_action(action_id);
+END
+$$;
+COMMENT ON FUNCTION duepost.end_action_with IS
+    'An action is over that was done to a number of things at once; where that is none, `otherwise` says why.';
+
 -- Pauses ---------------------------------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION duepost.is_kind_paused(kind text) RETURNS boolean
@@ -392,10 +404,7 @@ BEGIN
         WHERE k.kind = set_pause.name AND (k.paused_at IS NOT NULL) <> is_on;
     END IF;
     changed := FOUND;
-    PERFORM duepost.add_to_action(
-        action.id, changed::integer, CASE WHEN changed THEN '{}' ELSE '{"already": 1}' END::jsonb
-    );
-    PERFORM duepost.end_action(action.id);
+    PERFORM duepost.end_action_with(action.id, changed::integer, 'already');
     RETURN CASE WHEN NOT changed THEN 'already' WHEN is_on THEN 'paused' ELSE 'resumed' END;
 END
 $$;
@@ -427,8 +436,7 @@ BEGIN
     SET probe_at = now()
     WHERE r.circuit_open AND (request_probe.route IS NULL OR r.name = request_probe.route);
     GET DIAGNOSTICS number = ROW_COUNT;
-    PERFORM duepost.add_to_action(action.id, number, CASE number WHEN 0 THEN '{"circuit_closed": 1}' ELSE '{}' END::jsonb);
-    PERFORM duepost.end_action(action.id);
+    PERFORM duepost.end_action_with(action.id, number, 'circuit_closed');
     RETURN number;
 END
 $$;
@@ -464,10 +472,7 @@ BEGIN
     UPDATE duepost.kind AS k SET priority = set_priority.priority
     WHERE k.kind = set_priority.kind AND coalesce(k.priority, 'normal') <> set_priority.priority;
     changed := FOUND;
-    PERFORM duepost.add_to_action(
-        action.id, changed::integer, CASE WHEN changed THEN '{}' ELSE '{"already": 1}' END::jsonb
-    );
-    PERFORM duepost.end_action(action.id);
+    PERFORM duepost.end_action_with(action.id, changed::integer, 'already');
     RETURN CASE WHEN changed THEN 'set' ELSE 'already' END;
 END
 $$;

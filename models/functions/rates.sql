@@ -290,8 +290,7 @@ BEGIN
         reason = excluded.reason
     WHERE r.per_second IS DISTINCT FROM excluded.per_second OR r.connections IS DISTINCT FROM excluded.connections;
     changed := FOUND;
-    PERFORM duepost.add_to_action(action.id, changed::integer, CASE WHEN changed THEN '{}' ELSE '{"already": 1}' END::jsonb);
-    PERFORM duepost.end_action(action.id);
+    PERFORM duepost.end_action_with(action.id, changed::integer, 'already');
     RETURN CASE WHEN changed THEN 'set' ELSE 'already' END;
 END
 $$;
@@ -326,8 +325,7 @@ BEGIN
     SET turns_until = NULL, learnt = NULL, learnt_from = NULL, learnt_at = NULL, learnt_because = NULL
     WHERE d.route = remove_rate.route AND d.domain = named AND (d.learnt IS NOT NULL OR d.turns_until IS NOT NULL);
     changed := changed OR FOUND;
-    PERFORM duepost.add_to_action(action.id, changed::integer, CASE WHEN changed THEN '{}' ELSE '{"already": 1}' END::jsonb);
-    PERFORM duepost.end_action(action.id);
+    PERFORM duepost.end_action_with(action.id, changed::integer, 'already');
     RETURN CASE WHEN changed THEN 'removed' ELSE 'not_found' END;
 END
 $$;

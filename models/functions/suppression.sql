@@ -113,10 +113,7 @@ BEGIN
     ELSE
         said := 'already';
     END IF;
-    PERFORM duepost.add_to_action(
-        action.id, (said <> 'already')::integer, CASE said WHEN 'already' THEN '{"already": 1}' ELSE '{}' END::jsonb
-    );
-    PERFORM duepost.end_action(action.id);
+    PERFORM duepost.end_action_with(action.id, (said <> 'already')::integer, 'already');
     RETURN said;
 END
 $$;
@@ -151,10 +148,7 @@ BEGIN
     DELETE FROM duepost.suppression AS s
     WHERE s.address = duepost.mailbox_key(mailbox) AND s.kind IS NOT DISTINCT FROM unsuppress.kind;
     lifted := FOUND;
-    PERFORM duepost.add_to_action(
-        action.id, lifted::integer, CASE WHEN lifted THEN '{}' ELSE '{"not_suppressed": 1}' END::jsonb
-    );
-    PERFORM duepost.end_action(action.id);
+    PERFORM duepost.end_action_with(action.id, lifted::integer, 'not_suppressed');
     RETURN CASE WHEN lifted THEN 'lifted' ELSE 'not_suppressed' END;
 END
 $$;
