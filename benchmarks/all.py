@@ -17,6 +17,7 @@ SECTIONS = {
     "sweep": "Which settings suit each",
     "lateness": "From the insert to the relay",
     "on_time": "On time",
+    "priorities": "Priorities",
     "crash": "Everything killed",
     "messages": "Messages to endpoints",
     "growth": "As it grows",
