@@ -495,14 +495,9 @@ def _claimed(
     headers_read = _read("headers", lambda: _json_object(headers), flaws)
     context_read = _read("context", lambda: _json_object(context), flaws)
     columns = (*head, date, sender, reply_to, headers_read, template, context_read, *bodies, full_seconds, recipients)
+    flaw = flaws[0] if flaws else None
     # The statement's columns are the class's fields.
-    email = ClaimedEmail(*columns)  # type: ignore[arg-type]
-    return email._replace(
-        users=tuple(users or ()),  # type: ignore[arg-type]
-        flaw=flaws[0] if flaws else None,
-        extras=more,
-        priority=Priority(int(str(priority))),
-    )
+    return ClaimedEmail(*columns, tuple(users or ()), flaw, more, Priority(int(str(priority))))  # type: ignore[arg-type, call-arg]
 
 
 def _read(field: str, read: Callable[[], T], flaws: list[Flaw]) -> T | None:

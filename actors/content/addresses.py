@@ -108,11 +108,8 @@ def envelope_address(address: str) -> str:
     is_plain = _DOT_ATOM.fullmatch(local_part) is not None
     # Domains repeat, and reading one takes longer than looking it up.
     known = ascii_domain(domain) if at and (is_plain or _WORDS.fullmatch(local_part)) else None
-    if (
-        known is None
-        or _octets(local_part) > LONGEST_LOCAL_PART
-        or _octets(local_part) + 1 + max(len(known), _octets(domain)) > LONGEST_ADDRESS
-    ):
+    octets = _octets(local_part)
+    if known is None or octets > LONGEST_LOCAL_PART or octets + 1 + max(len(known), _octets(domain)) > LONGEST_ADDRESS:
         raise UndeliverableAddress("the address is malformed; it must be one such as ann@example.com")
     return f"{local_part}@{known}"
 

@@ -227,7 +227,7 @@ def built(
     """The message as it goes over the wire; bounces go to its sender where nothing else is said."""
     seen = email.extras.recipients
     recipients = _named(seen, "to") if seen else [Mailbox(each.name or "", to) for to, each in addressed.items()]
-    copies = _named(seen, "cc")
+    copies = _named(seen, "cc") if seen else []
     headers = (email.headers or {}) if link is None else with_link(email.headers or {}, link)
 
     def message(recipients: Sequence[Mailbox], copies: Sequence[Mailbox], *, is_international: bool) -> bytes:
@@ -247,7 +247,8 @@ def built(
 
     back = return_path or sender.address
     is_whole = bool(files.attachments)
-    if all(map(str.isascii, addressed)) and all(map(_is_ascii, (*recipients, *copies))):
+    # Without others who see each other, the recipients are those that it is addressed to.
+    if "".join(addressed).isascii() and (not seen or all(map(_is_ascii, (*recipients, *copies)))):
         plain = message(recipients, copies, is_international=False)
         return Envelope(back, tuple(addressed), plain, has_line_ends=is_whole, held=files.held)
     # For a relay that does not offer SMTPUTF8, where nobody is named whom it cannot be told of.

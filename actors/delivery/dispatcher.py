@@ -583,7 +583,10 @@ class Dispatcher(Generic[W, P]):
 
     def _has_to_wait(self, work: W) -> bool:
         """Whether it is clear before its payload is made that an item has to wait as scheduled; then it does."""
-        domains = self._rates.must_wait(self._rated.facts(work)) if self._rated and self._rates else ()
+        if self._rated is None or self._rates is None or not len(self._rates):
+            # Where nobody waits, it may find a place.
+            return False
+        domains = self._rates.must_wait(self._rated.facts(work))
         if domains:
             self._put_off.append((work, domains))
         return bool(domains)
@@ -604,7 +607,7 @@ class Dispatcher(Generic[W, P]):
     def _go_on_with_waiting(self) -> None:
         """Asks for places for those that wait, and has those wait as scheduled that have waited here for too long."""
         rated, rates = self._rated, self._rates
-        if rated is None or rates is None:
+        if rated is None or rates is None or (rates.is_idle and not self._put_off):
             return
         self._put_off += [(ready.work, domains) for ready, domains in rates.late()]
         by_domains: dict[tuple[str, ...], list[W]] = {}

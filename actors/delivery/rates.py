@@ -265,6 +265,11 @@ class Rates(Generic[T]):
         return sum(len(urgent) + len(others) for urgent, others in self._waiting.values())
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is limited, nobody waits, and there is nothing to tell: nothing is to be done."""
+        return not (self._limits or self._waiting or self._ended or self._cooling or self._reported)
+
+    @property
     def room(self) -> int | None:
         """How many more emails are worth a claim, where the whole route is limited; None where it is not."""
         if WHOLE not in self._limits:

@@ -73,6 +73,10 @@ DECLARE
     has_keys  boolean := false;
     has_users boolean := false;
     are_plain boolean := true;
+    -- Of those that are not plain.
+    mailboxes   text[];
+    mailbox_names text[];
+    have_extras boolean[];
 BEGIN
     FOREACH email IN ARRAY given LOOP
         error := duepost.email_error(email);
@@ -101,6 +105,18 @@ BEGIN
         is_new := ARRAY(SELECT k.id = k.given_id FROM unnest(ids, given_ids) AS k (id, given_id));
     END IF;
 
+    IF NOT are_plain THEN
+        SELECT array_agg(CASE WHEN NOT g.is_seen_by_several THEN duepost.mailbox_address(g.address) END ORDER BY g.place),
+               array_agg(CASE WHEN NOT g.is_seen_by_several THEN duepost.mailbox_name(g.address) END ORDER BY g.place),
+               array_agg(g.has_extras ORDER BY g.place)
+        INTO mailboxes, mailbox_names, have_extras
+        FROM (
+            SELECT place, given[place].address, duepost.is_seen_by_several(given[place]) AS is_seen_by_several,
+                   duepost.has_extras(given[place]) AS has_extras
+            FROM generate_subscripts(given, 1) AS place
+        ) AS g;
+    END IF;
+
     INSERT INTO duepost.item (
         id, channel, kind, route, scheduled_at, due_at, expires_at, key, scheduled_local, priority, own_priority
     )
@@ -125,17 +141,13 @@ BEGIN
                c.message_id_domain, 'duepost.invalid'
            ) || '>',
            greatest(coalesce(g.scheduled_at, now()), now()),
-           CASE
-               WHEN are_plain THEN g.address
-               WHEN NOT duepost.is_seen_by_several(given[g.ordinality]) THEN duepost.mailbox_address(g.address)
-           END,
+           CASE WHEN are_plain THEN g.address ELSE mailboxes[g.ordinality] END,
            g.sender, g.reply_to, g.headers, g.template,
            CASE WHEN g.template IS NOT NULL THEN coalesce(g.context, '{}') END,
            g.subject,
            CASE WHEN NOT duepost.is_blank(g.body_text) THEN g.body_text END,
            CASE WHEN NOT duepost.is_blank(g.body_html) THEN g.body_html END,
-           CASE WHEN NOT are_plain AND NOT duepost.is_seen_by_several(given[g.ordinality]) THEN duepost.mailbox_name(g.address) END,
-           NOT are_plain AND duepost.has_extras(given[g.ordinality]),
+           mailbox_names[g.ordinality], NOT are_plain AND have_extras[g.ordinality],
            nullif(g.attachments, '[]')
     FROM duepost.control AS c
     CROSS JOIN unnest(given) WITH ORDINALITY AS g

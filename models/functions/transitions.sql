@@ -223,13 +223,12 @@ BEGIN
     ), eligible AS MATERIALIZED (
         SELECT item.id, item.kind, item.due_at, (coalesce(kind.has_conditions, false) OR item.scheduled_local IS NOT NULL) AND NOT claim_emails_v3.apart AS is_kept
         FROM item
-        CROSS JOIN duepost.control AS control
         LEFT JOIN duepost.kind AS kind ON kind.kind = item.kind
         WHERE NOT item.is_held
           AND (item.due_at <= now() OR claim_emails_v3.apart)
           AND (item.expires_at IS NULL OR item.expires_at > now())
           AND (kind.catch_up = 'expire' AND kind.late_after < now() - item.scheduled_at) IS NOT TRUE
-          AND NOT control.paused
+          AND NOT (SELECT control.paused FROM duepost.control AS control)
           AND kind.paused_at IS NULL
           AND NOT CASE
               WHEN item.route = claim_emails_v3.way
@@ -248,10 +247,11 @@ BEGIN
     ), kept AS (
         -- Nobody else is to find it while its conditions are asked; where nobody does, it is soon due again.
         UPDATE duepost.item AS i SET due_at = now() + interval '10 s'
-        FROM eligible
-        WHERE eligible.is_kept AND i.id = eligible.id AND i.id = ANY (claim_emails_v3.ids)
+        WHERE i.id = ANY (ARRAY(SELECT e.id FROM eligible AS e WHERE e.is_kept))
           AND NOT EXISTS (SELECT FROM duepost.in_hand AS h WHERE h.item_id = i.id)
-        RETURNING i.id, i.kind, jsonb_build_object('kept_until', i.due_at, 'due_at', eligible.due_at)::text AS kept
+        RETURNING i.id, i.kind, jsonb_build_object(
+            'kept_until', i.due_at, 'due_at', (SELECT e.due_at FROM eligible AS e WHERE e.id = i.id)
+        )::text AS kept
     )
     SELECT item.id, taken.claim, item.kind, item.attempts, item.unknowns, item.last_error, item.probe,
            email.message_id_header,
@@ -265,9 +265,11 @@ BEGIN
            coalesce(extract(epoch FROM now() - item.mailbox_full_since), 0)::double precision,
            email.address,
            email.address IS NOT NULL AND EXISTS (
-               SELECT FROM duepost.suppression AS s
-               WHERE s.address = duepost.mailbox_key(email.address) AND (s.kind IS NULL OR s.kind = item.kind)
-                 AND (s.until IS NULL OR s.until > now())
+               -- The key once, not for each of the tables that suppression consists of.
+               SELECT
+               FROM (SELECT duepost.mailbox_key(email.address) AS key OFFSET 0) AS mailbox
+               JOIN duepost.suppression AS s ON s.address = mailbox.key
+               WHERE (s.kind IS NULL OR s.kind = item.kind) AND (s.until IS NULL OR s.until > now())
            ),
            CASE WHEN email.address IS NULL THEN duepost.users_to_go(item.id) END,
            CASE WHEN email.batch IS NULL THEN email.date_header ELSE duepost.batch_date(item.id) END,
@@ -319,14 +321,13 @@ LANGUAGE sql ROWS 10 AS $$
 $$;
 
 -- The beginning of a route's line of one priority, locked. Read in the index's order and no further than is asked for, whatever the
--- planner believes of a table that has just been filled: it would rather read and sort the whole line for each claim.
+-- planner believes of a table that has just been filled: it would rather read and sort the whole line for each claim. Its callers set
+-- that, as setting it takes as long as a look at an empty line.
 CREATE OR REPLACE FUNCTION duepost.lock_line(
     way text, priority smallint, size integer, after_due_at timestamptz, after_id bigint,
     OUT ids bigint[], OUT moments timestamptz[], OUT expired bigint[]
 )
-LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET enable_bitmapscan = off
-SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     SELECT coalesce(array_agg(due.id), '{}'), coalesce(array_agg(due.due_at), '{}'), coalesce(array_agg(due.id) FILTER (
@@ -358,7 +359,8 @@ COMMENT ON FUNCTION duepost.lock_line IS
 CREATE OR REPLACE FUNCTION duepost.lock_due(way text, size integer, after_due_at timestamptz, after_id bigint)
 RETURNS TABLE (id bigint, due_at timestamptz, expires_at timestamptz, kind text, scheduled_at timestamptz)
 LANGUAGE plpgsql ROWS 32
-SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     line   smallint;
@@ -392,7 +394,8 @@ CREATE OR REPLACE FUNCTION duepost.lock_lines(
     OUT ids bigint[], OUT expired bigint[], OUT last_due_at timestamptz[], OUT last_id bigint[]
 )
 LANGUAGE plpgsql
-SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     back     CONSTANT interval := make_interval(secs => overlap);
     urgent   record;
@@ -419,7 +422,10 @@ BEGIN
         urgent.expired := ARRAY(SELECT e FROM unnest(urgent.expired) AS e WHERE e = ANY (urgent.ids));
     END IF;
     ids := urgent.ids || normal.ids || bulk.ids;
-    expired := ARRAY(SELECT e FROM unnest(urgent.expired || normal.expired || bulk.expired) AS e ORDER BY e);
+    expired := urgent.expired || normal.expired || bulk.expired;
+    IF cardinality(expired) > 1 THEN
+        expired := ARRAY(SELECT e FROM unnest(expired) AS e ORDER BY e);
+    END IF;
     last_due_at := ARRAY[
         urgent.moments[cardinality(urgent.moments)], normal.moments[cardinality(normal.moments)],
         bulk.moments[cardinality(bulk.moments)]
