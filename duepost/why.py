@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from duepost import operations
 from duepost.commands import story
+from duepost.commands.pacing import more_with, rate_waited_for
 from duepost.commands.wording import count, counts, moment, suppression_words
 from duepost.operations import Found, Item, Outcome, State, Try
-from models import reports, undeliverable
+from models import rates, reports, undeliverable
 from models.database.connections import Database
 from models.rates import WAITS
 
@@ -127,6 +128,7 @@ def _change(database: Database, item: Item) -> Iterator[str]:
     found = item.found
     match found.state:
         case State.SCHEDULED:
+            yield from _of_rate(database, found)
             yield from _of_scheduled(found)
         case State.QUEUED:
             yield f"duepost {_noun(found)}clear {found.id} clears it, if its attempt has not begun"
@@ -142,6 +144,12 @@ def _change(database: Database, item: Item) -> Iterator[str]:
 
 def _noun(found: Found) -> str:
     return "message " if found.channel == "message" else ""
+
+
+def _of_rate(database: Database, found: Found) -> Iterator[str]:
+    words = found.words or ""
+    if words.startswith(WAITS) and (state := rate_waited_for(rates.states(database), found.route, words)) is not None:
+        yield more_with(state)
 
 
 def _of_scheduled(found: Found) -> Iterator[str]:

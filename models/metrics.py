@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from models import rates
 from models.database.connections import Database
 from models.database.statements import statements
+from models.rates import RateState
 
 SQL = statements(__file__)
 
@@ -27,6 +29,7 @@ class Gauges:
         dead_letters: how many of the broker's messages failed for good.
         is_paused: whether an operator has paused everything.
         came_back: bounces and complaints of the last day, by where they came in and what followed.
+        rates: what is limited of routes and domains.
     """
 
     pending: tuple[tuple[str, str, int], ...]
@@ -37,6 +40,7 @@ class Gauges:
     dead_letters: int
     is_paused: bool
     came_back: tuple[tuple[str, str, int], ...] = ()
+    rates: tuple[RateState, ...] = ()
 
 
 def gauges(database: Database) -> Gauges:
@@ -55,4 +59,5 @@ def gauges(database: Database) -> Gauges:
         dead_letters=int(str(dead_letters)),
         is_paused=bool(is_paused),
         came_back=tuple((str(source), str(effect), int(str(count))) for source, effect, count in came_back),
+        rates=tuple(rates.states(database)),
     )

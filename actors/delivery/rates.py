@@ -23,7 +23,7 @@ from models import rates
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable
 from models.items import Claimed
-from models.rates import WAITS, WHOLE, Held, Limit, Limits, Want
+from models.rates import LONGEST_TURN, WAITS, WHOLE, Held, Limit, Limits, Want
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +48,6 @@ MOST_URGENT: Final = 64
 
 #: The most that wait in this process.
 MOST_WAITING: Final = 512
-
-#: Seconds; no turn is further ahead: the pace may be another one by then, and urgent emails are not to wait for turns.
-LONGEST_TURN: Final = 300.0
 
 #: Seconds that turns may be ahead so that an email with none does not wait behind them.
 SHORT: Final = 1.0

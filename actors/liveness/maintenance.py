@@ -14,7 +14,7 @@ from typing import Protocol
 
 from actors.liveness.process import has_ended
 from actors.liveness.worker_session import WorkerSession
-from models import messages, workers
+from models import messages, rates, workers
 from models.database.connections import Database
 from models.database.full_scan_throttle import FullScanThrottle
 from models.database.levels import check_level
@@ -191,6 +191,7 @@ class Maintenance:
         if back > CLOCK_TOLERANCE:
             logger.warning("The database's clock went back by %.0f s.", back)
             messages.follow_clock_back(self._database)
+            rates.follow_clock_back(self._database, back)
         self._clock_ahead = ahead
 
     def retire_if_orphaned(self) -> None:

@@ -12,6 +12,7 @@ from actors.settings import DEFAULT_RELAY, variable_of
 from duepost import operations
 from duepost.commands import server_checks
 from duepost.commands.health import Health, Looked
+from duepost.commands.pacing import more_with, waiting_words
 from duepost.commands.read import paused_words
 from duepost.commands.routes import circuit_words, route_facts
 from duepost.commands.wording import count, span
@@ -95,6 +96,8 @@ def delivery(database: Database, *, is_disabled: bool = False) -> Looked:
         is_disabled: this machine's settings say that nothing is to be sent.
     """
     found = [*_stopped(database), *_halted(database, is_disabled=is_disabled), *_hanging(database)]
+    if not found and not is_disabled:
+        found += _held_by_rates(database)
     late = reports.oldest_due(database) or 0.0
     if late > ON_TIME:
         due = reports.due_count(database)
@@ -156,6 +159,15 @@ def _hanging(database: Database) -> Iterator[Looked]:
             "log, duepost list --state sending"
         )
         yield (Health.FAILED if seconds > TOO_LONG_SENDING else Health.WARNING), said
+
+
+def _held_by_rates(database: Database) -> Iterator[Looked]:
+    """Rates that are too small for what is scheduled: what waits for them is late, and goes on being late."""
+    for state in rates.states(database):
+        late = state.late_seconds or 0.0
+        if late > ON_TIME and (state.seconds is None or state.seconds > ON_TIME):
+            health = Health.FAILED if late > OVERDUE else Health.WARNING
+            yield health, f"{waiting_words(state)}; the first is {span(late)} late; {more_with(state)}"
 
 
 def pace(database: Database) -> Looked:

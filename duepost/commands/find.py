@@ -18,6 +18,7 @@ from duepost.commands.ages import duration_of
 from duepost.commands.context import BadInput, EmailId, Failed, Json, operator_database
 from duepost.commands.listing import FOUND_COLUMNS, found_row
 from duepost.commands.output import Table, console, print_facts, print_json, print_table, say, visible, warn
+from duepost.commands.pacing import jam_words
 from duepost.commands.rate import rate_facts
 from duepost.commands.read import described, numbers
 from duepost.commands.wording import counts, moment, span, suppression_words
@@ -106,6 +107,8 @@ def forecast(
 ) -> None:
     """Counts what falls due in each of the next hours, by kind; what is overdue counts for this one.
 
+    Where a rate makes that take longer than its hour, a line on stderr says how long.
+
     With --after-outage: what would be sent, in which order and until when, and what would be too late.
 
     Examples: duepost forecast; duepost forecast --hours 48 --json; duepost forecast --after-outage 2h --rate 50
@@ -115,13 +118,16 @@ def forecast(
         return
     if rate is not None:
         raise BadInput("--rate: goes with --after-outage")
-    found = operations.forecast(operator_database(), hours)
+    database = operator_database()
+    found = operations.forecast(database, hours)
     if as_json:
         print_json([asdict(each) for each in found])
     elif found:
         print_table(Table(("hour", "kind", "items"), [(moment(each.hour), each.kind, each.items) for each in found]))
     else:
         say(f"Nothing falls due within {hours} h.")
+    for jam in rates.jams(database, hours):
+        warn(jam_words(jam))
 
 
 def _after_outage(seconds: float, rate: float | None, *, as_json: bool) -> None:

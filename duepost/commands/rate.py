@@ -11,7 +11,8 @@ from actors.settings import DEFAULT_RELAY
 from duepost.commands.acting import By, Reason, order_of
 from duepost.commands.context import Failed, Json, operator_database
 from duepost.commands.output import Table, print_json, print_table, say
-from duepost.commands.wording import moment
+from duepost.commands.pacing import allowed
+from duepost.commands.wording import moment, span
 from models import rates
 from models.rates import RateState
 
@@ -22,7 +23,7 @@ Domain = Annotated[
 ]
 Route = Annotated[str, typer.Option(help="By which relay; default is that of DUEPOST_SMTP_URL.")]
 
-COLUMNS = ("route", "domain", "a second", "at once", "in force", "in use", "turns until", "why")
+COLUMNS = ("route", "domain", "a second", "at once", "in force", "in use", "waiting", "turns until", "why")
 
 
 @app.command("set")
@@ -44,9 +45,9 @@ def set_(
         operator_database(), order_of(by, reason), route=route, domain=domain, per_second=per_second,
         connections=connections,
     )  # fmt: skip
-    allowed = [] if per_second is None else [pace(per_second)]
-    allowed += [] if connections is None else [f"{connections} at once"]
-    say(f"{_called(route, domain)}: {', '.join(allowed)}, {'as before' if answer == 'already' else 'from now on'}.")
+    limits = [] if per_second is None else [pace(per_second)]
+    limits += [] if connections is None else [f"{connections} at once"]
+    say(f"{_called(route, domain)}: {', '.join(limits)}, {'as before' if answer == 'already' else 'from now on'}.")
 
 
 @app.command("list")
@@ -84,7 +85,7 @@ def _row(state: RateState) -> Sequence[str | int]:
     return (
         state.route, state.domain or "(all)", "" if state.per_second is None else f"{state.per_second:g}",
         "" if state.connections is None else state.connections, "" if state.in_force is None else pace(state.in_force),
-        state.held, "" if state.turns_until is None else moment(state.turns_until), _why(state),
+        state.held, state.waiting, "" if state.turns_until is None else moment(state.turns_until), _why(state),
     )  # fmt: skip
 
 
@@ -99,14 +100,15 @@ def rate_facts(states: Sequence[RateState]) -> list[tuple[str, str]]:
     return [
         (f"rate of {state.domain or state.route}", ", ".join(_facts(state)))
         for state in states
-        if state.held or state.turns_until is not None or state.learnt is not None
+        if state.held or state.waiting or state.turns_until is not None or state.learnt is not None
     ]
 
 
 def _facts(state: RateState) -> list[str]:
-    said = [] if state.in_force is None else [pace(state.in_force)]
-    said += [] if state.connections is None else [f"{state.connections} at once"]
-    said.append(f"{state.speaking} under way")
+    said = [allowed(state), f"{state.speaking} under way"]
+    if state.waiting:
+        takes = "" if state.seconds is None else f", which takes {span(state.seconds)}"
+        said.append(f"{state.waiting} waiting{takes}")
     if state.turns_until is not None:
         said.append(f"what waits has turns until {moment(state.turns_until)}")
     if state.learnt is not None:

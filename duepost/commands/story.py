@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from actors.settings import variable_of
 from duepost.commands.output import Cell
+from duepost.commands.pacing import rate_waited_for, waiting_words
 from duepost.commands.routes import next_probe
 from duepost.commands.wording import count, counts, moment, seconds_until, span
-from models import control, endpoints, finding, reports, routes, undeliverable, workers
+from models import control, endpoints, finding, rates, reports, routes, undeliverable, workers
 from models.database.connections import Database
 from models.rates import WAITS
 from models.routes import RouteState
@@ -203,6 +204,7 @@ def _obstacles(database: Database, row: Row) -> Iterator[str]:
             yield from _endpoint_obstacles(database, str(row["endpoint"]))
         else:
             yield from _route_obstacles(routes.states(database), _route_of(row))
+            yield from _rate_obstacles(database, row)
     if workers.present(database) == 0:
         yield "but no worker is running (duepost worker)"
 
@@ -239,6 +241,20 @@ def _route_obstacles(states: Sequence[RouteState], name: str) -> Iterator[str]:
         yield f"but the circuit{where} is open {why}, {next_probe(state.probe_at)}"
         if state.fallback is not None:
             yield f"meanwhile it leaves by {state.fallback}, if that takes mail"
+
+
+def _rate_obstacles(database: Database, row: Row) -> Iterator[str]:
+    """What it waits for by its reason; and that its whole route has more due than may leave."""
+    error, seconds = str(row["last_error"] or ""), seconds_until(row["due_at"])
+    is_due = seconds is not None and seconds <= 0
+    if not is_due and not error.startswith(WAITS):
+        return
+    states = rates.states(database)
+    found = rate_waited_for(states, _route_of(row), error) if error.startswith(WAITS) else None
+    if found is None and is_due:
+        found = next((each for each in states if not each.domain and each.route == _route_of(row)), None)
+    if found is not None and found.waiting:
+        yield f"{waiting_words(found)}: see duepost rate list"
 
 
 def _user(user: Row) -> str:

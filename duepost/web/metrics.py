@@ -4,17 +4,18 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg2
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from actors.metrics import Values
+from actors.metrics import OTHER, Values
 from models.database.connections import Database
 from models.errors import DuepostError
 from models.metrics import Gauges, gauges
+from models.rates import RateState
 
 LOGGER = logging.getLogger("duepost.web")
 
@@ -117,5 +118,33 @@ def written(found: Gauges) -> bytes:
     )
     for source, effect, number in found.came_back:
         came_back.labels(source, effect).set(number)
+    _write_rates(registry, found.rates)
     Gauge("duepost_paused", "1: an operator has paused everything.", registry=registry).set(found.is_paused)
     return generate_latest(registry)
+
+
+def _write_rates(registry: CollectorRegistry, states: Sequence[RateState]) -> None:
+    """What is limited, by route and domain, the whole route's domain being empty.
+
+    Domains are those that operators name, as far as labels go; the others are one: the relay has had too much of them.
+    """
+    labels = ["route", "domain"]
+    limit = Gauge("duepost_rate_limit", "Emails a second that may leave now.", labels, registry=registry)
+    connections = Gauge("duepost_rate_connections", "Emails that may be under way at once.", labels, registry=registry)
+    current = Gauge("duepost_rate_current", "Emails that leave a second now, about.", labels, registry=registry)
+    waiting = Gauge("duepost_rate_waiting", "Emails that wait for their turn.", labels, registry=registry)
+    slowed = Gauge(
+        "duepost_rate_slowed", "Domains that get less as the relay has had too much.", ["route"], registry=registry
+    )
+    route_of, domain_of = Values(), Values()
+    for state in states:
+        route, is_named = route_of(state.route), state.set_at is not None
+        domain = state.domain and (domain_of(state.domain) if is_named else OTHER)
+        slowed.labels(route).inc(state.learnt is not None)
+        current.labels(route, domain).inc(state.current)
+        waiting.labels(route, domain).inc(state.waiting)
+        if OTHER not in (route, domain):
+            if state.in_force is not None:
+                limit.labels(route, domain).set(state.in_force)
+            if state.connections is not None:
+                connections.labels(route, domain).set(state.connections)

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import escape
 from starlette.responses import Response
 
+from actors.delivery.rates import pace
 from duepost.commands.output import visible
 from duepost.commands.wording import count, moment, span
 from duepost.web.masking import masked
@@ -59,7 +60,7 @@ def _environment(finalize: Callable[[object], object], facts: Mapping[str, objec
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = {"moment": moment, "span": _span, "counted": count, "number": _number, "ago": ago}
+    filters = {"moment": moment, "span": _span, "counted": count, "number": _number, "ago": ago, "pace": pace}
     # These make markup, which is not changed again: they do it themselves.
     change = masked if finalize is _masked else str
     filters |= {

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from duepost import operations
 from duepost.commands import findings, story
+from duepost.commands.pacing import jam_words
 from duepost.operations import Filter, Forecast, Item
 from duepost.web.access import Role
 from duepost.web.answers import Refused
@@ -19,10 +20,13 @@ from duepost.web.desk import Asked
 from duepost.web.doings import item_actions
 from duepost.web.filters import filter_of, number_of, place_of, query_of, words_of
 from duepost.web.pages import link
-from models import control, endpoints, reports, routes
+from models import control, endpoints, rates, reports, routes
 
 #: Rows of a page.
 ROWS = 50
+
+#: How far ahead a forecast looks.
+HOURS = 24
 
 #: What makes a permit of Gate known in the URL of an item.
 PERMIT = "permit"
@@ -165,9 +169,15 @@ def failures(asked: Asked) -> Response:
 
 def forecast(asked: Asked) -> Response:
     """What falls due in the next day, by kind."""
-    found = operations.forecast(asked.database)
+    found = operations.forecast(asked.database, HOURS)
     kinds = sorted({each.kind for each in found})
-    return asked.page("forecast.html", kinds=kinds, hours=_by_hour(found), most=max_of(found))
+    return asked.page(
+        "forecast.html",
+        kinds=kinds,
+        hours=_by_hour(found),
+        most=max_of(found),
+        jams=[jam_words(each) for each in rates.jams(asked.database, HOURS)],
+    )
 
 
 def kinds(asked: Asked) -> Response:
@@ -176,10 +186,11 @@ def kinds(asked: Asked) -> Response:
 
 
 def ways(asked: Asked) -> Response:
-    """Routes, endpoints and workers."""
+    """Routes, rates, endpoints and workers."""
     return asked.page(
         "ways.html",
         states=routes.states(asked.database),
+        rates=rates.states(asked.database),
         stopped={each.name: each for each in operations.stopped_routes(asked.database)},
         endpoints=endpoints.known(asked.database),
         working=reports.workers(asked.database),
@@ -255,7 +266,7 @@ def _by_hour(found: tuple[Forecast, ...]) -> list[tuple[datetime, Mapping[str, i
     for each in found:
         numbers[each.hour][each.kind] = each.items
     first = min([datetime.now(UTC).replace(minute=0, second=0, microsecond=0), *numbers])
-    hours = [first + timedelta(hours=number) for number in range(24)]
+    hours = [first + timedelta(hours=number) for number in range(HOURS)]
     return [(hour, numbers.get(hour, {}), sum(numbers.get(hour, {}).values())) for hour in hours]
 
 

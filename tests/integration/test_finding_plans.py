@@ -9,7 +9,7 @@ import pytest
 from duepost import operations
 from duepost.commands import findings
 from duepost.operations import Filter, Outcome, Place, Section, State
-from models import endpoints, metrics, reports, routes
+from models import endpoints, metrics, rates, reports, routes
 from models.database.connections import UNLIMITED, Cursor, Database
 from tests.postgres import PostgresServer
 
@@ -63,6 +63,9 @@ def large(server: PostgresServer) -> Iterator[Database]:
                 " 'a' || i % 500000 || '@example.com', 250, 'ok', 1, 0, t, t"
                 " FROM (SELECT i, now() - i * interval '3 s' AS t FROM generate_series(1, 2000000) AS i) AS each"
             )
+        database.execute(
+            "SELECT duepost.set_rate(per_second => 14), duepost.set_rate(domain => 'x.example', per_second => 1)"
+        )
         database.execute("ANALYZE", limits=UNLIMITED)
         yield database
         database.close()
@@ -91,6 +94,8 @@ LOOKS: list[tuple[str, Callable[[Database], object], int]] = [
     ("failures", operations.failures, MANY),
     ("kinds", operations.kinds, FEW),
     ("forecast", operations.forecast, MANY),
+    ("rates", rates.states, FEW),
+    ("what rates are too small for", lambda db: rates.jams(db, 24), MANY),
     ("journal", operations.journal, FEW),
     ("suppression", operations.suppressions, FEW),
     ("what is due", lambda db: (reports.due_count(db), reports.oldest_due(db), reports.last_pass(db)), FEW),

@@ -292,6 +292,10 @@ def test_when_the_clock_goes_back_nothing_waits_for_it_to_come_round_again(
 ) -> None:
     messages.insert_alone(database, StoredMessage(str(uuid4()), "default", "{}"))
     messages.insert_alone(database, StoredMessage(str(uuid4()), "default", "{}", delay=600))
+    database.execute(
+        "INSERT INTO duepost.item (id, kind, scheduled_at, due_at, last_error)"
+        " VALUES (1, 'k', now() - interval '2 h', now() + interval '63 min', 'rate: waits for the rate of x: 1')"
+    )
     maintenance.follow_the_clock()
     # What an hour back makes of what was written before it.
     database.execute("UPDATE dramatiq.queue SET eta = eta + interval '1 h', mtime = mtime + interval '1 h'")
@@ -304,6 +308,9 @@ def test_when_the_clock_goes_back_nothing_waits_for_it_to_come_round_again(
         "SELECT round(extract(epoch FROM eta - now()) / 60)::integer FROM dramatiq.queue ORDER BY eta"
     )
     assert waits == [(0,), (10,)]
+    assert database.execute("SELECT round(extract(epoch FROM due_at - now()) / 60)::integer FROM duepost.item") == [
+        (3,)
+    ]
 
 
 def test_a_process_that_has_become_too_old_is_told_to_end_once(

@@ -1,14 +1,19 @@
 """Rates: what is learnt of a relay's replies, by domain; how places are counted; what people see of it."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from actors.ruling import Phase
-from models import rates
+from duepost.commands import checks
+from duepost.commands.health import Health
+from duepost.why import why
+from models import messages, rates
 from models.rates import Held, Want
 from tests.app_harness import Harness
 from tests.integration.commands.shell import Shell
+from tests.processes import duepost
 from tests.relays import ScriptedRelay, reply
 
 SLOW = "slow.example"
@@ -143,3 +148,186 @@ def test_an_email_waits_as_scheduled_for_its_turn_and_expires_on_time(harness: H
     assert shell.run("rate", "remove", SLOW, status=1).count("\n") == 1
     assert "NaN" not in shell.run("rate", "set", SLOW, "--per-second", "nan", status=2)
     assert "remove rate" in shell.run("journal")
+
+
+def wait_for_slow(harness: Harness, count: int, *, late: str = "20 min") -> list[int]:
+    """Emails that wait for the rate of a domain, long after their time, as senders leave them."""
+    ids = [harness.schedule(address=f"ann{number}@{SLOW}") for number in range(count)]
+    harness.query(
+        "UPDATE duepost.item SET scheduled_at = scheduled_at - %(late)s::interval, due_at = now() + interval '200 s',"
+        " last_error = 'rate: waits for the rate of slow.example: one in 100 s' WHERE id = ANY (%(ids)s)",
+        late=late, ids=ids,
+    )  # fmt: skip
+    return ids
+
+
+def test_what_waits_for_a_rate_is_counted_by_route_and_domain(harness: Harness) -> None:
+    harness.query("SELECT duepost.set_rate(domain => 'slow.example', per_second => 0.01, connections => 2)")
+    harness.query("SELECT duepost.set_rate(per_second => 2.5)")
+    wait_for_slow(harness, 3)
+    due = [harness.schedule() for _ in range(5)]
+    harness.schedule(scheduled_at=datetime.now(UTC) + timedelta(days=1))
+    harness.query("UPDATE duepost.item SET due_at = now() - interval '1 min' WHERE id = ANY (%(ids)s)", ids=due)
+    harness.query(
+        "UPDATE duepost.item SET due_at = now() + interval '1 min', last_error = 'rate: waits for the rate of the route"
+        " default: 2.5 a second' WHERE id = %(id)s",
+        id=due[0],
+    )
+    # One is under way, and another one failed for a reason of its own.
+    harness.query(
+        "UPDATE duepost.item SET last_error = 'rcpt: 451 rate: waits for the rate' WHERE id = %(id)s", id=due[1]
+    )
+    assert harness.claim(due[2]) is not None
+    route, domain = rates.states(harness.database)
+    assert (route.domain, route.waiting, route.seconds) == ("", 4, 2.0)
+    assert (domain.domain, domain.waiting, domain.seconds) == (SLOW, 3, 300.0)
+    assert 1200 <= (domain.late_seconds or 0) < 1500
+    assert (domain.connections, domain.learnt, domain.current) == (2, None, 0.0)
+
+
+def test_the_doctor_and_why_name_the_rate_that_is_too_small_and_the_command(harness: Harness) -> None:
+    harness.query("SELECT duepost.set_rate(domain => 'slow.example', per_second => 0.01)")
+    first, *_ = wait_for_slow(harness, 3, late="1 min")
+    health, words = checks.delivery(harness.database)
+    assert health is Health.WARNING
+    harness.query("UPDATE duepost.item SET scheduled_at = scheduled_at - interval '20 min'")
+    health, words = checks.delivery(harness.database)
+    assert health is Health.FAILED
+    said = "3 emails wait for the rate of slow.example, one in 100 s, which takes 5 min"
+    assert said in words
+    assert "the first is 21 min late; duepost rate set slow.example --per-second N lets more leave" in words
+    assert checks.delivery(harness.database, is_disabled=True)[1].count("rate of") == 0
+    shell = Shell(harness.database.url)
+    told = shell.run("why", str(first))
+    assert said in told
+    assert "duepost rate set slow.example --per-second N lets more leave" in told
+    assert "\t3\t" in shell.run("rate", "list")
+    assert "3 waiting, which takes 5 min" in shell.run("top")
+    # What was learnt of replies is forgotten by another command.
+    harness.query("SELECT duepost.remove_rate(domain => 'slow.example')")
+    with harness.database.transaction() as cursor:
+        rates.learn(cursor, "default", SLOW, seen=0.2, because="rcpt 421 4.7.28")
+    _, words = checks.delivery(harness.database)
+    assert "as the relay has had too much (rcpt 421 4.7.28)" not in words, "three take three seconds"
+    harness.query("UPDATE duepost.destination SET learnt = 0.1, learnt_from = 64")
+    _, words = checks.delivery(harness.database)
+    assert "as the relay has had too much (rcpt 421 4.7.28), which takes 30 s" in words
+    assert "duepost rate remove slow.example forgets what was learnt" in words
+
+
+def next_of(harness: Harness, item_id: int) -> str:
+    found = why(harness.database, item_id)
+    assert found is not None
+    return found.next
+
+
+def test_why_says_that_more_is_due_on_the_route_than_may_leave(harness: Harness) -> None:
+    first, *_ = [harness.schedule() for _ in range(30)]
+    assert "rate" not in next_of(harness, first)
+    harness.query("SELECT duepost.set_rate(per_second => 0.1)")
+    said = next_of(harness, first)
+    assert (
+        "30 emails wait for the rate of the route default, one in 10 s, which takes 5 min: see duepost rate list"
+        in said
+    )
+    later = harness.schedule(scheduled_at=datetime.now(UTC) + timedelta(days=1))
+    assert "rate" not in next_of(harness, later)
+
+
+def test_the_forecast_says_where_a_rate_is_too_small_for_what_falls_due(harness: Harness) -> None:
+    midnight = (datetime.now(UTC) + timedelta(hours=5)).replace(minute=0, second=0, microsecond=0)
+    for domain in (SLOW, "other.example"):
+        for _ in range(10):
+            harness.schedule(address=f"ann@{domain}", scheduled_at=midnight)
+    harness.schedule(address=f"ann@{SLOW}", scheduled_at=midnight + timedelta(hours=1))
+    harness.schedule(users=["7"], scheduled_at=midnight)
+    assert rates.jams(harness.database, 24) == []
+    harness.query("SELECT duepost.set_rate(domain => 'Slow.Example', per_second => 0.002)")
+    harness.query("SELECT duepost.set_rate(per_second => 1)")
+    [jam] = rates.jams(harness.database, 24)
+    # Ten take 5,000 s, and the eleventh falls due meanwhile.
+    assert (jam.domain, jam.begins, jam.items, jam.is_least) == (SLOW, midnight, 11, False)
+    assert jam.ends - jam.begins == timedelta(seconds=5500)
+    assert rates.jams(harness.database, 3) == []
+    shell = Shell(harness.database.url)
+    told = duepost("forecast", "--json", env=shell.env)
+    assert [each["items"] for each in json.loads(told.stdout)] == [21, 1]
+    assert told.stderr.count("\n") == 1
+    assert "At one in 500 s the 11 emails that are due from" in told.stderr
+    assert "take 91 min" in told.stderr
+    assert "duepost rate set slow.example --per-second N changes it" in told.stderr
+    # What is overdue counts from now on; of the whole route, users' emails count too.
+    harness.query("UPDATE duepost.item SET due_at = now() - interval '3 h'")
+    harness.query("SELECT duepost.set_rate(per_second => 0.001)")
+    whole, slow = rates.jams(harness.database, 24)
+    assert (whole.domain, whole.items, slow.items) == ("", 22, 11)
+    assert (whole.ends - whole.begins, slow.ends - slow.begins) == (timedelta(seconds=22000), timedelta(seconds=5500))
+    assert abs(whole.begins - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def move_clock(harness: Harness, by: timedelta) -> None:
+    """What a move of the database's clock makes of the times that were written before it, as far as rates read them."""
+    harness.query(
+        """
+        UPDATE duepost.item SET due_at = due_at - %(by)s, scheduled_at = scheduled_at - %(by)s;
+        UPDATE duepost.destination
+        SET turns_until = turns_until - %(by)s, urgent_at = urgent_at - %(by)s, learnt_at = learnt_at - %(by)s;
+        UPDATE duepost.rate SET set_at = set_at - %(by)s;
+        UPDATE dramatiq.queue SET eta = eta - %(by)s, mtime = mtime - %(by)s;
+        """,
+        by=by,
+    )
+    if by < timedelta():
+        messages.follow_clock_back(harness.database)
+        rates.follow_clock_back(harness.database, -by.total_seconds())
+
+
+@pytest.mark.parametrize("hours", [-12, -1, 1, 12])
+def test_rates_hold_when_the_databases_clock_is_moved_and_nothing_waits_for_hours(
+    harness: Harness, relay: ScriptedRelay, hours: int
+) -> None:
+    harness.query("SELECT duepost.set_rate(domain => 'slow.example', per_second => 0.01)")
+    moment = datetime.now(UTC) - timedelta(days=2)
+    ids = [harness.schedule(address=f"ann{number}@{SLOW}", scheduled_at=moment) for number in range(3)]
+    other = harness.schedule(address="ann@fast.example", scheduled_at=moment)
+    reserved = harness.schedule(address=f"late@{SLOW}", scheduled_at=datetime.now(UTC) + timedelta(days=30))
+    harness.query("UPDATE duepost.item SET due_at = now() WHERE id <> %(id)s", id=reserved)
+    # One who waits is put off by hand; its reason stays.
+    harness.query("UPDATE duepost.item SET last_error = 'rate: waits for the rate of slow.example: x'")
+    harness.deliver()
+    assert harness.ledger(other) == ["sent"]
+    assert len(relay.messages) == 2, "in a hundred seconds one goes there"
+    before = harness.query("SELECT learnt FROM duepost.destination WHERE domain = %(d)s", d=SLOW)
+    move_clock(harness, timedelta(hours=hours))
+    waiting = harness.query(
+        "SELECT count(*) FROM duepost.item WHERE id = ANY (%(ids)s) AND due_at <= now() + interval '301 s'", ids=ids
+    )
+    assert waiting == [(2,)], "nothing waits until the clock comes round again"
+    assert harness.query(
+        "SELECT due_at > now() + interval '28 days' FROM duepost.item WHERE id = %(id)s", id=reserved
+    ) == [(True,)]
+    # Nobody gets a place before its time: the hundred seconds are counted by the worker's own clock.
+    harness.query("UPDATE duepost.item SET due_at = now() WHERE id = ANY (%(ids)s)", ids=ids)
+    harness.deliver()
+    assert len(relay.messages) == 2
+    [(soon,)] = harness.query(
+        "SELECT bool_and(due_at BETWEEN now() AND now() + interval '301 s') FROM duepost.item WHERE id = ANY (%(ids)s)",
+        ids=ids,
+    )
+    assert soon is True
+    assert harness.query("SELECT learnt FROM duepost.destination WHERE domain = %(d)s", d=SLOW) == before
+    mine = harness.worker_session.worker_id
+    took = rates.take_places(harness.database, "default", mine, {SLOW: Held(1, 0)}, [Want((SLOW,), 5, 5)])
+    assert took == [0]
+    assert rates.take_places(harness.database, "default", mine, {SLOW: NONE}, [Want((SLOW,), 5, 5)]) == [1]
+
+
+def test_turns_are_moved_page_by_page_and_each_once(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "PAGE", 2)
+    ids = wait_for_slow(harness, 5, late="2 h")
+    move_clock(harness, timedelta(hours=-1))
+    rates.follow_clock_back(harness.database, 3600)
+    rows = harness.query(
+        "SELECT id FROM duepost.item WHERE due_at BETWEEN now() + interval '100 s' AND now() + interval '201 s'"
+    )
+    assert sorted(int(str(each)) for (each,) in rows) == ids

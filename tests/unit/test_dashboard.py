@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from actors.metrics import Told, WorkerMetrics
 from duepost.web.metrics import written
 from models.metrics import Gauges
+from models.rates import RateState
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -22,9 +24,12 @@ def scraped() -> Mapping[str, frozenset[str]]:
     """The name of each sample there is, and its labels."""
     counted = WorkerMetrics()
     counted.concluded("email", "welcome", "default", [Told("dot", "sent", "sent")], seconds=1, late=1)
+    at = datetime(2026, 11, 27, tzinfo=UTC)
+    rate = RateState("default", "gmail.com", 5.0, 3, at, None, None, 5.0, None, None, None, 0, 0, None)
     gauges = Gauges(
-        (("email", "queued", 1),), (("email", 1.0),), (("default", False),), 1, 1.0, 1, False, (("ses", "failed", 1),)
-    )
+        (("email", "queued", 1),), (("email", 1.0),), (("default", False),), 1, 1.0, 1, False,
+        (("ses", "failed", 1),), (rate,),
+    )  # fmt: skip
     text = generate_latest(counted.registry).decode() + written(gauges).decode()
     return {
         sample.name: frozenset(sample.labels)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.metrics import MOST_VALUES
 from models import metrics
 from tests.integration.web.site import ConsoleSite, Start
 
@@ -71,6 +72,51 @@ def test_an_open_circuit_is_told_with_a_hostile_name_kept_out(console: ConsoleSi
     assert found["duepost_route_circuit_open", "default"] == 1
     assert found["duepost_route_circuit_open", "other"] == 1
     assert "@" not in answer.text
+
+
+def test_rates_are_told_by_names_that_operators_gave(console: ConsoleSite) -> None:
+    console.database.execute(
+        "SELECT duepost.set_rate(per_second => 14), duepost.set_rate('marketing', 'gmail.com', 0.5, 3),"
+        " duepost.set_rate(domain => 'x.example', connections => 2)"
+    )
+    console.database.execute(
+        "INSERT INTO duepost.destination (route, domain, learnt, learnt_from, learnt_at, learnt_because)"
+        " SELECT 'marketing', domain, 0.25, 64, now(), 'rcpt 421 4.7.28'"
+        " FROM unnest('{gmail.com,ann-example.example,bob-example.example}'::text[]) AS domain"
+    )
+    console.database.execute(
+        "WITH worker AS (INSERT INTO duepost.worker (host, pid) VALUES ('h', 1) RETURNING id)"
+        " INSERT INTO duepost.destination_worker (route, domain, worker_id, held, speaking)"
+        " SELECT 'default', '', id, 9, 2 FROM worker UNION ALL SELECT 'marketing', 'gmail.com', id, 1, 0 FROM worker"
+    )
+    console.database.execute(SCHEDULE)
+    console.database.execute("UPDATE duepost.item SET last_error = 'rate: waits for the rate of x.example: 2 at once'")
+    answer = console.browser().get("/metrics")
+    assert "ann-example" not in answer.text
+    told = samples(answer.text)
+    assert {key: value for key, value in told.items() if key[0] == "duepost_rate_limit"} == {
+        ("duepost_rate_limit", "", "default"): 14,
+        ("duepost_rate_limit", "gmail.com", "marketing"): 0.25,
+    }
+    assert told["duepost_rate_connections", "gmail.com", "marketing"] == 3
+    assert told["duepost_rate_connections", "x.example", "default"] == 2
+    assert told["duepost_rate_current", "", "default"] == 9
+    assert told["duepost_rate_current", "gmail.com", "marketing"] == 0.25
+    assert told["duepost_rate_waiting", "", "default"] == 1
+    assert told["duepost_rate_waiting", "x.example", "default"] == 3
+    assert told["duepost_rate_waiting", "other", "marketing"] == 0
+    assert told["duepost_rate_slowed", "marketing"] == 3
+    assert told["duepost_rate_slowed", "default"] == 0
+
+
+def test_labels_of_rates_are_bounded(console: ConsoleSite) -> None:
+    console.database.execute(
+        "INSERT INTO duepost.rate (route, domain, per_second)"
+        " SELECT 'default', 'd' || i || '.example', 1 FROM generate_series(1, 250) AS i"
+    )
+    found = scraped(console)
+    assert len([key for key in found if key[0] == "duepost_rate_limit"]) == MOST_VALUES
+    assert len([key for key in found if key[0] == "duepost_rate_waiting"]) == MOST_VALUES + 1
 
 
 def test_an_answer_is_kept_for_some_seconds(console: ConsoleSite) -> None:

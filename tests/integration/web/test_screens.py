@@ -134,6 +134,28 @@ def test_hostile_text_in_every_field_is_text_on_every_screen(console: ConsoleSit
     assert ATTACKS[0] in shown.words
 
 
+def test_rates_are_shown_with_what_waits_for_them(with_logins: ConsoleSite) -> None:
+    with_logins.query("SELECT duepost.set_rate(domain => 'slow.example', per_second => 0.01, connections => 3)")
+    with_logins.query(
+        "INSERT INTO duepost.destination (route, domain, learnt, learnt_from, learnt_at, learnt_because)"
+        " VALUES ('default', 'fast.example', 4, 64, now(), 'rcpt 421 4.7.28')"
+    )
+    with_logins.query(
+        "SELECT duepost.schedule_email('welcome', 'a' || i || '@slow.example', subject => 's', body_text => 'b')"
+        " FROM generate_series(1, 50) AS i"
+    )
+    with_logins.query("UPDATE duepost.item SET last_error = 'rate: waits for the rate of slow.example: one in 100 s'")
+    viewer = with_logins.named("vera")
+    words = viewer.get("/routes").words
+    assert "slow.example default one in 100 s 3 no 0, 0 under way 50 " in words
+    assert "fast.example default not limited not limited to 4 a second since " in words
+    assert "(rcpt 421 4.7.28)" in words
+    forecast = viewer.get("/forecast").words
+    assert "At one in 100 s the 50 emails that are due from" in forecast
+    assert "duepost rate set slow.example --per-second N" in forecast
+    assert "the rate of slow.example, one in 100 s" not in viewer.get("/").words
+
+
 WRONG = [
     "/items?id=x", "/items?id=0", "/items?id=99999999999999999999", "/items?state=x", "/items?outcome=%00",
     "/items?kind=%00", "/items?since=x", "/items?since=0001-01-01T00:00%2B23:00", "/items?until=99999-01-01",
