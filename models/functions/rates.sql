@@ -101,7 +101,9 @@ DECLARE
     wanted  text;
     granted integer[] := '{}';
     number  integer;
-    allowed record;
+    lives   boolean;
+    limits  jsonb;
+    allowed jsonb;
     used    record;
 BEGIN
     PERFORM duepost.lock_destinations(route, domains);
@@ -111,12 +113,13 @@ BEGIN
     ON CONFLICT ON CONSTRAINT destination_worker_pkey DO UPDATE
     SET held = excluded.held, speaking = excluded.speaking
     WHERE p.held <> excluded.held OR p.speaking <> excluded.speaking;
+    IF jsonb_array_length(wants) = 0 THEN
+        RETURN granted;
+    END IF;
+    lives := EXISTS (SELECT FROM duepost.worker AS w WHERE w.id = take_places.worker_id AND w.gone_at IS NULL);
+    limits := (SELECT jsonb_object_agg(l.domain, to_jsonb(l)) FROM duepost.limits_of(take_places.route) AS l);
     FOR want IN SELECT w.value FROM jsonb_array_elements(take_places.wants) AS w LOOP
-        number := CASE
-            WHEN EXISTS (SELECT FROM duepost.worker AS w WHERE w.id = take_places.worker_id AND w.gone_at IS NULL)
-                THEN (want ->> 'number')::integer
-            ELSE 0
-        END;
+        number := CASE WHEN lives THEN (want ->> 'number')::integer ELSE 0 END;
         IF (want ->> 'urgent')::integer > 0 THEN
             number := least(number, (want ->> 'urgent')::integer);
             UPDATE duepost.destination AS d SET urgent_at = now()
@@ -129,11 +132,13 @@ BEGIN
             number := 0;
         END IF;
         FOR wanted IN SELECT d.value FROM jsonb_array_elements_text(want -> 'domains') AS d LOOP
-            SELECT l.places, l.seconds, l.connections INTO allowed
-            FROM duepost.limits_of(take_places.route) AS l
-            WHERE l.domain = wanted;
-            used := duepost.places_in_use(take_places.route, wanted, coalesce(allowed.seconds, 1));
-            number := greatest(0, least(number, allowed.places - used.held, allowed.connections - used.speaking));
+            allowed := limits -> wanted;
+            used := duepost.places_in_use(
+                take_places.route, wanted, coalesce((allowed ->> 'seconds')::double precision, 1)
+            );
+            number := greatest(0, least(
+                number, (allowed ->> 'places')::integer - used.held, (allowed ->> 'connections')::integer - used.speaking
+            ));
         END LOOP;
         IF number > 0 THEN
             UPDATE duepost.destination_worker AS p

@@ -331,3 +331,17 @@ def test_turns_are_moved_page_by_page_and_each_once(harness: Harness, monkeypatc
         "SELECT id FROM duepost.item WHERE due_at BETWEEN now() + interval '100 s' AND now() + interval '201 s'"
     )
     assert sorted(int(str(each)) for (each,) in rows) == ids
+
+
+def test_wants_of_one_question_share_what_there_is(harness: Harness) -> None:
+    mine = harness.worker_session.worker_id
+    wants = [Want(("", SLOW), 2), Want(("",), 9), Want(("", SLOW), 5)]
+
+    def take() -> list[int]:
+        return rates.take_places(harness.database, "default", mine, {"": NONE, SLOW: NONE}, wants)
+
+    assert take() == [2, 9, 5], "nothing is limited"
+    harness.query("SELECT duepost.set_rate(domain => 'slow.example', per_second => 3)")
+    assert take() == [2, 9, 1]
+    harness.query("SELECT duepost.set_rate(per_second => 5)")
+    assert take() == [2, 3, 0]
