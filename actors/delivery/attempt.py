@@ -297,7 +297,7 @@ def _groups(email: ClaimedEmail) -> deque[tuple[Recipient, ...]]:
     """Who gets a copy together: those who see each other, else each by itself."""
     if email.extras.recipients:
         return deque([email.recipients] if email.recipients else [])
-    return deque((each,) for each in email.recipients)
+    return deque([(each,) for each in email.recipients])
 
 
 def _address_of(recipient: Recipient) -> str | Ruling:

@@ -64,7 +64,10 @@ KEPT: Final = 30 * 86_400.0
 
 #: A ruling's fields with the types that each may have, and the usual value of some.
 FIELDS: Final = {name: get_args(each) or (each,) for name, each in get_type_hints(Ruling).items()}
-USUAL: Final = Ruling._field_defaults
+USUAL: Final = tuple(Ruling._field_defaults.get(name, ...) for name in FIELDS)
+
+#: One for all lines: making one takes as long as a line.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 #: Bytes that are written to see whether a journal can be kept: a block of most file systems.
 TRIED: Final = 4096
@@ -480,7 +483,7 @@ def decoded(content: bytes, name: str) -> Iterator[Record]:
 
 def _line(value: Sequence[object]) -> bytes:
     """A JSON value behind its checksum; nothing in it ends a line."""
-    text = json.dumps(value, separators=(",", ":")).encode("ascii")
+    text = _ENCODER.encode(value).encode("ascii")
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
@@ -518,8 +521,8 @@ def _plain(ruling: Ruling) -> dict[str, object]:
     """A ruling as JSON has it: by the names of its fields, without those that are as usual."""
     return {
         name: value.value if isinstance(value, Enum) else value
-        for name, value in ruling._asdict().items()
-        if name not in USUAL or value != USUAL[name]
+        for name, value, usual in zip(FIELDS, ruling, USUAL, strict=True)
+        if value != usual
     }
 
 
