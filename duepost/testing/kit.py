@@ -67,6 +67,30 @@ SELECT duepost.move_to_ledger(ARRAY[CAST(:id AS bigint)], ARRAY(
 ))
 """
 
+#: The guard of an item's kind that says no to it.
+_REFUSED_BY = """
+SELECT k.guard
+FROM duepost.item AS i
+JOIN duepost.kind AS k ON k.kind = i.kind
+WHERE i.id = :id
+  AND CASE
+      WHEN k.guard IS NOT NULL
+          THEN NOT duepost.ask_guard(k.guard, i.id, duepost.users_to_go(i.id), duepost.context_of(i.id))
+      ELSE false
+  END
+"""
+
+#: Of these addresses, in JSON, those that get nothing of a kind.
+_SUPPRESSED = """
+SELECT a.address
+FROM jsonb_array_elements_text(CAST(CAST(:addresses AS text) AS jsonb)) AS a (address)
+WHERE EXISTS (
+    SELECT FROM duepost.suppression AS s
+    WHERE s.address = duepost.mailbox_key(a.address) AND (s.kind IS NULL OR s.kind = :kind)
+      AND (s.until IS NULL OR s.until > now())
+)
+"""
+
 #: All that comes of scheduling. What the team has set up stays: users, kinds, endpoints, routes.
 _CLEAR = """
 WITH batch AS (DELETE FROM duepost.batch), in_hand AS (DELETE FROM duepost.in_hand),
@@ -80,6 +104,10 @@ WITH batch AS (DELETE FROM duepost.batch), in_hand AS (DELETE FROM duepost.in_ha
     queue AS (DELETE FROM dramatiq.queue)
 SELECT 1
 """
+
+#: How an item ends for a recipient: the relay takes it, or is not asked.
+_SENT = {"verdict": "sent", "outcome": "sent", "code": 250}
+_UNTOLD = {"outcome": "suppressed", "reply": "the address is suppressed"}
 
 _RECIPIENTS = """
 SELECT CAST(to_jsonb(r) AS text) FROM duepost.recipient AS r
@@ -189,6 +217,9 @@ class Kit:
     def drain(self, advance: timedelta | None = None) -> list[EmailMessage]:
         """Sends what is due, without a relay: renders it as a worker does, and moves it to the ledger.
 
+        The guard of its kind is asked, and suppressed addresses get nothing. Quiet hours, caps and rates are for
+        workers.
+
         Args:
             advance: how much time passes before.
 
@@ -199,6 +230,7 @@ class Kit:
         Raises:
             RenderError: a template is missing or fails.
             ValueError: an email's content makes no message.
+            Exception: the driver's own, where a guard fails.
         """
         if advance is not None:
             self.advance(advance)
@@ -209,6 +241,8 @@ class Kit:
                 continue
             if item.expires_at is not None and item.expires_at <= now:
                 self._finish(item, [{"outcome": "expired"}])
+            elif refused_by := client.run(self._handle, Query(_REFUSED_BY, texts, {"id": item.id})):
+                self._finish(item, [{"outcome": "obsolete", "reply": f"the guard {refused_by[0]} said no"}])
             elif item.channel == "message":
                 self._finish(item, [{"verdict": "sent", "outcome": "sent"}])
                 self.posted.append(item)
@@ -224,11 +258,14 @@ class Kit:
     def _send(self, item: Item, row: Mapping[str, object]) -> list[EmailMessage]:
         if item.addresses or item.cc or item.bcc:
             to_go = (*item.addresses, *item.cc, *item.bcc)
-            self._finish(item, [{"address": each, "verdict": "sent", "outcome": "sent", "code": 250} for each in to_go])
-            return [self._renderer.message(row, Recipient())]
+            suppressed = self._suppressed(to_go, item.kind)
+            self._finish(item, [{"address": each, **(_UNTOLD if each in suppressed else _SENT)} for each in to_go])
+            return [self._renderer.message(row, Recipient())] if suppressed != set(to_go) else []
         results: list[dict[str, object]] = []
         sent: list[EmailMessage] = []
-        for recipient in self._recipients(item, row):
+        recipients = self._recipients(item, row)
+        suppressed = self._suppressed([each.address for each in recipients if each.address], item.kind)
+        for recipient in recipients:
             result: dict[str, object] = {"user_id": recipient.user_id, "address": recipient.address}
             if not recipient.active:
                 result |= {"address": None, "outcome": "cleared"}
@@ -238,12 +275,18 @@ class Kit:
                     "outcome": "undeliverable",
                     "reply": "no such user, or no address",
                 }
+            elif recipient.address in suppressed:
+                result |= _UNTOLD
             else:
                 sent.append(self._renderer.message(row, recipient))
-                result |= {"verdict": "sent", "outcome": "sent", "code": 250}
+                result |= _SENT
             results.append(result)
         self._finish(item, results)
         return sent
+
+    def _suppressed(self, addresses: Sequence[str], kind: str) -> set[str]:
+        asked = {"addresses": json.dumps(list(addresses)), "kind": kind}
+        return set(client.run(self._handle, Query(_SUPPRESSED, texts, asked)))
 
     def _recipients(self, item: Item, row: Mapping[str, object]) -> list[Recipient]:
         if item.address is not None:

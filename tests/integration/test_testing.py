@@ -45,7 +45,7 @@ def kit(connection: Connection, tmp_path: Path) -> Kit:
 
 def schedule(connection: Connection, **given: object) -> int:
     more: dict[str, object] = {"kind": "welcome", **given}
-    if "users" not in more:
+    if "users" not in more and "addresses" not in more:
         more.setdefault("address", "ann@example.com")
     if "template" not in more:
         more |= {"subject": "Hello", "body_text": "World\n"}
@@ -115,6 +115,53 @@ def test_drained_emails_are_parsed_messages_one_for_each_user(connection: Connec
     ) == [("1", "sent"), ("2", "cleared"), ("3", "undeliverable"), ("4", "undeliverable")]
     kit.assert_not_scheduled()
     assert kit.drain() == []
+
+
+def test_a_guard_is_asked_before_an_email_is_drained(connection: Connection, kit: Kit, tmp_path: Path) -> None:
+    run(connection, "CREATE TABLE invoice (number text, is_paid boolean)")
+    run(
+        connection,
+        "CREATE FUNCTION is_unpaid(bigint, text[], jsonb) RETURNS boolean LANGUAGE sql AS"
+        " $$ SELECT NOT is_paid FROM invoice WHERE number = $3 ->> 'number' $$",
+    )
+    run(connection, "INSERT INTO invoice VALUES ('1', true), ('2', false)")
+    run(connection, "INSERT INTO duepost.kind (kind, guard) VALUES ('reminder', 'public.is_unpaid')")
+    (tmp_path / "reminder.subject.txt").write_text("{{ number }}")
+    (tmp_path / "reminder.txt").write_text("Please pay.\n")
+    paid, unpaid, unknown = (
+        schedule(connection, kind="reminder", template="reminder", context={"number": number}) for number in "123"
+    )
+    run(connection, "UPDATE duepost.item SET due_at = due_at + interval '1 day' WHERE id = %s", unknown)
+    assert [each["Subject"] for each in kit.drain()] == ["2"]
+    assert run(connection, "SELECT email_id, outcome, reply FROM duepost.delivery ORDER BY email_id") == [
+        (paid, "obsolete", "the guard public.is_unpaid said no"), (unpaid, "sent", None),
+    ]  # fmt: skip
+    # One that fails fails the test: a worker would try again.
+    with pytest.raises(psycopg2.Error, match="it gave NULL, and not true or false"):
+        kit.drain(advance=timedelta(days=1, seconds=1))
+
+
+def test_suppressed_addresses_get_nothing_when_emails_are_drained(connection: Connection, kit: Kit) -> None:
+    run(
+        connection,
+        "INSERT INTO duepost.suppression (address, kind, until) VALUES ('ann@example.com', NULL, NULL),"
+        " ('bob@example.com', 'news', now() + interval '1 hour'), ('eve@example.com', NULL, now() - interval '1 s')",
+    )
+    one = schedule(connection)
+    run(connection, "INSERT INTO duepost.recipient (user_id, address, active) VALUES ('1', 'ann@EXAMPLE.com', true)")
+    user = schedule(connection, users=["1"])
+    both = schedule(connection, kind="news", addresses=["ann@example.com"], cc=["bob@example.com", "eve@example.com"])
+    none = schedule(connection, kind="news", addresses=["ann@example.com", "bob@example.com"])
+    bob = schedule(connection, address="bob@example.com")
+    assert len(kit.drain()) == 2
+    assert run(connection, "SELECT email_id, address, outcome FROM duepost.delivery ORDER BY email_id, address") == [
+        (one, "ann@example.com", "suppressed"),
+        (user, "ann@EXAMPLE.com", "suppressed"),
+        (both, "ann@example.com", "suppressed"), (both, "bob@example.com", "suppressed"),
+        (both, "eve@example.com", "sent"),
+        (none, "ann@example.com", "suppressed"), (none, "bob@example.com", "suppressed"),
+        (bob, "bob@example.com", "sent"),
+    ]  # fmt: skip
 
 
 def test_time_passes_for_what_is_scheduled_in_the_same_transaction(connection: Connection, kit: Kit) -> None:
