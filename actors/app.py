@@ -211,7 +211,14 @@ class Application:
             is_marked=settings.is_by_postmark,
         )
         self.keeping = Keeping(self.database)
-        self.records = Records(self.database, self.broker, keep_undeliverable_days=settings.keep_undeliverable_days)
+        #: What reads files that emails name by URL; None where none are read.
+        self.files = settings.file_reader()
+        self.records = Records(
+            self.database,
+            self.broker,
+            files=self.files,
+            keep_undeliverable_days=settings.keep_undeliverable_days,
+        )
         #: What is counted; None where nobody asks for it.
         self.metrics = None if settings.metrics_port is None else WorkerMetrics()
         self.shared = Shared(
@@ -265,6 +272,7 @@ class Application:
                 self.signer,
                 self.preparer,
                 messenger,
+                self.files,
             ),
             before=Life,
         )

@@ -56,8 +56,18 @@ _MAILBOX_PLACE = re.compile(
 #: A topic of Amazon SNS.
 _TOPIC = re.compile(r"arn:aws:sns:[a-z0-9-]{1,40}:[0-9]{12}:[A-Za-z0-9_-]{1,256}(?:\.fifo)?")
 
+#: A folder, or what names of objects begin with, as a URL.
+_ROOT = re.compile(
+    r"(?:file:///[^/?#\x00-\x20\x7f][^?#\x00-\x20\x7f]*"
+    r"|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^?#\x00-\x20\x7f]*)?)"
+)
+_ODD_SEGMENT = re.compile(
+    r"://[^/]*(?:/[^/]+)*/(?:(?:\.|%2[Ee]){1,2}(?:/|\Z)|/)|%(?![0-9A-Fa-f]{2})|%2[Ff]|%[01]|%7[Ff]"
+)
+
 if TYPE_CHECKING:
     from actors.content.dkim_keys import Signer
+    from actors.content.files import FileReader
     from actors.content.html import HtmlPreparer
 
 
@@ -336,6 +346,19 @@ def _signed_headers(value: object) -> object:
     return names
 
 
+def _roots(value: object) -> object:
+    """URLs of folders, with spaces or commas between them."""
+    if not isinstance(value, str):
+        return value
+    roots = tuple(value.replace(",", " ").split())
+    if not all(_ROOT.fullmatch(each) and not _ODD_SEGMENT.search(each) for each in roots):
+        raise ValueError(
+            "must be URLs of folders, with spaces, such as file:///srv/invoices/ s3://bucket/invoices/ "
+            "(percent-encode what is no plain character)"
+        )
+    return roots
+
+
 class Settings(BaseSettings):
     """Every setting, from the environment. Secrets are never shown."""
 
@@ -367,6 +390,10 @@ class Settings(BaseSettings):
     prepare_html: Annotated[bool, BeforeValidator(_switch)] = Field(
         default=False, validation_alias="DUEPOST_PREPARE_HTML"
     )
+    attachment_roots: Annotated[
+        tuple[str, ...] | None, NoDecode, BeforeValidator(_roots), BeforeValidator(_blank_is_none)
+    ] = Field(default=None, validation_alias="DUEPOST_ATTACHMENT_ROOTS")
+    attachment_timeout: float = Field(default=10.0, gt=0, le=600, validation_alias="DUEPOST_ATTACHMENT_TIMEOUT")
     state_dir: Annotated[Path | None, BeforeValidator(_blank_is_none)] = Field(
         default=None, validation_alias="DUEPOST_STATE_DIR"
     )
@@ -546,6 +573,22 @@ class Settings(BaseSettings):
         except MissingLibrary as error:
             raise BadSettings(str(error)) from None
         return HtmlPreparer(self.render_timeout, LONGEST_BODY)
+
+    def file_reader(self) -> "FileReader | None":
+        """What reads files that emails name by URL; None where none are read. Starts nothing yet.
+
+        Raises:
+            BadSettings: what it needs is not installed.
+        """
+        if not self.attachment_roots:
+            return None
+        from actors.content.files import FileReader, MissingLibrary, check_libraries  # noqa: PLC0415
+
+        try:
+            check_libraries(self.attachment_roots)
+        except MissingLibrary as error:
+            raise BadSettings(str(error)) from None
+        return FileReader(self.attachment_roots, self.attachment_timeout)
 
     @property
     def state_folder(self) -> Path | None:

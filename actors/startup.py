@@ -10,6 +10,7 @@ import psycopg2
 from dramatiq.middleware import Middleware
 
 from actors.content.dkim_keys import BadKey, Signer
+from actors.content.files import FileReader
 from actors.content.html import HtmlFailed, HtmlPreparer
 from actors.delivery.email_work import EmailDispatcher
 from actors.delivery.journal import Journal
@@ -79,6 +80,7 @@ class Startup(Middleware):
         signer: whose keys have to be of use; None where nothing is signed.
         preparer: whose process is started; None where HTML stays as it is.
         messenger: carries messages beside the database; None where nothing does.
+        files: reads what emails name by URL; None where nothing is read.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Startup(Middleware):
         signer: Signer | None = None,
         preparer: HtmlPreparer | None = None,
         messenger: Messenger | None = None,
+        files: FileReader | None = None,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -108,6 +111,7 @@ class Startup(Middleware):
         self._signer = signer
         self._preparer = preparer
         self._messenger = messenger
+        self._files = files
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:  # noqa: ARG002
         """Ends the process with one line and an exit status where it could not work.
@@ -175,6 +179,8 @@ class Startup(Middleware):
         self._close_endpoints()
         if self._preparer is not None:
             self._preparer.close()
+        if self._files is not None:
+            self._files.close()
         self._journal.close()
 
 

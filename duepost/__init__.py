@@ -6,11 +6,12 @@ with connection, connection.cursor() as cursor:
     duepost.schedule_email(cursor, kind="welcome", address="ann@example.com", template="welcome")
 """
 
-from duepost.arguments import Attachment, NewEmail, NewMessage
+from duepost.arguments import Attachment, AttachmentAt, NewEmail, NewMessage
 from duepost.client import (
     Status,
     add_to_batch,
     attachment,
+    attachment_at,
     clear_scheduled,
     clear_scheduled_email,
     clear_scheduled_emails,
@@ -31,11 +32,13 @@ from duepost.client import (
 
 __all__ = [
     "Attachment",
+    "AttachmentAt",
     "NewEmail",
     "NewMessage",
     "Status",
     "add_to_batch",
     "attachment",
+    "attachment_at",
     "clear_scheduled",
     "clear_scheduled_email",
     "clear_scheduled_emails",

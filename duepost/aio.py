@@ -70,6 +70,7 @@ def awaited(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncHandle, P]
 
 
 attachment = awaited(contract.attachment)
+attachment_at = awaited(contract.attachment_at)
 schedule_email = awaited(contract.schedule_email)
 schedule_emails = awaited(contract.schedule_emails)
 clear_scheduled_email = awaited(contract.clear_scheduled_email)

@@ -195,6 +195,15 @@ class Attachment(TypedDict, total=False):
     sha256: Required[str]
 
 
+class AttachmentAt(TypedDict, total=False):
+    """A file that is read when it is sent, as `duepost.attachment_at()` returns it: an element of `attachments`."""
+
+    filename: Required[str]
+    content_type: Required[str]
+    cid: str
+    url: Required[str]
+
+
 class NewEmail(TypedDict, total=False):
     """An email that is to be scheduled. All but `kind` may be left out; None is the same as that."""
 
@@ -235,7 +244,9 @@ class NewEmail(TypedDict, total=False):
     timezone: Annotated[
         str | None, Argument("The zone of scheduled_local, such as Europe/Berlin; that of the users if it is left out.")
     ]
-    attachments: Annotated[Sequence[Attachment] | None, AttachmentsArgument("Files that go with it, in this order.")]
+    attachments: Annotated[
+        Sequence[Attachment | AttachmentAt] | None, AttachmentsArgument("Files that go with it, in this order.")
+    ]
     priority: Annotated[
         Literal["urgent", "normal", "bulk"] | None,
         Argument("What it goes ahead of; that of its kind if it is left out."),

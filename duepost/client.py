@@ -72,6 +72,7 @@ def in_transaction(build: Callable[P, Call[R]]) -> Callable[Concatenate[Handle, 
 
 
 attachment = in_transaction(contract.attachment)
+attachment_at = in_transaction(contract.attachment_at)
 schedule_email = in_transaction(contract.schedule_email)
 schedule_emails = in_transaction(contract.schedule_emails)
 clear_scheduled_email = in_transaction(contract.clear_scheduled_email)
@@ -98,7 +99,8 @@ edit_encoded_message = in_transaction(contract.edit_encoded_message)
 
 #: The functions of the contract, by name.
 FUNCTIONS = (
-    "attachment", "schedule_email", "schedule_emails", "clear_scheduled_email", "clear_scheduled_emails",
+    "attachment", "attachment_at", "schedule_email", "schedule_emails", "clear_scheduled_email",
+    "clear_scheduled_emails",
     "clear_scheduled_emails_to", "reschedule_email", "add_to_batch", "remove_from_batch", "schedule_message",
     "schedule_messages", "edit_message", "clear_scheduled_message", "clear_scheduled_messages", "reschedule_message",
     "clear_scheduled", "status",

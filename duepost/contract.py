@@ -14,6 +14,7 @@ from duepost.arguments import (
     MESSAGE_ARGUMENTS,
     Argument,
     Attachment,
+    AttachmentAt,
     NewEmail,
     NewMessage,
     checked_moment,
@@ -100,6 +101,32 @@ def attachment(
     given = {"filename": filename, "content": bytes(content), "content_type": content_type, "cid": cid}
     types = {"filename": "text", "content": "bytea", "content_type": "text", "cid": "text"}
     return Call("attachment", given, types, _attachment_of)
+
+
+def attachment_at(
+    filename: str | None, url: str, content_type: str | None = None, cid: str | None = None
+) -> Call[AttachmentAt]:
+    """Names a file that a worker reads when it sends; nothing is stored.
+
+    Args:
+        filename: what its readers see, in any script; one that is empty or None gets one.
+        url: `file:///…`, a path on the workers' machines, or `s3://bucket/…`: below one of DUEPOST_ATTACHMENT_ROOTS.
+        content_type: such as `application/pdf`; found by the names if it is left out.
+        cid: what the HTML calls a picture that it shows: `<img src="cid:logo">` for `logo`.
+
+    Returns:
+        an element of `attachments` of `schedule_email()`.
+
+    Raises:
+        the driver's error: SQLSTATE 22023 for a bad argument.
+    """
+    given = {"filename": filename, "url": url, "content_type": content_type, "cid": cid}
+    return Call("attachment_at", given, dict.fromkeys(given, "text"), _attachment_at_of)
+
+
+def _attachment_at_of(rows: Sequence[Row]) -> AttachmentAt:
+    found = value(rows)
+    return cast("AttachmentAt", json.loads(found) if isinstance(found, str | bytes) else found)
 
 
 def _attachment_of(rows: Sequence[Row]) -> Attachment:

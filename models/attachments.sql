@@ -8,3 +8,6 @@ WHERE c.hash = ANY (ARRAY(SELECT decode(h, 'hex') FROM unnest(%(hashes)s::text[]
 
 -- name: drop
 SELECT duepost.drop_attachments()
+
+-- name: pin
+SELECT duepost.pin_files(%(id)s, %(hashes)s::text[])

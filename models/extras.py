@@ -27,21 +27,23 @@ class SeenRecipient(NamedTuple):
 
 
 class StoredAttachment(NamedTuple):
-    """A file that goes with an email, without its content.
+    """A file that goes with an email, without its content: stored, or to be read at a URL.
 
     Attributes:
         filename: in any script.
         content_type: with its parameters.
-        sha256: of the content, in hexadecimal.
+        sha256: of the content, in hexadecimal; empty where it is at a URL.
         cid: what the HTML calls it.
-        size: of the content, in bytes.
+        size: of the content, in bytes; 0 where it is at a URL.
+        url: where it is read; None where it is stored.
     """
 
     filename: str
     content_type: str
-    sha256: str
+    sha256: str = ""
     cid: str | None = None
     size: int = 0
+    url: str | None = None
 
 
 class Extras(NamedTuple):

@@ -32,7 +32,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'duepost_client') THEN
         GRANT USAGE ON SCHEMA duepost TO duepost_client;
         GRANT EXECUTE ON FUNCTION
-            duepost.attachment, duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
+            duepost.attachment, duepost.attachment_at, duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email,
             duepost.add_to_batch, duepost.remove_from_batch,
             duepost.schedule_message, duepost.schedule_messages, duepost.edit_message, duepost.clear_scheduled_messages,
@@ -61,7 +61,7 @@ BEGIN
             duepost.undeliverable_recipient, duepost.worker, duepost.turn, duepost.control, duepost.route,
             duepost.route_worker, duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention,
             duepost.operator_action, duepost.bounce, duepost.webhook, duepost.zone, duepost.rate, duepost.destination, duepost.destination_worker,
-            duepost.attachment_content, duepost.email_attachment,
+            duepost.attachment_content, duepost.email_attachment, duepost.email_file,
             dramatiq.queue
         TO duepost_viewer;
         GRANT SELECT (name, disabled_at, disabled_because) ON duepost.endpoint TO duepost_viewer;
@@ -120,7 +120,7 @@ BEGIN
         GRANT SELECT ON duepost.kind, duepost.email_kind, duepost.migration, duepost.present, duepost.retention TO duepost_worker;
         GRANT USAGE ON SEQUENCE duepost.claim_number, dramatiq.claim_number TO duepost_worker;
         GRANT EXECUTE ON FUNCTION
-            duepost.attachment, duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
+            duepost.attachment, duepost.attachment_at, duepost.schedule_email, duepost.schedule_emails, duepost.clear_scheduled_emails,
             duepost.clear_scheduled_emails_to, duepost.clear_scheduled_email, duepost.reschedule_email,
             duepost.add_to_batch, duepost.remove_from_batch,
             duepost.schedule_message, duepost.schedule_messages, duepost.edit_message, duepost.clear_scheduled_messages,
@@ -139,7 +139,7 @@ BEGIN
             duepost.quiet_users, duepost.quiet_until, duepost.after_quiet_hours, duepost.spread, duepost.move_on,
             duepost.move_item, duepost.message_content, duepost.call_message_function, duepost.tell_outcomes,
             duepost.keep_undeliverable, duepost.lock_undeliverable, duepost.reopen_email, duepost.refused_alike,
-            duepost.forget_undeliverable, duepost.drop_attachments, duepost.keep_content, duepost.forget_content,
+            duepost.forget_undeliverable, duepost.drop_attachments, duepost.pin_files, duepost.keep_content, duepost.forget_content,
             duepost.take_connection, duepost.refuse_connection, duepost.report_connections, duepost.other_connections,
             duepost.limits_of, duepost.limits_in_json, duepost.lock_destinations, duepost.places_in_use, duepost.take_places,
             duepost.give_turns, duepost.learn_rate, duepost.set_rate, duepost.remove_rate,

@@ -398,6 +398,7 @@ WITH needed (place, role, sort, name, privilege) AS (
         ('table', 'duepost.email', 'SELECT'), ('table', 'duepost.email', 'DELETE'),
         ('table', 'duepost.in_hand', 'INSERT'), ('table', 'duepost.in_hand', 'DELETE'),
         ('table', 'duepost.attachment_content', 'SELECT'), ('routine', 'duepost.drop_attachments', 'EXECUTE'),
+        ('routine', 'duepost.pin_files', 'EXECUTE'),
         ('table', 'duepost.scheduled_email', 'SELECT'), ('table', 'duepost.batch', 'DELETE'),
         ('table', 'duepost.message', 'SELECT'), ('table', 'duepost.message', 'UPDATE'),
         ('table', 'duepost.message', 'DELETE'), ('table', 'duepost.scheduled_message', 'SELECT'),
@@ -412,7 +413,7 @@ WITH needed (place, role, sort, name, privilege) AS (
     SELECT 1000 + row_number() OVER (), functions.role, 'routine', 'duepost.' || name, 'EXECUTE'
     FROM (VALUES
         ('duepost_client',
-         '{attachment,schedule_email,schedule_emails,clear_scheduled_emails,clear_scheduled_emails_to,clear_scheduled_email,reschedule_email,add_to_batch,remove_from_batch,
+         '{attachment,attachment_at,schedule_email,schedule_emails,clear_scheduled_emails,clear_scheduled_emails_to,clear_scheduled_email,reschedule_email,add_to_batch,remove_from_batch,
            schedule_message,schedule_messages,edit_message,clear_scheduled_messages,clear_scheduled_message,reschedule_message,clear_scheduled,status}'::text[]),
         ('duepost_operator', '{set_endpoint,disable_endpoint,remove_endpoint,endpoints,status,begin_action,act_on_items,end_action,set_pause,unpark,set_priority,follow_priority,'
             'request_probe,forget_some,suppress,unsuppress,import_suppressions,set_rate,remove_rate}')

@@ -66,6 +66,14 @@ def in_base64(content: bytes) -> bytes:
     return base64.encodebytes(content).replace(b"\n", b"\r\n")
 
 
+def with_charset(content_type: str, *, is_utf8: bool) -> str:
+    """Returns the type of a file that was read: text in UTF-8 says so, as where it is stored."""
+    if not is_utf8 or not content_type.startswith("text/") or "; charset=" in content_type.lower():
+        return content_type
+    sort, semicolon, parameters = content_type.partition("; ")
+    return f"{sort}; charset=utf-8{semicolon}{parameters}"
+
+
 def link_pictures(
     body: str, attachments: Sequence[Attachment], domain: str
 ) -> tuple[str, list[Attachment], list[Attachment]]:

@@ -4,12 +4,14 @@ A copy is for one recipient, or for all of those who see each other.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
 from actors.content.addresses import AROUND, UndeliverableAddress, envelope_address
-from actors.content.attachments import Attachment
+from actors.content.attachments import Attachment, with_charset
+from actors.content.files import MOST, NOTHING, FileReader, OpenFiles, UnreadFile
 from actors.content.mime import UnsendableField
 from actors.content.templates import RenderError, RenderTimeout
 from actors.delivery import decision
@@ -66,6 +68,8 @@ class EmailAttempt:
         self._room = room
         #: The attachments, from when they are read until the copy is made.
         self._files = NO_FILES
+        #: Why they cannot be read: so it is for all who are still to go.
+        self._unread: UnsendableField | None = None
         self._is_kept = is_kept
         self.copies: list[Copy] = []
         self._composer = composer
@@ -121,7 +125,9 @@ class EmailAttempt:
             if self._copy is None:
                 self._compose_at_once()
             if self._copy is None and len(self._files.attachments) < len(self.item.extras.attachments):
-                return Blocking(Lane.ATTACHMENTS, self._read_files)
+                if self._unread is None:
+                    return Blocking(self._lane_of_files(), self._read_files)
+                self._has_failed(RenderError(self._unread.field, self._unread.reason, None))
             if self._copy is None:
                 lane = self._lane or self._first_lane()
                 return Blocking(lane, partial(self._compose_in, lane))
@@ -159,12 +165,18 @@ class EmailAttempt:
 
     def _read_files(self) -> None:
         """Reads the attachments, once there is room for them in memory."""
-        stored = self.item.extras.attachments
-        held = self._room.take(sum(size_in_base64(each.size) for each in stored))
+        attachments = self.item.extras.attachments
         try:
-            self._files = Files(self._records.read_files(stored), held)
+            with self._records.reading(self.item) as by_url:
+                stored = sum(size_in_base64(each.size) for each in attachments)
+                held = self._room.take(stored + by_url.length)
+                self._files = Files(self._records.read_files(attachments, by_url), held)
         except UnsendableField as error:
-            self._has_failed(RenderError(error.field, error.reason, None))
+            self._unread = error
+
+    def _lane_of_files(self) -> Lane:
+        are_all_stored = all(each.url is None for each in self.item.extras.attachments)
+        return Lane.ATTACHMENTS if are_all_stored else Lane.FILES
 
     def _read_user(self, user: str) -> Recipient:
         one = self.item._replace(users=(user,))
@@ -318,12 +330,21 @@ class Records:
     Args:
         database: where users are read, and results are noted.
         broker: whose end ends waiting for the database.
+        files: reads what emails name by URL; None where nothing is read.
         keep_undeliverable_days: for how many days the content of undeliverable emails is kept.
     """
 
-    def __init__(self, database: Database, broker: PostgresBroker, *, keep_undeliverable_days: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: PostgresBroker,
+        *,
+        files: FileReader | None = None,
+        keep_undeliverable_days: int,
+    ) -> None:
         self._database = database
         self._broker = broker
+        self._files = files
         self._keep_undeliverable_days = keep_undeliverable_days
 
     def read(self, *claimed: ClaimedEmail) -> ClaimedEmail:
@@ -340,20 +361,63 @@ class Records:
         read = partial(emails.read_recipients_in_time, self._database, claimed, limits)
         return wait_for_database(read, self._broker.stopping)
 
-    def read_files(self, stored: Sequence[StoredAttachment]) -> list[Attachment]:
-        """Reads the contents of attachments, once the database is there.
+    @contextmanager
+    def reading(self, email: ClaimedEmail) -> Iterator[OpenFiles]:
+        """Reads what an email names by URL, and remembers what it was; gives nothing where it names nothing.
+
+        Raises:
+            UnsendableField: a file is not read; or it is another one than that which somebody may have already.
+        """
+        by_url = [(place, each.url) for place, each in enumerate(email.extras.attachments) if each.url is not None]
+        if not by_url:
+            yield NOTHING
+            return
+        if self._files is None:
+            raise UnsendableField(
+                f"attachments[{by_url[0][0]}]", "is to be read at its URL, and DUEPOST_ATTACHMENT_ROOTS is not set"
+            )
+        most = MOST - sum(each.size for each in email.extras.attachments)
+        places = [place for place, _ in by_url]
+        try:
+            with self._files.reading([url for _, url in by_url], most) as found:
+                self._check_same(email, places, [each.sha256 for each in found.found])
+                yield found
+        except UnreadFile as error:
+            raise UnsendableField(f"attachments[{places[error.place]}]", error.reason) from None
+
+    def _check_same(self, email: ClaimedEmail, places: Sequence[int], hashes: Sequence[str]) -> None:
+        pin = partial(attachments.pin, self._database, email.id, hashes)
+        pinned = wait_for_database(pin, self._broker.stopping)
+        for place, digest, before in zip(places, hashes, pinned, strict=True):
+            if digest != before:
+                raise UnsendableField(
+                    f"attachments[{place}]",
+                    "its file is another one than that which recipients have, or may have, already",
+                )
+
+    def read_files(self, given: Sequence[StoredAttachment], by_url: OpenFiles) -> list[Attachment]:
+        """Reads the contents of attachments: those that are stored once the database is there.
 
         Raises:
             UnsendableField: one of them is not stored any more.
+            UnreadFile: the process that has read the others has ended.
         """
-        read = partial(attachments.contents, self._database, {each.sha256 for each in stored})
-        found = wait_for_database(read, self._broker.stopping)
-        for place, each in enumerate(stored):
-            if each.sha256 not in found:
+        hashes = {each.sha256 for each in given if each.url is None}
+        read = partial(attachments.contents, self._database, hashes)
+        stored = wait_for_database(read, self._broker.stopping) if hashes else {}
+        for place, each in enumerate(given):
+            if each.url is None and each.sha256 not in stored:
                 raise UnsendableField(f"attachments[{place}]", "its content is not stored any more")
-        return [
-            Attachment(each.filename, each.content_type, each.cid, each.sha256, found[each.sha256]) for each in stored
-        ]
+        files = zip(by_url.found, by_url.take(), strict=True)
+        found = []
+        for each in given:
+            if each.url is None:
+                content_type, digest, content = each.content_type, each.sha256, stored[each.sha256]
+            else:
+                file, content = next(files)
+                content_type, digest = with_charset(each.content_type, is_utf8=file.is_utf8), file.sha256
+            found.append(Attachment(each.filename, content_type, each.cid, digest, content))
+        return found
 
     def note(self, email: ClaimedEmail, judged: Judged, copies: Sequence[Copy] = ()) -> None:
         """Puts one recipient's result on disk while others are still to go, and what was sent where that is kept.

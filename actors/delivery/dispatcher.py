@@ -21,7 +21,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 from actors.channels.channel import Channel, NoPlace, Payload, Rulings, Session
 from actors.delivery.event_loop import EventLoop, Slot
 from actors.delivery.job import Job, OwnJob
-from actors.delivery.lanes import SLOW, THREADS, UNCOUNTED, Blocking, Lane
+from actors.delivery.lanes import LIMITED, THREADS, UNCOUNTED, Blocking, Lane
 from actors.delivery.rates import Facts, Grant, Place, Rates
 from actors.delivery.thread_pool import ThreadPool
 from actors.delivery.throughput import Throughput
@@ -556,7 +556,7 @@ class Dispatcher(Generic[W, P]):
                 self._release([work])
             elif not isinstance(step, Blocking):
                 self._admit(Ready(work, step))
-            elif step.lane in SLOW and self._in_lanes(SLOW) >= 2 * self._size:
+            elif any(step.lane in lanes and self._in_lanes(lanes) >= 2 * self._size for lanes in LIMITED):
                 self._run_for(work, Lane.ALONE, partial(self._items.postpone, work), nothing)
             else:
                 self._run_for(work, step.lane, step.work, partial(self._advance, work, era))

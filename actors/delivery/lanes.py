@@ -23,6 +23,8 @@ class Lane(Enum):
     SIGN = auto()
     #: Reads attachments, as soon as there is room in memory for it.
     ATTACHMENTS = auto()
+    #: Reads attachments that an email names by URL, where a file system or a store may take its time.
+    FILES = auto()
     #: Makes requests: asks DNS, reads secrets.
     COMPOSE = auto()
     #: An application's own function, which takes as long as it may.
@@ -50,6 +52,7 @@ THREADS: Final = {
     Lane.SIGN: 1,
     # In turn, so that a large one comes to its room.
     Lane.ATTACHMENTS: 1,
+    Lane.FILES: 4,
     Lane.COMPOSE: 8,
     Lane.FUNCTION: 4,
     Lane.CONCLUDE: 1,
@@ -60,8 +63,11 @@ THREADS: Final = {
 #: Lanes whose work takes the processor for long: what waits there is limited in number.
 SLOW: Final = frozenset({Lane.SHORT, Lane.LONG})
 
+#: Lanes of which what waits is limited in number, each of the groups for itself.
+LIMITED: Final = (SLOW, frozenset({Lane.FILES}))
+
 #: Lanes whose work does not count as being under way: it keeps nobody from being claimed.
-UNCOUNTED: Final = SLOW | {Lane.TRIAL, Lane.READ_ALONE, Lane.SLOW_CONDITIONS}
+UNCOUNTED: Final = SLOW | {Lane.FILES, Lane.TRIAL, Lane.READ_ALONE, Lane.SLOW_CONDITIONS}
 
 
 class Blocking(NamedTuple):

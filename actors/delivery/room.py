@@ -30,10 +30,12 @@ class Room:
         self._most = most
         self._held = 0
         self._changed = threading.Condition()
+        #: Whoever has it is next, so that a large one comes to its room.
+        self._turn = threading.Lock()
 
     def take(self, size: int) -> Held:
         """Waits until there is room for as many bytes; more than the room holds waits until it is empty."""
-        with self._changed:
+        with self._turn, self._changed:
             self._changed.wait_for(lambda: not self._held or self._held + size <= self._most)
             self._held += size
         return Held(self, size)

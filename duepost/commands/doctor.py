@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import psycopg2
 import typer
@@ -45,8 +47,8 @@ def doctor(
     """Checks database, session, schema, clock, roles, owner, locks, snapshots, retention, grants, workers and tick.
 
     And delivery, pace, emails, expired, endpoints, recipients, bounces, webhooks, queue, links, broker, sender, DKIM,
-    relay, templates, journal, Sentry. A line each, with what to run next. Exit status 1 if any fails. With --worker a
-    database that is away is no failure: workers wait for it.
+    relay, templates, attachments, journal, Sentry. A line each, with what to run next. Exit status 1 if any fails. With
+    --worker a database that is away is no failure: workers wait for it.
 
     Examples: duepost doctor --json; duepost doctor --worker
     """
@@ -89,6 +91,8 @@ def examine(*, relay: bool) -> Iterator[Finding]:
             check = "relay" if name == DEFAULT_RELAY else f"relay {name}"
             yield checked(check, partial(_relay, name))
     yield checked("templates", lambda: _templates(database))
+    if settings().attachment_roots:
+        yield checked("attachments", _attachments)
     yield _journal()
     yield _sentry()
 
@@ -233,6 +237,16 @@ def _templates(database: Database | None) -> tuple[Health, str]:
     if problems:
         return Health.FAILED, "; ".join(problems)
     return Health.OK, f"{folder}{'' if preparer is None else '; HTML is prepared for mail clients'}"
+
+
+def _attachments() -> tuple[Health, str]:
+    """Whether this host sees the folders that files are read in; no store is asked."""
+    settings().file_reader()
+    roots = settings().attachment_roots or ()
+    for root in roots:
+        if root.startswith("file://") and not Path(unquote(root.removeprefix("file://"))).is_dir():
+            return Health.FAILED, f"DUEPOST_ATTACHMENT_ROOTS: {root}: there is no such folder"
+    return Health.OK, " ".join(roots)
 
 
 def _unrendered(templates: Templates, database: Database) -> list[str]:

@@ -7,6 +7,7 @@ from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import typer
 
@@ -15,6 +16,7 @@ from duepost.arguments import (
     ARGUMENTS,
     Argument,
     Attachment,
+    AttachmentAt,
     AttachmentsArgument,
     HeadersArgument,
     JsonArgument,
@@ -69,7 +71,10 @@ def _option(name: str, argument: Argument) -> object:
         case HeadersArgument():
             hint = " As 'Name: value'; may be repeated."
         case AttachmentsArgument():
-            hint = " A file, or CID=FILE for a picture that the HTML shows as cid:CID; may be repeated."
+            hint = (
+                " A file, or CID=FILE for a picture that the HTML shows as cid:CID; a URL, file:///… or s3://…, is read"
+                " when it is sent; may be repeated."
+            )
         case ListArgument():
             hint = " One at a time; may be repeated."
         case TimeArgument():
@@ -223,8 +228,8 @@ def _schedule_one(arguments: dict[str, object]) -> list[int]:
         return [client.schedule_encoded(cursor, arguments)]
 
 
-def _attach(cursor: Cursor, given: str) -> Attachment:
-    """Stores a file, which is given as it is or behind its cid.
+def _attach(cursor: Cursor, given: str) -> Attachment | AttachmentAt:
+    """Stores a file, which is given as it is or behind its cid; one that is given by its URL is not read.
 
     Raises:
         BadInput: it cannot be read.
@@ -232,6 +237,8 @@ def _attach(cursor: Cursor, given: str) -> Attachment:
     cid, equals, name = given.partition("=")
     if not equals or Path(given).is_file():
         cid, name = "", given
+    if name.startswith(("file://", "s3://")):
+        return client.attachment_at(cursor, unquote(name.rpartition("/")[2]), name, cid=cid or None)
     try:
         content = Path(name).read_bytes()
     except (OSError, ValueError) as error:

@@ -99,6 +99,7 @@ WITH batch AS (DELETE FROM duepost.batch), in_hand AS (DELETE FROM duepost.in_ha
     email_key AS (DELETE FROM duepost.email_key),
     undeliverable AS (DELETE FROM duepost.undeliverable_email), delivery AS (DELETE FROM duepost.delivery),
     attachment AS (DELETE FROM duepost.email_attachment), content AS (DELETE FROM duepost.attachment_content),
+    file AS (DELETE FROM duepost.email_file),
     kept AS (DELETE FROM duepost.kept_content),
     attempt AS (DELETE FROM duepost.attempt), suppression AS (DELETE FROM duepost.suppression),
     queue AS (DELETE FROM dramatiq.queue)

@@ -185,6 +185,76 @@ COMMENT ON FUNCTION duepost.attachment IS
     'Stores a file once by its hash, and returns what schedule_email() takes as an element of attachments. The type is found by '
     'content and name where none is given; a cid makes it a picture that the HTML may show as cid:…. A bad argument raises 22023.';
 
+-- What is wrong with the URL of a file that is read when it is sent. What is percent-encoded means what it stands for, so that
+-- a segment is one however it is written.
+CREATE OR REPLACE FUNCTION duepost.file_url_error(url text) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN duepost.is_blank(url) THEN 'url: must be given, such as file:///srv/invoices/7.pdf'
+        WHEN length(url) > 2000 THEN format('url: must be at most 2000 characters, is %s', length(url))
+        WHEN duepost.line_error('url', url, 8000) IS NOT NULL THEN duepost.line_error('url', url, 8000)
+        WHEN url !~ '^(file|s3)://' THEN 'url: must begin with file:/// or s3://bucket/'
+        WHEN url ~ '[?#]' THEN 'url: must have no query and no fragment: a ? of a name is %3F, a # is %23'
+        WHEN url ~ '%(?![0-9A-Fa-f]{2})' THEN 'url: must be percent-encoded: a % of a name is %25'
+        WHEN url ~ '%([01][0-9A-Fa-f]|7[Ff])' THEN 'url: must not contain control characters'
+        WHEN url ~ '%2[Ff]' THEN 'url: must have no / in a name'
+        WHEN url ~ '^[a-z0-9]+://[^/]*@' THEN 'url: must have no user and no password: workers have their own'
+        WHEN url ~ '^file://[^/]' THEN 'url: must name no host: file:/// and the path on the workers'' machines'
+        WHEN url ~ '^s3://' AND url !~ '^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/|$)'
+            THEN 'url: must name a bucket, such as s3://bucket/invoices/7.pdf'
+        WHEN url ~ '^[a-z0-9]+://[^/]*(/|$)' AND url !~ '^[a-z0-9]+://[^/]*/.*[^/]$' THEN 'url: must name a file'
+        WHEN regexp_replace(url, '^[a-z0-9]+://[^/]*', '') ~ '//|/(\.|%2[Ee]){1,2}(/|$)'
+            THEN 'url: must have no segment that is empty, . or ..'
+    END
+$$;
+
+CREATE OR REPLACE FUNCTION duepost.attachment_at(
+    filename     text,
+    url          text,
+    content_type text DEFAULT NULL,
+    cid          text DEFAULT NULL
+) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+DECLARE
+    error text;
+    sort  text;
+BEGIN
+    error := coalesce(
+        duepost.file_url_error(attachment_at.url),
+        duepost.file_error(attachment_at.filename, attachment_at.content_type, attachment_at.cid),
+        duepost.reference_type_error(attachment_at.content_type)
+    );
+    IF error IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = error;
+    END IF;
+    -- By the names alone: nobody has read it.
+    sort := coalesce(
+        attachment_at.content_type,
+        nullif(duepost.file_type(attachment_at.filename, ''), 'application/octet-stream'),
+        duepost.file_type(attachment_at.url, '')
+    );
+    sort := lower(btrim(split_part(sort, ';', 1)) COLLATE "C")
+        || regexp_replace(coalesce(substring(sort FROM ';.*$'), ''), ' *; *', '; ', 'g');
+    RETURN jsonb_strip_nulls(jsonb_build_object(
+        'filename', duepost.file_name(attachment_at.filename, sort), 'content_type', sort, 'cid', attachment_at.cid,
+        'url', attachment_at.url
+    ));
+END
+$$;
+COMMENT ON FUNCTION duepost.attachment_at IS
+    'Names a file by its URL, file:///… or s3://bucket/…, and returns what schedule_email() takes as an element of attachments. '
+    'Nothing is stored: a worker reads the file when it sends. A bad argument raises 22023.';
+
+-- An invitation is told by its content, which nobody has seen when it is scheduled.
+CREATE OR REPLACE FUNCTION duepost.reference_type_error(content_type text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN lower(content_type COLLATE "C") ~ '; *method *='
+            THEN 'content_type: must have no method: an invitation is given by its content, to duepost.attachment()'
+    END
+$$;
+
 -- Bytes of an email's attachments, all together and so of each.
 CREATE OR REPLACE FUNCTION duepost.most_attached() RETURNS integer
 LANGUAGE sql IMMUTABLE AS $$ SELECT 26214400 $$;
@@ -211,16 +281,29 @@ BEGIN
         ORDER BY a.ordinality
     LOOP
         IF NOT each.is_object OR NOT coalesce(
-            each.value ->> 'sha256' ~ '^[0-9a-f]{64}$'
-            AND jsonb_typeof(each.value -> 'filename') = 'string' AND jsonb_typeof(each.value -> 'content_type') = 'string'
-            AND jsonb_typeof(each.value -> 'size') = 'number'
+            jsonb_typeof(each.value -> 'filename') = 'string' AND jsonb_typeof(each.value -> 'content_type') = 'string'
             AND coalesce(jsonb_typeof(each.value -> 'cid') IN ('string', 'null'), true)
-            AND each.value - '{filename,content_type,cid,size,sha256}'::text[] = '{}',
+            AND CASE
+                WHEN each.value ? 'url' THEN
+                    jsonb_typeof(each.value -> 'url') = 'string'
+                    AND each.value - '{filename,content_type,cid,url}'::text[] = '{}'
+                ELSE
+                    each.value ->> 'sha256' ~ '^[0-9a-f]{64}$' AND jsonb_typeof(each.value -> 'size') = 'number'
+                    AND each.value - '{filename,content_type,cid,size,sha256}'::text[] = '{}'
+            END,
             false
         ) THEN
-            RETURN format('attachments[%s]: must be what duepost.attachment() returns', each.place);
+            RETURN format(
+                'attachments[%s]: must be what duepost.attachment%s() returns', each.place,
+                CASE WHEN each.is_object AND each.value ? 'url' THEN '_at' ELSE '' END
+            );
         END IF;
         error := duepost.file_error(each.value ->> 'filename', each.value ->> 'content_type', each.value ->> 'cid');
+        IF each.value ? 'url' THEN
+            error := coalesce(
+                error, duepost.file_url_error(each.value ->> 'url'), duepost.reference_type_error(each.value ->> 'content_type')
+            );
+        END IF;
         IF error IS NOT NULL THEN
             RETURN format('attachments[%s]: %s', each.place, error);
         END IF;
@@ -267,7 +350,7 @@ BEGIN
     INTO emails, places, hashes, sizes
     FROM unnest(given) WITH ORDINALITY AS g
     CROSS JOIN LATERAL jsonb_array_elements(g.attachments) WITH ORDINALITY AS a (value, ordinality)
-    WHERE is_new[g.ordinality] IS NOT FALSE;
+    WHERE is_new[g.ordinality] IS NOT FALSE AND NOT a.value ? 'url';
     IF emails IS NULL THEN
         RETURN;
     END IF;
@@ -317,6 +400,7 @@ DECLARE
     released bytea[];
     gone     bigint;
     is_over  bigint;
+    read     bigint;
 BEGIN
     -- Who schedules with one has locked it: such a one is passed over.
     unneeded := ARRAY(
@@ -356,8 +440,50 @@ BEGIN
         ORDER BY near.hash
         FOR NO KEY UPDATE SKIP LOCKED
     );
-    RETURN gone + is_over;
+    DELETE FROM duepost.email_file AS f
+    WHERE f.email_id IN (
+        SELECT near.email_id FROM duepost.email_file AS near
+        WHERE NOT EXISTS (SELECT FROM duepost.item AS i WHERE i.id = near.email_id)
+          AND NOT EXISTS (
+              SELECT FROM duepost.undeliverable_email AS k WHERE k.id = near.email_id AND k.email IS NOT NULL
+          )
+        ORDER BY near.email_id
+        LIMIT drop_attachments.most
+        FOR UPDATE SKIP LOCKED
+    );
+    GET DIAGNOSTICS read = ROW_COUNT;
+    RETURN gone + is_over + read;
 END
 $$;
 COMMENT ON FUNCTION duepost.drop_attachments IS
     'Deletes contents that no email needs, and that nobody has used since an earlier call; gives how much there was to do.';
+
+-- What an email's files have to hold: what they do now, unless anybody may have the email already.
+CREATE OR REPLACE FUNCTION duepost.pin_files(email_id bigint, hashes text[]) RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+#variable_conflict use_column
+DECLARE
+    pinned bytea[];
+BEGIN
+    INSERT INTO duepost.email_file AS f (email_id, hashes)
+    VALUES (pin_files.email_id, ARRAY(
+        SELECT decode(h.hash, 'hex') FROM unnest(pin_files.hashes) WITH ORDINALITY AS h (hash, place) ORDER BY h.place
+    ))
+    ON CONFLICT (email_id) DO UPDATE SET hashes = EXCLUDED.hashes
+    WHERE f.hashes <> EXCLUDED.hashes
+      AND NOT EXISTS (SELECT FROM duepost.item AS i WHERE i.id = f.email_id AND i.unknowns > 0)
+      AND NOT EXISTS (
+          SELECT FROM duepost.scheduled_email_user AS u WHERE u.email_id = f.email_id AND (u.outcome = 'sent' OR u.unknown)
+      )
+      AND NOT EXISTS (
+          SELECT FROM duepost.email_recipient AS r
+          WHERE r.email_id = f.email_id AND (r.outcome = 'sent' OR r.unknown OR r.in_ledger)
+      );
+    SELECT f.hashes INTO pinned FROM duepost.email_file AS f WHERE f.email_id = pin_files.email_id;
+    RETURN ARRAY(SELECT encode(p.hash, 'hex') FROM unnest(pinned) WITH ORDINALITY AS p (hash, place) ORDER BY p.place);
+END
+$$;
+COMMENT ON FUNCTION duepost.pin_files IS
+    'Remembers what the files held that an email names by URL, and returns what has to go out: the same, or what those got who may '
+    'have the email already. For the worker that has claimed it.';

@@ -69,6 +69,7 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
     "act_on_items": {"action_id": "1", "ids": "ARRAY[1]::bigint[]"},
     "add_to_batch": {"batch": "'b'", "item": "'1'", "kind": "'k'", "endpoint": "'hook'", "item_key": "'1'"},
     "attachment": {"filename": "'a.ics'", "content": "'METHOD:REQUEST'", "content_type": "'text/plain'"},
+    "attachment_at": {"filename": "'a.pdf'", "url": "'s3://bucket/a.pdf'", "content_type": "'application/pdf'"},
     "begin_action": {"action": "'clear'", "by_whom": "'ann'", "via": "'sql'"},
     "clear_scheduled": {"users": "ARRAY['ann']"},
     "clear_scheduled_email": {"email_id": "1"},
@@ -116,6 +117,7 @@ RIGHT: Final[Mapping[str, Mapping[str, str]]] = {
 OTHERWISE: Final[Mapping[str, Sequence[Mapping[str, str]]]] = {
     "add_to_batch": [{"batch": "'c'", "item": "'1'", "kind": "'k'", "address": "'ann@example.com'", "template": "'t'"}],
     "attachment": [{"filename": "'a.png'", "content": "'x'", "cid": "'logo'"}],
+    "attachment_at": [{"filename": "'a.png'", "url": "'file:///srv/a.png'", "cid": "'logo'"}],
     "schedule_email": [{"kind": "'k'", "users": "ARRAY['ann']", "subject": "'s'", "body_text": "'b'"}],
     "schedule_message": [
         {"kind": "'k'", "endpoint": f"'{name}'", "payload": payload}

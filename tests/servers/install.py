@@ -37,8 +37,8 @@ DEBIAN = {
     "rabbitmq": ("rabbitmq-server",),
 }
 
-#: What Python drives a browser with; its own copies of browsers are not fetched.
-PYTHON = {"playwright": ("playwright>=1.50,<2",)}
+#: What Python drives a browser with; its own copies of browsers are not fetched. And a server that speaks S3.
+PYTHON = {"playwright": ("playwright>=1.50,<2",), "moto": ("moto[server]>=5,<6",)}
 
 #: The npm packages of package.json: Haraka, and two readers of messages.
 NPM = "npm"

@@ -95,7 +95,7 @@ class Server:
     def wait_until_it_listens(self) -> None:
         """Waits for all its ports."""
         wait_until(
-            lambda: set(self.ports.values()) <= _listening(),
+            lambda: set(self.ports.values()) <= listening(),
             timeout=self.patience,
             what=f"{self.name} to listen",
             state=self.log,
@@ -190,7 +190,7 @@ def files_below(*folders: Path) -> Iterator[Path]:
             yield from (Path(place) / name for name in names)
 
 
-def _listening() -> set[int]:
+def listening() -> set[int]:
     """The ports of 127.0.0.1 that somebody listens on; looked up, for a server counts connections."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     rows = [line.split() for line in lines]
