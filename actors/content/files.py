@@ -1,7 +1,7 @@
 """Reads files that emails name by their URLs: in processes of their own (`file_program.py`).
 
 A file system or a store that does not answer can be interrupted in no thread. A process that takes too long is ended;
-of those that cannot be ended, as a file system holds them, there are only so many.
+of those that cannot be ended, as a file system holds them, there is a most.
 """
 
 import json
@@ -98,10 +98,6 @@ class OpenFiles:
             return []
         until = time.monotonic() + self._seconds
         return [self._process.take(each.length, until) for each in self.found]
-
-
-#: Of an email that names none.
-NOTHING: Final = OpenFiles((), None, 0.0)
 
 
 class FileReader:

@@ -11,7 +11,7 @@ from typing import Final
 
 from actors.content.addresses import AROUND, UndeliverableAddress, envelope_address
 from actors.content.attachments import Attachment, with_charset
-from actors.content.files import MOST, NOTHING, FileReader, OpenFiles, UnreadFile
+from actors.content.files import MOST, FileReader, OpenFiles, UnreadFile
 from actors.content.mime import UnsendableField
 from actors.content.templates import RenderError, RenderTimeout
 from actors.delivery import decision
@@ -370,7 +370,7 @@ class Records:
         """
         by_url = [(place, each.url) for place, each in enumerate(email.extras.attachments) if each.url is not None]
         if not by_url:
-            yield NOTHING
+            yield OpenFiles((), None, 0.0)
             return
         if self._files is None:
             raise UnsendableField(

@@ -472,7 +472,7 @@ def test_a_store_that_never_answers_costs_the_time_that_is_set_and_no_process(
     assert [process.is_alive() for process in started] == [False]
 
 
-def test_processes_that_cannot_be_ended_are_only_so_many(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_cannot_be_ended_are_bounded_in_number(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kill = files._Process.kill
     stuck: list[files._Process] = []
 
