@@ -273,7 +273,7 @@ class _Process:
         return answer
 
     def take(self, length: int, until: float) -> bytes:
-        """Reads so many bytes.
+        """Reads this number of bytes.
 
         Raises:
             UnreadFile: they do not come in time, or the process has ended.
