@@ -219,9 +219,14 @@ def test_statement_checks_what_it_is_given() -> None:
 
 
 def test_every_function_is_there_in_each_of_its_forms() -> None:
-    assert set(client.FUNCTIONS) | {"Attachment", "NewEmail", "NewMessage", "Status", "statement"} == set(
-        duepost.__all__
-    )
+    assert set(client.FUNCTIONS) | {
+        "Attachment",
+        "AttachmentAt",
+        "NewEmail",
+        "NewMessage",
+        "Status",
+        "statement",
+    } == set(duepost.__all__)
     for name in client.FUNCTIONS:
         for module in (duepost, duepost.aio):
             function = getattr(module, name)

@@ -19,6 +19,7 @@ ROLES = ("duepost_client", "duepost_worker", "duepost_operator", "duepost_viewer
 FUNCTIONS = [
     "add_to_batch",
     "attachment",
+    "attachment_at",
     "clear_scheduled",
     "clear_scheduled_email",
     "clear_scheduled_emails",
@@ -39,6 +40,7 @@ FUNCTIONS = [
 #: What a worker may call.
 WORKERS_FUNCTIONS = [
     *FUNCTIONS,
+    "pin_files",
     "after_quiet_hours",
     "act_on_items",
     "begin_action",
