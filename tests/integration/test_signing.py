@@ -59,6 +59,20 @@ def test_what_the_relay_gets_is_signed(signing: Harness, relay: ScriptedRelay, k
         assert verified(message.content, keys) == [True, True]
 
 
+def test_what_is_signed_is_the_html_as_it_was_prepared(
+    signing: Harness, relay: ScriptedRelay, keys: DkimKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DUEPOST_PREPARE_HTML", "1")
+    signing.restart()
+    signing.template("hello", subject="Hello", html="<style>p{color:red}</style><p>Grüße</p>")
+    signing.schedule(template="hello", context={}, sender="shop@example.com")
+    signing.deliver()
+    [message] = relay.messages
+    html = next(each for each in message_from_bytes(message.content).walk() if each.get_content_type() == "text/html")
+    assert b'<p style="color: red;">' in html.get_payload(decode=True)
+    assert verified(message.content, keys) == [True, True]
+
+
 @pytest.mark.parametrize("offered", [("8BITMIME", "SMTPUTF8"), ()])
 def test_both_contents_are_signed(
     signing: Harness, relay: ScriptedRelay, keys: DkimKeys, offered: tuple[str, ...]

@@ -223,6 +223,37 @@ def test_of_several_who_see_each_other_the_one_that_is_named_is_meant(hooks: Hoo
     assert sorted(hooks.suppressed()) == [("ann@example.com", None, "complaint"), ("bob@example.com", None, "bounce")]
 
 
+def test_where_ses_names_several_nobody_knows_who_has_complained(hooks: Hooks) -> None:
+    """AWS: "complainedRecipients: recipients that may have been responsible for the complaint"."""
+    hooks.relay.on(Phase.DOT, reply(f"250 Ok {SES_ID}"))
+    hooks.harness.schedule(address=None, addresses=["ann@example.com", "bob@example.com"])
+    hooks.harness.deliver()
+
+    def complaint(*addresses: str) -> dict[str, object]:
+        return {
+            "notificationType": "Complaint",
+            "mail": {"messageId": SES_ID, "destination": ["ann@example.com", "bob@example.com"]},
+            "complaint": {
+                "complainedRecipients": [{"emailAddress": each} for each in addresses],
+                "complaintFeedbackType": "abuse",
+            },
+        }
+
+    assert hooks.ses(AMAZON.message(complaint("ann@example.com", "bob@example.com"))) == 200
+    assert (hooks.suppressed(), hooks.effects()) == ([], [])
+    assert hooks.ses(AMAZON.message(complaint("Ann@example.com", "eve@example.com"))) == 200
+    assert hooks.suppressed() == [("ann@example.com", None, "complaint")]
+
+
+def test_what_lacks_a_field_is_unreadable_and_is_not_called_again(hooks: Hooks) -> None:
+    whole = postmark("Bounce", "ann@example.com", Type="HardBounce", MessageID=SES_ID)
+    assert isinstance(whole, dict)
+    for name in ("Email", "Type"):
+        assert hooks.postmark({key: value for key, value in whole.items() if key != name}) == 200
+    assert [each[2] for each in hooks.effects()] == ["unreadable", "unreadable"]
+    assert hooks.suppressed() == []
+
+
 def test_what_is_about_no_email_of_ours_has_no_effect(hooks: Hooks) -> None:
     sent = hooks.send()
     other = hooks.send("bob@example.com")
