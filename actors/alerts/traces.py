@@ -1,4 +1,4 @@
-"""Traces for Sentry: how long each step of an attempt took, from its claim to its conclusion. Ids alone leave."""
+"""Traces for Sentry: how long each step of an attempt took, from the time it was scheduled for. Ids alone leave."""
 
 import random
 import time
@@ -20,6 +20,8 @@ OPERATION = "queue.process"
 class Step(StrEnum):
     """What an attempt does, one after the other, for each recipient."""
 
+    #: Until the claim, from the time it was scheduled for, or from when that was done, if it was later.
+    WAIT = "wait"
     #: From the claim, or the answer before, until the copy is made: users are read, templates rendered.
     RENDER = "render"
     #: Until the answer is there: a connection, if none is free, and the dialogue.
@@ -36,6 +38,12 @@ class Trace:
     def __init__(self) -> None:
         self.begun = self.ended = time.time()
         self.steps: list[tuple[Step, float, float]] = []
+
+    def has_waited(self, seconds: float) -> None:
+        """It began so long before the claim."""
+        if seconds > 0:
+            self.steps.insert(0, (Step.WAIT, self.begun - seconds, self.begun))
+            self.begun -= seconds
 
     def end(self, step: Step) -> None:
         """A step is over, which began when the one before was."""

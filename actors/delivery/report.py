@@ -66,14 +66,18 @@ def _count(metrics: WorkerMetrics, conclusion: Conclusion, way: str | None, seco
     item = conclusion.decision.item
     route = route_of(item.endpoint) if isinstance(item, ClaimedMessage) else way or ""
     told = [Told(each.phase, each.verdict, each.outcome) for each in conclusion.decision.results]
-    late: float | None = None
-    if isinstance(item, ClaimedEmail):
-        # An email's date is the time that it was scheduled for, or when that was done, if it was later.
-        late = time.time() - item.date_header.timestamp()
-    elif isinstance(item, ClaimedMessage) and item.late_seconds is not None:
-        late = item.late_seconds + seconds
+    late = _late(item, time.time() - seconds)
+    late = None if late is None else late + seconds
     channel = "message" if isinstance(item, ClaimedMessage) else "email"
     metrics.concluded(channel, item.kind, route, told, seconds=seconds, late=late)
+
+
+def _late(item: Claimed, claimed_at: float) -> float | None:
+    """Seconds after its time at which an item was claimed; None where that is not known."""
+    if isinstance(item, ClaimedEmail):
+        # An email's date is the time that it was scheduled for, or when that was done, if it was later.
+        return claimed_at - item.date_header.timestamp()
+    return item.late_seconds if isinstance(item, ClaimedMessage) else None
 
 
 def trace(taken: Trace, conclusion: Conclusion, way: str | None) -> None:
@@ -88,6 +92,9 @@ def trace(taken: Trace, conclusion: Conclusion, way: str | None) -> None:
         "verdict": rulings[-1].verdict if rulings else None,
         "phase": rulings[-1].phase if rulings else None,
     }
+    if not item.attempts:
+        # Later ones are behind a pause.
+        taken.has_waited(_late(item, taken.begun) or 0.0)
     _tell(traces.send, taken, "send_message" if is_message else "send_email", tags)
 
 
