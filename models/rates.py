@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from models.database.connections import Cursor, Database
 from models.database.statements import statements
 from models.items import Claimed
-from models.operations import Order
+
+if TYPE_CHECKING:
+    # A host's broker loads this module, and has no operators.
+    from models.operations import Order
 
 SQL = statements(__file__)
 
@@ -234,7 +237,7 @@ def learn(cursor: Cursor, route: str, domain: str, *, seen: float, because: str)
 
 def set_rate(
     database: Database,
-    order: Order,
+    order: "Order",
     *,
     route: str,
     domain: str | None,
@@ -257,7 +260,7 @@ def set_rate(
     return str(answer)
 
 
-def remove_rate(database: Database, order: Order, *, route: str, domain: str | None) -> str:
+def remove_rate(database: Database, order: "Order", *, route: str, domain: str | None) -> str:
     """Neither an operator nor what was learnt limits it any more: `removed`, `not_found` or `repeated`."""
     parameters = {**order.parameters(), "route": route, "domain": domain}
     [(answer,)] = database.execute(SQL["remove_rate"], parameters)

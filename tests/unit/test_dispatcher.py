@@ -513,7 +513,8 @@ def test_what_is_urgent_is_claimed_though_there_is_no_room_and_goes_out_over_the
         for each in done:
             each.result(30)
         order = [int(message.recipients[0].partition("@")[0]) for message in relay.messages]
-        assert order.index(35) in (2, 3)
+        # Before all but what was under way.
+        assert order.index(35) <= 3
         dispatcher.close()
 
 
