@@ -25,7 +25,9 @@ def chromium(folder: Path) -> Iterator["Browser"]:
     here = installed("chromium")
     configured = folder / "fonts.conf"
     configured.write_text(FONTS.format(here=here, cache=folder / "fonts"))
-    libraries = ":".join(map(str, (here / "usr/lib/x86_64-linux-gnu", here / "usr/lib/aarch64-linux-gnu")))
+    places = [here / f"usr/lib/{machine}-linux-gnu" for machine in ("x86_64", "aarch64")]
+    # PulseAudio's own library lies in a folder of its own, which it looks for where Debian has it.
+    libraries = ":".join(f"{place}:{place / 'pulseaudio'}" for place in places)
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),

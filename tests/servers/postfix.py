@@ -30,6 +30,8 @@ class Postfix(Server):
             "outdated": self.authority.chain("localhost", "127.0.0.1", days=-1),
         }.items():
             self.machine.write(f"{self.etc}/{name}.pem", chain, mode=0o600)
+        # Before a start its postsuper tells of files that a kill has left, as another user, and fails where it cannot.
+        self.machine.write("/var/log/mail.log", "", mode=0o666)
 
     def command(self) -> tuple[str, ...]:
         return ("postfix", "start-fg")
