@@ -6,9 +6,6 @@ of those that cannot be ended, as a file system holds them, there is a most.
 
 import json
 import os
-import select
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -17,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from actors.content.child_process import ChildProcess, popped
 from models.errors import DuepostError
 
 _PROGRAM: Final = Path(__file__).with_name("file_program.py")
@@ -38,6 +36,9 @@ KEPT: Final = 2
 
 #: Processes that were told to end and have not, up to which further ones are started.
 MOST_STUCK: Final = 8
+
+#: Seconds for which the end of one is waited for: a file system may hold it.
+END: Final = 1.0
 
 #: Bytes of what a process says of the files: 100 of them at the most.
 _LONGEST_HEAD: Final = 100_000
@@ -152,10 +153,10 @@ class FileReader:
         _end(self._idle)
 
     def _take(self) -> "_Process":
-        while (process := _popped(self._idle)) is not None:
+        while (process := popped(self._idle)) is not None:
             if process.is_alive():
                 return process
-            process.kill()
+            process.kill(END)
         with self._lock:
             self._stuck = [each for each in self._stuck if each.is_alive()]
             if len(self._stuck) >= MOST_STUCK:
@@ -169,21 +170,14 @@ class FileReader:
             self._idle.append(process)
 
     def _end(self, process: "_Process") -> None:
-        if not process.kill():
+        if not process.kill(END):
             with self._lock:
                 self._stuck.append(process)
 
 
 def _end(processes: "deque[_Process]") -> None:
-    while (process := _popped(processes)) is not None:
-        process.kill()
-
-
-def _popped(processes: "deque[_Process]") -> "_Process | None":
-    try:
-        return processes.pop()
-    except IndexError:
-        return None
+    while (process := popped(processes)) is not None:
+        process.kill(END)
 
 
 def check_libraries(roots: Sequence[str]) -> None:
@@ -201,47 +195,20 @@ def check_libraries(roots: Sequence[str]) -> None:
             )
 
 
-class _Process:
-    """A process of `file_program.py`. One thread at a time."""
+class _Process(ChildProcess):
+    """A process of `file_program.py`."""
 
     def __init__(self) -> None:
-        # A store's client reads its own settings; passwords of ours are nothing to it.
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("DUEPOST_", "SENTRY_", "PG"))
-        }
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", str(_PROGRAM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env=environment,
-            # What a terminal tells its processes to do is not for it: it ends when this one does.
-            start_new_session=True,
-        )
-        os.set_blocking(self._output.fileno(), False)
-        os.set_blocking(self._input.fileno(), False)
+        # A store's client reads its own settings.
+        super().__init__(_PROGRAM)
         self._is_new = True
         #: Bytes of contents that are to be taken still.
         self._left = 0
 
     @property
-    def _input(self) -> IO[bytes]:
-        assert self._process.stdin is not None  # noqa: S101 - it was asked for
-        return self._process.stdin
-
-    @property
-    def _output(self) -> IO[bytes]:
-        assert self._process.stdout is not None  # noqa: S101 - it was asked for
-        return self._process.stdout
-
-    @property
     def has_all_taken(self) -> bool:
         """Whether it has nothing more to hand over."""
         return not self._left
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
 
     def ask(self, request: dict[str, object], seconds: float) -> dict[str, object]:
         """Has files read, and returns what is said of them.
@@ -252,17 +219,8 @@ class _Process:
         if self._is_new:
             self.take(4, time.monotonic() + START)
             self._is_new = False
-        data = json.dumps(request).encode("ascii")
         until = time.monotonic() + seconds
-        waiting = memoryview(len(data).to_bytes(4, "big") + data)
-        while waiting:
-            self._wait(self._input, until, is_writing=True)
-            try:
-                waiting = waiting[os.write(self._input.fileno(), waiting[:65_536]) :]
-            except BlockingIOError:
-                continue
-            except BrokenPipeError:
-                raise UnreadFile(0, "the process that reads it has ended") from None
+        self._send(json.dumps(request).encode("ascii"), until)
         length = int.from_bytes(self.take(4, until), "big")
         if length > _LONGEST_HEAD:
             raise UnreadFile(0, "the process that reads it does not answer rightly")
@@ -287,24 +245,13 @@ class _Process:
             except BlockingIOError:
                 continue
             if not count:
-                raise UnreadFile(0, "the process that reads it has ended")
+                raise self._why_ended()
             rest = rest[count:]
         self._left = max(0, self._left - length)
         return bytes(content)
 
-    def _wait(self, stream: IO[bytes], until: float, *, is_writing: bool) -> None:
-        poll = select.poll()
-        poll.register(stream, select.POLLOUT if is_writing else select.POLLIN)
-        if not poll.poll(max(0.0, until - time.monotonic()) * 1_000):
-            raise UnreadFile(0, "its file does not come in time (DUEPOST_ATTACHMENT_TIMEOUT)")
+    def _too_late(self) -> UnreadFile:
+        return UnreadFile(0, "its file does not come in time (DUEPOST_ATTACHMENT_TIMEOUT)")
 
-    def kill(self) -> bool:
-        """Ends it, and returns whether it has ended: one that a file system holds may take its time."""
-        self._process.kill()
-        for stream in (self._input, self._output):
-            stream.close()
-        try:
-            self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+    def _why_ended(self) -> UnreadFile:
+        return UnreadFile(0, "the process that reads it has ended")

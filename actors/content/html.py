@@ -8,7 +8,6 @@ language and what is shown behind the subject, is put into a start tag or behind
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -17,10 +16,11 @@ import weakref
 from collections import deque
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from markupsafe import escape
 
+from actors.content.child_process import ChildProcess, popped
 from actors.content.filters import direction_of, language_of
 from models.errors import DuepostError
 
@@ -158,9 +158,9 @@ class HtmlPreparer:
     def _take(self, until: float) -> "_Process":
         """Returns a process that waits, or a new one where there is time enough for that."""
         for _ in range(len(self._late)):
-            if (late := _popped(self._late)) is not None:
+            if (late := popped(self._late)) is not None:
                 self._look_after(late)
-        while (process := _popped(self._idle)) is not None:
+        while (process := popped(self._idle)) is not None:
             if process.is_alive():
                 return process
             process.kill()
@@ -186,7 +186,7 @@ class HtmlPreparer:
 
 def _end(*processes: "deque[_Process]") -> None:
     for each in processes:
-        while (process := _popped(each)) is not None:
+        while (process := popped(each)) is not None:
             process.kill()
 
 
@@ -203,54 +203,24 @@ def check_libraries() -> None:
             )
 
 
-class _Process:
-    """A process of `html_program.py`, and what came of its answer. One thread at a time."""
+class _Process(ChildProcess):
+    """A process of `html_program.py`, and what came of its answer."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self._process = process
+    def __init__(self) -> None:
+        super().__init__(_PROGRAM)
         self._received = bytearray()
         #: Whether it has a whole request, which it will answer, or end over.
         self.is_asked = False
 
     @classmethod
     def started(cls, until: float) -> "_Process":
-        # It has no need of what else is set: passwords, keys.
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("DUEPOST_", "SENTRY_", "PG"))
-        }
-        process = cls(
-            subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-P", str(_PROGRAM)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                env=environment,
-                # What a terminal tells its processes to do is not for it: it ends when this one does.
-                start_new_session=True,
-            )
-        )
-        os.set_blocking(process._output.fileno(), False)
-        os.set_blocking(process._input.fileno(), False)
+        process = cls()
         try:
             process._answer(until)
         except BaseException:
             process.kill()
             raise
         return process
-
-    @property
-    def _input(self) -> IO[bytes]:
-        assert self._process.stdin is not None  # noqa: S101 - it was asked for
-        return self._process.stdin
-
-    @property
-    def _output(self) -> IO[bytes]:
-        assert self._process.stdout is not None  # noqa: S101 - it was asked for
-        return self._process.stdout
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
 
     def has_answered(self) -> bool:
         """Whether the answer that was waited for in vain has come; it is dropped."""
@@ -267,16 +237,7 @@ class _Process:
             HtmlTookTooLong: it has not come in time; it may yet come.
             BadHtml: the process has ended over it, or the answer is too long.
         """
-        data = json.dumps(request).encode("ascii")
-        waiting = memoryview(len(data).to_bytes(4, "big") + data)
-        while waiting:
-            self._wait(self._input, until, is_writing=True)
-            try:
-                waiting = waiting[os.write(self._input.fileno(), waiting[:65_536]) :]
-            except BlockingIOError:
-                continue
-            except BrokenPipeError:
-                raise self._why_ended() from None
+        self._send(json.dumps(request).encode("ascii"), until)
         self.is_asked = True
         return self._answer(until)
 
@@ -299,16 +260,8 @@ class _Process:
                 raise self._why_ended()
             self._received += data
 
-    def _wait(self, stream: IO[bytes], until: float, *, is_writing: bool) -> None:
-        """Waits until a pipe is ready.
-
-        Raises:
-            HtmlTookTooLong: it does not become so in time.
-        """
-        poll = select.poll()
-        poll.register(stream, select.POLLOUT if is_writing else select.POLLIN)
-        if not poll.poll(max(0.0, until - time.monotonic()) * 1_000):
-            raise HtmlTookTooLong
+    def _too_late(self) -> HtmlTookTooLong:
+        return HtmlTookTooLong()
 
     def _why_ended(self) -> BadHtml | HtmlTookTooLong:
         """What is to be said of a process that has ended over its work."""
@@ -319,20 +272,6 @@ class _Process:
         if status == -signal.SIGALRM:
             return HtmlTookTooLong()
         return BadHtml("it is nested too deeply, or its styles make too much of it: the process ended over it")
-
-    def kill(self) -> None:
-        """Ends it at once; its end is waited for."""
-        self._process.kill()
-        for stream in (self._input, self._output):
-            stream.close()
-        self._process.wait()
-
-
-def _popped(processes: "deque[_Process]") -> _Process | None:
-    try:
-        return processes.pop()
-    except IndexError:
-        return None
 
 
 def with_language(html: str, tag: str) -> str:

@@ -480,7 +480,7 @@ def test_processes_that_cannot_be_ended_are_bounded_in_number(root: Path, monkey
     kill = files._Process.kill
     stuck: list[files._Process] = []
 
-    def hang(process: files._Process) -> bool:
+    def hang(process: files._Process, _seconds: float | None = None) -> bool:
         stuck.append(process)
         return False
 
