@@ -16,9 +16,14 @@ def called(route: str, domain: str) -> str:
 
 
 def allowed(state: RateState) -> str:
-    """How much may leave: `5 a second, 3 at once`."""
-    said = [] if state.in_force is None else [pace(state.in_force)]
-    said += [] if state.connections is None else [f"{state.connections} at once"]
+    """How much may leave."""
+    return limit_words(state.in_force, state.connections)
+
+
+def limit_words(per_second: float | None, connections: int | None) -> str:
+    """A limit: `5 a second, 3 at once`."""
+    said = [] if per_second is None else [pace(per_second)]
+    said += [] if connections is None else [f"{connections} at once"]
     return ", ".join(said)
 
 

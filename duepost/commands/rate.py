@@ -11,7 +11,7 @@ from actors.settings import DEFAULT_RELAY
 from duepost.commands.acting import By, Reason, order_of
 from duepost.commands.context import Failed, Json, operator_database
 from duepost.commands.output import Table, print_json, print_table, say
-from duepost.commands.pacing import allowed
+from duepost.commands.pacing import allowed, limit_words
 from duepost.commands.wording import moment, span
 from models import rates
 from models.rates import RateState
@@ -45,9 +45,8 @@ def set_(
         operator_database(), order_of(by, reason), route=route, domain=domain, per_second=per_second,
         connections=connections,
     )  # fmt: skip
-    limits = [] if per_second is None else [pace(per_second)]
-    limits += [] if connections is None else [f"{connections} at once"]
-    say(f"{_called(route, domain)}: {', '.join(limits)}, {'as before' if answer == 'already' else 'from now on'}.")
+    limits = limit_words(per_second, connections)
+    say(f"{_called(route, domain)}: {limits}, {'as before' if answer == 'already' else 'from now on'}.")
 
 
 @app.command("list")
