@@ -1,6 +1,7 @@
 """Ends Python code that takes too long, from outside: a template that loops for ever holds up one email, no more."""
 
 import ctypes
+import gc
 import os
 import sys
 import threading
@@ -130,7 +131,7 @@ class TimeLimit:
         with self._lock:
             now = time.monotonic()
             late = [each for each, until in self._until.items() if until < now]
-            frames = sys._current_frames() if late else {}  # noqa: SLF001 - it is documented, and there is no other
+            frames = _current_frames() if late else {}
             for thread in [each for each in late if not _is_in(self._frames.get(each), frames.get(each))]:
                 self._until.pop(thread)
                 self._frames.pop(thread, None)
@@ -139,6 +140,23 @@ class TimeLimit:
                 self._until[thread] = now + AGAIN
                 self._raised.add(thread)
                 _raise_in(thread, TookTooLong)
+
+
+def _current_frames() -> dict[int, FrameType]:
+    """Where each thread is.
+
+    Up to Python 3.11 the garbage collector may begin in the middle of the question, while Python's list of threads is
+    locked: where a finalizer then waits, and another thread begins or ends, the whole process stops for ever
+    (https://github.com/python/cpython/issues/106883). So nothing is collected meanwhile.
+    """
+    is_collecting = sys.version_info < (3, 12) and gc.isenabled()
+    if is_collecting:
+        gc.disable()
+    try:
+        return sys._current_frames()  # noqa: SLF001 - it is documented, and there is no other
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 def _is_in(block: FrameType | None, frame: FrameType | None) -> bool:

@@ -1,8 +1,10 @@
 """Code that takes too long is ended from outside, but never where that would harm the whole process."""
 
+import gc
 import importlib
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -152,3 +154,41 @@ def test_nothing_is_raised_in_a_thread_that_has_left_the_block() -> None:
     time_limit.end_the_late()
     sum(range(10))
     assert not time_limit._until
+
+
+def test_nothing_is_collected_while_it_is_asked_where_threads_are() -> None:
+    """Up to Python 3.11 a collection in there can stop the process for ever (python/cpython#106883)."""
+    time_limit = TimeLimit()
+    may_end = threading.Event()
+
+    def work() -> None:
+        with suppress(TookTooLong), time_limit.limited(1000.0):
+            may_end.wait(30)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    wait_until(lambda: thread.ident in time_limit._until)
+    asked, within = [0], [0]
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        frame = sys._getframe(1)
+        within[0] += frame.f_code.co_name == "_current_frames" and phase == "start"
+
+    def ask() -> None:
+        asked[0] += 1
+        time_limit._until[thread.ident or 0] = 0.0
+        time_limit.end_the_late()
+
+    usual = gc.get_threshold()
+    gc.callbacks.append(note)
+    gc.set_threshold(1)
+    try:
+        for _ in range(100):
+            ask()
+    finally:
+        gc.set_threshold(*usual)
+        gc.callbacks.remove(note)
+        may_end.set()
+        thread.join()
+    assert gc.isenabled()
+    assert (asked[0], within[0]) == (100, 0)
