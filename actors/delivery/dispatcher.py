@@ -206,11 +206,23 @@ class Pipelined(NamedTuple, Generic[W, P]):
     until: float
 
 
+class Result(NamedTuple):
+    """What came of work in a pool.
+
+    Attributes:
+        then: called by the driving thread.
+        drop: called instead where that was stopped meanwhile, by whatever thread; it never blocks.
+    """
+
+    then: Callable[[], None]
+    drop: Callable[[], object]
+
+
 class Dispatcher(Generic[W, P]):
     """The sessions of a process with a route, and the thread that drives their dialogues now, if any.
 
     `do` and `tidy` may be called by any thread. All other state belongs to the driving thread; what other threads hand
-    over is in `_waiting`, `_urgent` and `_is_driven` (under `_lock`) and in `_results` (a deque: they append, it pops).
+    over is in `_waiting`, `_urgent`, `_is_driven` and `_results`, all under `_lock`.
 
     Args:
         items: the steps of an item.
@@ -246,12 +258,12 @@ class Dispatcher(Generic[W, P]):
         self._size = size
         self._pacing = pacing
         self._lock = threading.Lock()
-        #: All three under the lock.
+        #: All of these under the lock.
         self._waiting: deque[tuple[int, Job]] = deque()
         self._urgent: deque[tuple[int, Job]] = deque()
         self._is_driven = False
-        #: Callbacks for the driving thread, of work in a pool that is done.
-        self._results: deque[Callable[[], None]] = deque()
+        #: Of work in a pool that is done, for the driving thread.
+        self._results: deque[Result] = deque()
         self._pools = {
             lane: ThreadPool(f"duepost-{lane.name.lower()}", most, newest_first=lane is Lane.TRIAL)
             for lane, most in (THREADS | {Lane.SESSION: size}).items()
@@ -315,10 +327,18 @@ class Dispatcher(Generic[W, P]):
         """Closes sessions that have been idle for too long. Any thread may call this; it does not block."""
         with self._lock:
             if not self._is_driven:
+                # A session that was opened when there was nothing left for it is idle, too.
+                self._go_on_with_results()
                 self._close_idle()
 
     def _reset(self) -> None:
-        self._loop: EventLoop[P] = EventLoop()
+        """Begins afresh; what comes of work that is under way is dropped."""
+        with self._lock:
+            self._loop: EventLoop[P] = EventLoop()
+            dropped = [*self._results]
+            self._results.clear()
+        for result in dropped:
+            result.drop()
         self._free: list[Slot[P]] = []
         #: Sessions that are open, or being opened; of those the latter, and when the next may be.
         self._sessions = 0
@@ -413,24 +433,36 @@ class Dispatcher(Generic[W, P]):
 
     # What runs in the pools.
 
-    def _run(self, lane: Lane, work: Callable[[], Callable[[], None]]) -> None:
-        """Runs work in a pool; what that returns is called by the driving thread."""
+    def _run(
+        self, lane: Lane, work: Callable[[], Callable[[], None]], drop: Callable[[], object] | None = None
+    ) -> None:
+        """Runs work in a pool; what that returns is called by the driving thread.
+
+        Args:
+            lane: which pool.
+            work: the work. What it raises stops the driving thread, so that nobody waits for what never comes.
+            drop: called instead of what it returns where the driving thread was stopped meanwhile; never blocks.
+        """
         loop = self._loop
 
         def run() -> None:
-            self._results.append(partial(self._unless_stale, loop, work()))
-            self._loop.wake()
+            then: list[Callable[[], None]] = []
+            failure = failure_of(lambda: then.append(work()))
+            result = Result(then[0] if failure is None else partial(_raise, failure), drop or nothing)
+            with self._lock:
+                is_awaited = loop is self._loop
+                if is_awaited:
+                    self._results.append(result)
+            if is_awaited:
+                loop.wake()
+            else:
+                result.drop()
 
         self._pools[lane].submit(run)
 
-    def _unless_stale(self, loop: EventLoop[P], then: Callable[[], None]) -> None:
-        # What was begun before a stop was failed with it.
-        if loop is self._loop:
-            then()
-
     def _go_on_with_results(self) -> None:
         while self._results:
-            self._results.popleft()()
+            self._results.popleft().then()
 
     def _run_for(
         self, work: W, lane: Lane, action: Callable[[], None], then: Callable[[], None], anyway: bool = False
@@ -490,8 +522,9 @@ class Dispatcher(Generic[W, P]):
         if self._claiming or self._inbox.has_more(are_urgent=is_full) or (not is_full and self._may_claim_due):
             self._is_claiming = True
             self._put_off_lately = 0
-            claim = partial(self._claim_several, self._loop, self._claiming, room, self._era, are_urgent=is_full)
-            self._run(Lane.CLAIM, claim)
+            works: list[W] = []
+            claim = partial(self._claim_several, works, self._claiming, room, self._era, are_urgent=is_full)
+            self._run(Lane.CLAIM, claim, partial(self._drop_claimed, works))
 
     @property
     def _has_urgent(self) -> bool:
@@ -511,20 +544,20 @@ class Dispatcher(Generic[W, P]):
         return self._due.claim_due(room) if self._due is not None and room else []
 
     def _claim_several(
-        self, loop: EventLoop[P], jobs: list[tuple[int, Job]], room: int, era: int, *, are_urgent: bool = False
+        self, works: list[W], jobs: list[tuple[int, Job]], room: int, era: int, *, are_urgent: bool = False
     ) -> Callable[[], None]:
         while len(jobs) < room and (more := self._inbox.next(is_urgent=are_urgent)) is not None:
             jobs.append(more)
         due = 0 if are_urgent else room
-        works: list[W] = []
         failure = failure_of(lambda: works.extend(self._items.claim(jobs) if jobs else self._claim_due(due)))
         if failure is not None:
             for _, job in jobs:
                 job.end(failure)
-        if loop is not self._loop:
-            for work in works:
-                self._fail(work, InterruptedError("the thread that drives the dialogues was stopped"))
         return partial(self._claimed, works, era)
+
+    def _drop_claimed(self, works: list[W]) -> None:
+        for work in works:
+            self._fail(work, InterruptedError("the thread that drives the dialogues was stopped"))
 
     def _claimed(self, works: list[W], era: int) -> None:
         self._claiming, self._is_claiming = [], False
@@ -674,7 +707,7 @@ class Dispatcher(Generic[W, P]):
     def _connect(self, worn_out: Slot[P] | None = None) -> None:
         """Opens a session, perhaps in the place of one that takes no more."""
         self._connecting += 1
-        begun_at, loop = time.monotonic(), self._loop
+        begun_at = time.monotonic()
         found: list[Session[P] | Ruling] = []
 
         def connect() -> None:
@@ -684,15 +717,16 @@ class Dispatcher(Generic[W, P]):
 
         def run() -> Callable[[], None]:
             failure = failure_of(connect)
-            for each in found:
-                if loop is not self._loop and not isinstance(each, Ruling):
-                    # Nobody waits for it any more.
-                    each.abandon()
             return partial(self._connected, found[0] if failure is None else failure, begun_at)
+
+        def abandon() -> None:
+            for each in found:
+                if not isinstance(each, Ruling):
+                    each.abandon()
 
         if worn_out is not None:
             self._loop.forget(worn_out)
-        self._run(Lane.SESSION, run)
+        self._run(Lane.SESSION, run, abandon)
 
     def _connected(self, found: Session[P] | Ruling | BaseException, begun_at: float) -> None:
         self._connecting -= 1
@@ -959,6 +993,10 @@ def failure_of(action: Callable[[], object]) -> BaseException | None:
     except BaseException as failure:  # noqa: BLE001 - whoever submitted it is told
         return failure
     return None
+
+
+def _raise(failure: BaseException) -> None:
+    raise failure
 
 
 def _end_place(ready: Ready[W, P]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from actors.channels.smtp.channel import SmtpChannel
 from actors.channels.smtp.envelope import Envelope
 from actors.channels.smtp.relay import Relay, Timeouts
+from actors.channels.smtp.session import SmtpSession
 from actors.delivery import dispatcher as module
 from actors.delivery.dispatcher import Dispatcher
 from actors.delivery.job import Job
@@ -254,18 +255,20 @@ def test_what_fails_is_nobody_elses(squares: Squares, pool: ThreadPoolExecutor) 
     assert squares.squares == {1: 1, 3: 9}
 
 
-@pytest.mark.parametrize("method", ["claim", "advance", "read", "conclude"])
+@pytest.mark.parametrize("method", ["claim", "advance", "read", "conclude", "next"])
 def test_whatever_is_raised_ends_jobs_and_the_next_one_is_done(squares: Squares, method: str) -> None:
     squares.may_go_on.set()
     dispatcher = dispatcher_of(4, squares)
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise KeyError(method)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(squares, method, broken)
         if method == "conclude":
             patch.setattr(squares, "conclude_alone", broken)
+        if method == "next":
+            patch.setattr(squares, "has_more", lambda **_: True)
         if method == "read":
             patch.setattr(squares, "claim", lambda jobs: [Work(number, job, is_unread=True) for number, job in jobs])
         with pytest.raises(KeyError):
@@ -348,6 +351,48 @@ def dispatcher_with(relay: ScriptedRelay, letters: Letters, size: int) -> Dispat
 
 def taken(relay: ScriptedRelay) -> list[int]:
     return sorted(int(message.recipients[0].partition("@")[0]) for message in relay.messages)
+
+
+class RememberingChannel(SmtpChannel):
+    """Knows the sessions that it has opened."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(lambda: Relay.from_url(url), Timeouts(), permit=AnyTime(), route=NoRoute())
+        self.opened: list[SmtpSession] = []
+
+    def connect(self) -> SmtpSession | Ruling:
+        found = super().connect()
+        if isinstance(found, SmtpSession):
+            self.opened.append(found)
+        return found
+
+
+@pytest.mark.parametrize("ending", ["tidied", "closed before it is open", "closed after it is open"])
+def test_a_session_that_is_opened_when_nothing_is_left_for_it_is_closed(
+    relay: ScriptedRelay, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.on(Phase.BANNER, hang(), reply("220 late"), times=1)
+    letters, channel, pacing = Letters(2), RememberingChannel(relay.url), AllAtOnce()
+    dispatcher = Dispatcher(letters, letters, channel, 2, pacing)
+    dispatcher.do(0)
+    assert taken(relay) == [0, 1]
+    assert len(channel.opened) == 1
+    if ending == "closed before it is open":
+        dispatcher.close()
+    relay.release()
+    wait_until(lambda: len(channel.opened) == 2)
+    if ending == "closed after it is open":
+        dispatcher.close()
+    if ending == "tidied":
+        monkeypatch.setattr(pacing, "idle_limit", -1.0)
+
+        def is_closed() -> bool:
+            dispatcher.tidy()
+            return not any(each.is_open for each in channel.opened)
+
+        wait_until(is_closed)
+        dispatcher.close()
+    wait_until(lambda: not any(each.is_open for each in channel.opened))
 
 
 def test_what_waits_for_a_connection_goes_out_behind_the_dots_of_others(relay: ScriptedRelay) -> None:
