@@ -432,8 +432,8 @@ def _place(due_at: str | None, item_id: int | None) -> Place | None:
     return None if due_at is None or item_id is None else Place(due_at, item_id)
 
 
-def claimed_since(database: Database, worker_id: int, after_claim: int, known: Sequence[int]) -> list[int]:
-    """The ids of what a worker has claimed without knowing it.
+def claimed_since(database: Database, worker_id: int, after_claim: int, known: Sequence[int]) -> list[tuple[int, int]]:
+    """The ids of what a worker has claimed without knowing it, each with its claim.
 
     Args:
         database: where.
@@ -444,7 +444,7 @@ def claimed_since(database: Database, worker_id: int, after_claim: int, known: S
     rows = database.execute(
         SQL["claimed_since"], {"worker_id": worker_id, "after_claim": after_claim, "known": list(known)}
     )
-    return [int(str(item_id)) for (item_id,) in rows]
+    return [(int(str(item_id)), int(str(claim))) for item_id, claim in rows]
 
 
 def claimed_unread(
@@ -633,14 +633,19 @@ def is_claimable(cursor: Cursor, email_id: int, way: str | None = DEFAULT) -> bo
     return cursor.fetchone() == (True,)
 
 
-def return_orphaned(
-    database: Database, email_ids: Sequence[int], worker_id: int, held: Sequence[int] = ()
-) -> list[int]:
-    """Sending → scheduled for those that a worker holds without knowing it; no attempt is counted; gives their ids.
+def return_orphaned(database: Database, orphans: Sequence[tuple[int, int]], worker_id: int) -> list[int]:
+    """Sending → scheduled for items that a worker holds without knowing it; no attempt is counted.
 
-    `held` are the claims that the worker is at work on.
+    Args:
+        database: where.
+        orphans: the items' ids, each with its claim.
+        worker_id: the worker.
+
+    Returns:
+        the ids of those that are returned; not those whose claim is no longer the row's.
     """
-    parameters = {"ids": list(email_ids), "worker_id": worker_id, "held": list(held)}
+    ids, claims = [item_id for item_id, _ in orphans], [claim for _, claim in orphans]
+    parameters = {"ids": ids, "claims": claims, "worker_id": worker_id}
     return [int(str(email_id)) for (email_id,) in database.execute(SQL["return_orphaned"], parameters)]
 
 

@@ -193,7 +193,7 @@ FROM duepost.claim_due_emails_v2(
 
 -- name: claimed_since
 -- What a worker has claimed without knowing it: claims later than all that it knew of then, but for those that it knows of now.
-SELECT h.item_id
+SELECT h.item_id, h.claim
 FROM duepost.in_hand AS h
 WHERE h.worker_id = %(worker_id)s AND h.claim > %(after_claim)s AND h.claim <> ALL (%(known)s::bigint[])
 
@@ -252,14 +252,14 @@ SELECT EXISTS (
 )
 
 -- name: return_orphaned
--- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt. Not
--- what was claimed since this statement began: it may be carried out late, and that claim's answer has arrived.
+-- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt.
 WITH gone AS (
     DELETE FROM duepost.in_hand AS h
+    USING unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS orphan (id, claim)
     WHERE h.item_id = ANY (%(ids)s::bigint[])
+      AND h.item_id = orphan.id
+      AND h.claim = orphan.claim
       AND h.worker_id = %(worker_id)s
-      AND h.claimed_at < now()
-      AND h.claim <> ALL (%(held)s::bigint[])
     RETURNING h.item_id
 ), message AS (
     DELETE FROM dramatiq.queue AS m USING gone WHERE m.key = gone.item_id AND m.key = ANY (%(ids)s::bigint[])

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from models import emails
@@ -29,24 +29,27 @@ class Doubt:
     Attributes:
         after: the latest claim that was known before. Their numbers only grow.
         until: until when it may still be carried out, by the monotonic clock.
-        learnt: claims that were learnt of since, at work or over.
     """
 
     after: int
     until: float
-    learnt: set[int] = field(default_factory=set)
 
 
 class InFlightClaims:
-    """What a worker process has claimed. One thread claims at a time; any may look."""
+    """What a worker process has claimed. One thread claims at a time, but for claims made apart; any may look."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: Under the lock: claims that are worked on; all that are known since the latest that was known as the last
+        #: claim began, or as a doubt began, whatever became of them; and claims made apart whose commit had no answer,
+        #: and until when they may still be committed, by the monotonic clock.
         self._claims: set[int] = set()
-        #: The latest claim that is known of, and the claim that is in doubt, if any: under `_claiming`.
+        self._learnt: set[int] = set()
+        self._unanswered: dict[int, float] = {}
+        #: Under `_claiming`: the latest claim that was known as the last one began, and one that is in doubt, if any.
+        self._claiming = threading.Lock()
         self._latest = 0
         self._doubt: Doubt | None = None
-        self._lock = threading.Lock()
-        self._claiming = threading.Lock()
 
     def __contains__(self, claim: int) -> bool:
         with self._lock:
@@ -73,19 +76,28 @@ class InFlightClaims:
             Exception: they are not.
         """
         with self._claiming:
+            self._begin()
             try:
                 found = self._claimed(database, worker_id, claim, claimed_unread)
             except DatabaseUnreachable:
                 self._doubt = self._doubt or Doubt(self._latest, 0.0)
-                self._doubt.until = time.monotonic() + database.limits.answer + MARGIN
+                self._doubt.until = _end_of_doubt(database)
                 raise
-            numbers = [item.claim for item in found]
-            with self._lock:
-                self._claims.update(numbers)
-            self._latest = max(numbers, default=self._latest)
-            if self._doubt is not None:
-                self._doubt.learnt.update(numbers)
+            for item in found:
+                self._hold(item.claim)
             return found
+
+    def _begin(self) -> None:
+        """All that is known has lower numbers than the claims to come, unless one is in doubt."""
+        if self._doubt is None:
+            with self._lock:
+                self._latest = max(self._latest, *self._learnt) if self._learnt else self._latest
+                self._learnt.clear()
+
+    def _hold(self, claim: int) -> None:
+        with self._lock:
+            self._claims.add(claim)
+            self._learnt.add(claim)
 
     def _claimed(
         self,
@@ -100,11 +112,22 @@ class InFlightClaims:
             raise
         except Exception:
             # It may be committed, and only its answer not be understood.
-            held = self._held()
-            item_ids = emails.claimed_since(database, worker_id, self._latest, held)
-            if not item_ids:
+            unread = dict(self._unknown(database, worker_id, self._latest))
+            if not unread:
                 raise
-            return claimed_unread(item_ids, held)
+            found = claimed_unread(list(unread), self._known())
+            return [item for item in found if unread.get(item.id) == item.claim]
+
+    def _known(self) -> list[int]:
+        with self._lock:
+            return [*(self._claims | self._learnt)]
+
+    def _unknown(self, database: Database, worker_id: int, after: int) -> list[tuple[int, int]]:
+        """What this worker holds by a later claim than that, without knowing it: items, and their claims."""
+        found = emails.claimed_since(database, worker_id, after, self._known())
+        # A claim that is made apart is known before it is committed: where it was seen it is known by now.
+        known = set(self._known())
+        return [(item_id, claim) for item_id, claim in found if claim not in known]
 
     def claim_apart(self, database: Database, claim: Callable[[Callable[[int], None]], T]) -> T:
         """Scheduled → sending for one item, in a transaction of its own, beside other claims.
@@ -120,24 +143,16 @@ class InFlightClaims:
 
         def hold(number: int) -> None:
             numbers.append(number)
-            with self._lock:
-                self._claims.add(number)
+            self._hold(number)
 
         try:
             return claim(hold)
         except BaseException as failure:
-            if isinstance(failure, DatabaseUnreachable) and numbers:
-                with self._claiming:
-                    doubt = self._doubt or Doubt(self._latest, 0.0)
-                    until = time.monotonic() + database.limits.answer + MARGIN
-                    self._doubt = Doubt(min(doubt.after, numbers[0] - 1), until, doubt.learnt)
-            for number in numbers:
-                self.drop(number)
+            with self._lock:
+                self._claims.difference_update(numbers)
+                if isinstance(failure, DatabaseUnreachable):
+                    self._unanswered.update(dict.fromkeys(numbers, _end_of_doubt(database)))
             raise
-
-    def _held(self) -> list[int]:
-        with self._lock:
-            return list(self._claims)
 
     def drop(self, claim: int) -> None:
         """A claim is concluded, or given up."""
@@ -153,14 +168,25 @@ class InFlightClaims:
         Raises:
             DatabaseUnreachable: they stay in doubt, for as long as their claims may still be carried out.
         """
-        if self._doubt is None:
+        if self._doubt is None and not self._unanswered:
             return 0
         with self._claiming:
-            doubt = self._doubt
+            now, doubt = time.monotonic(), self._doubt
+            with self._lock:
+                unanswered = dict(self._unanswered)
             try:
-                known = [*doubt.learnt, *self._held()]
-                item_ids = emails.claimed_since(database, worker_id, doubt.after, known)
-                return len(emails.return_orphaned(database, item_ids, worker_id, known)) if item_ids else 0
+                orphans = self._unknown(database, worker_id, doubt.after) if doubt is not None else []
+                if unanswered:
+                    held = emails.claimed_since(database, worker_id, min(unanswered) - 1, ())
+                    orphans += [(item_id, claim) for item_id, claim in held if claim in unanswered]
+                return len(emails.return_orphaned(database, orphans, worker_id)) if orphans else 0
             finally:
-                if time.monotonic() >= doubt.until:
+                if doubt is not None and now >= doubt.until:
                     self._doubt = None
+                with self._lock:
+                    for number in [each for each, until in unanswered.items() if now >= until]:
+                        del self._unanswered[number]
+
+
+def _end_of_doubt(database: Database) -> float:
+    return time.monotonic() + database.limits.answer + MARGIN

@@ -394,3 +394,93 @@ def test_what_never_was_unknown_cannot_be_resolved(harness: Harness) -> None:
     with harness.application.transaction() as cursor:
         assert not operators.resolve_sent(cursor, email_id)
         assert not operators.resolve_resend(cursor, email_id)
+
+
+def claim_apart(harness: Harness, email_id: int) -> emails.ClaimedEmail:
+    """As what a kind's guard has let through is claimed: beside all other claims."""
+
+    def claim(hold: Callable[[int], None]) -> emails.ClaimedEmail:
+        with harness.database.transaction() as cursor:
+            email = emails.claim_apart(cursor, email_id, harness.worker_session.worker_id, "default")
+            assert email is not None
+            hold(email.claim)
+        return email
+
+    return harness.app.in_flight.claim_apart(harness.database, claim)
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["at work", "its conclusion failed"])
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_what_is_claimed_apart_while_a_claim_is_in_doubt_is_not_returned_as_never_sent(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, moment: str, is_over: bool
+) -> None:
+    guarded, lost = harness.schedule(), harness.schedule()
+    harness.enqueue()
+    claimed_since = emails.claimed_since
+
+    def claim() -> None:
+        email = claim_apart(harness, guarded)
+        if is_over:
+            # Nobody knows what came of it: that is for the journal, or for a person.
+            harness.app.in_flight.drop(email.claim)
+
+    def racing(*given: object) -> list[tuple[int, int]]:
+        # Known is already what is asked with, and not yet what is committed now.
+        if moment == "between":
+            claim()
+        return claimed_since(*given)  # type: ignore[arg-type]
+
+    if moment == "before":
+        claim()
+    claim_without_hearing_of_it(harness, lost)
+    if moment == "after":
+        claim()
+    with monkeypatch.context() as patch:
+        patch.setattr(emails, "claimed_since", racing)
+        harness.app.rescuer.return_orphaned()
+    assert harness.row(guarded)["state"] == "sending"
+    assert harness.row(lost)["state"] == "scheduled"
+
+
+def test_of_what_is_claimed_apart_the_one_without_an_answer_is_returned_and_no_other(harness: Harness) -> None:
+    before, lost, after = harness.schedule(), harness.schedule(), harness.schedule()
+    harness.enqueue()
+    commit = harness.database.transaction
+
+    def claim(hold: Callable[[int], None]) -> None:
+        with commit() as cursor:
+            email = emails.claim_apart(cursor, lost, harness.worker_session.worker_id, "default")
+            assert email is not None
+            hold(email.claim)
+        raise DatabaseUnreachable("the network is cut")
+
+    for email_id in (before, after):
+        if email_id == after:
+            with pytest.raises(DatabaseUnreachable):
+                harness.app.in_flight.claim_apart(harness.database, claim)
+        harness.app.in_flight.drop(claim_apart(harness, email_id).claim)
+    harness.app.rescuer.return_orphaned()
+    states = [harness.row(email_id)["state"] for email_id in (before, lost, after)]
+    assert states == ["sending", "scheduled", "sending"]
+
+
+def test_what_is_claimed_apart_is_not_read_by_a_claim_whose_answer_could_not_be(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded, unread = harness.schedule(), harness.schedule()
+    harness.enqueue()
+    claim_unread, claimed_since = emails.claim_unread, emails.claimed_since
+
+    def unreadable(*given: object) -> None:
+        claim_unread(*given)  # type: ignore[arg-type]
+        raise ValueError("a value that no Python type holds")
+
+    def racing(*given: object) -> list[tuple[int, int]]:
+        claim_apart(harness, guarded)
+        return claimed_since(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(emails, "claim_unread", unreadable)
+        patch.setattr(emails, "claimed_since", racing)
+        claimed = harness.app.routes["default"].email_work._claim([unread], harness.worker_session.worker_id)
+    assert [email.id for email in claimed] == [unread]
