@@ -13,6 +13,7 @@ import os
 import select
 import stat
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import BinaryIO, Final, TypedDict
@@ -173,8 +174,17 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
+def _end_with_caller() -> None:
+    """Ends this process, whatever holds it up, once whoever started it is gone and the pipe of requests hangs up."""
+    poll = select.poll()
+    poll.register(sys.stdin, 0)
+    poll.poll()
+    os._exit(1)
+
+
 def main() -> None:
     """Reads and answers until nobody asks any more."""
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     with closing(sys.stdin.buffer) as requests, closing(sys.stdout.buffer) as answers:
         answers.write(READY)
         answers.flush()

@@ -1,12 +1,14 @@
 """Kill -9 of everything: what a relay has answered is never sent again, and what is sent again has a name."""
 
 import random
+import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import psycopg2
 import pytest
 
@@ -135,3 +137,48 @@ def test_without_a_journal_all_is_delivered_and_each_copy_is_named(site: Site, s
             assert lines == 0 if state == "off" else 1 <= lines <= 2, "a line for each process that sends"
     assert len(copies(site)) == 60
     assert doubled(site) <= named(site)
+
+
+def readers_of(store: str) -> list[psutil.Process]:
+    """The processes that read files of this store."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("AWS_ENDPOINT_URL") == store and "file_program.py" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_after_kill_9_in_the_middle_of_reading_a_file_nothing_goes_on_reading_and_all_others_are_sent(
+    site: Site,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        store = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        site.env |= {
+            "DUEPOST_ATTACHMENT_ROOTS": "s3://bucket/",
+            "DUEPOST_ATTACHMENT_TIMEOUT": "600",
+            "AWS_ENDPOINT_URL": store,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+        }
+        [reading] = site.schedule(
+            attachments="jsonb_build_array(duepost.attachment_at(filename => 'a.pdf', url => 's3://bucket/a.pdf'))"
+        )
+        with site.watch():
+            doomed = site.workers("doomed")
+            asked, _ = silent.accept()
+            assert len(readers_of(store)) == 1
+            doomed.kill()
+            wait_until(lambda: not readers_of(store), what="the reading to end", state=site.logs)
+            asked.close()
+            with site.workers("next"):
+                others = site.schedule(20, prefix="other")
+                wait_until(lambda: site.outcomes() == {"sent": len(others)}, state=partial(standing, site))
+                [(attempts, is_pending)] = site.query(
+                    "SELECT (SELECT count(*) FROM duepost.attempt WHERE verdict = 'sent' AND email_id = %s),"
+                    " EXISTS (SELECT FROM duepost.scheduled_email WHERE id = %s)", reading, reading,
+                )  # fmt: skip
+                assert (attempts, is_pending) == (0, True)
+                for process in readers_of(store):
+                    process.kill()

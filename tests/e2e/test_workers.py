@@ -247,6 +247,7 @@ def test_workers_end_in_order_although_the_database_is_away(
     relay.on(Phase.DOT, hang(), reply("250 2.0.0 taken"))
     site.schedule(20)
     with site.watch() as watch, site.workers() as workers:
+        wait_until(lambda: "watching:" in site.logs(), what="the watch to begin", state=site.logs)
         wait_until(lambda: site.pending().get("sending", 0) >= 4, state=site.logs)
         own_server.stop("immediate")
         try:
