@@ -148,7 +148,9 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
             self._database,
             worker_id,
             partial(emails.claim_unread, self._database, item_ids, worker_id, self._route, keep),
-            lambda claimed, known: emails.claimed_unread(self._database, claimed, worker_id, known),
+            lambda claimed, known: emails.claimed_unread(
+                self._database, [each for each in claimed if each in item_ids], worker_id, known
+            ),
         )
 
     def _claim_apart(self, cursor: Cursor, item_id: int, worker_id: int) -> ClaimedEmail | None:

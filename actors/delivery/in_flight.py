@@ -76,9 +76,9 @@ class InFlightClaims:
             Exception: they are not.
         """
         with self._claiming:
-            self._begin()
+            latest = self._begin()
             try:
-                found = self._claimed(database, worker_id, claim, claimed_unread)
+                found = self._claimed(database, worker_id, latest, claim, claimed_unread)
             except DatabaseUnreachable:
                 self._doubt = self._doubt or Doubt(self._latest, 0.0)
                 self._doubt.until = _end_of_doubt(database)
@@ -87,12 +87,14 @@ class InFlightClaims:
                 self._hold(item.claim)
             return found
 
-    def _begin(self) -> None:
-        """All that is known has lower numbers than the claims to come, unless one is in doubt."""
-        if self._doubt is None:
-            with self._lock:
-                self._latest = max(self._latest, *self._learnt) if self._learnt else self._latest
+    def _begin(self) -> int:
+        """Gives the latest known claim: those to come have higher numbers. Forgets all, unless one is in doubt."""
+        with self._lock:
+            latest = max(self._latest, *self._learnt) if self._learnt else self._latest
+            if self._doubt is None:
+                self._latest = latest
                 self._learnt.clear()
+            return latest
 
     def _hold(self, claim: int) -> None:
         with self._lock:
@@ -103,6 +105,7 @@ class InFlightClaims:
         self,
         database: Database,
         worker_id: int,
+        latest: int,
         claim: Callable[[], Sequence[C]],
         claimed_unread: Callable[[Sequence[int], Sequence[int]], Sequence[C]],
     ) -> Sequence[C]:
@@ -112,7 +115,7 @@ class InFlightClaims:
             raise
         except Exception:
             # It may be committed, and only its answer not be understood.
-            unread = dict(self._unknown(database, worker_id, self._latest))
+            unread = dict(self._unknown(database, worker_id, latest))
             if not unread:
                 raise
             found = claimed_unread(list(unread), self._known())

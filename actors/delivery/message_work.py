@@ -282,7 +282,9 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
             self._database,
             worker_id,
             partial(scheduled_messages.claim, self._database, item_ids, worker_id, keep),
-            lambda claimed, known: scheduled_messages.claimed_unread(self._database, claimed, worker_id, known),
+            lambda claimed, known: scheduled_messages.claimed_unread(
+                self._database, [each for each in claimed if each in item_ids], worker_id, known
+            ),
         )
 
     def _claim_apart(self, cursor: Cursor, item_id: int, worker_id: int) -> ClaimedMessage | None:

@@ -484,3 +484,31 @@ def test_what_is_claimed_apart_is_not_read_by_a_claim_whose_answer_could_not_be(
         patch.setattr(emails, "claimed_since", racing)
         claimed = harness.app.routes["default"].email_work._claim([unread], harness.worker_session.worker_id)
     assert [email.id for email in claimed] == [unread]
+
+
+def test_what_a_claim_in_doubt_has_taken_is_not_read_by_a_later_one_that_did_not_ask_for_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, unread = harness.schedule(), harness.schedule()
+    harness.enqueue()
+    claim_unread = emails.claim_unread
+    work, worker_id = harness.app.routes["default"].email_work, harness.worker_session.worker_id
+
+    def unreadable(*given: object) -> None:
+        # The earlier one is carried out late.
+        claim_unread(*given)  # type: ignore[arg-type]
+        claim_unread(harness.database, [lost], *given[2:])  # type: ignore[arg-type]
+        raise ValueError("a value that no Python type holds")
+
+    def unreachable(*_: object) -> None:
+        raise DatabaseUnreachable("the network is cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(emails, "claim_unread", unreachable)
+        with pytest.raises(DatabaseUnreachable):
+            work._claim([lost], worker_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(emails, "claim_unread", unreadable)
+        assert [email.id for email in work._claim([unread], worker_id)] == [unread]
+    harness.app.rescuer.return_orphaned()
+    assert [harness.row(each)["state"] for each in (lost, unread)] == ["scheduled", "sending"]
