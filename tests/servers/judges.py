@@ -78,7 +78,7 @@ class Read(TypedDict):
 def readers(messages: Sequence[Path]) -> dict[str, list[Read]]:
     """What mailparser and postal-mime read, by their names."""
     command = ["node", str(READER), str(installed(NPM)), *map(str, messages)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     read: dict[str, list[Read]] = json.loads(done.stdout)
     return read
