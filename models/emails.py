@@ -432,8 +432,15 @@ def _place(due_at: str | None, item_id: int | None) -> Place | None:
     return None if due_at is None or item_id is None else Place(due_at, item_id)
 
 
-def claimed_since(database: Database, worker_id: int, after_claim: int, known: Sequence[int]) -> list[tuple[int, int]]:
-    """The ids of what a worker has claimed without knowing it, each with its claim.
+class HeldItem(NamedTuple):
+    """An item that a worker holds, and the number of its claim."""
+
+    id: int
+    claim: int
+
+
+def claimed_since(database: Database, worker_id: int, after_claim: int, known: Sequence[int]) -> list[HeldItem]:
+    """What a worker has claimed without knowing it.
 
     Args:
         database: where.
@@ -444,7 +451,7 @@ def claimed_since(database: Database, worker_id: int, after_claim: int, known: S
     rows = database.execute(
         SQL["claimed_since"], {"worker_id": worker_id, "after_claim": after_claim, "known": list(known)}
     )
-    return [(int(str(item_id)), int(str(claim))) for item_id, claim in rows]
+    return [HeldItem(int(str(item_id)), int(str(claim))) for item_id, claim in rows]
 
 
 def claimed_unread(
@@ -633,23 +640,7 @@ def is_claimable(cursor: Cursor, email_id: int, way: str | None = DEFAULT) -> bo
     return cursor.fetchone() == (True,)
 
 
-def return_orphaned(database: Database, orphans: Sequence[tuple[int, int]], worker_id: int) -> list[int]:
-    """Sending → scheduled for items that a worker holds without knowing it; no attempt is counted.
-
-    Args:
-        database: where.
-        orphans: the items' ids, each with its claim.
-        worker_id: the worker.
-
-    Returns:
-        the ids of those that are returned; not those whose claim is no longer the row's.
-    """
-    ids, claims = [item_id for item_id, _ in orphans], [claim for _, claim in orphans]
-    parameters = {"ids": ids, "claims": claims, "worker_id": worker_id}
-    return [int(str(email_id)) for (email_id,) in database.execute(SQL["return_orphaned"], parameters)]
-
-
-def return_unstarted(database: Database, claimed: Sequence[Claimed]) -> set[int]:
+def return_unstarted(database: Database, claimed: Sequence[Claimed | HeldItem]) -> set[int]:
     """Sending → scheduled for claims of which nothing was sent: no attempt is counted, their place in line is kept.
 
     One statement in a transaction of its own. It waits for nobody who holds the row.

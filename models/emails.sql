@@ -251,24 +251,6 @@ SELECT EXISTS (
       AND ((i.probe AND i.route = coalesce(%(way)s, i.route)) OR NOT duepost.is_route_blocked(coalesce(%(way)s, i.route)))
 )
 
--- name: return_orphaned
--- sending → scheduled: claimed in an answer that never arrived, so that nothing of it was sent; that is no attempt.
-WITH gone AS (
-    DELETE FROM duepost.in_hand AS h
-    USING unnest(%(ids)s::bigint[], %(claims)s::bigint[]) AS orphan (id, claim)
-    WHERE h.item_id = ANY (%(ids)s::bigint[])
-      AND h.item_id = orphan.id
-      AND h.claim = orphan.claim
-      AND h.worker_id = %(worker_id)s
-    RETURNING h.item_id
-), message AS (
-    DELETE FROM dramatiq.queue AS m USING gone WHERE m.key = gone.item_id AND m.key = ANY (%(ids)s::bigint[])
-), no_probe AS (
-    UPDATE duepost.item AS i SET probe = false FROM gone
-    WHERE i.id = ANY (%(ids)s::bigint[]) AND i.id = gone.item_id AND i.probe
-)
-SELECT item_id FROM gone
-
 -- name: return_unstarted
 -- sending → scheduled: claimed, and not begun; that is no attempt.
 WITH gone AS (

@@ -222,7 +222,7 @@ class Dispatcher(Generic[W, P]):
     """The sessions of a process with a route, and the thread that drives their dialogues now, if any.
 
     `do` and `tidy` may be called by any thread. All other state belongs to the driving thread; what other threads hand
-    over is in `_waiting`, `_urgent`, `_is_driven` and `_results`, all under `_lock`.
+    over is in `_waiting`, `_urgent` and `_is_driven` (under `_lock`) and in `_results` (they append under it).
 
     Args:
         items: the steps of an item.
@@ -258,11 +258,11 @@ class Dispatcher(Generic[W, P]):
         self._size = size
         self._pacing = pacing
         self._lock = threading.Lock()
-        #: All of these under the lock.
+        #: All three under the lock.
         self._waiting: deque[tuple[int, Job]] = deque()
         self._urgent: deque[tuple[int, Job]] = deque()
         self._is_driven = False
-        #: Of work in a pool that is done, for the driving thread.
+        #: Of work in a pool that is done: appended and dropped under the lock, taken by the driving thread.
         self._results: deque[Result] = deque()
         self._pools = {
             lane: ThreadPool(f"duepost-{lane.name.lower()}", most, newest_first=lane is Lane.TRIAL)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from models import emails
 from models.database.connections import Database
+from models.emails import HeldItem
 from models.errors import DatabaseUnreachable
 from models.items import Claimed
 
@@ -115,22 +116,23 @@ class InFlightClaims:
             raise
         except Exception:
             # It may be committed, and only its answer not be understood.
-            unread = dict(self._unknown(database, worker_id, latest))
+            unread = self._unknown(database, worker_id, latest)
             if not unread:
                 raise
-            found = claimed_unread(list(unread), self._known())
-            return [item for item in found if unread.get(item.id) == item.claim]
+            claims = {each.claim for each in unread}
+            found = claimed_unread([each.id for each in unread], self._known())
+            return [item for item in found if item.claim in claims]
 
     def _known(self) -> list[int]:
         with self._lock:
             return [*(self._claims | self._learnt)]
 
-    def _unknown(self, database: Database, worker_id: int, after: int) -> list[tuple[int, int]]:
-        """What this worker holds by a later claim than that, without knowing it: items, and their claims."""
+    def _unknown(self, database: Database, worker_id: int, after: int) -> list[HeldItem]:
+        """What this worker holds by a later claim than that, without knowing it."""
         found = emails.claimed_since(database, worker_id, after, self._known())
         # A claim that is made apart is known before it is committed: where it was seen it is known by now.
         known = set(self._known())
-        return [(item_id, claim) for item_id, claim in found if claim not in known]
+        return [each for each in found if each.claim not in known]
 
     def claim_apart(self, database: Database, claim: Callable[[Callable[[int], None]], T]) -> T:
         """Scheduled → sending for one item, in a transaction of its own, beside other claims.
@@ -181,8 +183,8 @@ class InFlightClaims:
                 orphans = self._unknown(database, worker_id, doubt.after) if doubt is not None else []
                 if unanswered:
                     held = emails.claimed_since(database, worker_id, min(unanswered) - 1, ())
-                    orphans += [(item_id, claim) for item_id, claim in held if claim in unanswered]
-                return len(emails.return_orphaned(database, orphans, worker_id)) if orphans else 0
+                    orphans += [each for each in held if each.claim in unanswered]
+                return len(emails.return_unstarted(database, orphans)) if orphans else 0
             finally:
                 if doubt is not None and now >= doubt.until:
                     self._doubt = None

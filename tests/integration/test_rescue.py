@@ -424,7 +424,7 @@ def test_what_is_claimed_apart_while_a_claim_is_in_doubt_is_not_returned_as_neve
             # Nobody knows what came of it: that is for the journal, or for a person.
             harness.app.in_flight.drop(email.claim)
 
-    def racing(*given: object) -> list[tuple[int, int]]:
+    def racing(*given: object) -> list[emails.HeldItem]:
         # Known is already what is asked with, and not yet what is committed now.
         if moment == "between":
             claim()
@@ -475,7 +475,7 @@ def test_what_is_claimed_apart_is_not_read_by_a_claim_whose_answer_could_not_be(
         claim_unread(*given)  # type: ignore[arg-type]
         raise ValueError("a value that no Python type holds")
 
-    def racing(*given: object) -> list[tuple[int, int]]:
+    def racing(*given: object) -> list[emails.HeldItem]:
         claim_apart(harness, guarded)
         return claimed_since(*given)  # type: ignore[arg-type]
 

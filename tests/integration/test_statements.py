@@ -132,7 +132,6 @@ HOT = [
     ("emails", "release", "item_pkey"),
     ("emails", "retry_now", "item_pkey"),
     ("emails", "return_unstarted", "queue_key"),
-    ("emails", "return_orphaned", "queue_key"),
     ("emails", "held_by_dead_workers", "item_pkey"),
     ("emails", "held_by_worker", "item_pkey"),
     ("reports", "pending", "item_due"),
