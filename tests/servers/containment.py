@@ -61,7 +61,7 @@ class Machine:
         self.own = own
         self.accounts = {name: FIRST_ID + number for number, name in enumerate(accounts)}
         self._process: subprocess.Popen[bytes] | None = None
-        for name in ("etc", "var/tmp", "var/log", "var/spool", "var/lib", "var/mail", "run"):
+        for name in ("etc", "var/tmp", "var/log", "var/spool", "var/lib", "var/mail", "var/home", "run"):
             (own / name).mkdir(parents=True, exist_ok=True)
         own.chmod(0o755)
         (own / "var/tmp").chmod(0o1777)
@@ -178,7 +178,8 @@ class Machine:
 
     @staticmethod
     def _environment(more: dict[str, str]) -> dict[str, str]:
-        return {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/", **more}
+        path = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {"PATH": path, "LC_ALL": "C.UTF-8", "HOME": "/var/home", **more}
 
     def __enter__(self) -> Self:
         return self
