@@ -1,23 +1,23 @@
 """How log lines look: text for people, or a JSON object in each line for what collects them.
 
-The standard library's logging carries them, as Dramatiq's, uvicorn's and our own lines go through it alike.
+Dramatiq's, uvicorn's and our own lines go through the standard library's logging alike; structlog makes JSON of them.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
+from structlog.processors import JSONRenderer
+from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name
+from structlog.typing import EventDict
+
 from actors.alerts.redaction import install, private_traceback
 
 #: What a record has of an event that is told in fields: its sentence, and the fields.
 EVENT: Final = "duepost_event"
 FIELDS: Final = "duepost_fields"
-
-#: What each line has; no field of an event is called so.
-OWN: Final = ("time", "level", "event", "logger", "process")
 
 
 class LogFormat(StrEnum):
@@ -27,25 +27,37 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-class JsonLines(logging.Formatter):
-    """A record as one line of JSON, in ASCII: time (UTC), level, event, and the event's fields."""
+def json_lines() -> ProcessorFormatter:
+    """Makes a record one line of JSON, in ASCII: event, its fields, time (UTC), process, level, logger."""
+    return ProcessorFormatter(
+        foreign_pre_chain=[_event, _time_and_process, _private_exception, add_log_level, add_logger_name],
+        processors=[ProcessorFormatter.remove_processors_meta, JSONRenderer()],
+    )
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
-            "level": record.levelname.lower(),
-            "event": getattr(record, EVENT, None) or record.getMessage(),
-            "logger": record.name,
-            "process": record.process,
-        }
-        fields: Mapping[str, object] = getattr(record, FIELDS, {})
-        line.update({name: value for name, value in fields.items() if name not in OWN and value is not None})
-        if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = private_traceback(record.exc_info[1])
-        elif record.exc_text:
-            line["exception"] = record.exc_text
-        return json.dumps(line, default=str)
+
+def _event(_logger: object, _level: str, line: EventDict) -> EventDict:
+    # What each line has comes after the fields: no field of an event takes its place.
+    fields: Mapping[str, object] = getattr(line["_record"], FIELDS, {})
+    told = {name: value for name, value in fields.items() if value is not None}
+    return {**told, **line, "event": getattr(line["_record"], EVENT, None) or line["event"]}
+
+
+def _time_and_process(_logger: object, _level: str, line: EventDict) -> EventDict:
+    record = line["_record"]
+    line["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+    line["process"] = record.process
+    return line
+
+
+def _private_exception(_logger: object, _level: str, line: EventDict) -> EventDict:
+    record = line["_record"]
+    line.pop("exc_info", None)
+    line.pop("stack_info", None)
+    if record.exc_info and record.exc_info[1] is not None:
+        line["exception"] = private_traceback(record.exc_info[1])
+    elif record.exc_text:
+        line["exception"] = record.exc_text
+    return line
 
 
 def fields_of(sentence: str, fields: Mapping[str, object]) -> dict[str, object]:
@@ -57,7 +69,7 @@ def start(format_: LogFormat) -> None:
     """Lets the root logger's handlers write so; text is left as it was set up. Safe to repeat."""
     if format_ is LogFormat.JSON:
         for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonLines())
+            handler.setFormatter(json_lines())
 
 
 def start_of_command(format_: LogFormat, level: int = logging.WARNING) -> None:

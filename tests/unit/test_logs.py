@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from actors.alerts import alerts
-from actors.alerts.logs import JsonLines
+from actors.alerts.logs import fields_of, json_lines
 from actors.ruling import Phase, Ruling, Scope
 from actors.settings import BadSettings, settings
 from models.words import Verdict
@@ -22,7 +22,7 @@ REFUSED = Ruling(Verdict.UNDELIVERABLE, Scope.RECIPIENT, Phase.RCPT, 550, "5.1.1
 def stream() -> Iterator[io.StringIO]:
     """What the root logger writes."""
     handler = logging.StreamHandler(stream := io.StringIO())
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(json_lines())
     root = logging.getLogger()
     before = root.level
     root.addHandler(handler)
@@ -69,6 +69,23 @@ def test_an_exception_is_told_without_its_message(stream: io.StringIO) -> None:
     logging.getLogger("elsewhere").error("It failed.", exc_info=failure)
     assert "ValueError" in str(only_line(stream)["exception"])
     assert "secret" not in stream.getvalue()
+
+
+def test_a_field_takes_no_place_of_what_each_line_has(stream: io.StringIO) -> None:
+    taken = {"time": 1, "level": 2, "logger": 3, "process": 4, "event": 5, "_record": 6, "kind": "welcome"}
+    logging.getLogger("elsewhere").warning("told", extra=fields_of("It happened", taken))
+    line = only_line(stream)
+    assert (line["event"], line["level"], line["logger"], line["kind"]) == (
+        "It happened", "warning", "elsewhere", "welcome",
+    )  # fmt: skip
+    assert datetime.fromisoformat(str(line["time"])).utcoffset() == timedelta(0)
+    assert line["process"] != 4
+    assert "_record" not in line
+
+
+def test_a_stack_is_not_told(stream: io.StringIO) -> None:
+    logging.getLogger("elsewhere").error("It failed.", stack_info=True)
+    assert "stack_info" not in only_line(stream)
 
 
 @pytest.mark.parametrize("value", ["xml", "", "json,text"])
