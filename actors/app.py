@@ -27,7 +27,7 @@ from actors.delivery.inbox import ItemInbox
 from actors.delivery.item_work import Shared
 from actors.delivery.journal import Journal
 from actors.delivery.keeping import Keeping
-from actors.delivery.message_work import MessageConclusions, MessageDispatcher, MessageWork, Unlimited
+from actors.delivery.message_work import MessageConclusions, MessageDispatcher, MessageRates, MessageWork, Unlimited
 from actors.delivery.payloads import Payloads
 from actors.delivery.permit import SessionPermit
 from actors.delivery.rates import Rates
@@ -127,13 +127,17 @@ class Messages:
     def __init__(self, application: "Application") -> None:
         settings, broker = application.settings, application.broker
         self.channel = HttpChannel(SessionPermit(broker.worker_session), settings.http_certificates)
-        self.work = MessageWork(application.shared, Payloads(Resolver()), application.message_conclusions_of)
+        self.rates: MessageRates = Rates(application.database, ENDPOINT_PREFIX, lambda: broker.worker_session.worker_id)
+        self.work = MessageWork(
+            application.shared, Payloads(Resolver()), application.message_conclusions_of, self.rates
+        )
         self.dispatcher: MessageDispatcher = Dispatcher(
             self.work,
             ItemInbox(broker, SEND_MESSAGE),
             self.channel,
             settings.http_connections,
             Unlimited(),
+            rated=self.work,
             detach=broker.detach,
         )
         self.work.go_on_with(self.dispatcher.add)
@@ -144,6 +148,11 @@ class Messages:
         """Closes connections that have waited for their next request for too long. Never blocks."""
         self.dispatcher.tidy()
         self.channel.close_idle()
+
+    def return_places(self) -> None:
+        """Tells the database of places that are free since the last message, if any; may wait for it."""
+        if self.rates.owes:
+            self.rates.ask()
 
     def close(self) -> None:
         """Closes all connections; nothing may be under way."""
@@ -251,6 +260,7 @@ class Application:
                 [*(each.served for each in self.routes.values()), self.messages.served],
                 self.scheduler,
                 self.messages.tidy,
+                self.messages.return_places,
             )
         )
         self.enqueue_due_emails = declare_scheduler(self.broker, self.scheduler)

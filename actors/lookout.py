@@ -132,6 +132,7 @@ class Lookout:
         routes: those that this process serves.
         scheduler: does passes, and enqueues what is to be carried.
         tidy: closes what has been idle for too long; called every few seconds.
+        return_places: tells the database which places of endpoints are free; called at each look.
         clock: seconds, monotonic.
     """
 
@@ -142,6 +143,7 @@ class Lookout:
         routes: Sequence[Served],
         scheduler: Enqueuing,
         tidy: Callable[[], None],
+        return_places: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -150,6 +152,7 @@ class Lookout:
         self._routes = {each.name: each for each in routes}
         self._scheduler = scheduler
         self._tidy = tidy
+        self._return_places = return_places
         self._clock = clock
         self._pace = Pace()
         #: By email, when it was handed over.
@@ -221,6 +224,7 @@ class Lookout:
 
     def _look_around(self) -> None:
         now = self._clock()
+        self._return_places()
         self._handed_over = {each: at for each, at in self._handed_over.items() if now - at < REMEMBERED}
         if now >= self._counts_at:
             self._counts_at = now + COUNT_INTERVAL

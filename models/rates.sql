@@ -1,4 +1,5 @@
--- Rates of routes, and of recipients' domains by them.
+-- Rates of routes, and of recipients' domains by them. An endpoint is a route, endpoint:NAME; its rate is kept by its name as the domain of
+-- a route endpoint:.
 
 -- name: limits
 -- What of a route is limited.
@@ -44,7 +45,9 @@ SELECT duepost.remove_rate(%(route)s, %(domain)s, %(reason)s, %(by)s, %(via)s, %
 
 -- name: states
 -- All that is limited, for people: what operators allow, what was learnt, what is in use, and until when turns are given.
-SELECT l.route, l.domain, r.per_second::double precision, r.connections, r.set_at, r.set_by, r.reason,
+SELECT CASE l.route WHEN 'endpoint:' THEN l.route || l.domain ELSE l.route END,
+       CASE l.route WHEN 'endpoint:' THEN '' ELSE l.domain END,
+       r.per_second::double precision, r.connections, r.set_at, r.set_by, r.reason,
        l.per_second::double precision, l.learnt::double precision, d.learnt_at, l.because, u.held, u.speaking,
        CASE WHEN d.turns_until > now() THEN d.turns_until END
 FROM (
@@ -76,7 +79,7 @@ FROM (
     ) AS i
     CROSS JOIN LATERAL (
         SELECT starts_with(said.words, 'the route ') AS for_route,
-               substring(said.words FROM '^(?:the route )?([^ :]+)') AS destination
+               substring(said.words FROM '^(?:the route )?((?:endpoint:)?[^ :]+)') AS destination
         FROM (
             SELECT regexp_replace(i.last_error, '^rate: waits for the (?:rate of|connections to) ', '') AS words
         ) AS said

@@ -49,7 +49,9 @@ def run(
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(["duepost", *arguments], timeout)
-        status = process.exitcode
+        # The server of processes loses a status now and then, and says 255 then: what the process wrote is right.
+        written = folder / "status"
+        status = int(written.read_text(encoding="ascii")) if written.exists() else process.exitcode
         process.close()
         said, complained = ((folder / each).read_text(encoding="utf-8") for each in ("1", "2"))
         return subprocess.CompletedProcess(["duepost", *arguments], status, said, complained)
@@ -72,4 +74,9 @@ def _command(arguments: list[str], env: dict[str, str], cwd: str, folder: str) -
     sys.argv = [str(Path(cwd) / "duepost"), *arguments]
     from duepost.__main__ import main
 
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        Path(folder, "status").write_text(str(status), encoding="ascii")
+        raise

@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,8 @@ class Received:
     body: bytes
     #: Which connection it came over, counted from 1.
     connection: int
+    #: When it had come, by the monotonic clock.
+    moment: float
 
 
 class _Gone(Exception):
@@ -63,7 +66,7 @@ class Conversation:
                 return None
             self.buffer += data
         body, self.buffer = self.buffer[:size], self.buffer[size:]
-        return Received(method, path, headers, body, self.number)
+        return Received(method, path, headers, body, self.number, time.monotonic())
 
 
 Action = Callable[[Conversation], None]

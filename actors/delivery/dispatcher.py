@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
@@ -153,6 +153,9 @@ class RatedItems(Protocol[W, P]):
 
     def facts(self, work: W) -> Facts:
         """An item, as far as it is known before its payload is made. Never waits."""
+
+    def destinations(self, work: W, payload: P) -> Iterable[str]:
+        """Where a payload goes, as far as rates know of it. Never waits."""
 
     def give_turns(self, works: Sequence[W], domains: tuple[str, ...]) -> None:
         """Gives up claims of which nothing was sent until their turn at these domains, and ends their jobs."""
@@ -626,8 +629,11 @@ class Dispatcher(Generic[W, P]):
 
     def _admit(self, ready: Ready[W, P]) -> None:
         """An item can go out over the next session, as soon as it has a place where its rate is limited."""
-        domains = self._rates.limited(ready.payload.recipients) if self._rates is not None else ()
-        if self._rated is None or self._rates is None or not domains:
+        if self._rated is None or self._rates is None or not self._rates.is_limited:
+            self._line_up(ready)
+            return
+        domains = self._rates.limited(self._rated.destinations(ready.work, ready.payload))
+        if not domains:
             self._line_up(ready)
         elif self._rates.wait(ready, domains, self._rated.facts(ready.work)):
             return
@@ -813,8 +819,8 @@ class Dispatcher(Generic[W, P]):
 
     def _deliver(self, slot: Slot[P], ready: Ready[W, P]) -> None:
         self._delivering[slot] = Delivering(ready, time.monotonic())
-        if self._rates is not None:
-            self._rates.note(ready.payload.recipients)
+        if self._rated is not None and self._rates is not None:
+            self._rates.note(self._rated.destinations(ready.work, ready.payload))
         if self._channel.pipelines:
             self._pipeline(slot)
         self._loop.drive(slot, slot.session.deliver(ready.payload), partial(self._delivered, slot, ready))

@@ -1,7 +1,7 @@
 """How emails are claimed and attempted."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
@@ -11,10 +11,10 @@ from actors.delivery.composer import Composer, EmailPayload
 from actors.delivery.conclude import Conclusions
 from actors.delivery.dispatcher import Dispatcher, Ready
 from actors.delivery.due_line import DueLine
-from actors.delivery.item_work import ItemWork, Shared, Work, ended, name_of
+from actors.delivery.item_work import ItemWork, Shared, Work, name_of
 from actors.delivery.job import DirectJob
 from actors.delivery.keeping import Keeping
-from actors.delivery.rates import Facts, Rates
+from actors.delivery.rates import Facts, Rates, domains_of
 from actors.delivery.room import Room
 from actors.delivery.seals import Seals
 from actors.queue.waiting import BrokerUnreachable
@@ -170,21 +170,15 @@ class EmailWork(ItemWork[ClaimedEmail, EmailPayload]):
         addresses = attempt.next_addresses if isinstance(attempt, EmailAttempt) else ()
         item = attempt.item
         goes_first = item.probe or item.priority == Priority.URGENT
-        return Facts(addresses, (item.last_error or "").startswith(WAITS), goes_first)
+        return Facts(domains_of(addresses), (item.last_error or "").startswith(WAITS), goes_first)
+
+    def destinations(self, work: Work[ClaimedEmail, EmailPayload], payload: EmailPayload) -> Collection[str]:  # noqa: ARG002
+        """The domains of a payload's recipients."""
+        return domains_of(payload.recipients)
 
     def give_turns(self, works: Sequence[Work[ClaimedEmail, EmailPayload]], domains: tuple[str, ...]) -> None:
-        """Sending → scheduled until their turn comes, where the rate is limited; no attempt is counted.
-
-        What has begun, as some of its recipients have been attempted, is released as far as it has come.
-        """
-        fresh = [work for work in works if not work.attempt.judged]
-        given = self._rates.give_turns([work.attempt.item for work in fresh], domains) if fresh else set()
-        for work in fresh:
-            if work.attempt.item.id in given:
-                ended(work.job, partial(self._drop, work.attempt.item))
-        # Rows that somebody holds: none is waited for, and they keep their place in line.
-        if left := [work for work in works if work.attempt.item.id not in given]:
-            self.release(left)
+        """Sending → scheduled until their turn comes, where the rate is limited; no attempt is counted."""
+        self._wait_as_scheduled(works, lambda items: self._rates.give_turns(items, domains))
 
     def _conclusions_of(self, item: ClaimedEmail) -> Conclusions:  # noqa: ARG002 - all are sent by one route
         return self._conclusions

@@ -399,6 +399,20 @@ class ItemWork(ABC, Generic[C, P_co]):
                 # Together it failed: each is tried alone, and others are not kept waiting.
                 self._leaving.submit(partial(ended, work.job, partial(self._return_alone, work.attempt.item)))
 
+    def _wait_as_scheduled(self, works: Sequence[Work[C, P_co]], give_turns: Callable[[Sequence[C]], set[int]]) -> None:
+        """Sending → scheduled for those that are given turns, which `give_turns` says of claims.
+
+        What has begun, as some of its recipients have been attempted, is released as far as it has come.
+        """
+        fresh = [work for work in works if not work.attempt.judged]
+        given = give_turns([work.attempt.item for work in fresh]) if fresh else set()
+        for work in fresh:
+            if work.attempt.item.id in given:
+                ended(work.job, partial(self._drop, work.attempt.item))
+        # Rows that somebody holds: none is waited for, and they keep their place in line.
+        if left := [work for work in works if work.attempt.item.id not in given]:
+            self.release(left)
+
     def postpone(self, work: Work[C, P_co]) -> None:
         """Sending → scheduled for a while: no attempt is counted, unless it has begun."""
         if work.attempt.judged:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,13 +14,14 @@ import psycopg2
 
 from actors.delivery.conclude import Conclusion, Conclusions
 from actors.delivery.decision import Decision, Judged
-from actors.delivery.dispatcher import Dispatcher
+from actors.delivery.dispatcher import Dispatcher, Ready
 from actors.delivery.functions import FUNCTION_LIMITS, TAKEN, ruling_on
 from actors.delivery.in_flight import LostClaim
 from actors.delivery.item_work import ItemWork, Shared, Work, is_hint
 from actors.delivery.job import Job
 from actors.delivery.lanes import Blocking, Lane
 from actors.delivery.payloads import MessagePayload, Payloads
+from actors.delivery.rates import Facts, Rates
 from actors.delivery.route import SharedRoute, described
 from actors.queue.broker import BrokerUnreachable, PostgresBroker
 from actors.queue.waiting import wait_for_database
@@ -31,8 +32,9 @@ from models.database.connections import Cursor, Database, refusal_behind
 from models.errors import DatabaseUnreachable
 from models.items import Kept
 from models.kept_content import Copy
+from models.rates import WAITS
 from models.scheduled_messages import ClaimedMessage
-from models.words import Verdict
+from models.words import Priority, Verdict
 
 #: Requests that one endpoint gets of this process at once: at the most, and to begin with, after it was slow or failed.
 MOST_AT_ONCE: Final = 64
@@ -58,6 +60,9 @@ HELD_PAUSE: Final = 0.005
 
 #: Delivers messages.
 MessageDispatcher: TypeAlias = Dispatcher[Work[ClaimedMessage, MessagePayload], MessagePayload]
+
+#: What of endpoints is limited, and which messages wait for that.
+MessageRates: TypeAlias = Rates[Ready[Work[ClaimedMessage, MessagePayload], MessagePayload]]
 
 
 @dataclass(slots=True)
@@ -244,10 +249,18 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
         shared: what it shares with others.
         payloads: makes requests.
         conclusions: returns what writes down what came of an endpoint's messages.
+        rates: what of endpoints is limited.
     """
 
-    def __init__(self, shared: Shared, payloads: Payloads, conclusions: Callable[[str], MessageConclusions]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        payloads: Payloads,
+        conclusions: Callable[[str], MessageConclusions],
+        rates: MessageRates,
+    ) -> None:
         super().__init__(shared, None)
+        self._rates = rates
         self._payloads = payloads
         self._new_conclusions = conclusions
         #: Of the loads, which the claiming thread and those that conclude share; held for no longer than it takes to
@@ -278,6 +291,7 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
     def _claim(
         self, item_ids: Sequence[int], worker_id: int, keep: Callable[[Kept], None] = lambda _: None
     ) -> Sequence[ClaimedMessage]:
+        self._rates.refresh()
         return self._in_flight.claim(
             self._database,
             worker_id,
@@ -292,6 +306,30 @@ class MessageWork(ItemWork[ClaimedMessage, MessagePayload]):
 
     def _unclaimed(self, kept: Kept) -> ClaimedMessage:
         return scheduled_messages.unclaimed(kept)
+
+    @property
+    def rates(self) -> MessageRates:
+        """What of endpoints is limited."""
+        return self._rates
+
+    def facts(self, work: Work[ClaimedMessage, MessagePayload]) -> Facts:
+        """A message, as far as it is known before its request is made. A function has no rate."""
+        item = work.attempt.item
+        goes_first = item.probe or item.priority == Priority.URGENT
+        destinations = () if item.function is not None else (item.endpoint,)
+        return Facts(destinations, (item.last_error or "").startswith(WAITS), goes_first)
+
+    def destinations(
+        self,
+        work: Work[ClaimedMessage, MessagePayload],
+        payload: MessagePayload,  # noqa: ARG002
+    ) -> Collection[str]:
+        """Its endpoint."""
+        return (work.attempt.item.endpoint,)
+
+    def give_turns(self, works: Sequence[Work[ClaimedMessage, MessagePayload]], domains: tuple[str, ...]) -> None:
+        """Sending → scheduled until their turn comes, where their endpoint's rate is limited; no attempt is counted."""
+        self._wait_as_scheduled(works, lambda claimed: self._rates.give_turns(claimed, domains))
 
     def _conclusions_of(self, item: ClaimedMessage) -> MessageConclusions:
         return self._endpoint(item.endpoint).conclusions

@@ -1,9 +1,9 @@
-"""How fast emails leave for a destination: which wait here for a place, and which wait as scheduled for their turn.
+"""How fast items leave for a destination: which wait here for a place, and which wait as scheduled for their turn.
 
-A destination is a route, or a domain of recipients by it. All workers together have as many places of one as emails may
-leave in a second. An email holds its place from before it is begun until a second after its last answer, by this
-process's own monotonic clock; only then the database hears that it is free. So in no second more emails reach the relay
-than there are places, however long a process, the network or the relay stalls, and whatever is done to a clock.
+A destination is a relay, a domain of recipients by it, or an endpoint. All workers together have as many places of one
+as items may leave in a second. An item holds its place from before it is begun until a second after its last answer, by
+this process's own monotonic clock; only then the database hears that it is free. So in no second more items reach it
+than there are places, however long a process, the network or the other side stalls, and whatever is done to a clock.
 """
 
 import heapq
@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import psycopg2
@@ -22,7 +22,7 @@ from actors.ruling import Ruling, Stage
 from models import rates
 from models.database.connections import Database
 from models.errors import DatabaseUnreachable
-from models.items import Claimed
+from models.items import Claimed, is_endpoint
 from models.rates import LONGEST_TURN, WAITS, WHOLE, Held, Limit, Limits, Want
 
 logger = logging.getLogger(__name__)
@@ -100,12 +100,12 @@ class Facts(NamedTuple):
     """An item, as far as it is known before its payload is made.
 
     Attributes:
-        addresses: whom its next payload is for, as far as that is known.
+        destinations: the domains of those whom its next payload is for, as far as that is known; or its endpoint.
         has_turn: whether it has waited as scheduled for its turn, which this is.
         goes_first: whether it is urgent, or is to find out if the relay takes mail again.
     """
 
-    addresses: tuple[str, ...]
+    destinations: Collection[str]
     has_turn: bool
     goes_first: bool
 
@@ -125,14 +125,14 @@ class Grant(NamedTuple):
 
 
 class Rates(Generic[T]):
-    """The places of one route's destinations in this process, and who waits for them.
+    """The places in this process of the destinations of one relay, or of all endpoints, and who waits for them.
 
     `end` of a place, `refresh`, `learn` and `ask` may be called by any thread; only the one that drives the dialogues
     has anybody wait.
 
     Args:
         database: where all workers' places are counted.
-        route: its name.
+        route: the relay's name, or what the routes of endpoints begin with.
         worker_id: this worker's number.
     """
 
@@ -167,14 +167,14 @@ class Rates(Generic[T]):
 
     # How fast emails leave.
 
-    def note(self, recipients: Collection[str]) -> None:
-        """An email to these recipients begins; in the driving thread."""
+    def note(self, destinations: Iterable[str]) -> None:
+        """An item to these destinations begins; in the driving thread."""
         now = time.monotonic()
         if now - self._seen_since > SEEN_FOR:
             is_past = now - self._seen_since > 2 * SEEN_FOR
             self._seen_before, self._seen, self._seen_since = Counter() if is_past else self._seen, Counter(), now
-        for address in recipients:
-            self._seen[address.rpartition("@")[2].lower()] += 1
+        for destination in destinations:
+            self._seen[destination] += 1
 
     def seen(self, domain: str) -> float:
         """How many emails a second go to a domain by all workers, about. Any thread may ask."""
@@ -197,19 +197,23 @@ class Rates(Generic[T]):
         if time.monotonic() - self._read_at > FRESH:
             self.learn(rates.limits(self._database, self._route), self._workers)
 
-    def limited(self, recipients: Collection[str]) -> tuple[str, ...]:
-        """The domains of these recipients that are limited, after that of the whole route. Never waits."""
+    @property
+    def is_limited(self) -> bool:
+        """Whether any destination is. Never waits."""
+        return bool(self._limits)
+
+    def limited(self, destinations: Iterable[str]) -> tuple[str, ...]:
+        """Those of these destinations that are limited, after that of the whole route. Never waits."""
         limits = self._limits
-        if not limits:
-            return ()
-        domains = {address.rpartition("@")[2].lower() for address in recipients}
-        return tuple(sorted(each for each in {WHOLE, *domains} if each in limits))
+        return tuple(sorted(each for each in {WHOLE, *destinations} if each in limits))
 
     def why(self, domains: Sequence[str]) -> str:
         """What an email waits for that has no place there, in a line."""
         domain = domains[-1] if domains else WHOLE
         limit = self._limits.get(domain)
-        where = domain if domain != WHOLE else f"the route {self._route}"
+        # An endpoint is a route: its name without what it begins with is a destination here.
+        is_route = domain == WHOLE or is_endpoint(self._route)
+        where = f"the route {self._route}{domain}" if is_route else domain
         if limit is None or limit.per_second is None:
             number = "" if limit is None else f": {limit.connections} at once"
             return f"{WAITS}waits for the connections to {where}{number}"
@@ -220,7 +224,7 @@ class Rates(Generic[T]):
 
     def must_wait(self, facts: Facts) -> tuple[str, ...]:
         """The domains for which an email has to wait as scheduled; none where it can go on."""
-        domains = self.limited(facts.addresses)
+        domains = self.limited(facts.destinations)
         if not any(domains) or facts.goes_first:
             return ()
         now = time.monotonic()
@@ -327,7 +331,7 @@ class Rates(Generic[T]):
                 self._database, self._route, domains, claimed, longest=LONGEST_TURN, why=self.why(domains)
             )
         except (DatabaseUnreachable, psycopg2.Error) as failure:
-            logger.warning("%d emails could not be given their turns: %s.", len(claimed), type(failure).__name__)
+            logger.warning("%d items could not be given their turns: %s.", len(claimed), type(failure).__name__)
             return set()
         for domain in domains:
             self._turns_until[domain] = time.monotonic() + seconds - SHORT
@@ -401,6 +405,11 @@ class Rates(Generic[T]):
 
     def _told(self) -> dict[str, Held]:
         return {domain: Held(number, self._speaking[domain]) for domain, number in self._held.items() if number}
+
+
+def domains_of(addresses: Iterable[str]) -> set[str]:
+    """The domains of addresses, in lower case."""
+    return {address.rpartition("@")[2].lower() for address in addresses}
 
 
 def pace(per_second: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from actors.delivery.rates import pace
 from actors.settings import DEFAULT_RELAY
 from duepost.commands.wording import count, moment, span
+from models.items import is_endpoint
 from models.rates import WHOLE, Jam, RateState
 
 
@@ -41,7 +42,7 @@ def waiting_words(state: RateState) -> str:
     takes = "" if state.seconds is None else f", which takes {span(state.seconds)}"
     verb = "waits" if state.waiting == 1 else "wait"
     return (
-        f"{count(state.waiting, 'email')} {verb} for the rate of {called(state.route, state.domain)}, "
+        f"{count(state.waiting, _item(state.route))} {verb} for the rate of {called(state.route, state.domain)}, "
         f"{allowed(state)}{slowed}{takes}"
     )
 
@@ -55,12 +56,17 @@ def rate_waited_for(states: Sequence[RateState], route: str, words: str) -> Rate
 
 def jam_words(jam: Jam) -> str:
     """That more falls due than a rate lets leave, and what would help."""
-    number = f"{jam.items:,} emails" + (" or more" if jam.is_least else "")
+    number = f"{jam.items:,} {_item(jam.route)}s" + (" or more" if jam.is_least else "")
     return (
         f"At {pace(jam.per_second)} the {number} that are due from {moment(jam.begins)} on take "
         f"{span((jam.ends - jam.begins).total_seconds())}, until {moment(jam.ends)}: that is the rate of "
         f"{called(jam.route, jam.domain)}; duepost rate set{_named(jam.route, jam.domain)} --per-second N changes it."
     )
+
+
+def _item(route: str) -> str:
+    """What leaves by a route."""
+    return "message" if is_endpoint(route) else "email"
 
 
 def _named(route: str, domain: str) -> str:

@@ -1,4 +1,4 @@
-"""`duepost rate`: how many emails a second leave by a route or to a domain, for all workers together."""
+"""`duepost rate`: how many items a second leave by a route or to a domain, for all workers together."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,12 +16,14 @@ from duepost.commands.wording import moment, span
 from models import rates
 from models.rates import RateState
 
-app = typer.Typer(help="How many emails a second leave: set, list, remove.", no_args_is_help=True)
+app = typer.Typer(help="How many emails and messages a second leave: set, list, remove.", no_args_is_help=True)
 
 Domain = Annotated[
     str | None, typer.Argument(help="The recipients' domain; without it, the whole route.", metavar="[DOMAIN]")
 ]
-Route = Annotated[str, typer.Option(help="By which relay; default is that of DUEPOST_SMTP_URL.")]
+Route = Annotated[
+    str, typer.Option(help="By which relay, default being that of DUEPOST_SMTP_URL; or endpoint:NAME, of messages.")
+]
 
 COLUMNS = ("route", "domain", "a second", "at once", "in force", "in use", "waiting", "turns until", "why")
 
@@ -30,16 +32,17 @@ COLUMNS = ("route", "domain", "a second", "at once", "in force", "in use", "wait
 def set_(
     domain: Domain = None,
     per_second: Annotated[
-        float | None, typer.Option(help="Emails in any second, by all workers together; 0.2 is one in five seconds.")
+        float | None, typer.Option(help="Items in any second, by all workers together; 0.2 is one in five seconds.")
     ] = None,
-    connections: Annotated[int | None, typer.Option(help="Emails under way at the same time, by all workers.")] = None,
+    connections: Annotated[int | None, typer.Option(help="Items under way at the same time, by all workers.")] = None,
     route: Route = DEFAULT_RELAY,
     reason: Reason = None,
     by: By = None,
 ) -> None:
-    """Limits what leaves by a route, or by it to a domain; in force within a second, for all workers together.
+    """Limits what leaves by a route, by it to a domain, or to an endpoint, by all workers together, within a second.
 
-    Examples: duepost rate set --per-second 14; duepost rate set gmail.com --per-second 5 --connections 3
+    Examples: duepost rate set --per-second 14; duepost rate set gmail.com --per-second 5 --connections 3;
+    duepost rate set --route endpoint:slack --per-second 1
     """
     answer = rates.set_rate(
         operator_database(), order_of(by, reason), route=route, domain=domain, per_second=per_second,

@@ -204,7 +204,7 @@ def _obstacles(database: Database, row: Row) -> Iterator[str]:
             yield from _endpoint_obstacles(database, str(row["endpoint"]))
         else:
             yield from _route_obstacles(routes.states(database), _route_of(row))
-            yield from _rate_obstacles(database, row)
+        yield from _rate_obstacles(database, row)
     if workers.present(database) == 0:
         yield "but no worker is running (duepost worker)"
 

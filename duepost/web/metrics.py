@@ -129,10 +129,10 @@ def _write_rates(registry: CollectorRegistry, states: Sequence[RateState]) -> No
     Domains are those that operators name, as far as labels go; the others are one: the relay has had too much of them.
     """
     labels = ["route", "domain"]
-    limit = Gauge("duepost_rate_limit", "Emails a second that may leave now.", labels, registry=registry)
-    connections = Gauge("duepost_rate_connections", "Emails that may be under way at once.", labels, registry=registry)
-    current = Gauge("duepost_rate_current", "Emails that leave a second now, about.", labels, registry=registry)
-    waiting = Gauge("duepost_rate_waiting", "Emails that wait for their turn.", labels, registry=registry)
+    limit = Gauge("duepost_rate_limit", "Items a second that may leave now.", labels, registry=registry)
+    connections = Gauge("duepost_rate_connections", "Items that may be under way at once.", labels, registry=registry)
+    current = Gauge("duepost_rate_current", "Items that leave a second now, about.", labels, registry=registry)
+    waiting = Gauge("duepost_rate_waiting", "Items that wait for their turn.", labels, registry=registry)
     slowed = Gauge(
         "duepost_rate_slowed", "Domains that get less as the relay has had too much.", ["route"], registry=registry
     )

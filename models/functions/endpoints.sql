@@ -387,6 +387,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM duepost.message AS m WHERE m.endpoint = remove_endpoint.name) THEN
         DELETE FROM duepost.route AS r WHERE r.name = 'endpoint:' || remove_endpoint.name;
     END IF;
+    DELETE FROM duepost.rate AS r WHERE r.route = 'endpoint:' AND r.domain = remove_endpoint.name;
     RETURN ended;
 END
 $$;

@@ -1,4 +1,5 @@
--- Rates by route and by recipient's domain, for all workers together. A place is held from before an email's envelope goes out
+-- Rates by relay, by recipient's domain and by endpoint, for all workers together. What is limited is kept by route and domain: of the
+-- route `endpoint:` each endpoint is one, by its name. A place is held from before an email's envelope, or a request, goes out
 -- until a second after its last answer, by the worker's own clock, which counts what passes and is never set: so in no second
 -- are there more emails than places, however long a worker, the network or a relay stalls. Nothing here compares times.
 -- Lock order: items by ascending id, then destinations by domain.
@@ -264,9 +265,9 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     action  record;
     changed boolean;
-    named   CONSTANT text := duepost.rate_domain(domain);
+    place   CONSTANT record := duepost.rated_place(route, domain);
 BEGIN
-    PERFORM duepost.check_rate_route(route);
+    PERFORM duepost.check_rated_endpoint(place.route, place.domain);
     IF per_second IS NULL AND connections IS NULL THEN
         PERFORM duepost.raise_bad_argument('per_second', 'must be given, or connections');
     END IF;
@@ -279,7 +280,7 @@ BEGIN
     action := duepost.begin_action(
         'set_rate', coalesce(by_whom, session_user::text), via, reason,
         jsonb_strip_nulls(jsonb_build_object(
-            'route', route, 'domain', nullif(named, ''), 'per_second', per_second, 'connections', connections
+            'route', route, 'domain', place.named, 'per_second', per_second, 'connections', connections
         )), token
     );
     IF NOT action.is_new THEN
@@ -287,7 +288,7 @@ BEGIN
     END IF;
     INSERT INTO duepost.rate AS r (route, domain, per_second, connections, set_by, reason)
     VALUES (
-        set_rate.route, named, set_rate.per_second, set_rate.connections, coalesce(by_whom, session_user::text),
+        place.route, place.domain, set_rate.per_second, set_rate.connections, coalesce(by_whom, session_user::text),
         set_rate.reason
     )
     ON CONFLICT ON CONSTRAINT rate_pkey DO UPDATE
@@ -300,8 +301,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION duepost.set_rate IS
-    'At most per_second emails in any second, and at most connections of them at once, leave by a route, or by it to a domain, '
-    'for all workers together; within a second in force everywhere. set, already (it was so) or repeated (its token is known).';
+    'At most per_second items in any second, and at most connections of them at once, leave by a route, or by it to a domain, '
+    'for all workers together; an endpoint is the route endpoint:NAME. Within a second in force everywhere. set, already (it was so) or repeated (its token is known).';
 
 CREATE OR REPLACE FUNCTION duepost.remove_rate(
     route text DEFAULT 'default', domain text DEFAULT NULL, reason text DEFAULT NULL, by_whom text DEFAULT NULL,
@@ -313,22 +314,21 @@ SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     action  record;
     changed boolean;
-    named   CONSTANT text := duepost.rate_domain(domain);
+    place   CONSTANT record := duepost.rated_place(route, domain);
 BEGIN
-    PERFORM duepost.check_rate_route(route);
     action := duepost.begin_action(
         'remove_rate', coalesce(by_whom, session_user::text), via, reason,
-        jsonb_strip_nulls(jsonb_build_object('route', route, 'domain', nullif(named, ''))), token
+        jsonb_strip_nulls(jsonb_build_object('route', route, 'domain', place.named)), token
     );
     IF NOT action.is_new THEN
         RETURN 'repeated';
     END IF;
-    DELETE FROM duepost.rate AS r WHERE r.route = remove_rate.route AND r.domain = named;
+    DELETE FROM duepost.rate AS r WHERE r.route = place.route AND r.domain = place.domain;
     changed := FOUND;
     -- What was learnt, and turns that were given, go with it.
     UPDATE duepost.destination AS d
     SET turns_until = NULL, learnt = NULL, learnt_from = NULL, learnt_at = NULL, learnt_because = NULL
-    WHERE d.route = remove_rate.route AND d.domain = named AND (d.learnt IS NOT NULL OR d.turns_until IS NOT NULL);
+    WHERE d.route = place.route AND d.domain = place.domain AND (d.learnt IS NOT NULL OR d.turns_until IS NOT NULL);
     changed := changed OR FOUND;
     PERFORM duepost.end_action_with(action.id, changed::integer, 'already');
     RETURN CASE WHEN changed THEN 'removed' ELSE 'not_found' END;
@@ -337,23 +337,40 @@ $$;
 COMMENT ON FUNCTION duepost.remove_rate IS
     'A route, or a domain by it, is limited no more, neither by an operator nor by what was learnt. removed, not_found or repeated.';
 
-CREATE OR REPLACE FUNCTION duepost.rate_domain(domain text) RETURNS text
+-- Where a rate is kept that is called by its route and domain; `named` is the domain as it is told, NULL for a whole route.
+CREATE OR REPLACE FUNCTION duepost.rated_place(INOUT route text, INOUT domain text, OUT named text)
 LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    named CONSTANT text := CASE WHEN domain IS NULL THEN '' ELSE duepost.ascii_domain(domain) END;
 BEGIN
-    IF named IS NULL THEN
-        PERFORM duepost.raise_bad_argument('domain', 'must be a domain, such as example.com');
+    IF (route ~ '^([a-z][a-z0-9_]{0,62}|endpoint:[a-z0-9][a-z0-9_.-]{0,99})$') IS NOT TRUE THEN
+        PERFORM duepost.raise_bad_argument('route', 'must be the name of a relay, such as default, or endpoint:NAME');
+    ELSIF starts_with(route, 'endpoint:') AND domain IS NOT NULL THEN
+        PERFORM duepost.raise_bad_argument('domain', 'must not be given: an endpoint has none');
+    ELSIF starts_with(route, 'endpoint:') THEN
+        domain := substr(route, 10);
+        route := 'endpoint:';
+        RETURN;
+    ELSIF domain IS NOT NULL THEN
+        named := duepost.ascii_domain(domain);
+        IF named IS NULL THEN
+            PERFORM duepost.raise_bad_argument('domain', 'must be a domain, such as example.com');
+        END IF;
     END IF;
-    RETURN named;
+    domain := coalesce(named, '');
 END
 $$;
 
-CREATE OR REPLACE FUNCTION duepost.check_rate_route(route text) RETURNS void
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION duepost.check_rated_endpoint(route text, name text) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    format CONSTANT text := (SELECT e.format FROM duepost.endpoint AS e WHERE e.name = check_rated_endpoint.name);
 BEGIN
-    IF (route ~ '^[a-z][a-z0-9_]{0,62}$') IS NOT TRUE THEN
-        PERFORM duepost.raise_bad_argument('route', 'must be the name of a relay, such as default');
+    IF route <> 'endpoint:' THEN
+        RETURN;
+    ELSIF format IS NULL THEN
+        PERFORM duepost.raise_bad_argument('route', 'there is no endpoint of this name');
+    ELSIF format = 'function' THEN
+        PERFORM duepost.raise_bad_argument('route', 'a function of this database has no rate');
     END IF;
 END
 $$;

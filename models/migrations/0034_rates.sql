@@ -11,14 +11,15 @@ CREATE TABLE duepost.rate (
     set_by      text,
     reason      text,
     CONSTRAINT rate_pkey PRIMARY KEY (route, domain),
-    CONSTRAINT route_is_a_name CHECK (route ~ '^[a-z][a-z0-9_]*$'),
+    CONSTRAINT route_is_a_name CHECK (route ~ '^[a-z][a-z0-9_]*$' OR route = 'endpoint:' AND domain <> ''),
     CONSTRAINT something_is_limited CHECK (per_second IS NOT NULL OR connections IS NOT NULL),
     CONSTRAINT per_second_is_a_rate CHECK (per_second BETWEEN 0.001 AND 10000),
     CONSTRAINT connections_are_at_least_one CHECK (connections BETWEEN 1 AND 10000)
 );
 COMMENT ON TABLE duepost.rate IS
-    'What operators allow: at most per_second emails in any second, and at most connections of them under way at once, by a '
-    'route, or by it to a domain, for all workers together. Set by set_rate().';
+    'What operators allow: at most per_second items in any second, and at most connections of them under way at once, by a '
+    'relay, by it to a domain, or to an endpoint, for all workers together. Set by set_rate().';
+COMMENT ON COLUMN duepost.rate.route IS 'The relay''s name; endpoint: where domain is an endpoint''s name.';
 COMMENT ON COLUMN duepost.rate.domain IS 'The domain of the recipients, in lower case and as DNS has it; empty: the whole route.';
 
 CREATE TABLE duepost.destination (
@@ -36,7 +37,7 @@ CREATE TABLE duepost.destination (
     )
 );
 COMMENT ON TABLE duepost.destination IS
-    'What workers share about a route, or a domain by a route, whose rate is limited. Delete the row to forget what was learnt.';
+    'What workers share about a relay, a domain by it, or an endpoint, whose rate is limited. Delete the row to forget what was learnt.';
 COMMENT ON COLUMN duepost.destination.turns_until IS 'Up to when turns are given to emails that wait as scheduled.';
 COMMENT ON COLUMN duepost.destination.urgent_at IS 'When a worker had an urgent email waiting for a place: others stand back for a moment.';
 COMMENT ON COLUMN duepost.destination.learnt IS 'Emails a second at learnt_at, as the relay had too much of us; it grows from then on.';

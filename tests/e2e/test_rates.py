@@ -1,14 +1,16 @@
-"""Rates by route and by recipient's domain, kept by four worker processes against a relay that counts."""
+"""Rates by relay, recipient's domain and endpoint, kept by four worker processes against other sides that count."""
 
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from actors.ruling import Phase
 from tests.e2e.conftest import Site
+from tests.http_servers import ScriptedServer
 from tests.postgres import PostgresServer
 from tests.processes import environment
 from tests.relays import ScriptedRelay
@@ -105,3 +107,57 @@ def test_a_slow_domain_with_thousands_due_slows_no_other_and_what_waits_says_why
     waiting = site.query("SELECT DISTINCT last_error, attempts FROM duepost.scheduled_email WHERE kind = 'welcome'")
     assert waiting == [("rate: waits for the rate of slow.example: 2 a second", 0)]
     assert site.outcomes()["sent"] == len(counted.messages)
+
+
+@pytest.fixture
+def hook() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as hook:
+        yield hook
+
+
+def test_an_endpoint_gets_no_more_than_it_takes_though_a_worker_is_killed_and_no_other_is_slowed(
+    site: Site, hook: ScriptedServer
+) -> None:
+    for name in ("chat", "shop"):
+        site.query(
+            "SELECT duepost.set_endpoint(name => %s, format => 'webhook', url => %s, allow_private => true,"
+            " secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw')",
+            name, f"{hook.url}{name}",
+        )  # fmt: skip
+    site.query("SELECT duepost.set_rate(route => 'endpoint:chat', per_second => 5)")
+
+    def schedule_messages(endpoint: str, count: int) -> None:
+        site.query(
+            "SELECT duepost.schedule_message(kind => 'event', endpoint => %s, payload => jsonb_build_object('n', n))"
+            " FROM generate_series(1, %s) AS n",
+            endpoint, count,
+        )  # fmt: skip
+
+    def moments(endpoint: str) -> list[float]:
+        return [each.moment for each in list(hook.requests) if each.path == f"/{endpoint}"]
+
+    schedule_messages("chat", 1000)
+    schedule_messages("shop", 200)
+    with site.workers(processes=3), site.workers("fourth") as fourth, site.watch():
+        wait_until(lambda: len(moments("shop")) == 200, timeout=90, what="the other endpoint's", state=site.logs)
+        # A thousand take more than three minutes.
+        assert len(moments("chat")) < 500
+        wait_until(lambda: len(moments("chat")) >= 40, timeout=90, what="forty messages", state=site.logs)
+        fourth.kill()
+        killed_at = len(moments("chat"))
+        wait_until(lambda: len(moments("chat")) >= killed_at + 40, timeout=90, what="forty more", state=site.logs)
+        waiting = site.query("SELECT DISTINCT last_error FROM duepost.scheduled_message WHERE last_error LIKE 'rate%'")
+        kept_to = moments("chat")
+        site.query("SELECT duepost.remove_rate(route => 'endpoint:chat')")
+        site.query("UPDATE duepost.item SET due_at = now() WHERE due_at > now()")
+        wait_until(
+            lambda: not site.query("SELECT FROM duepost.scheduled_message WHERE state <> 'sending' LIMIT 1"),
+            timeout=120,
+            what="the rest",
+            state=lambda: (
+                site.query("SELECT state, last_error, count(*) FROM duepost.scheduled_message GROUP BY 1, 2"),
+                site.logs()[-2000:],
+            ),
+        )
+    assert most_in_a_second(kept_to) <= 5
+    assert waiting == [("rate: waits for the rate of the route endpoint:chat: 5 a second",)]

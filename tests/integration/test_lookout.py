@@ -42,6 +42,7 @@ class Hand:
             [each.served for each in app.routes.values()],
             app.scheduler,
             app.messages.tidy,
+            app.messages.return_places,
             clock=lambda: self.seconds,
         )
 
@@ -349,7 +350,7 @@ def test_a_look_that_fails_of_whatever_is_not_the_last(
         raise ValueError("a row that cannot be read")
 
     monkeypatch.setattr(workers, "count", fail)
-    lookout = Lookout(harness.app.database, harness.app.broker, [], harness.app.scheduler, lambda: None)
+    lookout = Lookout(harness.app.database, harness.app.broker, [], harness.app.scheduler, lambda: None, lambda: None)
     lookout.start()
     wait_until(lambda: any("could not be looked for: ValueError" in said for said in caplog.messages))
     lookout.stop()

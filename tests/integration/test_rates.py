@@ -265,6 +265,71 @@ def test_the_forecast_says_where_a_rate_is_too_small_for_what_falls_due(harness:
     assert abs(whole.begins - datetime.now(UTC)) < timedelta(minutes=5)
 
 
+def test_what_waits_for_an_endpoints_rate_is_named_with_its_command(harness: Harness) -> None:
+    harness.query(
+        "SELECT duepost.set_endpoint(name => 'ops.chat-1', format => 'slack', url => 'https://hooks.example.com/x')"
+    )
+    assert harness.query("SELECT duepost.set_rate(route => 'endpoint:ops.chat-1', per_second => 0.1)") == [("set",)]
+    assert harness.query("SELECT duepost.set_rate(route => 'endpoint:ops.chat-1', per_second => 0.1)") == [("already",)]
+    rows = harness.query(
+        "SELECT duepost.schedule_message(kind => 'event', endpoint => 'ops.chat-1',"
+        " payload => jsonb_build_object('text', 'Hi')) FROM generate_series(1, 30)"
+    )
+    ids = [each for (each,) in rows]
+    harness.query(
+        "UPDATE duepost.item SET scheduled_at = now() - interval '20 min', due_at = now() + interval '200 s',"
+        " last_error = 'rate: waits for the rate of the route endpoint:ops.chat-1: one in 10 s' WHERE id <> %(id)s",
+        id=ids[0],
+    )
+    [state] = rates.states(harness.database)
+    assert (state.route, state.domain, state.per_second, state.waiting) == ("endpoint:ops.chat-1", "", 0.1, 30)
+    shell = Shell(harness.database.url)
+    said = "30 messages wait for the rate of the route endpoint:ops.chat-1, one in 10 s, which takes 5 min"
+    health, words = checks.delivery(harness.database)
+    assert health is Health.FAILED
+    assert said in words
+    assert "duepost rate set --route endpoint:ops.chat-1 --per-second N lets more leave" in words
+    for each in ids[:2]:
+        assert said in shell.run("why", str(each))
+    assert "endpoint:ops.chat-1\t(all)\t0.1" in shell.run("rate", "list")
+    assert "rate of endpoint:ops.chat-1" in shell.run("top")
+    harness.query("UPDATE duepost.item SET due_at = date_trunc('hour', now(), 'UTC') + interval '2 h'")
+    harness.query("SELECT duepost.set_rate(route => 'endpoint:ops.chat-1', per_second => 0.001)")
+    [jam] = rates.jams(harness.database, 24)
+    assert (jam.route, jam.domain, jam.items) == ("endpoint:ops.chat-1", "", 30)
+    told = shell.run("rate", "remove", "--route", "endpoint:ops.chat-1")
+    assert told == "The route endpoint:ops.chat-1: no limit from now on.\n"
+    # One that is removed takes its rate with it.
+    shell.run("rate", "set", "--route", "endpoint:ops.chat-1", "--connections", "2")
+    harness.query("SELECT duepost.remove_endpoint('ops.chat-1')")
+    assert rates.states(harness.database) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--route", "endpoint:none"], "route: there is no endpoint of this name"),
+        (["--route", "endpoint:"], "route: must be the name of a relay, such as default, or endpoint:NAME"),
+        (["--route", "endpoint:posts"], "route: a function of this database has no rate"),
+        (["--route", "Endpoint:chat"], "route: must be the name of a relay, such as default, or endpoint:NAME"),
+        (["a.example", "--route", "endpoint:chat"], "domain: must not be given: an endpoint has none"),
+    ],
+)
+def test_what_is_no_endpoint_with_a_rate_is_refused_in_a_line(
+    harness: Harness, arguments: list[str], words: str
+) -> None:
+    harness.query(
+        "SELECT duepost.set_endpoint(name => 'chat', format => 'slack', url => 'https://hooks.example.com/x')"
+    )
+    harness.query(
+        "INSERT INTO duepost.endpoint (name, format, function) VALUES ('posts', 'function', 'app.post(bigint)')"
+    )
+    said = Shell(harness.database.url).run("rate", "set", *arguments, "--per-second", "1", status=2)
+    assert said.count("\n") == 1
+    assert words in said
+    assert rates.states(harness.database) == []
+
+
 def move_clock(harness: Harness, by: timedelta) -> None:
     """What a move of the database's clock makes of the times that were written before it, as far as rates read them."""
     harness.query(
