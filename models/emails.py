@@ -199,6 +199,7 @@ def due_page(
             "after_id": after[1],
             "on_time": ON_TIME,
         },
+        limits=database.limits.by_index,
     )
     return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # the statement's columns are the class's fields
 
@@ -213,7 +214,7 @@ def newest_due(database: Database, size: int, depth: int, *, route: str = DEFAUL
         route: whose line it is.
     """
     parameters = {"route": route, "size": size, "depth": max(size, depth), "on_time": ON_TIME}
-    rows = database.execute(SQL["newest_due"], parameters)
+    rows = database.execute(SQL["newest_due"], parameters, limits=database.limits.by_index)
     return [DueEmail(*row) for row in rows]  # type: ignore[arg-type]  # as above
 
 
@@ -244,7 +245,7 @@ def oldest_due(database: Database, route: str) -> int | None:
     None where there is none, or nothing may be sent. Its row is locked for the statement alone; one that is locked is
     passed over.
     """
-    rows = database.execute(SQL["oldest_due"], {"route": route})
+    rows = database.execute(SQL["oldest_due"], {"route": route}, limits=database.limits.by_index)
     return int(str(rows[0][0])) if rows else None
 
 
@@ -255,7 +256,9 @@ def seconds_until_due(database: Database, *, full_scan: bool = True) -> float | 
     Unless it is a `full_scan`, it does not see what has been due for more than 5 s.
     """
     [(seconds,)] = database.execute(
-        SQL["next_due_at"], {"full_scan": full_scan, "queue_name": QUEUE, "window": WINDOW, **_ENOUGH}
+        SQL["next_due_at"],
+        {"full_scan": full_scan, "queue_name": QUEUE, "window": WINDOW, **_ENOUGH},
+        limits=database.limits.by_index,
     )
     return None if seconds is None else float(str(seconds))
 

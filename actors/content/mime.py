@@ -222,13 +222,13 @@ def _body(content: Content, message_id: str) -> bytes:
 
 def _given(content: Content) -> dict[str, str]:
     """The bodies that there are, by their subtypes."""
-    text, html = content.text, content.html
-    bodies = {"plain": text, "html": html}
-    given = {subtype: body for subtype, body in bodies.items() if body is not None and not is_blank(body)}
+    given: dict[str, str] = {}
+    for subtype, field, body in (("plain", "body_text", content.text), ("html", "body_html", content.html)):
+        if body is not None and not is_blank(body):
+            _refuse_surrogates(field, body)
+            given[subtype] = body
     if not given:
         raise UnsendableField("body_text", "a message needs a body: text, HTML or both")
-    _refuse_surrogates("body_text", text or "")
-    _refuse_surrogates("body_html", html or "")
     return given
 
 

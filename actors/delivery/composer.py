@@ -230,31 +230,31 @@ def built(
     copies = _named(seen, "cc") if seen else []
     headers = (email.headers or {}) if link is None else with_link(email.headers or {}, link)
 
-    def message(recipients: Sequence[Mailbox], copies: Sequence[Mailbox], *, is_international: bool) -> bytes:
-        written = build_message(
-            content=content,
-            sender=sender,
-            recipients=recipients,
-            copies=copies,
-            message_id=email.message_id_header,
-            date=email.date_header,
-            reply_to=email.reply_to,
-            headers=headers,
-            attachments=files.attachments,
-            is_international=is_international,
+    def message(recipients: Sequence[Mailbox], copies: Sequence[Mailbox], is_international: bool = False) -> bytes:
+        return sign(
+            build_message(
+                content=content,
+                sender=sender,
+                recipients=recipients,
+                copies=copies,
+                message_id=email.message_id_header,
+                date=email.date_header,
+                reply_to=email.reply_to,
+                headers=headers,
+                attachments=files.attachments,
+                is_international=is_international,
+            )
         )
-        return sign(written)
 
-    back = return_path or sender.address
-    is_whole = bool(files.attachments)
     # Without others who see each other, the recipients are those that it is addressed to.
     if "".join(addressed).isascii() and (not seen or all(map(_is_ascii, (*recipients, *copies)))):
-        plain = message(recipients, copies, is_international=False)
-        return Envelope(back, tuple(addressed), plain, has_line_ends=is_whole, held=files.held)
-    # For a relay that does not offer SMTPUTF8, where nobody is named whom it cannot be told of.
-    plain = message([*filter(_is_ascii, recipients)], [*filter(_is_ascii, copies)], is_international=False)
-    named = message(recipients, copies, is_international=True)
-    return Envelope(back, tuple(addressed), plain, named, has_line_ends=is_whole, held=files.held)
+        plain, named = message(recipients, copies), None
+    else:
+        # For a relay that does not offer SMTPUTF8, where nobody is named whom it cannot be told of.
+        plain = message([*filter(_is_ascii, recipients)], [*filter(_is_ascii, copies)])
+        named = message(recipients, copies, is_international=True)
+    is_whole = bool(files.attachments)
+    return Envelope(return_path or sender.address, tuple(addressed), plain, named, is_whole, files.held)
 
 
 def _is_ascii(mailbox: Mailbox) -> bool:

@@ -407,7 +407,7 @@ class Dispatcher(Generic[W, P]):
         is_busy = self._loop or self._is_claiming or self._in_pool or self._ready or self._done or self._is_concluding
         # What may not be claimed yet waits for its moment here.
         is_held = self._pacing.hold and (self._waiting or self._urgent)
-        is_waiting = self._is_asking or self._put_off or (self._rates is not None and len(self._rates))
+        is_waiting = self._is_asking or self._put_off or (self._rates is not None and self._rates.has_waiting)
         return not is_busy and not self._results and not is_held and not is_waiting
 
     def _give_up(self, failure: BaseException) -> None:
@@ -619,7 +619,7 @@ class Dispatcher(Generic[W, P]):
 
     def _has_to_wait(self, work: W) -> bool:
         """Whether it is clear before its payload is made that an item has to wait as scheduled; then it does."""
-        if self._rated is None or self._rates is None or not len(self._rates):
+        if self._rated is None or self._rates is None or not self._rates.has_waiting:
             # Where nobody waits, it may find a place.
             return False
         domains = self._rates.must_wait(self._rated.facts(work))

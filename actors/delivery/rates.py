@@ -261,6 +261,11 @@ class Rates(Generic[T]):
             if (domain in domains if domain else domains == (WHOLE,))
         )
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anybody waits here."""
+        return bool(self._waiting)
+
     def __len__(self) -> int:
         """How many wait here."""
         return sum(len(urgent) + len(others) for urgent, others in self._waiting.values())

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakSet
 
@@ -63,6 +63,14 @@ SERVER_KEEPALIVES: Mapping[str, str] = {
 Row = tuple[object, ...]
 
 
+#: How a look at the beginning of a long line is planned: row by row along its index. A table that has just been filled
+#: has no statistics, and the planner, which takes it for a small one, would read and sort all of it at each look.
+BY_INDEX = {
+    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_material", "enable_sort"), "off"),
+    "jit": "off",
+}
+
+
 @dataclass(frozen=True)
 class Limits:
     """How long things may take, in seconds; 0 is for ever.
@@ -73,6 +81,7 @@ class Limits:
         idle: between two statements of a transaction, before the server ends it.
         session: of a session of one's own between two statements, before the server ends it.
         patience: how long after `statement` an answer may still come, before this end hangs up.
+        are_by_index: whether statements read row by row along indexes, whatever the statistics say.
     """
 
     statement: float = 30.0
@@ -80,6 +89,7 @@ class Limits:
     idle: float = 5.0
     session: float = 0.0
     patience: float = 5.0
+    are_by_index: bool = False
 
     @property
     def answer(self) -> float:
@@ -94,7 +104,13 @@ class Limits:
             "lock_timeout": _milliseconds(self.lock),
             "idle_in_transaction_session_timeout": _milliseconds(self.idle),
             "timezone": "UTC",
+            **(BY_INDEX if self.are_by_index else {}),
         }
+
+    @cached_property
+    def by_index(self) -> "Limits":
+        """The same for statements that read along indexes."""
+        return replace(self, are_by_index=True)
 
     @cached_property
     def opening(self) -> str:

@@ -473,6 +473,14 @@ def test_limits_end_with_their_transaction(database: Database) -> None:
     assert database.call("SELECT current_setting('statement_timeout')", {}) == [("0",)]
 
 
+def test_how_a_look_is_planned_ends_with_its_transaction(database: Database) -> None:
+    shown = (
+        "SELECT current_setting('enable_sort'), current_setting('enable_hashjoin'), current_setting('enable_seqscan')"
+    )
+    assert database.execute(shown, limits=database.limits.by_index) == [("off", "off", "off")]
+    assert database.call(shown, {}) == [("on", "on", "on")]
+
+
 def test_threads_share_connections_and_wait_for_one_to_be_free(url: str) -> None:
     database = Database(url, most=2)
     meeting = threading.Barrier(3)

@@ -266,6 +266,30 @@ def test_with_a_snapshot_held_open_a_claim_that_goes_on_does_not_wade_through_wh
     database.close()
 
 
+@pytest.mark.parametrize("look", ["due_page", "newest_due", "next_due_at"])
+def test_a_look_at_a_line_that_was_just_filled_touches_few_pages_though_nothing_is_known_of_it(
+    url: str, look: str
+) -> None:
+    database = Database(url)
+    with closing(psycopg2.connect(url)) as housekeeper, housekeeper.cursor() as cursor:
+        housekeeper.autocommit = True
+        # The planner has seen it empty.
+        cursor.execute("VACUUM ANALYZE dramatiq.queue, duepost.item, duepost.in_hand")
+    database.execute(
+        "SELECT count(duepost.schedule_email(kind => 'k', address => 'a@example.com', subject => 's',"
+        " body_text => 'b')) FROM generate_series(1, 10000)",
+        limits=UNLIMITED,
+    )
+    statement = statements(str(ROOT / "models" / "emails.py"))[look]
+    samples = {**SAMPLES, "on_time": "3600.0"}
+    filled = re.sub(r"%\((\w+)\)s", lambda match: samples[match[1]], statement)
+    rows = database.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {filled}", limits=database.limits.by_index)
+    assert isinstance(rows[0][0], list)
+    top = rows[0][0][0]["Plan"]
+    assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 1000
+    database.close()
+
+
 def test_a_claim_among_a_million_messages_touches_few_pages_and_takes_no_lock_that_stays(million: Database) -> None:
     assert blocks_of_a_claim(million, 16) < 16 * 40
     assert million.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]

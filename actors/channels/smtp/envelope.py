@@ -40,14 +40,13 @@ class Envelope:
         if not self.recipients or not all(self.recipients):
             raise ValueError("an envelope needs at least one recipient, and none that is empty")
         forbidden = _FORBIDDEN if self.international is None else _FORBIDDEN_ANYWHERE
-        if _FORBIDDEN.search(self.sender) or any(forbidden.search(address) for address in self.recipients):
+        if _FORBIDDEN.search(self.sender) or forbidden.search("".join(self.recipients)):
             raise ValueError("an address in an envelope must be ASCII without space, control character, < and >")
 
 
 def normalise(content: bytes) -> bytes:
     """Makes every line end CRLF, the last line's too: a bare CR or LF opens the door to smuggling."""
-    lines = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    return lines if not lines or lines.endswith(b"\r\n") else lines + b"\r\n"
+    return b"\r\n".join([*content.splitlines(), b""])
 
 
 def stuff_dots(content: bytes) -> bytes:

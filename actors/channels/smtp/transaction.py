@@ -89,13 +89,13 @@ class Transaction:
         content = envelope.international if self._is_international else None
         content = envelope.content if content is None else content
         self._content = content if envelope.has_line_ends else normalise(content)
-        #: Those whom this relay can be told of; the others are ruled for at once.
-        self._recipients = [
-            each for each in dict.fromkeys(envelope.recipients) if self._is_international or each.isascii()
-        ]
-        self._rulings: dict[str, Ruling] = {
-            each: judge_not_ascii() for each in envelope.recipients if each not in self._recipients
-        }
+        #: Those whom this relay can be told of; the others are ruled for at once. Without international content there
+        #: are none.
+        self._recipients = list(dict.fromkeys(envelope.recipients))
+        self._rulings: dict[str, Ruling] = {}
+        if envelope.international is not None and not offer.smtputf8:
+            self._rulings = {each: judge_not_ascii() for each in self._recipients if not each.isascii()}
+            self._recipients = [each for each in self._recipients if each not in self._rulings]
         self._accepted: list[str] = []
         self._answered = False
         self._refused = False
