@@ -565,7 +565,8 @@ class Settings(BaseSettings):
         """
         if not self.prepare_html:
             return None
-        from actors.content.html import HtmlPreparer, MissingLibrary, check_libraries  # noqa: PLC0415
+        from actors.content.html import HtmlPreparer, check_libraries  # noqa: PLC0415
+        from actors.content.libraries import MissingLibrary  # noqa: PLC0415
         from actors.content.templates import LONGEST_BODY  # noqa: PLC0415
 
         try:
@@ -582,7 +583,8 @@ class Settings(BaseSettings):
         """
         if not self.attachment_roots:
             return None
-        from actors.content.files import FileReader, MissingLibrary, check_libraries  # noqa: PLC0415
+        from actors.content.files import FileReader, check_libraries  # noqa: PLC0415
+        from actors.content.libraries import MissingLibrary  # noqa: PLC0415
 
         try:
             check_libraries(self.attachment_roots)

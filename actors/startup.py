@@ -12,6 +12,7 @@ from dramatiq.middleware import Middleware
 from actors.content.dkim_keys import BadKey, Signer
 from actors.content.files import FileReader
 from actors.content.html import HtmlFailed, HtmlPreparer
+from actors.content.libraries import MissingLibrary
 from actors.delivery.email_work import EmailDispatcher
 from actors.delivery.journal import Journal
 from actors.delivery.rescue import Rescuer
@@ -132,7 +133,7 @@ class Startup(Middleware):
             self._broker.worker_session.check()
             control.set_message_id_domain(self._database, sender.address.rpartition("@")[2])
             self._check_messenger()
-        except (BadSettings, BadKey, HtmlFailed) as error:
+        except (BadSettings, BadKey, HtmlFailed, MissingLibrary) as error:
             end(error, BAD_SETTINGS)
         except ReleaseTooOld as error:
             end(error, TOO_OLD)

@@ -12,12 +12,11 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from actors.content.child_process import ChildProcess, popped
-from models.errors import DuepostError
+from actors.content.libraries import check_installed
 
 _PROGRAM: Final = Path(__file__).with_name("file_program.py")
 
@@ -56,10 +55,6 @@ class UnreadFile(Exception):
         super().__init__(reason)
         self.place = place
         self.reason = reason
-
-
-class MissingLibrary(DuepostError):
-    """A package is not installed; the message says how to get it."""
 
 
 class FoundFile(NamedTuple):
@@ -186,13 +181,8 @@ def check_libraries(roots: Sequence[str]) -> None:
     Raises:
         MissingLibrary: it is not.
     """
-    if not any(root.startswith("s3://") for root in roots):
-        return
-    for name in LIBRARIES:
-        if find_spec(name) is None:
-            raise MissingLibrary(
-                f"DUEPOST_ATTACHMENT_ROOTS: s3:// needs {name}, which is not installed: pip install 'duepost[{EXTRA}]'"
-            )
+    if any(root.startswith("s3://") for root in roots):
+        check_installed(LIBRARIES, needed_for="DUEPOST_ATTACHMENT_ROOTS: s3://", extra=EXTRA)
 
 
 class _Process(ChildProcess):

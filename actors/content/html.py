@@ -14,7 +14,6 @@ import sys
 import time
 import weakref
 from collections import deque
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,6 +21,7 @@ from markupsafe import escape
 
 from actors.content.child_process import ChildProcess, popped
 from actors.content.filters import direction_of, language_of
+from actors.content.libraries import check_installed
 from models.errors import DuepostError
 
 _PROGRAM: Final = Path(__file__).with_name("html_program.py")
@@ -71,10 +71,6 @@ class HtmlFailed(DuepostError):
     """What prepares HTML is of no use here; the message says what is missing."""
 
 
-class MissingLibrary(HtmlFailed):
-    """A package is not installed."""
-
-
 class Prepared(NamedTuple):
     """HTML with its styles on the elements; and its text, where that was asked for and there is any."""
 
@@ -103,7 +99,8 @@ class HtmlPreparer:
         """Starts a process, so that the first email finds one.
 
         Raises:
-            HtmlFailed: what it needs is not installed, or it does not begin.
+            MissingLibrary: what it needs is not installed.
+            HtmlFailed: it does not begin.
         """
         check_libraries()
         try:
@@ -196,11 +193,7 @@ def check_libraries() -> None:
     Raises:
         MissingLibrary: it is not.
     """
-    for name in LIBRARIES:
-        if find_spec(name) is None:
-            raise MissingLibrary(
-                f"DUEPOST_PREPARE_HTML: needs {name}, which is not installed: pip install 'duepost[{EXTRA}]'"
-            )
+    check_installed(LIBRARIES, needed_for="DUEPOST_PREPARE_HTML:", extra=EXTRA)
 
 
 class _Process(ChildProcess):

@@ -14,8 +14,9 @@ import psycopg2
 import pytest
 
 import duepost
-from actors.content import files
-from actors.content.files import FileReader, MissingLibrary, UnreadFile, check_libraries
+from actors.content import files, libraries
+from actors.content.files import FileReader, UnreadFile, check_libraries
+from actors.content.libraries import MissingLibrary
 from actors.delivery.lanes import THREADS, Lane
 from actors.ruling import Phase
 from actors.settings import BadSettings, settings
@@ -553,7 +554,7 @@ def test_roots_are_read_with_commas_and_spaces(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_store_without_its_library_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "find_spec", lambda name: None if name == "s3fs" else name)
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "s3fs" else name)
     check_libraries(["file:///srv/"])
     with pytest.raises(
         MissingLibrary,

@@ -334,7 +334,9 @@ class TestTemplates:
 
     def test_a_missing_library_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DUEPOST_PREPARE_HTML", "1")
-        monkeypatch.setattr("actors.content.html.find_spec", lambda name: None if name == "inscriptis" else object())
+        monkeypatch.setattr(
+            "actors.content.libraries.find_spec", lambda name: None if name == "inscriptis" else object()
+        )
         settings.cache_clear()
         try:
             with pytest.raises(BadSettings, match=r"^DUEPOST_PREPARE_HTML: needs inscriptis, .*'duepost\[html\]'$"):
