@@ -4,7 +4,7 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg2
@@ -14,6 +14,9 @@ from tests.http_servers import Action, ScriptedServer, answer, close, hang, rese
 
 #: The endpoints: a function of the application's, and a server that misbehaves.
 POSTS, HOOK = "posts", "hook"
+
+#: Messages that the server may get in any second.
+RATE = 12
 
 Query = Callable[..., Sequence[tuple[object, ...]]]
 
@@ -48,6 +51,7 @@ def set_up(query: Query, hook: ScriptedServer) -> None:
         "SELECT duepost.set_endpoint(name => %s, format => 'webhook', url => %s, allow_private => true)",
         HOOK, hook.url,
     )  # fmt: skip
+    query("SELECT duepost.set_rate(route => %s, per_second => %s)", f"endpoint:{HOOK}", RATE)
 
 
 @dataclass
@@ -160,7 +164,7 @@ def check(book: MessageBook, query: Query, hook: ScriptedServer) -> list[str]:
         int(str(number)) for (number,) in query("SELECT email_id FROM duepost.attempt WHERE phase <> 'lost'")
     )
     lost = Counter(int(str(number)) for (number,) in query("SELECT email_id FROM duepost.attempt WHERE phase = 'lost'"))
-    wrong = list(book.errors)
+    wrong = [*book.errors, *_too_fast(sorted(each.moment for each in hook.requests))]
     for asked in book.messages.values():
         message_id = ids.get(asked.key)
         if message_id is not None:
@@ -170,6 +174,12 @@ def check(book: MessageBook, query: Query, hook: ScriptedServer) -> list[str]:
             )  # fmt: skip
             wrong += [f"message {message_id} ({asked.endpoint}): {each}" for each in _faults(asked, found)]
     return wrong
+
+
+def _too_fast(moments: Sequence[float]) -> Iterator[str]:
+    for first, last in zip(moments, moments[RATE:], strict=False):
+        if last - first < 1.0:
+            yield f"{RATE + 1} requests within {last - first:.3f} s"
 
 
 @dataclass(frozen=True)

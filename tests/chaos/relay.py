@@ -41,9 +41,14 @@ STEPS: Mapping[str, tuple[Phase, Sequence[Action]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A copy that the relay took: when (UNIX time), for whom, of which email (its subject is its key)."""
+    """A copy that the relay took: for whom, of which email (its subject is its key).
+
+    Attributes:
+        at: when, as UNIX time; `moment` the same by the monotonic clock, one for all recipients of a message.
+    """
 
     at: float
+    moment: float
     address: str
     key: str
     message_id: str
@@ -59,10 +64,11 @@ class ChaosRelay(ScriptedRelay):
 
     def take(self, message: Message) -> None:
         """A copy is taken."""
+        at, moment = time.time(), time.monotonic()
         parsed = message_from_bytes(message.content, policy=SMTP)
         for address in message.recipients:
             self.taken.append(
-                Taken(time.time(), address, str(parsed["Subject"]), str(parsed["Message-ID"]), message.content)
+                Taken(at, moment, address, str(parsed["Subject"]), str(parsed["Message-ID"]), message.content)
             )
         super().take(message)
 

@@ -55,7 +55,7 @@ def test_what_is_wrong_of_an_email_to_several_is_named() -> None:
     asked = various.Asked("key", frozenset({"a@x", "b@x", "c@x"}), frozenset({"c@x"}), None, 10.0, never={"b@x"})
 
     def copies(*addresses: str, at: float = 11.0, content: bytes = b"\r\n") -> list[Taken]:
-        return [Taken(at, address, "key", "id", content) for address in addresses]
+        return [Taken(at, at, address, "key", "id", content) for address in addresses]
 
     def faults(taken: list[Taken], outcomes: dict[str, list[str]], unknowns: int = 0) -> list[str]:
         found = various.faults(asked, various.End(outcomes, unknowns, is_held=False), taken)

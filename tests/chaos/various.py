@@ -212,16 +212,10 @@ def check(book: VariousBook, query: Query, taken: Sequence[Taken], keys: Path) -
 
 
 def _seconds_with_too_many(copies: Iterable[Taken]) -> Iterator[str]:
-    """A message to several is one, and is noted once for each of them."""
-    moments: list[float] = []
-    latest: dict[str, float] = {}
-    for copy in copies:
-        if copy.at - latest.get(copy.message_id, 0.0) > 0.2:
-            moments.append(copy.at)
-        latest[copy.message_id] = copy.at
-    ordered = sorted(moments)
-    for first, last in zip(ordered, ordered[RATE:], strict=False):
-        if last - first < 1 - CLOCK:
+    """A message to several is one, and is noted at the same moment for each of them."""
+    moments = sorted(moment for moment, _ in {(copy.moment, copy.message_id) for copy in copies})
+    for first, last in zip(moments, moments[RATE:], strict=False):
+        if last - first < 1.0:
             yield f"{RATE + 1} emails to {DOMAIN} within {last - first:.3f} s"
 
 
