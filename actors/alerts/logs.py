@@ -7,13 +7,13 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final
-
-from structlog.processors import JSONRenderer
-from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name
-from structlog.typing import EventDict
+from typing import TYPE_CHECKING, Final
 
 from actors.alerts.redaction import install, private_traceback
+
+if TYPE_CHECKING:
+    from structlog.stdlib import ProcessorFormatter
+    from structlog.typing import EventDict
 
 #: What a record has of an event that is told in fields: its sentence, and the fields.
 EVENT: Final = "duepost_event"
@@ -27,29 +27,33 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def json_lines() -> ProcessorFormatter:
+def json_lines() -> "ProcessorFormatter":
     """Makes a record one line of JSON, in ASCII: event, its fields, time (UTC), process, level, logger."""
+    # A tenth of a second, at the start of each command: only where JSON is asked for.
+    from structlog.processors import JSONRenderer  # noqa: PLC0415
+    from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name  # noqa: PLC0415
+
     return ProcessorFormatter(
         foreign_pre_chain=[_event, _time_and_process, _private_exception, add_log_level, add_logger_name],
         processors=[ProcessorFormatter.remove_processors_meta, JSONRenderer()],
     )
 
 
-def _event(_logger: object, _level: str, line: EventDict) -> EventDict:
+def _event(_logger: object, _level: str, line: "EventDict") -> "EventDict":
     # What each line has comes after the fields: no field of an event takes its place.
     fields: Mapping[str, object] = getattr(line["_record"], FIELDS, {})
     told = {name: value for name, value in fields.items() if value is not None}
     return {**told, **line, "event": getattr(line["_record"], EVENT, None) or line["event"]}
 
 
-def _time_and_process(_logger: object, _level: str, line: EventDict) -> EventDict:
+def _time_and_process(_logger: object, _level: str, line: "EventDict") -> "EventDict":
     record = line["_record"]
     line["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
     line["process"] = record.process
     return line
 
 
-def _private_exception(_logger: object, _level: str, line: EventDict) -> EventDict:
+def _private_exception(_logger: object, _level: str, line: "EventDict") -> "EventDict":
     record = line["_record"]
     line.pop("exc_info", None)
     line.pop("stack_info", None)
