@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.http_servers import ScriptedServer
 from tests.postgres import ask
 from tests.processes import ROOT, Watch, Workers, environment
 from tests.relays import ScriptedRelay
 from tests.waiting import wait_until
+
+#: What webhooks are signed with.
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @dataclass
@@ -32,6 +36,23 @@ class Site:
             f"SELECT duepost.schedule_email(kind => 'welcome', address => '{prefix}-' || i || '@example.com',"
             f" subject => 'Hello ' || i, body_text => 'World' {extra}) FROM generate_series(1, {count}) AS i"
         )
+        return [int(str(row[0])) for row in rows]
+
+    def set_webhook(self, name: str, url: str) -> None:
+        """Registers an endpoint on a server of this machine."""
+        self.query(
+            "SELECT duepost.set_endpoint(name => %s, format => 'webhook', url => %s, secret => %s,"
+            " allow_private => true)",
+            name, url, SECRET,
+        )  # fmt: skip
+
+    def schedule_messages(self, endpoint: str, count: int = 1) -> list[int]:
+        """Schedules messages to an endpoint."""
+        rows = self.query(
+            "SELECT duepost.schedule_message(kind => 'event', endpoint => %s, payload => jsonb_build_object('n', n))"
+            " FROM generate_series(1, %s) AS n",
+            endpoint, count,
+        )  # fmt: skip
         return [int(str(row[0])) for row in rows]
 
     def outcomes(self) -> dict[str, int]:
@@ -76,6 +97,13 @@ def relay() -> Iterator[ScriptedRelay]:
     """A relay that accepts everything, until it is told something else."""
     with ScriptedRelay() as relay:
         yield relay
+
+
+@pytest.fixture
+def hook() -> Iterator[ScriptedServer]:
+    """A server that takes every request, until it is told something else."""
+    with ScriptedServer() as hook:
+        yield hook
 
 
 @pytest.fixture

@@ -11,35 +11,11 @@ from tests.e2e.conftest import Site
 from tests.http_servers import ScriptedServer, answer, hang
 from tests.waiting import wait_until
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-@pytest.fixture
-def hook() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as hook:
-        yield hook
-
 
 @pytest.fixture
 def other() -> Iterator[ScriptedServer]:
     with ScriptedServer() as hook:
         yield hook
-
-
-def set_webhook(site: Site, name: str, server: ScriptedServer) -> None:
-    site.query(
-        "SELECT duepost.set_endpoint(name => %s, format => 'webhook', url => %s, secret => %s, allow_private => true)",
-        name, server.url, SECRET,
-    )  # fmt: skip
-
-
-def schedule(site: Site, endpoint: str, count: int = 1) -> list[int]:
-    rows = site.query(
-        "SELECT duepost.schedule_message(kind => 'event', endpoint => %s, payload => jsonb_build_object('n', n))"
-        " FROM generate_series(1, %s) AS n",
-        endpoint, count,
-    )  # fmt: skip
-    return [int(str(row[0])) for row in rows]
 
 
 def outcomes(site: Site) -> dict[object, object]:
@@ -70,9 +46,9 @@ def has_taken(site: Site, count: int) -> bool:
 
 
 def test_messages_and_emails_leave_side_by_side(site: Site, hook: ScriptedServer) -> None:
-    set_webhook(site, "orders", hook)
+    site.set_webhook("orders", hook.url)
     with site.workers(), site.watch():
-        messages = schedule(site, "orders", 600)
+        messages = site.schedule_messages("orders", 600)
         site.schedule(50)
         wait_until_finished(site, 600)
         wait_until(lambda: len(site.received()) == 50, state=site.logs)
@@ -93,7 +69,7 @@ def test_a_function_takes_each_message_exactly_once_through_kills(site: Site) ->
     site.query(
         "SELECT duepost.set_endpoint(name => 'posts', format => 'function', function => 'app.post(bigint,jsonb)')"
     )
-    ids = schedule(site, "posts", 500)
+    ids = site.schedule_messages("posts", 500)
     with site.watch():
         for turn in range(6):
             with site.workers(f"workers-{turn}", processes=2) as workers:
@@ -108,15 +84,15 @@ def test_a_function_takes_each_message_exactly_once_through_kills(site: Site) ->
 
 
 def test_an_endpoint_that_hangs_keeps_no_other_waiting(site: Site, hook: ScriptedServer, other: ScriptedServer) -> None:
-    set_webhook(site, "slow", hook)
-    set_webhook(site, "quick", other)
+    site.set_webhook("slow", hook.url)
+    site.set_webhook("quick", other.url)
     for _ in range(300):
         hook.script(hang())
     with site.workers(), site.watch():
-        schedule(site, "slow", 300)
+        site.schedule_messages("slow", 300)
         wait_until(lambda: len(hook.requests) >= 2, state=site.logs)
         began = time.monotonic()
-        schedule(site, "quick", 20)
+        site.schedule_messages("quick", 20)
         wait_until(lambda: outcomes(site) == {"sent": 20}, state=site.logs)
         # Nobody counts seconds here: it is a small part of what one that hangs has.
         assert time.monotonic() - began < 15
@@ -126,12 +102,12 @@ def test_an_endpoint_that_hangs_keeps_no_other_waiting(site: Site, hook: Scripte
 
 
 def test_an_endpoint_that_asks_for_a_pause_gets_it_from_every_process(site: Site, hook: ScriptedServer) -> None:
-    set_webhook(site, "orders", hook)
+    site.set_webhook("orders", hook.url)
     hook.script(answer("HTTP/1.1 429 Too Many Requests", "retry-after: 3600"))
     with site.workers(processes=2), site.watch():
-        schedule(site, "orders")
+        site.schedule_messages("orders")
         wait_until(lambda: site.query("SELECT name FROM duepost.route WHERE paused_until > now() + interval '50 min'"))
-        schedule(site, "orders", 50)
+        site.schedule_messages("orders", 50)
         site.schedule(5)
         wait_until(lambda: len(site.received()) == 5, state=site.logs)
         assert len(hook.requests) == 1
@@ -144,11 +120,11 @@ def test_an_endpoint_that_asks_for_a_pause_gets_it_from_every_process(site: Site
 def test_a_killed_worker_s_request_is_unknown_and_comes_again_under_the_same_id(
     site: Site, hook: ScriptedServer
 ) -> None:
-    set_webhook(site, "orders", hook)
+    site.set_webhook("orders", hook.url)
     hook.script(hang())
     with site.watch():
         with site.workers() as workers:
-            schedule(site, "orders")
+            site.schedule_messages("orders")
             wait_until(lambda: len(hook.requests) == 1, state=site.logs)
             workers.kill()
         with site.workers("again"):

@@ -3,7 +3,6 @@
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,35 +108,18 @@ def test_a_slow_domain_with_thousands_due_slows_no_other_and_what_waits_says_why
     assert site.outcomes()["sent"] == len(counted.messages)
 
 
-@pytest.fixture
-def hook() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as hook:
-        yield hook
-
-
 def test_an_endpoint_gets_no_more_than_it_takes_though_a_worker_is_killed_and_no_other_is_slowed(
     site: Site, hook: ScriptedServer
 ) -> None:
     for name in ("chat", "shop"):
-        site.query(
-            "SELECT duepost.set_endpoint(name => %s, format => 'webhook', url => %s, allow_private => true,"
-            " secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw')",
-            name, f"{hook.url}{name}",
-        )  # fmt: skip
+        site.set_webhook(name, f"{hook.url}{name}")
     site.query("SELECT duepost.set_rate(route => 'endpoint:chat', per_second => 5)")
-
-    def schedule_messages(endpoint: str, count: int) -> None:
-        site.query(
-            "SELECT duepost.schedule_message(kind => 'event', endpoint => %s, payload => jsonb_build_object('n', n))"
-            " FROM generate_series(1, %s) AS n",
-            endpoint, count,
-        )  # fmt: skip
 
     def moments(endpoint: str) -> list[float]:
         return [each.moment for each in list(hook.requests) if each.path == f"/{endpoint}"]
 
-    schedule_messages("chat", 1000)
-    schedule_messages("shop", 200)
+    site.schedule_messages("chat", 1000)
+    site.schedule_messages("shop", 200)
     with site.workers(processes=3), site.workers("fourth") as fourth, site.watch():
         wait_until(lambda: len(moments("shop")) == 200, timeout=90, what="the other endpoint's", state=site.logs)
         # A thousand take more than three minutes.

@@ -46,7 +46,7 @@ def test_dramatiq_actors_finds_broker_and_actors() -> None:
 
 
 @pytest.mark.parametrize(
-    "heavy", ["jinja2", "actors.content.templates", "actors.content.mime", "actors.delivery", "actors.app"]
+    "heavy", ["jinja2", "structlog", "actors.content.templates", "actors.content.mime", "actors.delivery", "actors.app"]
 )
 def test_a_tick_loads_only_what_it_needs(heavy: str) -> None:
     said = python(f"import sys, actors.tick, duepost.commands.trigger; print({heavy!r} in sys.modules)")
