@@ -114,14 +114,16 @@ BEGIN
             address = coalesce(u.address, CASE resolution WHEN 'sent' THEN duepost.address_of(u.user_id) END)
         WHERE u.email_id = resolve_item.id AND u.outcome IS NULL AND (
             resolution = 'drop' OR u.unknown OR NOT EXISTS (
-                SELECT FROM duepost.scheduled_email_user AS other WHERE other.email_id = resolve_item.id AND other.unknown
+                SELECT FROM duepost.scheduled_email_user AS other
+                WHERE other.email_id = resolve_item.id AND other.unknown AND other.outcome IS NULL
             )
         );
         UPDATE duepost.email_recipient AS r
         SET outcome = decided, unknown = false, reply = said
         WHERE r.email_id = resolve_item.id AND r.outcome IS NULL AND NOT r.in_ledger AND (
             resolution = 'drop' OR r.unknown OR NOT EXISTS (
-                SELECT FROM duepost.email_recipient AS other WHERE other.email_id = resolve_item.id AND other.unknown
+                SELECT FROM duepost.email_recipient AS other
+                WHERE other.email_id = resolve_item.id AND other.unknown AND other.outcome IS NULL
             )
         );
         IF NOT EXISTS (

@@ -139,3 +139,15 @@ def test_what_was_attempted_for_some_is_not_forgotten_when_the_rest_is_put_off(
     assert [(each["user_id"], each["verdict"]) for each in harness.attempts(email_id)] == [("1", verdict)]
     receipts = harness.query("SELECT receipt FROM duepost.clear_scheduled_emails(ARRAY['1'])")
     assert receipts == [("too_late",)]
+
+
+def test_it_arrived_is_for_all_who_are_left_once_those_who_were_in_doubt_have_an_outcome(harness: Harness) -> None:
+    email_id = harness.schedule(users=["ann", "bob"])
+    harness.query("UPDATE duepost.item SET unknowns = 1 WHERE id = %(id)s", id=email_id)
+    harness.query(
+        "UPDATE duepost.scheduled_email_user SET unknown = true, outcome = 'undeliverable' WHERE user_id = 'ann'"
+    )
+    assert harness.query("SELECT duepost.resolve_item(%(id)s, 'sent')", id=email_id) == [("done",)]
+    outcomes = harness.query("SELECT user_id, outcome FROM duepost.delivery ORDER BY user_id")
+    assert outcomes == [("ann", "undeliverable"), ("bob", "sent")]
+    assert harness.query("SELECT FROM duepost.scheduled_email") == []
